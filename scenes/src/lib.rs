@@ -1,0 +1,32 @@
+//! TCP situations made on purpose, with real sockets, each in a network
+//! namespace of its own.
+//!
+//! The kernel tests of tcpwatch compare what the agent says with what was
+//! made here; the demos tell their stories with the same hands. A situation
+//! is a value: it holds its sockets, its methods do the next step and return
+//! once the kernel shows that step done, and dropping it ends it.
+//!
+//! Nothing here knows tcpwatch, and nothing waits longer than its deadline.
+
+mod close_wait;
+mod established;
+mod fin_wait2;
+mod namespace;
+mod ports;
+mod self_connection;
+mod simultaneous_open;
+mod socket_table;
+mod stream;
+mod time_wait;
+mod wait;
+
+pub use close_wait::{CloseWaitLeak, Keeper};
+pub use established::Established;
+pub use fin_wait2::{OrphanedFinWait2, orphaned_fin_wait2};
+pub use namespace::{Namespace, is_root, root_or_skip};
+pub use ports::PortRange;
+pub use self_connection::SelfConnection;
+pub use simultaneous_open::{SimultaneousOpen, simultaneous_open};
+pub use socket_table::{SocketLine, State};
+pub use time_wait::TimeWaits;
+pub use wait::{STEP_DEADLINE, wait_until};

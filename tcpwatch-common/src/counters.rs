@@ -1,0 +1,71 @@
+//! What the hooks count on every CPU without sending anything up.
+
+/// Size of a table indexed by a TCP state of the kernel (`include/net/tcp_states.h`: 1 to 13),
+/// rounded up so that an index can be masked.
+pub const STATES: usize = 16;
+
+/// Upper bounds of the histogram of time spent in CLOSE_WAIT, in nanoseconds; the last bucket of
+/// [`Counters::close_wait_buckets`] has none. From the healthy millisecond to the leak of a day.
+pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
+    1_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+    60_000_000_000,
+    600_000_000_000,
+    3_600_000_000_000,
+    86_400_000_000_000,
+];
+
+/// One CPU's counters; the agent adds them up. All count since the programs were loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// Transitions by old and new state.
+    pub transitions: [[u64; STATES]; STATES],
+    /// Sockets that left CLOSE_WAIT, by the time spent in it; not cumulative.
+    pub close_wait_buckets: [u64; CLOSE_WAIT_BUCKETS_NS.len() + 1],
+    /// Sum of that time in nanoseconds.
+    pub close_wait_sum_ns: u64,
+    /// Sockets that left CLOSE_WAIT without a note of when they had entered it.
+    pub close_wait_unknown: u64,
+    /// Resets received, by the state of the socket.
+    pub resets_received: [u64; STATES],
+    /// Events for which the ring buffer had no room.
+    pub events_lost: u64,
+    /// Notes that had to make room for a newer one.
+    pub notes_evicted: u64,
+    /// Resets that found no room in the table of their observations.
+    pub resets_lost: u64,
+    /// The socket that this CPU saw go to CLOSE last (kernel address), and from which state: a
+    /// reset at close() is reported when the state is CLOSE already.
+    pub closing_sk: u64,
+    /// See [`closing_sk`](Self::closing_sk).
+    pub closing_from: u64,
+    /// Where `set_state` turns a pointer into a number.
+    pub scratch: u64,
+}
+
+impl Counters {
+    /// All zero.
+    pub const ZERO: Self = Self {
+        transitions: [[0; STATES]; STATES],
+        close_wait_buckets: [0; CLOSE_WAIT_BUCKETS_NS.len() + 1],
+        close_wait_sum_ns: 0,
+        close_wait_unknown: 0,
+        resets_received: [0; STATES],
+        events_lost: 0,
+        notes_evicted: 0,
+        resets_lost: 0,
+        closing_sk: 0,
+        closing_from: 0,
+        scratch: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Counters>() == (256 + 10 + 2 + 16 + 6) * 8);
+
+// SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Counters {}

@@ -1,0 +1,188 @@
+//! A walk over the socket tables: what the agent asks for and what the walk leaves behind.
+
+use crate::{Address, STATES, Tuple};
+
+/// Words of a bit set over all ports.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Room in [`Walk::busy`].
+pub const BUSY_DESTINATIONS: usize = 32;
+
+/// One walk of one namespace: parameters in, aggregates out. The agent writes it whole before the
+/// walk and reads it whole after.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// In: the walk's number; entries of [`DESTINATIONS`](crate::maps::DESTINATIONS) that carry
+    /// another one are stale.
+    pub generation: u32,
+    /// In: `ip_local_port_range`, both ends inclusive.
+    pub port_low: u16,
+    /// In: see [`port_low`](Self::port_low).
+    pub port_high: u16,
+    /// In: `tcp_tw_reuse` (0 never, 1 always, 2 loopback only).
+    pub tw_reuse: u32,
+    /// In: a destination is entered in `busy` when its count reaches this.
+    pub busy_at: u32,
+    /// In: ports in `ip_local_reserved_ports`, a bit each.
+    pub reserved_ports: [u64; PORT_WORDS],
+    /// Out: sockets by state; an orphan in FIN_WAIT2 counts there although it is a minisocket.
+    pub states: [u64; STATES],
+    /// Out: minisockets (TIME_WAIT and orphaned FIN_WAIT2), which `tcp_max_tw_buckets` bounds.
+    pub time_wait_buckets: u64,
+    /// Out: ports in the range, not reserved, that were bound explicitly; connect() skips them
+    /// for every destination (`__inet_hash_connect`, `fastreuse >= 0`).
+    pub pinned_ports: u64,
+    /// Out: those ports, a bit each.
+    pub pinned: [u64; PORT_WORDS],
+    /// Where the walk turns a pointer into a number.
+    pub scratch: u64,
+    /// Out: destinations counted for the first time in this walk.
+    pub destinations: u64,
+    /// Out: the destination with most ports taken, those in `pinned` not counted.
+    pub worst: Destination,
+    /// Out: its ports.
+    pub worst_used: u32,
+    /// Out: destinations that reached `busy_at`; more than fit in `busy` are only counted.
+    pub busy_count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Out: the first of them.
+    pub busy: [Destination; BUSY_DESTINATIONS],
+}
+
+impl Walk {
+    /// A walk that has not begun.
+    pub const ZERO: Self = Self {
+        generation: 0,
+        port_low: 0,
+        port_high: 0,
+        tw_reuse: 0,
+        busy_at: u32::MAX,
+        reserved_ports: [0; PORT_WORDS],
+        states: [0; STATES],
+        time_wait_buckets: 0,
+        pinned_ports: 0,
+        pinned: [0; PORT_WORDS],
+        scratch: 0,
+        destinations: 0,
+        worst: Destination::ZERO,
+        worst_used: 0,
+        busy_count: 0,
+        reserved: 0,
+        busy: [Destination::ZERO; BUSY_DESTINATIONS],
+    };
+}
+
+const _: () = assert!(
+    size_of::<Walk>() == 16 + 2 * PORT_WORDS * 8 + (STATES + 4) * 8 + 48 + BUSY_DESTINATIONS * 36
+);
+
+/// What limits a connect(): each pair of addresses and destination port has every local port once.
+/// 36 bytes, aligned to 4.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Source address.
+    pub local: Address,
+    /// Destination address.
+    pub peer: Address,
+    /// Destination port, host byte order.
+    pub peer_port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+impl Destination {
+    /// No destination.
+    pub const ZERO: Self = Self {
+        local: Address { words: [0; 4] },
+        peer: Address { words: [0; 4] },
+        peer_port: 0,
+        reserved: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Destination>() == 36);
+
+/// Ports taken for a [`Destination`] in walk `generation`. 8 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DestinationUse {
+    /// The walk that counted.
+    pub generation: u32,
+    /// Local ports taken, pinned ones not counted.
+    pub used: u32,
+}
+
+/// Bits of [`SocketRecord::flags`].
+pub mod socket_flags {
+    /// Accepted from a listener: `sk_max_ack_backlog`, inherited from it, is not 0.
+    pub const ACCEPTED: u8 = 1 << 0;
+    /// [`since_ns`](super::SocketRecord::since_ns) is when the state was entered, as the hook saw
+    /// it; else it is an upper bound, so the age a lower one.
+    pub const SINCE_EXACT: u8 = 1 << 1;
+    /// No process holds it any more (`SOCK_DEAD`).
+    pub const ORPHAN: u8 = 1 << 2;
+    /// No process holds it yet: it waits in an accept queue.
+    pub const UNACCEPTED: u8 = 1 << 3;
+}
+
+/// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, or connected to itself. 80 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SocketRecord {
+    /// TCP state of the kernel.
+    pub state: u8,
+    /// [`socket_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Bytes received and not read (the FIN counts one until recv() has returned 0), as Recv-Q of
+    /// `ss`. CLOSE_WAIT only.
+    pub recv_queue: u32,
+    /// Kernel address of the socket: its identity while it lives. Never published.
+    pub sk: u64,
+    /// Inode number of the socket's file, 0 without one.
+    pub inode: u64,
+    /// CLOSE_WAIT: when it was entered, nanoseconds of CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// The socket's ends.
+    pub tuple: Tuple,
+    /// LISTEN: connections that wait for accept() (`sk_ack_backlog`).
+    pub accept_queue: u32,
+    /// LISTEN: how many may (`sk_max_ack_backlog`).
+    pub accept_limit: u32,
+    /// LISTEN: half-open requests (`icsk_accept_queue.qlen`).
+    pub half_open: u32,
+}
+
+const _: () = assert!(size_of::<SocketRecord>() == 80);
+
+/// A descriptor of a wanted socket. 40 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OwnerRecord {
+    /// Inode number of the socket's file.
+    pub inode: u64,
+    /// When the process started, nanoseconds of CLOCK_MONOTONIC.
+    pub start_ns: u64,
+    /// Thread-group id.
+    pub tgid: u32,
+    /// File descriptor.
+    pub fd: u32,
+    /// `comm` of the thread-group leader, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<OwnerRecord>() == 40);
+
+// SAFETY (all five): repr(C) without padding, and every bit pattern is valid.
+#[cfg(feature = "user")]
+mod pod {
+    unsafe impl aya::Pod for super::Walk {}
+    unsafe impl aya::Pod for super::Destination {}
+    unsafe impl aya::Pod for super::DestinationUse {}
+    unsafe impl aya::Pod for super::SocketRecord {}
+    unsafe impl aya::Pod for super::OwnerRecord {}
+}

@@ -1,0 +1,71 @@
+//! The records that the kernel programs and the agent exchange, and nothing else.
+//!
+//! Everything here is `no_std`, `repr(C)` and without implicit padding, because a map value or a
+//! ring-buffer record is read as bytes on the other side. Sizes are asserted at compile time.
+//! Numbers are in host byte order unless a field says otherwise. Times are nanoseconds of
+//! CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`.
+//!
+//! Meaning belongs to the agent: the kernel side observes, counts and copies.
+#![no_std]
+
+mod address;
+mod counters;
+mod event;
+mod inventory;
+mod note;
+mod offsets;
+mod reset;
+
+pub use address::{AF_INET, AF_INET6, Address, Tuple};
+pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, STATES};
+pub use event::{Event, EventKind};
+pub use inventory::{
+    BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, SocketRecord, Walk,
+    socket_flags,
+};
+pub use note::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
+pub use offsets::{ABSENT, FIELDS, Field, Offsets};
+pub use reset::{ResetKey, reset_flags};
+
+/// Names of the kernel programs: function, file and hook row of `doctor` share them.
+pub mod programs {
+    /// `tp_btf/inet_sock_set_state`: every transition of every TCP socket.
+    pub const SET_STATE: &str = "set_state";
+    /// `tp_btf/tcp_send_reset`: every reset sent, with what is known of its cause.
+    pub const SEND_RESET: &str = "send_reset";
+    /// `tp_btf/tcp_receive_reset`: every reset received by a socket.
+    pub const RECEIVE_RESET: &str = "receive_reset";
+    /// `iter/tcp`: one walk over the socket tables of a network namespace.
+    pub const INVENTORY: &str = "inventory";
+    /// `iter/task_file`: which process holds a wanted socket, and by which descriptor.
+    pub const OWNERS: &str = "owners";
+}
+
+/// Names of the maps.
+pub mod maps {
+    /// Per-CPU array of one [`Counters`](crate::Counters).
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`Event`](crate::Event).
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU hash of [`ResetKey`](crate::ResetKey) to a count.
+    pub const RESETS: &str = "RESETS";
+    /// Array of one [`Walk`](crate::Walk): a walk's parameters and its results.
+    pub const WALK: &str = "WALK";
+    /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
+    pub const DESTINATIONS: &str = "DESTINATIONS";
+    /// Hash of a socket's inode number to nothing: whose owner [`programs::OWNERS`] shall find.
+    pub const WANTED: &str = "WANTED";
+    /// Global in `.rodata`: the running kernel's [`Offsets`](crate::Offsets).
+    pub const OFFSETS: &str = "OFFSETS";
+
+    /// Entries of [`DESTINATIONS`]. A tuple that holds more than one in so many of a namespace's
+    /// outgoing sockets survives the eviction, so none that nears a limit is ever missed.
+    pub const DESTINATIONS_LIMIT: u32 = 16_384;
+    /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
+    pub const WANTED_LIMIT: u32 = 8_192;
+    /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
+    /// kernel.
+    pub const RESETS_LIMIT: u32 = 1_024;
+    /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
+    pub const EVENTS_BYTES: u32 = 256 * 1024;
+}

@@ -1,0 +1,140 @@
+//! Where the running kernel keeps the fields that the programs read.
+//!
+//! The agent looks each one up in `/sys/kernel/btf/vmlinux` and sets them before the load. They
+//! lie in `.rodata`, frozen then, so that the verifier knows each as a constant and accepts a
+//! direct load at that offset of a typed pointer; a branch on [`ABSENT`] that is false is not even
+//! looked at, so one object serves every kernel from 5.10 on.
+
+/// The value of an offset whose field the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Names a field for the agent's look-up in BTF.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The structure, as the kernel names it.
+    pub container: &'static str,
+    /// The member, with a dot for each nested structure.
+    pub member: &'static str,
+    /// Whether the programs work without it.
+    pub optional: bool,
+}
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident = $container:literal $member:literal $($optional:ident)?;)*) => {
+        /// Byte offset of each field, in the order of [`FIELDS`].
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug)]
+        pub struct Offsets {
+            $($(#[$doc])* pub $name: u32,)*
+            /// Arguments that `tcp_send_reset` has: 2 before 6.10 (sk, skb), 3 since (reason).
+            pub send_reset_arguments: u32,
+        }
+
+        /// The field behind each offset.
+        pub const FIELDS: &[Field] = &[
+            $(Field { container: $container, member: $member, optional: offsets!(@ $($optional)?) },)*
+        ];
+
+        impl Offsets {
+            /// Nothing looked up yet.
+            pub const ABSENT: Self = Self { $($name: ABSENT,)* send_reset_arguments: 0 };
+
+            /// Builds the offsets from one value for each of [`FIELDS`], in order.
+            pub fn from_slice(values: &[u32], send_reset_arguments: u32) -> Option<Self> {
+                let mut values = values.iter().copied();
+                Some(Self { $($name: values.next()?,)* send_reset_arguments })
+            }
+        }
+    };
+    (@ optional) => { true };
+    (@) => { false };
+}
+
+offsets! {
+    /// `u16` in host byte order.
+    skc_family = "sock_common" "skc_family";
+    /// `unsigned char`.
+    skc_state = "sock_common" "skc_state";
+    /// `__be32`, meaningful for AF_INET alone.
+    skc_daddr = "sock_common" "skc_daddr";
+    /// `__be32`.
+    skc_rcv_saddr = "sock_common" "skc_rcv_saddr";
+    /// `struct in6_addr`.
+    skc_v6_daddr = "sock_common" "skc_v6_daddr";
+    /// `struct in6_addr`.
+    skc_v6_rcv_saddr = "sock_common" "skc_v6_rcv_saddr";
+    /// `__be16`.
+    skc_dport = "sock_common" "skc_dport";
+    /// `__u16` in host byte order.
+    skc_num = "sock_common" "skc_num";
+    /// `struct net *` inside `possible_net_t`.
+    skc_net = "sock_common" "skc_net.net";
+    /// `unsigned int`: the number that `stat` shows for the namespace's file.
+    net_inum = "net" "ns.inum";
+    /// `u16` since 5.6.
+    sk_protocol = "sock" "sk_protocol";
+    /// `int`.
+    sk_err = "sock" "sk_err";
+    /// `unsigned long`.
+    skc_flags = "sock_common" "skc_flags";
+    /// `unsigned long`; the low half tells zero from not.
+    sk_lingertime = "sock" "sk_lingertime";
+    /// `u8`.
+    sk_shutdown = "sock" "sk_shutdown";
+    /// `u32`.
+    sk_ack_backlog = "sock" "sk_ack_backlog";
+    /// `u32`.
+    sk_max_ack_backlog = "sock" "sk_max_ack_backlog";
+    /// `struct socket *`.
+    sk_socket = "sock" "sk_socket";
+    /// `struct file *`.
+    socket_file = "socket" "file";
+    /// `struct inode *`.
+    file_inode = "file" "f_inode";
+    /// `unsigned long`.
+    i_ino = "inode" "i_ino";
+    /// `umode_t`, 16 bits.
+    i_mode = "inode" "i_mode";
+    /// `__be16`: stays when `skc_num` is cleared at CLOSE.
+    inet_sport = "inet_sock" "inet_sport";
+    /// `struct inet_bind_bucket *`.
+    icsk_bind_hash = "inet_connection_sock" "icsk_bind_hash" optional;
+    /// `atomic_t`.
+    accept_queue_qlen = "inet_connection_sock" "icsk_accept_queue.qlen";
+    /// `signed char`: negative where connect() made the bucket.
+    fastreuse = "inet_bind_bucket" "fastreuse" optional;
+    /// `signed char`: likewise.
+    fastreuseport = "inet_bind_bucket" "fastreuseport" optional;
+    /// `u32`.
+    rcv_nxt = "tcp_sock" "rcv_nxt";
+    /// `u32`.
+    copied_seq = "tcp_sock" "copied_seq";
+    /// `u64`, microseconds of CLOCK_MONOTONIC: the last segment processed.
+    tcp_mstamp = "tcp_sock" "tcp_mstamp";
+    /// `unsigned char`: TIME_WAIT or FIN_WAIT2.
+    tw_substate = "inet_timewait_sock" "tw_substate";
+    /// `struct inet_bind_bucket *`.
+    tw_tb = "inet_timewait_sock" "tw_tb" optional;
+    /// `int`, seconds of CLOCK_MONOTONIC; 0 without timestamps.
+    tw_ts_recent_stamp = "tcp_timewait_sock" "tw_ts_recent_stamp";
+    /// `unsigned char *`.
+    skb_head = "sk_buff" "head";
+    /// `u16`, from `head`.
+    skb_transport_header = "sk_buff" "transport_header";
+    /// `struct task_struct *`.
+    group_leader = "task_struct" "group_leader";
+    /// `char[16]`.
+    comm = "task_struct" "comm";
+    /// `u64`, nanoseconds of CLOCK_MONOTONIC.
+    start_time = "task_struct" "start_time";
+    /// `pid_t`: the thread.
+    pid = "task_struct" "pid";
+    /// `pid_t`: the process.
+    tgid = "task_struct" "tgid";
+}
+
+const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 1) * 4);
+
+// SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Offsets {}

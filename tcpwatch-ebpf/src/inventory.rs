@@ -1,0 +1,272 @@
+//! `iter/tcp`: a walk over the TCP sockets of the network namespace of whoever opened it.
+//!
+//! Since 5.9. Shows full sockets (with the socket lock held, 5.15 and later), minisockets in
+//! TIME_WAIT or orphaned in FIN_WAIT2, and half-open requests; listeners first. Runs in the
+//! reader's context; `sk_common` is NULL once, at the end.
+//!
+//! The walk counts states, ports and destinations in the kernel; only sockets in CLOSE_WAIT, in
+//! LISTEN and connected to themselves are copied up. When the buffer is full the kernel shows the
+//! same socket again on the next read, so the copy comes first and nothing is counted unless it
+//! succeeded.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c#L2990>
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_seq_write};
+use tcpwatch_common::{
+    Address, BUSY_DESTINATIONS, Destination, DestinationUse, Note, STATES, SocketRecord, Tuple,
+    Walk, socket_flags as flags,
+};
+
+use crate::{
+    maps::{DESTINATIONS, walk},
+    notes,
+    sock::{SOCK_DEAD, Sock, TcpSock, TimeWaitSock, state},
+};
+
+/// `struct bpf_iter__tcp`, a stable context: each member is 8 bytes.
+#[repr(C)]
+struct IterContext {
+    meta: *const IterMeta,
+    sk_common: *const c_void,
+}
+
+/// `struct bpf_iter_meta`.
+#[repr(C)]
+pub(crate) struct IterMeta {
+    pub(crate) seq: *mut c_void,
+}
+
+/// The program must be retried for this socket: the buffer is full.
+struct BufferFull;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn inventory(ctx: *mut c_void) -> i32 {
+    let ctx = ctx.cast::<IterContext>();
+    // SAFETY: the kernel passes a `bpf_iter__tcp`.
+    let (meta, sk) = unsafe { ((*ctx).meta, (*ctx).sk_common) };
+    if let (Some(sk), Some(walk)) = (Sock::new(sk), walk()) {
+        // SAFETY: `meta` is never NULL.
+        let seq = unsafe { (*meta).seq };
+        // A full buffer is the kernel's business: it calls again.
+        let _ = visit(sk, walk, seq);
+    }
+    0
+}
+
+#[inline(always)]
+fn visit(sk: Sock, walk: &mut Walk, seq: *mut c_void) -> Result<(), BufferFull> {
+    match sk.state() {
+        state::TIME_WAIT => {
+            if let Some(tw) = sk.time_wait() {
+                visit_time_wait(sk, &tw, walk);
+            }
+        }
+        // A request's port is its listener's; it takes none.
+        state::NEW_SYN_RECV => walk.states[state::SYN_RECV as usize] += 1,
+        sk_state => visit_socket(sk, sk_state, walk, seq)?,
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn visit_time_wait(sk: Sock, tw: &TimeWaitSock, walk: &mut Walk) {
+    walk.time_wait_buckets += 1;
+    walk.states[tw.substate() as usize & (STATES - 1)] += 1;
+    if !in_range(walk, sk.local_port()) {
+        return;
+    }
+    if tw.is_port_pinned() {
+        pin(walk, sk.local_port());
+        return;
+    }
+    let (local, peer) = sk.addresses();
+    if !may_be_reused(tw, walk.tw_reuse, &local, &peer) {
+        use_port(walk, local, peer, sk.peer_port());
+    }
+}
+
+#[inline(always)]
+fn visit_socket(
+    sk: Sock,
+    sk_state: u32,
+    walk: &mut Walk,
+    seq: *mut c_void,
+) -> Result<(), BufferFull> {
+    let tuple = sk.tuple(sk.local_port());
+    if sk_state == state::CLOSE_WAIT || sk_state == state::LISTEN || tuple.is_self() {
+        copy_socket(sk, sk_state, tuple, &mut walk.scratch, seq)?;
+    }
+    walk.states[sk_state as usize & (STATES - 1)] += 1;
+    if in_range(walk, tuple.local_port) {
+        if sk_state == state::LISTEN || sk.tcp().is_some_and(TcpSock::is_port_pinned) {
+            pin(walk, tuple.local_port);
+        } else {
+            use_port(walk, tuple.local, tuple.peer, tuple.peer_port);
+        }
+    }
+    Ok(())
+}
+
+/// Copies a socket up with what the agent needs to judge it.
+#[inline(always)]
+fn copy_socket(
+    sk: Sock,
+    sk_state: u32,
+    tuple: Tuple,
+    scratch: &mut u64,
+    seq: *mut c_void,
+) -> Result<(), BufferFull> {
+    let Some(tcp) = sk.tcp() else { return Ok(()) };
+    let address = sk.address(scratch);
+    let mut record = SocketRecord {
+        state: sk_state as u8,
+        flags: 0,
+        reserved: [0; 2],
+        recv_queue: 0,
+        sk: address,
+        inode: tcp.0.inode(),
+        since_ns: 0,
+        tuple,
+        accept_queue: 0,
+        accept_limit: 0,
+        half_open: 0,
+    };
+    if sk_state == state::LISTEN {
+        record.accept_queue = tcp.0.accept_queue();
+        record.accept_limit = tcp.0.accept_limit();
+        record.half_open = tcp.half_open();
+    } else {
+        if tcp.0.accept_limit() != 0 {
+            record.flags |= flags::ACCEPTED;
+        }
+        if tcp.0.flags() & SOCK_DEAD != 0 {
+            record.flags |= flags::ORPHAN;
+        } else if !tcp.0.has_socket() {
+            record.flags |= flags::UNACCEPTED;
+        }
+        record.recv_queue = tcp.receive_queue();
+    }
+    if sk_state == state::CLOSE_WAIT {
+        let (since_ns, exact) = close_wait_since(address, tcp.last_segment_ns());
+        record.since_ns = since_ns;
+        if exact {
+            record.flags |= flags::SINCE_EXACT;
+        }
+    }
+    write(seq, &record)
+}
+
+/// When the socket entered CLOSE_WAIT. One that is older than the programs, or whose note had to
+/// go, has been there at least since its last segment: the FIN or a later one, a keep-alive say.
+/// The first walk that meets it notes that time, so that a keep-alive never makes it younger.
+#[inline(always)]
+fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
+    if let Some(note) = notes::get(sk, state::CLOSE_WAIT) {
+        return (note.since_ns, note.tgid != 0);
+    }
+    // SAFETY: no arguments, no effects.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
+    notes::put(&Note { sk, since_ns, state: state::CLOSE_WAIT, tgid: 0, comm: [0; 16] });
+    (since_ns, false)
+}
+
+/// Whether automatic assignment would use the port.
+#[inline(always)]
+fn in_range(walk: &Walk, port: u16) -> bool {
+    port >= walk.port_low
+        && port <= walk.port_high
+        && walk.reserved_ports[word(port)] & bit(port) == 0
+}
+
+/// Notes that connect() skips this port for every destination.
+#[inline(always)]
+fn pin(walk: &mut Walk, port: u16) {
+    if walk.pinned[word(port)] & bit(port) == 0 {
+        walk.pinned[word(port)] |= bit(port);
+        walk.pinned_ports += 1;
+    }
+}
+
+/// Counts a port as taken for its destination.
+#[inline(always)]
+fn use_port(walk: &mut Walk, local: Address, peer: Address, peer_port: u16) {
+    let destination = Destination { local, peer, peer_port, reserved: 0 };
+    let entry = DESTINATIONS.get_ptr_mut(&destination);
+    let mut used = 1;
+    if let Some(entry) = entry {
+        // SAFETY: an entry of the map, which this walker alone writes.
+        let entry = unsafe { &mut *entry };
+        if entry.generation == walk.generation {
+            used += entry.used;
+        }
+    }
+    let new = DestinationUse { generation: walk.generation, used };
+    match entry {
+        // SAFETY: as above.
+        Some(entry) => unsafe { *entry = new },
+        // An LRU map makes room; what it drops was rare in this walk.
+        None => drop(DESTINATIONS.insert(&destination, new, 0)),
+    }
+    walk.destinations += u64::from(used == 1);
+    if used > walk.worst_used {
+        walk.worst_used = used;
+        walk.worst = destination;
+    }
+    if used == walk.busy_at {
+        if let Some(place) = walk.busy.get_mut(walk.busy_count as usize & (BUSY_DESTINATIONS - 1))
+            && walk.busy_count < BUSY_DESTINATIONS as u32
+        {
+            *place = destination;
+        }
+        walk.busy_count += 1;
+    }
+}
+
+/// Whether connect() may take the port of this minisocket over (`tcp_twsk_unique`,
+/// net/ipv4/tcp_ipv4.c): with `tcp_tw_reuse` 1, or with 2 and a loopback address at either end,
+/// if both sides use timestamps and more than a second has passed.
+#[inline(always)]
+fn may_be_reused(tw: &TimeWaitSock, tw_reuse: u32, local: &Address, peer: &Address) -> bool {
+    let allowed = tw_reuse == 1 || (tw_reuse == 2 && (is_loopback(local) || is_loopback(peer)));
+    let seen_s = tw.timestamp_seen();
+    if !allowed || seen_s == 0 || tw.substate() != state::TIME_WAIT {
+        return false;
+    }
+    // SAFETY: no arguments, no effects.
+    let now_s = (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32;
+    now_s.wrapping_sub(seen_s) as i32 > 0
+}
+
+#[inline(always)]
+fn is_loopback(address: &Address) -> bool {
+    const LAST_WORD_ONE: u32 = 1_u32.to_be();
+    const MAPPED: u32 = 0xffff_u32.to_be();
+    let [first, second, third, last] = address.words;
+    first == 0
+        && second == 0
+        && ((third == 0 && last == LAST_WORD_ONE)
+            || (third == MAPPED && u32::from_be(last) >> 24 == 127))
+}
+
+#[inline(always)]
+fn word(port: u16) -> usize {
+    port as usize / 64
+}
+
+#[inline(always)]
+fn bit(port: u16) -> u64 {
+    1 << (port % 64)
+}
+
+/// Appends a record to what the reader of the walk gets.
+#[inline(always)]
+fn write(seq: *mut c_void, record: &SocketRecord) -> Result<(), BufferFull> {
+    let bytes = core::ptr::from_ref(record).cast_mut().cast();
+    // SAFETY: `record` is readable for its size.
+    let written = unsafe { bpf_seq_write(seq.cast(), bytes, size_of::<SocketRecord>() as u32) };
+    if written == 0 { Ok(()) } else { Err(BufferFull) }
+}

@@ -1,0 +1,30 @@
+//! The kernel side of tcpwatch: one file per hook.
+//!
+//! It observes, counts and copies. It holds no threshold and no text, takes no decision, and
+//! costs the same whatever a remote peer does: every table is of fixed size.
+//!
+//! Hooks: [`set_state`], [`send_reset`], [`receive_reset`]; walks: [`inventory`], [`owners`].
+//! All of them read kernel memory through [`sock`].
+#![no_std]
+#![no_main]
+
+mod inventory;
+mod maps;
+mod notes;
+mod owners;
+mod receive_reset;
+mod send_reset;
+mod set_state;
+mod sock;
+
+/// The verifier proves that no panic is reachable.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// "Dual MIT/GPL", as the kernel spells it: helpers such as `bpf_probe_read_kernel` are GPL-only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,62 @@
+//! Every map of the kernel side. Sizes are fixed, so that memory is too.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use tcpwatch_common::{
+    Counters, Destination, DestinationUse, Event, NOTE_SETS, NoteSet, ResetKey, Walk, maps as names,
+};
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(names::EVENTS_BYTES, 0);
+#[map]
+pub(crate) static RESETS: PerCpuHashMap<ResetKey, u64> =
+    PerCpuHashMap::with_max_entries(names::RESETS_LIMIT, 0);
+#[map]
+pub(crate) static NOTES: Array<NoteSet> = Array::with_max_entries(NOTE_SETS, 0);
+#[map]
+static WALK: Array<Walk> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static DESTINATIONS: LruHashMap<Destination, DestinationUse> =
+    LruHashMap::with_max_entries(names::DESTINATIONS_LIMIT, 0);
+#[map]
+pub(crate) static WANTED: HashMap<u64, u8> = HashMap::with_max_entries(names::WANTED_LIMIT, 0);
+
+/// `BPF_RB_AVAIL_DATA`: bytes not consumed yet.
+const AVAILABLE_DATA: u64 = 0;
+/// `BPF_RB_RING_SIZE`.
+const RING_SIZE: u64 = 1;
+
+/// This CPU's counters.
+#[inline(always)]
+pub(crate) fn counters() -> Option<&'static mut Counters> {
+    let counters = COUNTERS.get_ptr_mut(0)?;
+    // SAFETY: the map lives as long as the program, and the entry is this CPU's alone. Another
+    // program that interrupts this one may add to a counter in between; the worst outcome is a
+    // lost increment, never a torn one (each counter is one aligned word).
+    Some(unsafe { &mut *counters })
+}
+
+/// The walk under way. One walker runs at a time, so nobody else writes it.
+#[inline(always)]
+pub(crate) fn walk() -> Option<&'static mut Walk> {
+    let walk = WALK.get_ptr_mut(0)?;
+    // SAFETY: the map lives as long as the program; the agent writes and reads it only between
+    // walks, and has one walker.
+    Some(unsafe { &mut *walk })
+}
+
+/// Sends an event up, or counts it as lost. The agent looks at its leisure; it is woken only when
+/// the ring is half full, because a wake-up for each event is what makes tracers slow.
+#[inline(always)]
+pub(crate) fn emit(event: Event, counters: &mut Counters) {
+    let half_full = EVENTS.query(AVAILABLE_DATA) * 2 > EVENTS.query(RING_SIZE);
+    let flags = if half_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if EVENTS.output::<Event>(event, u64::from(flags)).is_err() {
+        counters.events_lost += 1;
+    }
+}

@@ -1,0 +1,64 @@
+//! Notes about a socket between two transitions; see [`tcpwatch_common::Note`] for the why.
+
+use tcpwatch_common::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
+
+use crate::maps::NOTES;
+
+/// The notes that a socket may be in: by a multiplicative hash of its address, whose low six bits
+/// say nothing (slab objects are aligned to a cache line).
+#[inline(always)]
+fn set_of(sk: u64) -> Option<&'static mut NoteSet> {
+    const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+    let hash = (sk >> 6).wrapping_mul(GOLDEN_RATIO) >> 32;
+    let set = NOTES.get_ptr_mut(hash as u32 & (NOTE_SETS - 1))?;
+    // SAFETY: the map lives as long as the program. Two CPUs may write one set at once; they then
+    // overwrite each other's note, which loses one of them as an eviction does.
+    Some(unsafe { &mut *set })
+}
+
+/// Writes a note, in place of the socket's former one, a free one, or the oldest of its set.
+/// Returns whether a live note had to go.
+#[inline(always)]
+pub(crate) fn put(note: &Note) -> bool {
+    let Some(set) = set_of(note.sk) else { return false };
+    let mut oldest = 0;
+    let mut oldest_ns = u64::MAX;
+    let mut free = NOTE_WAYS;
+    let mut way = 0;
+    while way < NOTE_WAYS {
+        let candidate = &set.notes[way];
+        if candidate.sk == note.sk {
+            set.notes[way] = *note;
+            return false;
+        }
+        if candidate.sk == 0 {
+            free = way;
+        } else if candidate.since_ns < oldest_ns {
+            oldest = way;
+            oldest_ns = candidate.since_ns;
+        }
+        way += 1;
+    }
+    if free < NOTE_WAYS {
+        set.notes[free] = *note;
+        return false;
+    }
+    // The mask shows the verifier the bound of a value that went through the stack.
+    set.notes[oldest & (NOTE_WAYS - 1)] = *note;
+    true
+}
+
+/// The socket's note for this state, if there is one.
+#[inline(always)]
+pub(crate) fn get(sk: u64, state: u32) -> Option<&'static mut Note> {
+    let set = set_of(sk)?;
+    let mut way = 0;
+    while way < NOTE_WAYS {
+        if set.notes[way].sk == sk {
+            let note = &mut set.notes[way];
+            return if note.state == state { Some(note) } else { None };
+        }
+        way += 1;
+    }
+    None
+}

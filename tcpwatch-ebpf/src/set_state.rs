@@ -1,0 +1,150 @@
+//! `sock:inet_sock_set_state(struct sock *sk, int oldstate, int newstate)`
+//!
+//! Since 4.16. Every transition of a full socket; TIME_WAIT is never a new state, because the
+//! socket is then replaced by a minisocket and itself goes to CLOSE. Runs in the context of the
+//! caller or in softirq, with the socket locked; `sk` is never NULL. A request in SYN_RECV is no
+//! socket yet and causes no transition.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h#L141>
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, Event, EventKind, Note, STATES, Tuple};
+
+use crate::{
+    maps::{counters, emit},
+    notes,
+    sock::{IPPROTO_TCP, Sock, current_leader_comm, state},
+};
+
+const EXACT: u32 = 1;
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn set_state(ctx: BtfTracePointContext) -> i32 {
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
+        observe(sk, old as u32, new as u32, counters);
+    }
+    0
+}
+
+#[inline(always)]
+fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
+    if sk.protocol() != IPPROTO_TCP {
+        return;
+    }
+    counters.transitions[old as usize & (STATES - 1)][new as usize & (STATES - 1)] += 1;
+    let address = sk.address(&mut counters.scratch);
+    match old {
+        state::SYN_SENT => connect_ended(sk, address, new, counters),
+        state::CLOSE_WAIT => close_wait_left(address, counters),
+        _ => {}
+    }
+    match new {
+        state::SYN_SENT => connect_begun(address, counters),
+        state::CLOSE_WAIT => close_wait_entered(address, counters),
+        state::CLOSE => {
+            counters.closing_sk = address;
+            counters.closing_from = u64::from(old);
+        }
+        _ => {}
+    }
+}
+
+/// CLOSE -> SYN_SENT runs in connect() itself, its end mostly in softirq: the process must be
+/// noted now.
+#[inline(always)]
+fn connect_begun(sk: u64, counters: &mut Counters) {
+    let evicted = notes::put(&Note {
+        sk,
+        since_ns: now_ns(),
+        state: state::SYN_SENT,
+        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        comm: current_leader_comm(),
+    });
+    counters.notes_evicted += u64::from(evicted);
+}
+
+#[inline(always)]
+fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
+    match new {
+        state::CLOSE => {
+            // `skc_num` is 0 already; `inet_sport` is 0 only where no port was free.
+            let Some(tcp) = sk.tcp() else { return };
+            let tuple = sk.tuple(tcp.source_port());
+            report(sk, address, EventKind::ConnectFailed, tuple, counters);
+        }
+        // Simultaneous open, the only way from SYN_SENT to SYN_RECV (RFC 9293 section 3.5). With
+        // one socket at both ends it is a self-connection.
+        state::SYN_RECV => {
+            let tuple = sk.tuple(sk.local_port());
+            if tuple.is_self() {
+                report(sk, address, EventKind::SelfConnection, tuple, counters);
+            }
+        }
+        _ => {}
+    }
+    if let Some(note) = notes::get(address, state::SYN_SENT) {
+        note.sk = 0;
+    }
+}
+
+#[inline(always)]
+fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut Counters) {
+    let mut event = Event {
+        time_ns: now_ns(),
+        netns: sk.netns(),
+        kind: kind as u8,
+        reserved: [0; 3],
+        tuple,
+        error: sk.error(),
+        tgid: 0,
+        comm: [0; 16],
+        reserved2: 0,
+    };
+    if let Some(note) = notes::get(address, state::SYN_SENT) {
+        event.tgid = note.tgid;
+        event.comm = note.comm;
+    }
+    emit(event, counters);
+}
+
+#[inline(always)]
+fn close_wait_entered(sk: u64, counters: &mut Counters) {
+    let evicted = notes::put(&Note {
+        sk,
+        since_ns: now_ns(),
+        state: state::CLOSE_WAIT,
+        tgid: EXACT,
+        comm: [0; 16],
+    });
+    counters.notes_evicted += u64::from(evicted);
+}
+
+#[inline(always)]
+fn close_wait_left(sk: u64, counters: &mut Counters) {
+    let Some(note) = notes::get(sk, state::CLOSE_WAIT) else {
+        counters.close_wait_unknown += 1;
+        return;
+    };
+    let spent_ns = now_ns().saturating_sub(note.since_ns);
+    let mut bucket = 0;
+    while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {
+        bucket += 1;
+    }
+    counters.close_wait_buckets[bucket] += 1;
+    counters.close_wait_sum_ns += spent_ns;
+    note.sk = 0;
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,328 @@
+//! Kernel structures, read at the offsets of the running kernel; the only unsafe reads.
+//!
+//! A [`Sock`] wraps a pointer that the verifier knows the type of, so each field is one load
+//! instruction; a load through a stale pointer yields 0 (the kernel's exception table), never a
+//! fault. What the verifier does not know the type of goes through `bpf_probe_read_kernel`.
+
+use core::{
+    ffi::c_void,
+    ptr::{read_volatile, with_exposed_provenance, write_volatile},
+};
+
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_probe_read_kernel,
+    generated::{bpf_skc_to_tcp_sock, bpf_skc_to_tcp_timewait_sock},
+};
+use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
+
+/// Set by the agent before the load, frozen since.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Offsets = Offsets::ABSENT;
+
+/// `IPPROTO_TCP`; `inet_sock_set_state` also fires for SCTP, DCCP and MPTCP.
+pub(crate) const IPPROTO_TCP: u16 = 6;
+
+/// States of `include/net/tcp_states.h`.
+pub(crate) mod state {
+    pub(crate) const SYN_SENT: u32 = 2;
+    pub(crate) const SYN_RECV: u32 = 3;
+    pub(crate) const FIN_WAIT2: u32 = 5;
+    pub(crate) const TIME_WAIT: u32 = 6;
+    pub(crate) const CLOSE: u32 = 7;
+    pub(crate) const CLOSE_WAIT: u32 = 8;
+    pub(crate) const LISTEN: u32 = 10;
+    pub(crate) const NEW_SYN_RECV: u32 = 12;
+}
+
+/// `SOCK_DEAD` and `SOCK_LINGER` of `enum sock_flags`; both unchanged since 2.6.
+pub(crate) const SOCK_DEAD: u64 = 1 << 0;
+pub(crate) const SOCK_LINGER: u64 = 1 << 5;
+
+/// The value of a frozen offset.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static of this program; volatile, so that the compiler does not fold the
+        // placeholder value into the code.
+        unsafe { core::ptr::read_volatile(&raw const $crate::sock::OFFSETS.$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Whether the running kernel has the field.
+macro_rules! has {
+    ($field:ident) => {
+        $crate::sock::offset!($field) != tcpwatch_common::ABSENT
+    };
+}
+
+/// Loads a field through a typed pointer.
+///
+/// # Safety
+/// `base` must be a pointer whose type the verifier knows, and `offset` that of a field of `T`'s
+/// size in that type.
+#[inline(always)]
+pub(crate) unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
+    // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
+    unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
+}
+
+/// Loads a field of a type that a macro names.
+macro_rules! field {
+    ($self:expr, $field:ident: $ty:ty) => {{
+        let offset = $crate::sock::offset!($field);
+        // SAFETY: the offset is that of this field, and the pointer is of the type that has it.
+        unsafe { $crate::sock::load::<$ty>($self.0, offset) }
+    }};
+}
+pub(crate) use field;
+
+/// A structure that is only passed through on the way to a field.
+pub(crate) struct Object(pub(crate) *const c_void);
+
+/// `struct sock`, or what a pointer to one may point to: with a socket in TIME_WAIT or a request
+/// socket only what `struct sock_common` has is readable.
+#[derive(Clone, Copy)]
+pub(crate) struct Sock(*const c_void);
+
+impl Sock {
+    /// Wraps an argument of a hook. `None` for NULL.
+    #[inline(always)]
+    pub(crate) fn new(sk: *const c_void) -> Option<Self> {
+        if sk.is_null() { None } else { Some(Self(sk)) }
+    }
+
+    /// The kernel address, as an identity. The verifier allows no arithmetic on a pointer, but
+    /// forgets that it is one on the way through a map: `scratch` lies in one, and nobody else
+    /// uses it meanwhile.
+    #[inline(always)]
+    pub(crate) fn address(self, scratch: &mut u64) -> u64 {
+        // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.
+        unsafe {
+            write_volatile(scratch, self.0 as u64);
+            read_volatile(scratch)
+        }
+    }
+
+    /// Whether this is the socket that was at `address`.
+    #[inline(always)]
+    pub(crate) fn is_at(self, address: u64) -> bool {
+        self.0 as u64 == address
+    }
+
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u16 {
+        field!(self, sk_protocol: u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(self) -> u32 {
+        u32::from(field!(self, skc_state: u8))
+    }
+
+    #[inline(always)]
+    pub(crate) fn local_port(self) -> u16 {
+        field!(self, skc_num: u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer_port(self) -> u16 {
+        u16::from_be(field!(self, skc_dport: u16))
+    }
+
+    /// Local and peer address. The family decides: before 6.12 the IPv4 fields of an IPv6 socket
+    /// are junk.
+    #[inline(always)]
+    pub(crate) fn addresses(self) -> (Address, Address) {
+        if field!(self, skc_family: u16) == AF_INET {
+            (
+                Address::from_v4(field!(self, skc_rcv_saddr: u32)),
+                Address::from_v4(field!(self, skc_daddr: u32)),
+            )
+        } else {
+            (self.v6(offset!(skc_v6_rcv_saddr)), self.v6(offset!(skc_v6_daddr)))
+        }
+    }
+
+    #[inline(always)]
+    fn v6(self, offset: u32) -> Address {
+        // SAFETY: `offset` is that of a `struct in6_addr` in `struct sock_common`: four words.
+        let word = |index: u32| unsafe { load::<u32>(self.0, offset + index * 4) };
+        Address { words: [word(0), word(1), word(2), word(3)] }
+    }
+
+    /// Both ends, with `local_port` from the caller: which field holds it depends on the state.
+    #[inline(always)]
+    pub(crate) fn tuple(self, local_port: u16) -> Tuple {
+        let (local, peer) = self.addresses();
+        Tuple { local, peer, local_port, peer_port: self.peer_port() }
+    }
+
+    /// Inode number of the network namespace.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> u32 {
+        let net = Object(field!(self, skc_net: *const c_void));
+        field!(net, net_inum: u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn error(self) -> i32 {
+        field!(self, sk_err: i32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u64 {
+        field!(self, skc_flags: u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn linger_time(self) -> u32 {
+        field!(self, sk_lingertime: u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn shutdown(self) -> u8 {
+        field!(self, sk_shutdown: u8)
+    }
+
+    #[inline(always)]
+    pub(crate) fn accept_queue(self) -> u32 {
+        field!(self, sk_ack_backlog: u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn accept_limit(self) -> u32 {
+        field!(self, sk_max_ack_backlog: u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_socket(self) -> bool {
+        !field!(self, sk_socket: *const c_void).is_null()
+    }
+
+    /// Inode number of the socket's file; 0 without one.
+    #[inline(always)]
+    pub(crate) fn inode(self) -> u64 {
+        let socket = Object(field!(self, sk_socket: *const c_void));
+        if socket.0.is_null() {
+            return 0;
+        }
+        let file = Object(field!(socket, socket_file: *const c_void));
+        if file.0.is_null() {
+            return 0;
+        }
+        let inode = Object(field!(file, file_inode: *const c_void));
+        if inode.0.is_null() {
+            return 0;
+        }
+        field!(inode, i_ino: u64)
+    }
+
+    /// As a full TCP socket; `None` for a minisocket or another protocol. 5.9 and later.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Option<TcpSock> {
+        // SAFETY: the helper takes any `sock_common` and checks what it is.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
+        Self::new(tcp.cast_const().cast()).map(TcpSock)
+    }
+
+    /// As a socket in TIME_WAIT. 5.9 and later.
+    #[inline(always)]
+    pub(crate) fn time_wait(self) -> Option<TimeWaitSock> {
+        // SAFETY: the helper takes any `sock_common` and checks what it is.
+        let tw = unsafe { bpf_skc_to_tcp_timewait_sock(self.0.cast_mut()) };
+        if tw.is_null() { None } else { Some(TimeWaitSock(tw.cast_const().cast())) }
+    }
+}
+
+/// `struct tcp_sock`, which begins with a `struct sock`.
+#[derive(Clone, Copy)]
+pub(crate) struct TcpSock(pub(crate) Sock);
+
+impl TcpSock {
+    /// The local port, in host byte order, also after CLOSE has cleared `skc_num`.
+    #[inline(always)]
+    pub(crate) fn source_port(self) -> u16 {
+        u16::from_be(field!(self.0, inet_sport: u16))
+    }
+
+    /// Recv-Q as `ss` shows it: bytes not read, the FIN counting one.
+    #[inline(always)]
+    pub(crate) fn receive_queue(self) -> u32 {
+        field!(self.0, rcv_nxt: u32).wrapping_sub(field!(self.0, copied_seq: u32))
+    }
+
+    /// When the last segment was processed, nanoseconds of CLOCK_MONOTONIC.
+    #[inline(always)]
+    pub(crate) fn last_segment_ns(self) -> u64 {
+        field!(self.0, tcp_mstamp: u64).wrapping_mul(1_000)
+    }
+
+    /// Half-open requests of a listener.
+    #[inline(always)]
+    pub(crate) fn half_open(self) -> u32 {
+        field!(self.0, accept_queue_qlen: u32)
+    }
+
+    /// Whether connect() skips the local port for every destination.
+    #[inline(always)]
+    pub(crate) fn is_port_pinned(self) -> bool {
+        has!(icsk_bind_hash) && bucket_is_pinned(field!(self.0, icsk_bind_hash: *const c_void))
+    }
+}
+
+/// `struct tcp_timewait_sock`.
+#[derive(Clone, Copy)]
+pub(crate) struct TimeWaitSock(*const c_void);
+
+impl TimeWaitSock {
+    /// TIME_WAIT or FIN_WAIT2.
+    #[inline(always)]
+    pub(crate) fn substate(self) -> u32 {
+        u32::from(field!(self, tw_substate: u8))
+    }
+
+    /// When the peer's timestamp was seen last, seconds of CLOCK_MONOTONIC; 0 without timestamps.
+    #[inline(always)]
+    pub(crate) fn timestamp_seen(self) -> u32 {
+        field!(self, tw_ts_recent_stamp: u32)
+    }
+
+    /// See [`TcpSock::is_port_pinned`].
+    #[inline(always)]
+    pub(crate) fn is_port_pinned(self) -> bool {
+        has!(tw_tb) && bucket_is_pinned(field!(self, tw_tb: *const c_void))
+    }
+}
+
+/// Whether a bind() made the bucket of this port. connect() makes its own with both fields -1 and
+/// passes over any other (`__inet_hash_connect`, net/ipv4/inet_hashtables.c, 5.10 to 7.3).
+#[inline(always)]
+fn bucket_is_pinned(bucket: *const c_void) -> bool {
+    if bucket.is_null() {
+        return false;
+    }
+    let bucket = Object(bucket);
+    field!(bucket, fastreuse: i8) >= 0 || field!(bucket, fastreuseport: i8) >= 0
+}
+
+/// The running process: thread-group id, and the name of the thread-group leader, which is the
+/// one that people know (a thread may have a name of its own).
+#[inline(always)]
+pub(crate) fn current_leader_comm() -> [u8; 16] {
+    // SAFETY: no arguments; returns the current task.
+    let task = unsafe { bpf_get_current_task() };
+    let leader = task + u64::from(offset!(group_leader));
+    // SAFETY: the helper checks the address. `bpf_get_current_task_btf` would allow a direct load,
+    // but came with 5.11.
+    let leader = unsafe { bpf_probe_read_kernel(with_exposed_provenance::<u64>(leader as usize)) };
+    leader_comm(leader.unwrap_or(0))
+}
+
+/// `comm` of the task at this address; zeros where it cannot be read.
+#[inline(always)]
+pub(crate) fn leader_comm(leader: u64) -> [u8; 16] {
+    let comm = leader + u64::from(offset!(comm));
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(with_exposed_provenance::<[u8; 16]>(comm as usize)) }
+        .unwrap_or([0; 16])
+}

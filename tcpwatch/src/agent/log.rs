@@ -1,0 +1,69 @@
+//! The log: to the journal with fields where there is one, else to stderr.
+
+use std::io;
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use crate::{
+    config::{Log, LogFormat},
+    engine::{Finding, FindingChange, Severity},
+};
+
+/// Starts the log. Records go to the journal where systemd has connected stderr to it
+/// (`JOURNAL_STREAM`, systemd.exec(5)); else to stderr in the configured format.
+pub fn init(log: &Log) {
+    let filter = EnvFilter::new(format!("off,tcpwatch={}", log.level));
+    let journal = std::env::var_os("JOURNAL_STREAM")
+        .and_then(|_| tracing_journald::layer().ok())
+        .map(|layer| layer.with_syslog_identifier("tcpwatch".to_owned()).with_field_prefix(None));
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match (journal, log.format) {
+        (Some(journal), _) => journal.boxed(),
+        (None, LogFormat::Text) => tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .with_target(false)
+            .boxed(),
+        (None, LogFormat::Json) => {
+            tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed()
+        }
+    };
+    // A second start in one process (tests) keeps the first log.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// Tells of a finding once when it is raised, on each change of severity and when it is cleared.
+pub(super) fn change(change: &FindingChange) {
+    match change {
+        FindingChange::Raised(finding) => record(finding, "raised", finding.severity),
+        FindingChange::SeverityChanged { finding, from } => {
+            record(finding, &format!("changed from {from}"), finding.severity);
+        }
+        FindingChange::Cleared(finding) => record(finding, "cleared", Severity::Info),
+    }
+}
+
+fn record(finding: &Finding, what: &str, level: Severity) {
+    let subject = &finding.subject;
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                finding = finding.kind.name(),
+                finding_id = finding.id,
+                severity = finding.severity.label(),
+                netns = &*subject.netns,
+                process = subject.process,
+                pid = subject.pid,
+                unit = subject.unit,
+                "{what}: {}",
+                finding.title
+            )
+        };
+    }
+    match level {
+        Severity::Info => log!(info),
+        Severity::Warning => log!(warn),
+        Severity::Critical => log!(error),
+    }
+}

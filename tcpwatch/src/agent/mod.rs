@@ -1,0 +1,370 @@
+//! One loop that joins the three: facts in, outputs out.
+//!
+//! It owns the engine and everything that is published, so nothing needs a lock. Inventories are
+//! taken by a thread of their own ([`walker`]); HTTP asks by messages. After start-up nothing
+//! returns an error out of the loop: what fails is counted, logged and tried again.
+
+mod log;
+mod walker;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, sleep_until},
+};
+
+pub use self::log::init as init_log;
+use self::walker::WalkerThread;
+use crate::{
+    config::{Config, ConfigError, Namespaces},
+    engine::Engine,
+    facts::Inventory,
+    kernel::{
+        self, CounterReader, EventRing, LoadError, LoadOptions, OwnerPolicy, Programs, Scope,
+    },
+    publish::{HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
+};
+
+/// Version as published: the crate's.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Revision of the sources, where the build was told.
+pub const REVISION: &str = match option_env!("TCPWATCH_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Events taken from the ring at a time, so that a storm of them leaves the loop responsive.
+const EVENTS_AT_A_TIME: usize = 4_096;
+/// An inventory is followed by so many times its duration without one: the walk never takes more
+/// than a tenth of a core, however many sockets there are.
+const WALK_REST: u32 = 9;
+/// How long an inventory may be under way before the service manager is told nothing more.
+const WALK_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listen address.
+    #[error("cannot listen on {address}: {error}; choose another with --web.listen-address")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's reason; not a source, the line has it.
+        error: io::Error,
+    },
+    /// The kernel side.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Something of the runtime.
+    #[error("cannot start: {0}")]
+    Runtime(#[from] io::Error),
+    /// The metrics.
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Where the configuration comes from, so that a reload can ask again.
+pub struct ConfigSource {
+    /// The file, if there is one.
+    pub path: Option<PathBuf>,
+    /// What the command line sets above it.
+    pub overrides: Box<dyn Fn(&mut Config)>,
+}
+
+impl ConfigSource {
+    /// Reads it.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.path {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        (self.overrides)(&mut config);
+        Ok(config)
+    }
+}
+
+/// The scope of the walks that the configuration asks for.
+#[must_use]
+pub const fn scope(namespaces: Namespaces) -> Scope {
+    match namespaces {
+        Namespaces::All => Scope::All,
+        Namespaces::Host => Scope::Host,
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
+/// leaves nothing behind.
+pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError> {
+    let mut listeners = Vec::new();
+    for &address in &config.web.listen_addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| StartError::Listen { address, error })?;
+        listeners.push(listener);
+    }
+    let signals = Signals::new()?;
+    let options = LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes };
+    let programs = Programs::load(&options)?;
+    programs.require_indispensable()?;
+
+    let mut metrics = Metrics::new(VERSION, REVISION)?;
+    let hooks: Vec<_> = programs
+        .statuses()
+        .iter()
+        .map(|status| (status.hook.name, status.outcome.is_ok()))
+        .collect();
+    metrics.observe_hooks(&hooks);
+    metrics.observe_reload(true);
+    for status in programs.statuses() {
+        if let Err(why) = &status.outcome {
+            let lost = status.hook.lost_without;
+            tracing::warn!(hook = status.hook.name, why, lost, "hook not attached");
+        }
+    }
+    let scope = scope(config.inventory.namespaces);
+    let (ring, counters, walker, links) =
+        programs.split(scope, config.limits.close_wait_sockets)?;
+
+    let (queries, asked) = mpsc::channel(16);
+    let (stop, stopped) = watch::channel(false);
+    let limits =
+        HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
+    for listener in &listeners {
+        tracing::info!(address = %listener.local_addr()?, "listening");
+    }
+    let server = tokio::spawn(serve(listeners, queries, limits, stopped));
+    let agent = Agent {
+        engine: Engine::new(&config.detect, config.limits.owners),
+        metrics,
+        ring: watch_ring(ring)?,
+        counters,
+        walker: WalkerThread::spawn(walker)?,
+        source,
+        config,
+        inventoried: false,
+        failed_inventories: 0,
+        asked_at: None,
+    };
+    agent.run(asked, signals).await;
+    drop(links);
+    let _ = stop.send(true);
+    let _ = server.await;
+    Ok(())
+}
+
+/// Lets the loop wake up when the kernel side says that the ring is half full.
+fn watch_ring(ring: EventRing) -> io::Result<AsyncFd<EventRing>> {
+    // SAFETY: the ring owns its descriptor, always names that one, and closes it when it is
+    // dropped, which the AsyncFd does last.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+struct Agent {
+    engine: Engine,
+    metrics: Metrics,
+    ring: AsyncFd<EventRing>,
+    counters: CounterReader,
+    walker: WalkerThread,
+    source: ConfigSource,
+    config: Config,
+    /// A first inventory has been taken.
+    inventoried: bool,
+    failed_inventories: u64,
+    /// Since when an inventory is under way.
+    asked_at: Option<Instant>,
+}
+
+impl Agent {
+    async fn run(mut self, mut asked: mpsc::Receiver<Query>, mut signals: Signals) {
+        let mut next_inventory = pin!(sleep_until(tokio::time::Instant::now()));
+        let mut watchdog = watchdog_interval();
+        loop {
+            tokio::select! {
+                () = &mut next_inventory, if self.asked_at.is_none() => self.ask_inventory(),
+                (began, answer) = self.walker.answer(), if self.asked_at.is_some() => {
+                    self.asked_at = None;
+                    let pause = match answer {
+                        Ok((inventory, tables)) => {
+                            let pause = inventory.walked * WALK_REST;
+                            self.handle_inventory(&inventory);
+                            self.metrics.observe_tables(&tables);
+                            pause
+                        }
+                        Err(error) => {
+                            self.failed_inventories += 1;
+                            tracing::error!(%error, "no inventory");
+                            Duration::ZERO
+                        }
+                    };
+                    let at = (began + self.config.inventory.interval).max(Instant::now() + pause);
+                    next_inventory.as_mut().reset(at.into());
+                }
+                guard = self.ring.readable() => {
+                    if let Ok(mut guard) = guard {
+                        guard.clear_ready();
+                    }
+                    self.handle_events();
+                }
+                Some(query) = asked.recv() => self.answer(query),
+                _ = signals.hangup.recv() => self.reload(),
+                _ = watchdog.tick() => self.feed_watchdog(),
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+            }
+        }
+        tracing::info!("stopping");
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.walker.stop();
+    }
+
+    fn ask_inventory(&mut self) {
+        let policy =
+            if self.inventoried { OwnerPolicy::OfThoseThatStay } else { OwnerPolicy::AtOnce };
+        self.walker.ask(policy);
+        self.asked_at = Some(Instant::now());
+    }
+
+    /// Events up to now are judged with the inventory that follows them.
+    fn handle_inventory(&mut self, inventory: &Inventory) {
+        self.handle_events();
+        self.engine.handle_inventory(inventory, kernel::now());
+        while let Some(change) = self.engine.poll_change() {
+            log::change(&change);
+        }
+        let wall = WallClock::capture();
+        let finished = wall.unix_seconds(inventory.finished);
+        self.metrics.observe_inventory(inventory.walked, finished, inventory);
+        if inventory.unseen_namespaces > 0 && !self.inventoried {
+            tracing::warn!(
+                namespaces = inventory.unseen_namespaces,
+                "network namespaces cannot be entered; CAP_SYS_ADMIN and CAP_SYS_PTRACE allow it"
+            );
+        }
+        if !self.inventoried {
+            self.inventoried = true;
+            tracing::info!(namespaces = inventory.namespaces.len(), "ready");
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
+    }
+
+    fn handle_events(&mut self) {
+        loop {
+            let events = self.ring.get_mut().drain(EVENTS_AT_A_TIME);
+            for event in &events {
+                self.engine.handle_event(event);
+            }
+            if events.len() < EVENTS_AT_A_TIME {
+                break;
+            }
+        }
+    }
+
+    /// Somebody may have gone before the answer; that is theirs to know.
+    fn answer(&mut self, query: Query) {
+        match query {
+            Query::Metrics(to) => {
+                let _ = to.send(self.exposition());
+            }
+            Query::Findings(to) => {
+                let _ = to.send(findings_json(self.engine.findings(), WallClock::capture()));
+            }
+            Query::Page(to) => {
+                let samples = self.engine.samples();
+                let page =
+                    render_page(self.engine.findings(), &samples, WallClock::capture(), VERSION);
+                let _ = to.send(page);
+            }
+            Query::Ready(to) => {
+                let ready = self.inventoried.then_some(());
+                let _ = to.send(ready.ok_or_else(|| "the first inventory is under way".to_owned()));
+            }
+        }
+    }
+
+    fn exposition(&mut self) -> String {
+        self.handle_events();
+        let mut counters = self.counters.read();
+        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        counters.lost.push(("inventory", self.failed_inventories));
+        self.metrics.observe_counters(&counters);
+        self.metrics.observe_samples(&self.engine.samples());
+        self.metrics.encode()
+    }
+
+    /// A bad file is refused as a whole; the old configuration stays in force.
+    fn reload(&mut self) {
+        let config = match self.source.load() {
+            Ok(config) => config,
+            Err(error) => {
+                self.metrics.observe_reload(false);
+                tracing::error!(%error, "configuration not reloaded");
+                return;
+            }
+        };
+        if config.web != self.config.web
+            || config.log != self.config.log
+            || config.limits.ring_buffer_bytes != self.config.limits.ring_buffer_bytes
+            || config.limits.http_connections != self.config.limits.http_connections
+        {
+            tracing::warn!(
+                "[web], [log], limits.ring_buffer_bytes and limits.http_connections change with \
+                 a restart"
+            );
+        }
+        self.engine.reconfigure(&config.detect, config.limits.owners);
+        self.walker
+            .reconfigure(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
+        self.config = config;
+        self.metrics.observe_reload(true);
+        tracing::info!("configuration reloaded");
+    }
+
+    /// The loop lives if it comes here, and the walker if its inventory is not overdue.
+    fn feed_watchdog(&self) {
+        if self.asked_at.is_none_or(|since| since.elapsed() < WALK_PATIENCE) {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Half of what the service manager allows, or hardly ever.
+fn watchdog_interval() -> tokio::time::Interval {
+    let allowed = sd_notify::watchdog_enabled();
+    let period = allowed.map_or(Duration::from_secs(3_600), |allowed| allowed / 2);
+    let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Without a service manager this does nothing.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}

@@ -1,0 +1,82 @@
+//! Exit codes, and the one line that goes with each failure.
+
+use std::process::ExitCode;
+
+use crate::{agent::StartError, config::ConfigError, engine::Severity, kernel::LoadError};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0.
+    Ok,
+    /// 1: failed at run time.
+    Failed,
+    /// 64 (`EX_USAGE` of sysexits.h).
+    Usage,
+    /// 77 (`EX_NOPERM`).
+    NotPermitted,
+    /// 78 (`EX_CONFIG`).
+    BadConfig,
+    /// `check` alone: the worst finding, 0 to 2.
+    Found(Option<Severity>),
+}
+
+impl Exit {
+    /// Says what is wrong with the command line.
+    pub(super) fn usage(line: &str) -> Self {
+        say(line);
+        Self::Usage
+    }
+
+    /// Says why the configuration is refused.
+    pub(super) fn config(error: &ConfigError) -> Self {
+        say(&error.to_string());
+        Self::BadConfig
+    }
+
+    /// Says why the kernel side could not be loaded.
+    pub(super) fn load(error: &LoadError) -> Self {
+        say(&error.to_string());
+        if error.is_not_permitted() { Self::NotPermitted } else { Self::Failed }
+    }
+
+    /// Says why the daemon did not start.
+    pub(super) fn start(error: &StartError) -> Self {
+        match error {
+            StartError::Load(error) => Self::load(error),
+            error => Self::failed(error),
+        }
+    }
+
+    /// Says what failed.
+    pub(super) fn failed(error: &dyn std::error::Error) -> Self {
+        say(&error.to_string());
+        Self::Failed
+    }
+
+    /// As `check` means it: whatever kept it from looking is 3, UNKNOWN.
+    pub(super) fn for_check(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Ok | Self::Found(None | Some(Severity::Info)) => 0,
+            Self::Found(Some(Severity::Warning)) => 1,
+            Self::Found(Some(Severity::Critical)) => 2,
+            Self::Failed | Self::Usage | Self::NotPermitted | Self::BadConfig => 3,
+        })
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok | Exit::Found(_) => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 64,
+            Exit::NotPermitted => 77,
+            Exit::BadConfig => 78,
+        })
+    }
+}
+
+fn say(line: &str) {
+    eprintln!("tcpwatch: {line}");
+}

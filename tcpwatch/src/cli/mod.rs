@@ -1,0 +1,151 @@
+//! The command line: what it takes, and what each exit code means.
+//!
+//! Usage is checked here and nowhere else; one file per command does the rest. `check` follows the
+//! monitoring-plugins convention and knows no other exit codes; see [`Exit`].
+
+mod check;
+mod config;
+mod doctor;
+mod exit;
+mod run;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+pub use exit::Exit;
+
+use crate::{
+    agent::ConfigSource,
+    config::{Config, LogFormat, LogLevel},
+};
+
+/// Read where no `--config` is given and it exists.
+const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
+
+/// Watches TCP on this host and says what is wrong, whose fault it is and what to do.
+#[derive(Debug, Parser)]
+#[command(name = "tcpwatch", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: attach, watch, serve HTTP
+    Run(Options),
+    /// Look at this host once, print the findings and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    Check(CheckOptions),
+    /// Show what this kernel and these privileges let tcpwatch see
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check or print the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file; exit with 78 if it is refused
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print the default configuration with its comments
+    Default,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on; may be repeated
+    #[arg(long = "web.listen-address", value_name = "ADDR")]
+    listen_addresses: Vec<SocketAddr>,
+    /// error, warn, info, debug or trace
+    #[arg(long = "log.level", value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// text or json
+    #[arg(long = "log.format", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct CheckOptions {
+    /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Watch so long before judging, so that events and rates count: 10s, 1m
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_watch)]
+    watch: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// From 1 s, below which no rate means anything, to an hour.
+fn parse_watch(text: &str) -> Result<Duration, String> {
+    let watch = crate::config::parse_duration(text)?;
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3_600);
+    bounds.contains(&watch).then_some(watch).ok_or_else(|| "expected from 1s to 1h".to_owned())
+}
+
+/// Parses the command line, runs the command and returns its exit code. What went wrong is said in
+/// one line on stderr.
+#[must_use]
+pub fn main() -> ExitCode {
+    restore_sigpipe();
+    let is_check = std::env::args_os().nth(1).is_some_and(|argument| argument == "check");
+    let exit = match parse() {
+        Ok(cli) => match cli.command {
+            Command::Run(options) => run::run(options),
+            Command::Check(options) => check::check(&options),
+            Command::Doctor { json } => doctor::doctor(json),
+            Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
+            Command::Config { command: ConfigCommand::Default } => config::print_default(),
+        },
+        Err(exit) => exit,
+    };
+    if is_check { exit.for_check() } else { exit.into() }
+}
+
+fn parse() -> Result<Cli, Exit> {
+    let matches =
+        Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    matches.map_err(|error| match error.kind() {
+        // Asked for, so it goes to stdout and is no failure.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Exit::Ok
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            let listed = text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty());
+            let line = listed.fold(line.to_owned(), |line, more| format!("{line} {more}"));
+            Exit::usage(&format!("{line}; see `tcpwatch --help`"))
+        }
+    })
+}
+
+/// The configuration that the options name, or the default.
+fn config_source(path: Option<PathBuf>) -> ConfigSource {
+    let default = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists());
+    ConfigSource { path: path.or_else(default), overrides: Box::new(|_: &mut Config| {}) }
+}
+
+/// Rust ignores SIGPIPE, so that `tcpwatch config default | head` would panic.
+fn restore_sigpipe() {
+    // SAFETY: SIG_DFL is a valid disposition, and no other thread runs yet.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

@@ -1,0 +1,131 @@
+//! The sections that are not about one kind of finding: serving, logging, counting, bounding.
+//!
+//! The doc comment of a key is its comment in the default file: what it means, its unit, its
+//! bounds, and why that default. A test holds the bounds in the comment against those in force.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use super::{
+    error::Fault,
+    section::{Given, section},
+    setting::choice,
+};
+
+section! {
+    /// The HTTP server: page, metrics, API.
+    pub struct Web {
+        /// IP addresses with port to listen on, from 1 to 64, none twice. Loopback until you open
+        /// it, because the page names processes and their peers. Port 10743 lies outside every
+        /// default ephemeral range (Linux: 32768 to 60999), so that no outgoing connection takes
+        /// it while tcpwatch restarts.
+        pub listen_addresses: Vec<SocketAddr> =
+            vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 10743))];
+    }
+}
+
+section! {
+    /// What tcpwatch says about itself and its findings, on stderr or in the journal.
+    pub struct Log {
+        /// The least severe level that is logged: "error", "warn", "info", "debug" or "trace".
+        /// "info" is the quietest at which each finding's rise and end can be read afterwards.
+        pub level: LogLevel = LogLevel::Info;
+
+        /// "text" or "json", which is an object in a line for each record. Under systemd the
+        /// journal gets fields in either case. "text" because who collects logs by machine sets
+        /// this anyway, and who starts tcpwatch by hand does not.
+        pub format: LogFormat = LogFormat::Text;
+    }
+}
+
+choice! {
+    /// The least severe level that is logged.
+    pub enum LogLevel {
+        /// What stops tcpwatch or a part of it.
+        Error = "error",
+        /// What it could not see or do.
+        Warn = "warn",
+        /// Findings, start, reload and end.
+        Info = "info",
+        /// For finding errors in tcpwatch.
+        Debug = "debug",
+        /// All there is.
+        Trace = "trace",
+    }
+}
+
+choice! {
+    /// How log records are written.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object in a line.
+        Json = "json",
+    }
+}
+
+section! {
+    /// The regular count of all sockets.
+    pub struct Inventory {
+        /// Time from one inventory to the next, from 100ms to 1h. 10s is shorter than the scrape
+        /// interval of Prometheus' own example (15s), so that each scrape sees a new count; and a
+        /// finding, which stands within two inventories, stands within 20s.
+        pub interval: Duration = Duration::from_secs(10),
+            in Duration::from_millis(100)..=Duration::from_secs(3600);
+
+        /// The network namespaces that are watched: "all" or "host", which is the one in which
+        /// tcpwatch runs. "all" because a container's leak fills the host's memory like any other.
+        pub namespaces: Namespaces = Namespaces::All;
+    }
+}
+
+choice! {
+    /// The network namespaces that are watched.
+    pub enum Namespaces {
+        /// Every one on this host.
+        All = "all",
+        /// That in which tcpwatch runs.
+        Host = "host",
+    }
+}
+
+section! {
+    /// Bounds on what tcpwatch itself uses. What goes beyond is counted, not dropped in silence.
+    pub struct Limits {
+        /// Owners (process and unit) that have a series of their own in each metric, from 1 to
+        /// 10000; the largest are shown, the others summed as process="other". 50 because few
+        /// hosts run more services than that, and each owner costs a series in every such metric.
+        pub owners: usize = 50, in 1..=10_000;
+
+        /// Sockets in CLOSE_WAIT that are described one by one in each network namespace, from 100
+        /// to 1000000; those beyond are only counted. 16384 is 16 times the customary limit of
+        /// 1024 open files, so that a process that has leaked all it may is still seen whole, and
+        /// at 80 bytes each they take 1.25 MiB.
+        pub close_wait_sockets: usize = 16_384, in 100..=1_000_000;
+
+        /// Bytes of the ring through which the kernel hands over events: a power of two from 4096
+        /// to 67108864, and no smaller than a page of this host's memory, as the kernel demands.
+        /// 262144 (256 KiB) holds almost 3000 events of 80 bytes: a burst of failures while
+        /// tcpwatch is not scheduled. Events that find it full are counted as lost.
+        pub ring_buffer_bytes: u32 = 262_144, in 4096..=67_108_864;
+
+        /// HTTP connections at a time, from 1 to 1024. 64 is ample for some scrapers and browsers
+        /// (which open up to 6 each), and far from the customary limit of 1024 open files, which
+        /// tcpwatch also needs for its own work.
+        pub http_connections: usize = 64, in 1..=1024;
+    }
+    check ring_is_a_power_of_two;
+}
+
+/// `BPF_MAP_TYPE_RINGBUF` takes nothing else (kernel/bpf/ringbuf.c, `ringbuf_map_alloc`). Together
+/// with the lower bound this makes the size a multiple of a 4096-byte page.
+fn ring_is_a_power_of_two(limits: &Limits, given: &Given<'_>) -> Result<(), Fault> {
+    if limits.ring_buffer_bytes.is_power_of_two() {
+        return Ok(());
+    }
+    let above = limits.ring_buffer_bytes.next_power_of_two();
+    let expected = format!("a power of two such as {} or {above}", above / 2);
+    given.refuse("ring_buffer_bytes", expected).map_or(Ok(()), Err)
+}

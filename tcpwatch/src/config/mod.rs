@@ -1,0 +1,118 @@
+//! Everything that can be set: the schema, its defaults, its bounds and the file that explains it.
+//!
+//! Nothing outside this folder reads TOML or knows a default. A key is one line in a `section!`
+//! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
+//! prints, so what users read cannot differ from what is compiled. All parsing is pure;
+//! [`Config::load`] alone touches the disk. What is refused is refused as a whole, with one line
+//! that names the place (`error.rs`); command-line flags are merged elsewhere.
+
+mod detect;
+mod duration;
+mod error;
+mod general;
+mod section;
+mod setting;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
+
+pub use detect::{
+    CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion, SelfConnection,
+    TimeWaitExhaustion,
+};
+pub use error::{Cause, ConfigError, Place};
+pub use general::{Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+use section::Section;
+
+/// The largest file that is read. The default file has some 100 lines; a thousand times that is
+/// not a configuration but a wrong path, and must not be taken into memory.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// What some editors put in front of UTF-8 text; they do not count it as a column.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+section::sections! {
+    /// Configuration of tcpwatch, in TOML. Every key is shown with its default; a key that is left
+    /// out keeps it. An unknown key or an impossible value refuses the whole file:
+    /// `tcpwatch config check FILE` says where. SIGHUP reloads; a file that is refused then leaves
+    /// the configuration before it in force.
+    ///
+    /// A duration is a string of numbers with units ms, s, m or h, the largest first: "100ms",
+    /// "60s", "1h30m".
+    pub struct Config {
+        pub web: Web;
+        pub log: Log;
+        pub inventory: Inventory;
+        pub limits: Limits;
+        pub detect: Detect;
+    }
+}
+
+impl Config {
+    /// Parses the text of a configuration file. `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        section::parse(text).map_err(|fault| fault.found_in(path, text.as_bytes()))
+    }
+
+    /// Reads and parses a configuration file. An empty file is the default configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = read(path)?;
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| error::Fault::not_utf8(bytes, &error).found_in(path, bytes))?;
+        Self::parse(text, path)
+    }
+
+    /// The file that sets every key to its default, each under its comment.
+    pub fn default_toml() -> String {
+        let mut file = String::new();
+        for (number, section) in Self::describe("").iter().enumerate() {
+            if number > 0 {
+                file.push('\n');
+            }
+            comment(&mut file, section.docs);
+            // A section that only holds others needs no header in TOML.
+            if !section.keys.is_empty() {
+                let _infallible = writeln!(file, "[{}]", section.path);
+            }
+            for (number, key) in section.keys.iter().enumerate() {
+                if number > 0 {
+                    file.push('\n');
+                }
+                comment(&mut file, key.docs);
+                let _infallible = writeln!(file, "{} = {}", key.name, key.value);
+            }
+        }
+        file
+    }
+}
+
+/// Parses a duration as the configuration writes it, for flags that take one.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| r#"expected a duration such as "10s""#.to_owned())
+}
+
+fn comment(file: &mut String, docs: &[&str]) {
+    for line in docs {
+        // A doc comment's text starts with the space that followed its slashes.
+        let _infallible = writeln!(file, "#{line}");
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let unreadable = |error| ConfigError::unreadable(path, error);
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(ConfigError::directory(path));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too large from one that just fits, also for
+    // a pipe or a device, whose length is not known before.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::too_large(path, MAX_FILE_BYTES));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,54 @@
+//! What holds now, and what has changed since.
+//!
+//! Detectors say what they see each time anew; the board compares by id. A finding keeps its
+//! `since` while it lasts. Changes queue up until they are polled, and the queue is bounded by the
+//! findings that there can be: an id changes at most once in each update.
+
+use std::{cmp::Reverse, collections::VecDeque};
+
+use super::{Finding, FindingChange};
+use crate::facts::Timestamp;
+
+/// Changes that wait to be polled; the agent polls after each inventory.
+const CHANGES: usize = 1_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    findings: Vec<Finding>,
+    changes: VecDeque<FindingChange>,
+}
+
+impl Board {
+    /// Replaces what held by what holds.
+    pub(super) fn update(&mut self, mut found: Vec<Finding>, now: Timestamp) {
+        let mut before = std::mem::take(&mut self.findings);
+        for finding in &mut found {
+            finding.last_seen = now;
+            let known = before.iter().position(|old| old.id == finding.id);
+            let Some(old) = known.map(|index| before.swap_remove(index)) else {
+                self.changes.push_back(FindingChange::Raised(finding.clone()));
+                continue;
+            };
+            finding.since = old.since;
+            if finding.severity != old.severity {
+                self.changes.push_back(FindingChange::SeverityChanged {
+                    finding: finding.clone(),
+                    from: old.severity,
+                });
+            }
+        }
+        self.changes.extend(before.into_iter().map(FindingChange::Cleared));
+        let excess = self.changes.len().saturating_sub(CHANGES);
+        self.changes.drain(..excess);
+        found.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
+        self.findings = found;
+    }
+
+    pub(super) fn poll_change(&mut self) -> Option<FindingChange> {
+        self.changes.pop_front()
+    }
+
+    pub(super) fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}

@@ -1,0 +1,260 @@
+//! A judged condition, in the words that a person reads.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use crate::facts::{Owner, Process, Role, Timestamp};
+
+/// What kind of condition; the names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FindingKind {
+    /// One owner keeps sockets in CLOSE_WAIT.
+    CloseWaitPileup,
+    /// TIME_WAIT near its limit.
+    TimeWaitExhaustion,
+    /// A destination is near the end of its ports, or a connect() found none.
+    EphemeralPortExhaustion,
+    /// A socket is connected to itself.
+    SelfConnection,
+}
+
+impl FindingKind {
+    /// Every kind that this version can raise.
+    pub const ALL: [Self; 4] = [
+        Self::CloseWaitPileup,
+        Self::TimeWaitExhaustion,
+        Self::EphemeralPortExhaustion,
+        Self::SelfConnection,
+    ];
+
+    /// The stable name, kebab-case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CloseWaitPileup => "close-wait-pileup",
+            Self::TimeWaitExhaustion => "time-wait-exhaustion",
+            Self::EphemeralPortExhaustion => "ephemeral-port-exhaustion",
+            Self::SelfConnection => "self-connection",
+        }
+    }
+
+    /// Where its runbook lies, relative to the documentation.
+    #[must_use]
+    pub fn runbook(self) -> String {
+        format!("docs/runbooks/{}.md", self.name())
+    }
+}
+
+impl Serialize for FindingKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; nobody is woken.
+    Info,
+    /// Will become a failure if it goes on.
+    Warning,
+    /// Is failing, or about to.
+    Critical,
+}
+
+impl Severity {
+    /// Every severity, mildest first.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
+    /// `info`, `warning` or `critical`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+/// A number of the evidence, or a word.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Evidence {
+    /// A count, or a size or time in the unit that the key names.
+    Count(u64),
+    /// Likewise, with a fraction.
+    Number(f64),
+    /// A word.
+    Text(String),
+    /// Several.
+    List(Vec<String>),
+}
+
+/// Evidence in the order in which it is shown; each key ends in its unit where it has one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EvidenceMap(Vec<(&'static str, Evidence)>);
+
+impl EvidenceMap {
+    /// Appends a count.
+    pub fn count(&mut self, key: &'static str, value: u64) -> &mut Self {
+        self.0.push((key, Evidence::Count(value)));
+        self
+    }
+
+    /// Appends a number with a fraction, kept to three places.
+    pub fn number(&mut self, key: &'static str, value: f64) -> &mut Self {
+        self.0.push((key, Evidence::Number((value * 1_000.0).round() / 1_000.0)));
+        self
+    }
+
+    /// Appends a word.
+    pub fn text(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
+        self.0.push((key, Evidence::Text(value.into())));
+        self
+    }
+
+    /// Appends several.
+    pub fn list(&mut self, key: &'static str, values: Vec<String>) -> &mut Self {
+        self.0.push((key, Evidence::List(values)));
+        self
+    }
+
+    /// The value under `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Evidence> {
+        self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
+        self.0.iter().map(|(key, value)| (*key, value))
+    }
+}
+
+impl Serialize for EvidenceMap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Whom and what a finding is about. Unknown fields are absent, never guessed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Subject {
+    /// Name of the network namespace, as in the metrics.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub netns: Arc<str>,
+    /// `comm` of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// Its id; of several, the one that holds most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Its systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Its container or pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Which side this host is.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_role")]
+    pub role: Option<Role>,
+    /// This end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// The other end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Descriptors of sample sockets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fds: Vec<u32>,
+    /// User stack that opened the sockets, innermost frame first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stack: Vec<String>,
+    /// The `port` label of the metrics: service port.
+    #[serde(skip)]
+    pub port: Option<u16>,
+}
+
+impl Subject {
+    /// Fills in what is known of the process.
+    pub fn set_process(&mut self, process: &Process) {
+        self.process = Some(process.name.clone());
+        self.pid = Some(process.pid);
+        self.exe.clone_from(&process.exe);
+        self.unit.clone_from(&process.unit);
+        self.container.clone_from(&process.container);
+    }
+
+    /// Fills in what is known of an owner: its process and descriptors.
+    pub fn set_owner(&mut self, owner: &Owner) {
+        self.set_process(&owner.process);
+        self.fds.clone_from(&owner.fds);
+    }
+
+    /// The `unit` label of the metrics.
+    #[must_use]
+    pub fn unit_label(&self) -> &str {
+        self.unit.as_deref().or(self.container.as_deref()).unwrap_or("")
+    }
+}
+
+fn serialize_role<S: Serializer>(role: &Option<Role>, serializer: S) -> Result<S::Ok, S::Error> {
+    role.map(Role::label).serialize(serializer)
+}
+
+/// A condition that holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Stable while the condition lasts.
+    pub id: String,
+    /// What kind.
+    pub kind: FindingKind,
+    /// How bad.
+    pub severity: Severity,
+    /// One sentence with the number, the owner and the peer.
+    pub title: String,
+    /// Why, from the evidence.
+    pub explanation: String,
+    /// The numbers.
+    pub evidence: EvidenceMap,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// What to do: ordered, concrete, safest first.
+    pub remedies: Vec<String>,
+    /// Since when the condition holds.
+    pub since: Timestamp,
+    /// When it was seen last.
+    pub last_seen: Timestamp,
+}
+
+/// A change that a person is told once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FindingChange {
+    /// It has begun.
+    Raised(Finding),
+    /// It has become better or worse.
+    SeverityChanged {
+        /// As it is now.
+        finding: Finding,
+        /// As it was.
+        from: Severity,
+    },
+    /// It has ended; as it was last.
+    Cleared(Finding),
+}

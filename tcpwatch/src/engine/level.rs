@@ -1,0 +1,47 @@
+//! Thresholds that do not flap.
+
+use std::collections::HashMap;
+
+use super::Severity;
+
+/// A severity once reached is kept until the value has fallen below this part of its threshold, so
+/// that a value that trembles around the threshold raises one finding and not one a minute.
+const RELEASE: f64 = 0.9;
+
+/// The severities that were reached last time, by the id of the condition.
+#[derive(Debug, Default)]
+pub(super) struct Levels {
+    held: HashMap<String, Severity>,
+    next: HashMap<String, Severity>,
+}
+
+impl Levels {
+    /// Begins a round: what is not judged in it is forgotten.
+    pub(super) fn begin(&mut self) {
+        self.held = std::mem::take(&mut self.next);
+    }
+
+    /// The severity of `value` for the condition `id`.
+    pub(super) fn judge(
+        &mut self,
+        id: &str,
+        value: f64,
+        warning: f64,
+        critical: f64,
+    ) -> Option<Severity> {
+        let held = self.held.get(id).copied();
+        let reached = |threshold: f64, severity: Severity| {
+            let factor = if held >= Some(severity) { RELEASE } else { 1.0 };
+            value >= threshold * factor
+        };
+        let severity = if reached(critical, Severity::Critical) {
+            Severity::Critical
+        } else if reached(warning, Severity::Warning) {
+            Severity::Warning
+        } else {
+            return None;
+        };
+        self.next.insert(id.to_owned(), severity);
+        Some(severity)
+    }
+}

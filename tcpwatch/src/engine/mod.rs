@@ -1,0 +1,114 @@
+//! Judges facts: facts and time in, findings and samples out.
+//!
+//! No clock, no file, no socket, no async, no log: time is an argument, so every verdict can be
+//! tested on a table of facts. Memory is bounded whatever the facts are.
+//!
+//! [`Engine`] hands each fact to the detectors, one file each. What they find goes to the
+//! [`board`], which knows what is new, worse or gone. [`sampler`] groups the numbers.
+
+mod board;
+mod close_wait_pileup;
+mod cut;
+mod ephemeral_port_exhaustion;
+mod finding;
+mod level;
+mod sampler;
+mod samples;
+mod self_connection;
+mod text;
+mod time_wait_exhaustion;
+mod trend;
+
+pub use finding::{Evidence, EvidenceMap, Finding, FindingChange, FindingKind, Severity, Subject};
+pub use samples::{
+    CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
+    NamespaceTotals, OTHER, OwnerLabels, Samples,
+};
+
+use self::{
+    board::Board, close_wait_pileup::CloseWaitPileup,
+    ephemeral_port_exhaustion::EphemeralPortExhaustion, sampler::Sampler,
+    self_connection::SelfConnection, time_wait_exhaustion::TimeWaitExhaustion,
+};
+use crate::{
+    config,
+    facts::{Event, Inventory, Timestamp},
+};
+
+/// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
+const FINDINGS_PER_KIND: usize = 100;
+
+/// The whole judgement.
+#[derive(Debug)]
+pub struct Engine {
+    close_wait_pileup: CloseWaitPileup,
+    time_wait_exhaustion: TimeWaitExhaustion,
+    ephemeral_port_exhaustion: EphemeralPortExhaustion,
+    self_connection: SelfConnection,
+    board: Board,
+    sampler: Sampler,
+}
+
+impl Engine {
+    /// Knows nothing yet. `owners` bounds how many owners are named in the samples.
+    #[must_use]
+    pub fn new(detect: &config::Detect, owners: usize) -> Self {
+        Self {
+            close_wait_pileup: CloseWaitPileup::new(detect.close_wait_pileup.clone()),
+            time_wait_exhaustion: TimeWaitExhaustion::new(detect.time_wait_exhaustion.clone()),
+            ephemeral_port_exhaustion: EphemeralPortExhaustion::new(
+                detect.ephemeral_port_exhaustion.clone(),
+            ),
+            self_connection: SelfConnection::new(detect.self_connection.clone()),
+            board: Board::default(),
+            sampler: Sampler::new(owners),
+        }
+    }
+
+    /// Takes new thresholds; history and findings stay.
+    pub fn reconfigure(&mut self, detect: &config::Detect, owners: usize) {
+        self.close_wait_pileup.config = detect.close_wait_pileup.clone();
+        self.time_wait_exhaustion.config = detect.time_wait_exhaustion.clone();
+        self.ephemeral_port_exhaustion.config = detect.ephemeral_port_exhaustion.clone();
+        self.self_connection.config = detect.self_connection.clone();
+        self.sampler.reconfigure(owners);
+    }
+
+    /// Takes an event. It counts at once and is judged with the next inventory.
+    pub fn handle_event(&mut self, event: &Event) {
+        self.ephemeral_port_exhaustion.handle_event(event);
+        self.self_connection.handle_event(event);
+        self.sampler.handle_event(event);
+    }
+
+    /// Takes an inventory and judges everything known so far.
+    pub fn handle_inventory(&mut self, inventory: &Inventory, now: Timestamp) {
+        let mut found = Vec::new();
+        found.extend(self.close_wait_pileup.judge(inventory, now));
+        found.extend(self.time_wait_exhaustion.judge(inventory, now));
+        found.extend(self.ephemeral_port_exhaustion.judge(inventory, now));
+        found.extend(self.self_connection.judge(inventory, now));
+        self.board.update(found, now);
+        self.sampler.handle_inventory(inventory, now, self.board.findings());
+    }
+
+    /// The next change that a person is told of, oldest first.
+    pub fn poll_change(&mut self) -> Option<FindingChange> {
+        self.board.poll_change()
+    }
+
+    /// Findings that hold, worst first.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        self.board.findings()
+    }
+
+    /// The numbers as of the last inventory; counters as of the last event.
+    #[must_use]
+    pub fn samples(&self) -> Samples {
+        self.sampler.samples()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! What the kernel side has counted since it was loaded.
+
+use std::time::Duration;
+
+use super::{ResetObservation, TcpState};
+
+/// Totals over all CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct KernelCounters {
+    /// Transitions by (from, to), those that occurred.
+    pub transitions: Vec<((TcpState, TcpState), u64)>,
+    /// Time spent in CLOSE_WAIT by sockets that left it.
+    pub close_wait: CloseWaitDurations,
+    /// Resets sent, by what was seen of them; `None` without the hook.
+    pub resets_sent: Option<Vec<(ResetObservation, u64)>>,
+    /// Resets received, by the state of the socket; `None` without the hook.
+    pub resets_received: Option<Vec<(TcpState, u64)>>,
+    /// What was lost, by stage.
+    pub lost: Vec<(&'static str, u64)>,
+}
+
+/// A histogram.
+#[derive(Clone, Debug, Default)]
+pub struct CloseWaitDurations {
+    /// Upper bounds with the sockets in each bucket, not cumulative.
+    pub buckets: Vec<(Duration, u64)>,
+    /// Sockets beyond the last bound.
+    pub beyond: u64,
+    /// Sum of all times.
+    pub sum: Duration,
+}
+
+/// How full a table of fixed size is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableUse {
+    /// The `table` label.
+    pub table: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that fit.
+    pub limit: u64,
+}

@@ -1,0 +1,35 @@
+//! One end of a connection.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// An address and a port; IPv4-mapped IPv6 addresses are IPv4 here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// The port, 0 where none was assigned.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// From the kernel side's form, see [`tcpwatch_common::Address`].
+    #[must_use]
+    pub fn from_kernel(address: tcpwatch_common::Address, port: u16) -> Self {
+        let mut octets = [0; 16];
+        for (bytes, word) in octets.chunks_exact_mut(4).zip(address.words) {
+            // The words are in network byte order already.
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        Self { address: Ipv6Addr::from(octets).to_canonical(), port }
+    }
+}
+
+/// `127.0.0.1:80`, `[::1]:80`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}

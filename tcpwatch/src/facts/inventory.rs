@@ -1,0 +1,254 @@
+//! What a walk over the socket tables found; the truth for every gauge.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use super::{Endpoint, Owner, TcpState, Timestamp};
+
+/// All namespaces, walked one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// When the first walk began.
+    pub started: Timestamp,
+    /// When the last one ended.
+    pub finished: Timestamp,
+    /// Time spent walking, without the look-up of owners.
+    pub walked: Duration,
+    /// The namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// Namespaces that could not be entered or walked.
+    pub unseen_namespaces: u64,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Namespace {
+    /// Inode number of the namespace's file.
+    pub inode: u32,
+    /// `host`, the name of its bind mount, a container's or pod's id, or empty.
+    pub name: Arc<str>,
+    /// Sockets by state.
+    pub sockets: StateCounts,
+    /// Minisockets and their limit.
+    pub time_wait: TimeWaitUse,
+    /// Ports of outgoing connections.
+    pub ports: PortUse,
+    /// Sockets in CLOSE_WAIT, up to a limit.
+    pub close_wait: Vec<CloseWaitSocket>,
+    /// Sockets in CLOSE_WAIT beyond that limit: counted, not described.
+    pub close_wait_beyond: u64,
+    /// Listening sockets.
+    pub listeners: Vec<Listener>,
+    /// Sockets connected to themselves, in whatever state.
+    pub self_connected: Vec<SelfConnectedSocket>,
+    /// `/proc/net/netstat`, where it could be read.
+    pub netstat: Option<NetstatCounters>,
+}
+
+impl Namespace {
+    /// Ports on which somebody listens.
+    #[must_use]
+    pub fn listening_ports(&self) -> HashSet<u16> {
+        self.listeners.iter().map(|listener| listener.local.port).collect()
+    }
+}
+
+/// Sockets by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateCounts([u64; TcpState::ALL.len()]);
+
+impl StateCounts {
+    /// Sockets in `state`.
+    #[must_use]
+    pub const fn get(&self, state: TcpState) -> u64 {
+        self.0[state as usize - 1]
+    }
+
+    /// Sets the number of sockets in `state`.
+    pub const fn set(&mut self, state: TcpState, count: u64) {
+        self.0[state as usize - 1] = count;
+    }
+
+    /// Adds another namespace's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+    }
+
+    /// Sockets in any state.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// Minisockets: TIME_WAIT and orphaned FIN_WAIT2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeWaitUse {
+    /// How many there are.
+    pub used: u64,
+    /// `net.ipv4.tcp_max_tw_buckets`; beyond it a socket is destroyed instead.
+    pub limit: Option<u64>,
+}
+
+/// `net.ipv4.tcp_tw_reuse`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TwReuse {
+    /// 0: a port in TIME_WAIT stays taken for its destination.
+    Never,
+    /// 1: connect() may take it after a second, if timestamps are on.
+    Always,
+    /// 2, the default since 4.19: likewise, but only over loopback.
+    #[default]
+    Loopback,
+}
+
+/// Local ports of outgoing connections. A connect() needs one that is free for its source address,
+/// destination address and destination port together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortUse {
+    /// `ip_local_port_range`, both ends inclusive.
+    pub range: (u16, u16),
+    /// Ports of the range less the reserved ones: what one destination can have.
+    pub available: u32,
+    /// Of these, bound explicitly: taken for every destination.
+    pub pinned: u32,
+    /// The destination that has taken most.
+    pub worst: Option<DestinationUse>,
+    /// Destinations that have taken at least half of what they can have; the first 32.
+    pub busy: Vec<DestinationUse>,
+    /// How ports in TIME_WAIT count.
+    pub tw_reuse: TwReuse,
+    /// `net.ipv4.tcp_timestamps` is not 0.
+    pub timestamps: bool,
+}
+
+/// Ports taken for one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationUse {
+    /// Source address; the port is 0.
+    pub local: Endpoint,
+    /// Destination.
+    pub peer: Endpoint,
+    /// Ports taken, those bound explicitly included; never more than [`PortUse::available`].
+    pub used: u32,
+}
+
+/// Which side of the connection this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It called connect().
+    Client,
+    /// It accepted, or somebody listens on the local port.
+    Server,
+}
+
+impl Role {
+    /// `client` or `server`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// What Recv-Q says of a socket in CLOSE_WAIT: the FIN itself counts one byte until recv() has
+/// returned 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unread {
+    /// 0: the application saw the end and did not close.
+    Nothing,
+    /// 1: it never read again.
+    End,
+    /// More: data is unread too, and closing will send a reset (RFC 2525 section 2.17).
+    Data,
+}
+
+/// A socket in CLOSE_WAIT: the peer has closed, this side has not.
+#[derive(Clone, Debug)]
+pub struct CloseWaitSocket {
+    /// The socket's identity while it lives; a kernel address, never to be published.
+    pub id: u64,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub peer: Endpoint,
+    /// Which side this is.
+    pub role: Role,
+    /// Since when, at the latest.
+    pub since: Timestamp,
+    /// Whether `since` is exact: the hook saw it enter the state.
+    pub since_exact: bool,
+    /// Recv-Q in bytes.
+    pub recv_queue: u32,
+    /// It waits in an accept queue: nobody has accepted it.
+    pub unaccepted: bool,
+    /// Who holds it, where known.
+    pub owner: Option<Owner>,
+    /// Its owner has not been looked for yet.
+    pub owner_pending: bool,
+}
+
+impl CloseWaitSocket {
+    /// How Recv-Q reads.
+    #[must_use]
+    pub const fn unread(&self) -> Unread {
+        match self.recv_queue {
+            0 => Unread::Nothing,
+            1 => Unread::End,
+            _ => Unread::Data,
+        }
+    }
+
+    /// The `port` label: the peer's port for a client, the listening port for a server.
+    #[must_use]
+    pub const fn service_port(&self) -> u16 {
+        match self.role {
+            Role::Client => self.peer.port,
+            Role::Server => self.local.port,
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where it listens.
+    pub local: Endpoint,
+    /// Connections that wait for accept().
+    pub accept_queue: u32,
+    /// How many may wait; one more is let in (`sk_acceptq_is_full` compares with `>`).
+    pub accept_limit: u32,
+    /// Half-open requests.
+    pub half_open: u32,
+    /// Who holds it, where known.
+    pub owner: Option<Owner>,
+}
+
+/// A socket whose peer is itself.
+#[derive(Clone, Debug)]
+pub struct SelfConnectedSocket {
+    /// The socket's identity while it lives; never to be published.
+    pub id: u64,
+    /// Both ends.
+    pub endpoint: Endpoint,
+    /// Its state.
+    pub state: TcpState,
+    /// Who holds it, where known.
+    pub owner: Option<Owner>,
+}
+
+/// Counters of `/proc/net/netstat` of one namespace, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetstatCounters {
+    /// `TCPTimeWaitOverflow`: TIME_WAIT skipped because the limit was reached.
+    pub time_wait_overflows: u64,
+    /// `ListenOverflows`: connections dropped at a full accept queue.
+    pub listen_overflows: u64,
+    /// `ListenDrops`: all connections dropped at a listener.
+    pub listen_drops: u64,
+    /// `SyncookiesSent`.
+    pub syncookies_sent: u64,
+}

@@ -1,0 +1,25 @@
+//! What is known of the host, in types: the only input of the engine.
+//!
+//! Nothing here reads anything. [`kernel`](crate::kernel) makes facts, the
+//! [`engine`](crate::engine) judges them. All times are CLOCK_MONOTONIC, see [`Timestamp`].
+
+mod counters;
+mod endpoint;
+mod event;
+mod inventory;
+mod process;
+mod reset;
+mod state;
+mod time;
+
+pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
+pub use endpoint::Endpoint;
+pub use event::{ConnectFailure, Event};
+pub use inventory::{
+    CloseWaitSocket, DestinationUse, Inventory, Listener, Namespace, NetstatCounters, PortUse,
+    Role, SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread,
+};
+pub use process::{Owner, Process};
+pub use reset::{ResetCause, ResetObservation, ResetReason};
+pub use state::TcpState;
+pub use time::Timestamp;

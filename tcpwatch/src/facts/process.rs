@@ -1,0 +1,41 @@
+//! Who holds a socket.
+
+use std::sync::Arc;
+
+use super::Timestamp;
+
+/// A process. What could not be read is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Process id in the agent's pid namespace.
+    pub pid: u32,
+    /// `comm` of the thread-group leader, at most 15 bytes.
+    pub name: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// The executable's path.
+    pub exe: Option<String>,
+    /// The innermost systemd unit, `nginx.service` say.
+    pub unit: Option<String>,
+    /// Container id, or pod id where only that is known, in short form.
+    pub container: Option<String>,
+}
+
+impl Process {
+    /// The `unit` label: the systemd unit, else the container, else empty.
+    #[must_use]
+    pub fn unit_label(&self) -> &str {
+        self.unit.as_deref().or(self.container.as_deref()).unwrap_or("")
+    }
+}
+
+/// Who holds one socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The oldest of the processes that hold it, except pid 1.
+    pub process: Arc<Process>,
+    /// The descriptors by which that process holds it; the first few.
+    pub fds: Vec<u32>,
+    /// How many processes hold it.
+    pub holders: u32,
+}

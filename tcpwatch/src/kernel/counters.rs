@@ -1,0 +1,133 @@
+//! What the hooks have counted, added up over the CPUs.
+
+use std::{os::fd::AsRawFd, time::Duration};
+
+use aya::{
+    maps::{MapData, PerCpuArray, PerCpuHashMap},
+    programs::ProgramFd,
+};
+use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey};
+
+use crate::facts::{CloseWaitDurations, KernelCounters, ResetObservation, ResetReason, TcpState};
+
+/// Reads the counters; one system call and one for each kind of reset.
+pub struct CounterReader {
+    counters: PerCpuArray<MapData, Counters>,
+    resets: PerCpuHashMap<MapData, ResetKey, u64>,
+    sees_resets_sent: bool,
+    sees_resets_received: bool,
+    reset_reasons: Vec<ResetReason>,
+    programs: Vec<ProgramFd>,
+}
+
+impl CounterReader {
+    pub(super) fn new(
+        counters: PerCpuArray<MapData, Counters>,
+        resets: PerCpuHashMap<MapData, ResetKey, u64>,
+        sees_resets_sent: bool,
+        sees_resets_received: bool,
+        reset_reasons: Vec<ResetReason>,
+        programs: Vec<ProgramFd>,
+    ) -> Self {
+        Self { counters, resets, sees_resets_sent, sees_resets_received, reset_reasons, programs }
+    }
+
+    /// Totals since the load. A map that cannot be read counts as nothing new: totals are
+    /// compared with the last ones, and what publishes them never lets them fall.
+    #[must_use]
+    pub fn read(&self) -> KernelCounters {
+        let Ok(per_cpu) = self.counters.get(&0, 0) else { return KernelCounters::default() };
+        let mut sum = Box::new(Counters::ZERO);
+        for cpu in per_cpu.iter() {
+            add(&mut sum, cpu);
+        }
+        KernelCounters {
+            transitions: transitions(&sum),
+            close_wait: close_wait(&sum),
+            resets_sent: self.sees_resets_sent.then(|| self.resets_sent()),
+            resets_received: self.sees_resets_received.then(|| by_state(&sum.resets_received)),
+            lost: vec![
+                ("ring_buffer", sum.events_lost),
+                ("notes", sum.notes_evicted),
+                ("resets", sum.resets_lost),
+                ("hooks", self.missed_runs()),
+            ],
+        }
+    }
+
+    fn resets_sent(&self) -> Vec<(ResetObservation, u64)> {
+        let reason_of = |number: u8| self.reset_reasons.get(usize::from(number)).copied();
+        self.resets
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, per_cpu)| {
+                let observation = ResetObservation::decode(key, |number| {
+                    reason_of(number).unwrap_or(ResetReason::Other)
+                });
+                (observation, per_cpu.iter().sum())
+            })
+            .collect()
+    }
+
+    /// Runs that the kernel left out because the same program was interrupted on that CPU
+    /// (`recursion_misses` of fdinfo, 5.12 and later; 0 before).
+    fn missed_runs(&self) -> u64 {
+        self.programs
+            .iter()
+            .filter_map(|program| {
+                use std::os::fd::AsFd;
+                let fd = program.as_fd().as_raw_fd();
+                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                let value = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+                value.trim().parse::<u64>().ok()
+            })
+            .sum()
+    }
+}
+
+fn add(sum: &mut Counters, cpu: &Counters) {
+    for (sums, row) in sum.transitions.iter_mut().zip(&cpu.transitions) {
+        add_all(sums, row);
+    }
+    add_all(&mut sum.close_wait_buckets, &cpu.close_wait_buckets);
+    add_all(&mut sum.resets_received, &cpu.resets_received);
+    sum.close_wait_sum_ns += cpu.close_wait_sum_ns;
+    sum.close_wait_unknown += cpu.close_wait_unknown;
+    sum.events_lost += cpu.events_lost;
+    sum.notes_evicted += cpu.notes_evicted;
+    sum.resets_lost += cpu.resets_lost;
+}
+
+fn add_all(sums: &mut [u64], row: &[u64]) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum += value;
+    }
+}
+
+fn by_state(counts: &[u64]) -> Vec<(TcpState, u64)> {
+    TcpState::ALL.iter().map(|&state| (state, counts[state as usize])).collect()
+}
+
+fn transitions(sum: &Counters) -> Vec<((TcpState, TcpState), u64)> {
+    let mut transitions = Vec::new();
+    for from in TcpState::ALL {
+        for to in TcpState::ALL {
+            let count = sum.transitions[from as usize][to as usize];
+            if count > 0 {
+                transitions.push(((from, to), count));
+            }
+        }
+    }
+    transitions
+}
+
+fn close_wait(sum: &Counters) -> CloseWaitDurations {
+    let bounds = CLOSE_WAIT_BUCKETS_NS.iter().copied().map(Duration::from_nanos);
+    let (beyond, within) =
+        sum.close_wait_buckets.split_last().expect("there is a bucket beyond the last bound");
+    CloseWaitDurations {
+        buckets: bounds.zip(within.iter().copied()).collect(),
+        beyond: *beyond,
+        sum: Duration::from_nanos(sum.close_wait_sum_ns),
+    }
+}

@@ -1,0 +1,125 @@
+//! The ring buffer: rare events, decoded.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    sync::Arc,
+};
+
+use aya::maps::{MapData, RingBuf};
+use tcpwatch_common as wire;
+
+use super::ProcessReader;
+use crate::facts::{ConnectFailure, Endpoint, Event, Process, Timestamp};
+
+/// Processes remembered between two drains, so that a burst of one process reads /proc once.
+const PROCESSES: usize = 256;
+
+/// Reads [`wire::Event`]s.
+pub struct EventRing {
+    ring: RingBuf<MapData>,
+    processes: ProcessReader,
+    callers: HashMap<u32, Arc<Process>>,
+    /// Records that could not be decoded: of another version, or of a size that does not fit.
+    malformed: u64,
+}
+
+impl EventRing {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring, processes: ProcessReader::new(), callers: HashMap::new(), malformed: 0 }
+    }
+
+    /// Takes at most `limit` events, oldest first. A full answer means that there may be more.
+    pub fn drain(&mut self, limit: usize) -> Vec<Event> {
+        let mut records = Vec::new();
+        while records.len() < limit {
+            let Some(item) = self.ring.next() else { break };
+            match decode(&item) {
+                Some(record) => records.push(record),
+                None => self.malformed += 1,
+            }
+        }
+        self.callers.clear();
+        records.iter().filter_map(|record| self.event(record)).collect()
+    }
+
+    /// Records that were not understood.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    fn event(&mut self, record: &wire::Event) -> Option<Event> {
+        let at = Timestamp::from_ns(record.time_ns);
+        let tuple = &record.tuple;
+        let local = Endpoint::from_kernel(tuple.local, tuple.local_port);
+        let peer = Endpoint::from_kernel(tuple.peer, tuple.peer_port);
+        let process = self.caller(record);
+        if record.kind == wire::EventKind::SelfConnection as u8 {
+            Some(Event::SelfConnection { at, netns: record.netns, endpoint: local, process })
+        } else if record.kind == wire::EventKind::ConnectFailed as u8 {
+            let reason = connect_failure(record.error, tuple.local_port);
+            Some(Event::ConnectFailed { at, netns: record.netns, local, peer, reason, process })
+        } else {
+            self.malformed += 1;
+            None
+        }
+    }
+
+    /// The process that called connect(): its name as noted then, and what /proc still says of it.
+    fn caller(&mut self, record: &wire::Event) -> Option<Arc<Process>> {
+        if record.tgid == 0 {
+            return None;
+        }
+        let name = wire_text(&record.comm);
+        if let Some(known) = self.callers.get(&record.tgid)
+            && known.name == name
+        {
+            return Some(Arc::clone(known));
+        }
+        let process = Arc::new(self.processes.read(record.tgid, name, None));
+        if self.callers.len() < PROCESSES {
+            self.callers.insert(record.tgid, Arc::clone(&process));
+        }
+        Some(process)
+    }
+}
+
+impl AsFd for EventRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl AsRawFd for EventRing {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<wire::Event> {
+    if bytes.len() != size_of::<wire::Event>() {
+        return None;
+    }
+    // SAFETY: the length fits, the read is unaligned, and every bit pattern is an Event.
+    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+/// The reason of a failed connect. A source port of 0 after CLOSE means that none was free: the
+/// kernel sets no `sk_err` then, and neither when the application gives up (seen on 6.18).
+fn connect_failure(error: i32, local_port: u16) -> ConnectFailure {
+    match error {
+        0 if local_port == 0 => ConnectFailure::NoLocalPort,
+        libc::ECONNREFUSED => ConnectFailure::Refused,
+        libc::ETIMEDOUT => ConnectFailure::TimedOut,
+        libc::EHOSTUNREACH | libc::ENETUNREACH => ConnectFailure::Unreachable,
+        libc::ECONNRESET => ConnectFailure::Reset,
+        _ => ConnectFailure::Other,
+    }
+}
+
+/// A NUL-padded name of the kernel; bytes that are no UTF-8 are replaced.
+pub(super) fn wire_text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

@@ -1,0 +1,230 @@
+//! Which process holds a socket.
+//!
+//! Only sockets that stay are looked up: one pass over the open files of all processes, in the
+//! kernel (`iter/task_file`), finds all that are wanted at once. What was found is kept while the
+//! socket and the process live; what was not is tried again after a while.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::Read,
+    sync::Arc,
+    time::Instant,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap as BpfHashMap, MapData},
+    programs::Iter,
+};
+use tcpwatch_common::{OwnerRecord, maps, programs};
+
+use super::{
+    ProcessReader,
+    events::wire_text,
+    inventory::{InventoryError, read_records},
+    process::start_ticks,
+};
+use crate::facts::{Owner, Process, Timestamp};
+
+/// Descriptors that are kept of a socket.
+const FDS: usize = 8;
+/// Inventories after which a socket without an owner is tried again: its process may be in a pid
+/// namespace that the agent does not see, and then no try will ever help.
+const RETRY_AFTER: u64 = 30;
+/// A pass is followed by so many times its duration without one, so that it never takes more than
+/// a twentieth of a core, however many files are open.
+const REST: u32 = 20;
+
+/// Owners that are known.
+pub(super) struct OwnerBook {
+    wanted: BpfHashMap<MapData, u64, u8>,
+    processes: ProcessReader,
+    known: HashMap<u64, Entry>,
+    generation: u64,
+    next_pass: Instant,
+}
+
+struct Entry {
+    /// `None`: looked for and not found.
+    owner: Option<Owner>,
+    /// When it was looked for.
+    looked_up: u64,
+    /// When the socket was seen last.
+    seen: u64,
+    /// Of the process, see [`start_ticks`].
+    start_ticks: Option<u64>,
+}
+
+/// A process's descriptors for one socket.
+struct Holder {
+    pid: u32,
+    start_ns: u64,
+    name: String,
+    fds: Vec<u32>,
+}
+
+impl OwnerBook {
+    pub(super) fn new(wanted: BpfHashMap<MapData, u64, u8>) -> Self {
+        Self {
+            wanted,
+            processes: ProcessReader::new(),
+            known: HashMap::new(),
+            generation: 0,
+            next_pass: Instant::now(),
+        }
+    }
+
+    /// Finds the owners of these sockets (by inode number), as far as the bounds allow, and
+    /// forgets those of all others.
+    pub(super) fn look_up(
+        &mut self,
+        ebpf: &mut Ebpf,
+        inodes: &HashSet<u64>,
+    ) -> Result<(), InventoryError> {
+        self.generation += 1;
+        self.forget_the_dead();
+        for inode in inodes {
+            if let Some(entry) = self.known.get_mut(inode) {
+                entry.seen = self.generation;
+            }
+        }
+        let generation = self.generation;
+        self.known.retain(|_, entry| entry.seen == generation);
+        let missing: Vec<u64> = inodes
+            .iter()
+            .copied()
+            .filter(|inode| {
+                self.known.get(inode).is_none_or(|entry| {
+                    entry.owner.is_none() && generation - entry.looked_up >= RETRY_AFTER
+                })
+            })
+            .take(maps::WANTED_LIMIT as usize)
+            .collect();
+        if missing.is_empty() || Instant::now() < self.next_pass {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let found = self.pass(ebpf, &missing);
+        self.next_pass = Instant::now() + began.elapsed() * REST;
+        self.remember(&missing, found?);
+        Ok(())
+    }
+
+    /// The owner, if it is known.
+    pub(super) fn get(&self, inode: u64) -> Option<&Owner> {
+        self.known.get(&inode)?.owner.as_ref()
+    }
+
+    /// Whether a pass has looked for the socket's owner.
+    pub(super) fn was_looked_for(&self, inode: u64) -> bool {
+        self.known.contains_key(&inode)
+    }
+
+    /// Lets the next look-up search at once.
+    pub(super) fn allow_pass(&mut self) {
+        self.next_pass = Instant::now();
+    }
+
+    /// A socket outlives its process where another one holds it too: look again.
+    fn forget_the_dead(&mut self) {
+        let mut alive = HashMap::new();
+        self.known.retain(|_, entry| match &entry.owner {
+            Some(owner) => {
+                let pid = owner.process.pid;
+                entry.start_ticks.is_some()
+                    && *alive.entry(pid).or_insert_with(|| start_ticks(pid)) == entry.start_ticks
+            }
+            None => true,
+        });
+    }
+
+    /// One pass over the open files of all processes.
+    fn pass(
+        &mut self,
+        ebpf: &mut Ebpf,
+        missing: &[u64],
+    ) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
+        for inode in missing {
+            self.wanted.insert(inode, 0, 0)?;
+        }
+        let result = Self::walk_files(ebpf);
+        for inode in missing {
+            // Only what was inserted above is in the map.
+            let _ = self.wanted.remove(inode);
+        }
+        result
+    }
+
+    fn walk_files(ebpf: &mut Ebpf) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
+        let program: &mut Iter = ebpf
+            .program_mut(programs::OWNERS)
+            .expect("the owner book exists only where the program was loaded")
+            .try_into()?;
+        let link = program.attach()?;
+        let mut file = program.take_link(link)?.into_file()?;
+        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
+        read_records(&mut file as &mut dyn Read, |record: &OwnerRecord| {
+            let of_socket = holders.entry(record.inode).or_default();
+            match of_socket.iter_mut().find(|holder| holder.pid == record.tgid) {
+                Some(holder) if holder.fds.len() < FDS => holder.fds.push(record.fd),
+                Some(_) => {}
+                None => of_socket.push(Holder {
+                    pid: record.tgid,
+                    start_ns: record.start_ns,
+                    name: wire_text(&record.comm),
+                    fds: vec![record.fd],
+                }),
+            }
+        })?;
+        Ok(holders)
+    }
+
+    fn remember(&mut self, looked_for: &[u64], mut found: HashMap<u64, Vec<Holder>>) {
+        let mut processes: HashMap<u32, (Arc<Process>, Option<u64>)> = HashMap::new();
+        for inode in looked_for {
+            let holders = found.remove(inode).unwrap_or_default();
+            let mut start = None;
+            let owner = oldest(&holders).map(|holder| {
+                let (process, ticks) = processes.entry(holder.pid).or_insert_with(|| {
+                    let started = Timestamp::from_ns(holder.start_ns);
+                    let process =
+                        self.processes.read(holder.pid, holder.name.clone(), Some(started));
+                    (Arc::new(process), start_ticks(holder.pid))
+                });
+                start = *ticks;
+                Owner {
+                    process: Arc::clone(process),
+                    fds: holder.fds.clone(),
+                    holders: u32::try_from(holders.len()).unwrap_or(u32::MAX),
+                }
+            });
+            let generation = self.generation;
+            self.known.insert(
+                *inode,
+                Entry { owner, looked_up: generation, seen: generation, start_ticks: start },
+            );
+        }
+    }
+}
+
+/// The oldest process but pid 1, which under socket activation holds what others serve.
+fn oldest(holders: &[Holder]) -> Option<&Holder> {
+    holders.iter().min_by_key(|holder| (holder.pid == 1, holder.start_ns, holder.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(pid: u32, start_ns: u64) -> Holder {
+        Holder { pid, start_ns, name: String::new(), fds: Vec::new() }
+    }
+
+    #[test]
+    fn a_shared_socket_belongs_to_the_oldest_process_except_pid_1() {
+        let holders = [holder(1, 0), holder(300, 9), holder(200, 5)];
+        assert_eq!(oldest(&holders).map(|holder| holder.pid), Some(200));
+        assert_eq!(oldest(&holders[..1]).map(|holder| holder.pid), Some(1));
+        assert!(oldest(&[]).is_none());
+    }
+}

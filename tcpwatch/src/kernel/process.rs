@@ -1,0 +1,163 @@
+//! What /proc says of a process: executable, systemd unit, container.
+
+use std::fs;
+
+use crate::facts::{Process, Timestamp};
+
+/// Characters of a container's or pod's id that are kept, as `docker ps` shows it.
+const SHORT_ID: usize = 12;
+
+/// Reads processes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessReader;
+
+impl ProcessReader {
+    /// Reads nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// What is known of `pid`, whose name and start the kernel side has told. A process that has
+    /// ended keeps its name alone; so does one whose number another process has taken since,
+    /// because then the start differs.
+    #[must_use]
+    pub fn read(self, pid: u32, name: String, started: Option<Timestamp>) -> Process {
+        let mut process =
+            Process { pid, name, started: started.unwrap_or_default(), ..Process::default() };
+        if leader_comm(pid).is_none_or(|comm| comm != process.name) {
+            return process;
+        }
+        process.exe = fs::read_link(format!("/proc/{pid}/exe"))
+            .ok()
+            .map(|path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+        if let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) {
+            (process.unit, process.container) = parse_cgroup(&cgroups);
+        }
+        process
+    }
+}
+
+fn leader_comm(pid: u32) -> Option<String> {
+    let mut comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    if comm.ends_with('\n') {
+        comm.pop();
+    }
+    Some(comm)
+}
+
+/// When `pid` started, in clock ticks since boot: enough to see whether it is still the same.
+pub(super) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may contain any of them.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    // `starttime` is field 22; the state after the name is field 3 (proc_pid_stat(5)).
+    after_name.split_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// The container or pod that a process runs in.
+pub(super) fn container_of(pid: u32) -> Option<String> {
+    parse_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?).1
+}
+
+/// The innermost systemd unit and the container (else pod) in `/proc/PID/cgroup`. On a host with
+/// both hierarchies systemd's own names the unit where the unified one says nothing.
+#[must_use]
+pub fn parse_cgroup(text: &str) -> (Option<String>, Option<String>) {
+    let path_of = |hierarchy: &str| {
+        text.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            (controllers == hierarchy && path != "/").then_some(path)
+        })
+    };
+    let Some(path) = path_of("").or_else(|| path_of("name=systemd")) else { return (None, None) };
+    let mut unit = None;
+    let mut container = None;
+    let mut pod = None;
+    for part in path.split('/') {
+        if let Some(id) = container_id(part) {
+            container = Some(id);
+        } else if let Some(id) = pod_id(part) {
+            pod = Some(id);
+        } else if part.ends_with(".service") || part.ends_with(".scope") {
+            unit = Some(part.to_owned());
+        }
+    }
+    // Inside a container the unit is that of the runtime's shim, or none of ours.
+    let container = container.or(pod);
+    (if container.is_some() { None } else { unit }, container)
+}
+
+/// `docker-<64 hex>.scope`, `cri-containerd-<64 hex>.scope`, `crio-…`, `libpod-…`, or the bare 64
+/// digits of cgroup v1.
+fn container_id(part: &str) -> Option<String> {
+    let name = part.strip_suffix(".scope").unwrap_or(part);
+    let id = name.rsplit('-').next().unwrap_or(name);
+    let id = id.rsplit(':').next().unwrap_or(id);
+    let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| id[..SHORT_ID].to_owned())
+}
+
+/// `kubepods-burstable-pod1a2b…​.slice` or `pod1a2b-…`.
+fn pod_id(part: &str) -> Option<String> {
+    let name = part.strip_suffix(".slice").unwrap_or(part);
+    let id = match name.rsplit_once("-pod") {
+        Some((slices, id)) if slices.starts_with("kubepods") => id,
+        _ => name.strip_prefix("pod")?,
+    };
+    let is_id = id.len() >= 32
+        && id.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'_'));
+    is_id.then(|| id[..SHORT_ID].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[track_caller]
+    fn assert_parsed(text: &str, unit: Option<&str>, container: Option<&str>) {
+        let (found_unit, found_container) = parse_cgroup(text);
+        assert_eq!(
+            (found_unit.as_deref(), found_container.as_deref()),
+            (unit, container),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn unit_and_container_are_read_from_the_cgroup_path() {
+        assert_parsed("0::/system.slice/nginx.service\n", Some("nginx.service"), None);
+        assert_parsed(
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/db.service\n",
+            Some("db.service"),
+            None,
+        );
+        assert_parsed(&format!("0::/system.slice/docker-{ID}.scope\n"), None, Some("0123456789ab"));
+        assert_parsed(
+            &format!("0::/kubepods.slice/kubepods-pod9f.slice/cri-containerd-{ID}.scope"),
+            None,
+            Some("0123456789ab"),
+        );
+        assert_parsed(
+            "0::/kubepods.slice/kubepods-burstable-pod1a2b3c4d_5e6f_7a8b_9c0d_1e2f3a4b5c6d.slice",
+            None,
+            Some("1a2b3c4d_5e6"),
+        );
+        assert_parsed(
+            &format!("12:cpu:/x\n1:name=systemd:/docker/{ID}\n0::/\n"),
+            None,
+            Some("0123456789ab"),
+        );
+        assert_parsed(
+            "1:name=systemd:/system.slice/ssh.service\n0::/\n",
+            Some("ssh.service"),
+            None,
+        );
+        assert_parsed("0::/\n", None, None);
+        assert_parsed("", None, None);
+        assert_parsed("garbage", None, None);
+    }
+}

@@ -1,0 +1,347 @@
+//! Loads the kernel side and attaches its hooks.
+//!
+//! The object is compiled ahead and embedded; what differs between kernels is set in its
+//! `.rodata` before the load. Only `set_state` and `inventory` are indispensable: each other hook
+//! that this kernel refuses takes away its metrics, says so once, and the rest goes on.
+
+use std::io;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
+};
+use tcpwatch_common::{maps, programs};
+
+use super::{
+    CounterReader, EventRing, Scope, Walker,
+    btf::{BtfError, KernelTypes, VMLINUX},
+};
+
+/// The kernel side, built by `cargo xtask ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
+
+/// Why nothing could be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Capabilities are missing.
+    #[error(
+        "not permitted to load eBPF programs: run as root, or give the process {missing} \
+         (the packaged systemd unit does)"
+    )]
+    NotPermitted {
+        /// Their names.
+        missing: String,
+    },
+    /// No type information.
+    #[error(
+        "{0}; tcpwatch needs Linux 5.10 or later with CONFIG_DEBUG_INFO_BTF=y, \
+         as the kernels of the distributions have it"
+    )]
+    Btf(#[from] BtfError),
+    /// aya refused the object or could not make its maps.
+    #[error("cannot load the eBPF object: {0}")]
+    Object(String),
+    /// An indispensable hook.
+    #[error("cannot attach the {hook} hook: {why}")]
+    Hook {
+        /// Its name.
+        hook: &'static str,
+        /// The kernel's reason.
+        why: String,
+    },
+}
+
+/// What is set before the load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Size of the ring buffer; a power of two, a multiple of the page size.
+    pub ring_buffer_bytes: u32,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { ring_buffer_bytes: maps::EVENTS_BYTES }
+    }
+}
+
+/// A hook, whether or not it could be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The program's name, and the label in `tcpwatch_hook_attached`.
+    pub name: &'static str,
+    /// What it hooks.
+    pub target: &'static str,
+    /// What cannot be seen without it.
+    pub lost_without: &'static str,
+    /// Whether tcpwatch runs without it.
+    pub indispensable: bool,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 5] = [
+        Self {
+            name: programs::SET_STATE,
+            target: "tp_btf/inet_sock_set_state",
+            lost_without: "state transitions, failed connects, self-connections as they happen",
+            indispensable: true,
+        },
+        Self {
+            name: programs::INVENTORY,
+            target: "iter/tcp",
+            lost_without: "every gauge of sockets, ports and queues",
+            indispensable: true,
+        },
+        Self {
+            name: programs::OWNERS,
+            target: "iter/task_file",
+            lost_without: "the process behind a socket",
+            indispensable: false,
+        },
+        Self {
+            name: programs::SEND_RESET,
+            target: "tp_btf/tcp_send_reset",
+            lost_without: "resets sent and their cause",
+            indispensable: false,
+        },
+        Self {
+            name: programs::RECEIVE_RESET,
+            target: "tp_btf/tcp_receive_reset",
+            lost_without: "resets received",
+            indispensable: false,
+        },
+    ];
+}
+
+/// How a hook fared.
+#[derive(Clone, Debug)]
+pub struct HookStatus {
+    /// Which.
+    pub hook: Hook,
+    /// `Err` with the kernel's reason.
+    pub outcome: Result<(), String>,
+}
+
+/// The loaded kernel side. Dropping it, or what it was split into, detaches everything: no link
+/// and no map is pinned.
+pub struct Programs {
+    ebpf: Ebpf,
+    types: KernelTypes,
+    links: Vec<BtfTracePointLink>,
+    statuses: Vec<HookStatus>,
+}
+
+impl Programs {
+    /// Loads the programs and attaches the hooks. A hook that the kernel refuses is in
+    /// [`statuses`](Self::statuses); ask [`require_indispensable`](Self::require_indispensable).
+    pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        check_capabilities()?;
+        raise_memlock_limit();
+        let types = KernelTypes::read()?;
+        let mut ebpf = EbpfLoader::new()
+            // A new loader has parsed the kernel's types for relocations, of which there are none;
+            // they take 22 MB, so they go before they are parsed again for attaching.
+            .btf(None)
+            .override_global(maps::OFFSETS, &types.offsets, true)
+            .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(one_line(&error)))?;
+
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
+        let mut links = Vec::new();
+        let mut statuses = Vec::new();
+        for hook in Hook::ALL {
+            let outcome = attach(&mut ebpf, &hook, &btf).map(|link| links.extend(link));
+            statuses.push(HookStatus { hook, outcome });
+        }
+        drop(btf);
+        return_free_memory();
+        Ok(Self { ebpf, types, links, statuses })
+    }
+
+    /// How each hook fared, in the order of [`Hook::ALL`].
+    #[must_use]
+    pub fn statuses(&self) -> &[HookStatus] {
+        &self.statuses
+    }
+
+    /// Fails if a hook is missing without which nothing can be said.
+    pub fn require_indispensable(&self) -> Result<(), LoadError> {
+        for HookStatus { hook, outcome } in &self.statuses {
+            if let Err(why) = outcome
+                && hook.indispensable
+            {
+                return Err(LoadError::Hook { hook: hook.name, why: why.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_attached(&self, name: &str) -> bool {
+        self.statuses.iter().any(|status| status.hook.name == name && status.outcome.is_ok())
+    }
+
+    /// Splits into the readers. The hooks stay attached as long as the returned links live.
+    pub fn split(
+        mut self,
+        scope: Scope,
+        close_wait_limit: usize,
+    ) -> Result<(EventRing, CounterReader, Walker, Vec<BtfTracePointLink>), LoadError> {
+        let events: RingBuf<MapData> = self.take_map(maps::EVENTS)?;
+        let counters: PerCpuArray<MapData, _> = self.take_map(maps::COUNTERS)?;
+        let resets: PerCpuHashMap<MapData, _, _> = self.take_map(maps::RESETS)?;
+        let walk: Array<MapData, _> = self.take_map(maps::WALK)?;
+        let destinations: HashMap<MapData, _, _> = self.take_map(maps::DESTINATIONS)?;
+        let wanted: HashMap<MapData, _, _> = self.take_map(maps::WANTED)?;
+
+        let hook_fds = self
+            .ebpf
+            .programs()
+            .filter_map(|(_, program)| program.fd().ok()?.try_clone().ok())
+            .collect();
+        let counters = CounterReader::new(
+            counters,
+            resets,
+            self.is_attached(programs::SEND_RESET),
+            self.is_attached(programs::RECEIVE_RESET),
+            self.types.reset_reasons.clone(),
+            hook_fds,
+        );
+        let finds_owners = self.is_attached(programs::OWNERS);
+        let walker = Walker::new(
+            self.ebpf,
+            walk,
+            destinations,
+            finds_owners.then_some(wanted),
+            scope,
+            close_wait_limit,
+        );
+        Ok((EventRing::new(events), counters, walker, self.links))
+    }
+
+    fn take_map<T>(&mut self, name: &str) -> Result<T, LoadError>
+    where
+        T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let map = self
+            .ebpf
+            .take_map(name)
+            .ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))?;
+        T::try_from(map).map_err(|error| LoadError::Object(one_line(&error)))
+    }
+}
+
+/// Loads one program and attaches it, if it is one that is attached for good.
+fn attach(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<Option<BtfTracePointLink>, String> {
+    let program = ebpf
+        .program_mut(hook.name)
+        .ok_or_else(|| format!("the object has no program {}", hook.name))?;
+    let (kind, target) = hook.target.split_once('/').expect("a target is kind/name");
+    let attached = if kind == "iter" {
+        let program: &mut Iter = program.try_into().map_err(|error| one_line(&error))?;
+        program.load(target, btf).map(|()| None)
+    } else {
+        let program: &mut BtfTracePoint = program.try_into().map_err(|error| one_line(&error))?;
+        program
+            .load(target, btf)
+            .and_then(|()| program.attach())
+            .and_then(|link| program.take_link(link))
+            .map(Some)
+    };
+    attached.map_err(|error| {
+        if let ProgramError::LoadError { verifier_log, .. } = &error {
+            tracing::debug!(hook = hook.name, %verifier_log, "the verifier's log");
+        }
+        one_line(&error)
+    })
+}
+
+/// CAP_PERFMON and CAP_BPF, or CAP_SYS_ADMIN, which implies both. Asked before the first system
+/// call, because the kernel's EPERM does not say which one it missed.
+fn check_capabilities() -> Result<(), LoadError> {
+    use rustix::thread::CapabilitySet as Set;
+    let Ok(sets) = rustix::thread::capabilities(None) else { return Ok(()) };
+    if sets.effective.contains(Set::SYS_ADMIN) {
+        return Ok(());
+    }
+    let missing: Vec<_> = [(Set::BPF, "CAP_BPF"), (Set::PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter(|(capability, _)| !sets.effective.contains(*capability))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(LoadError::NotPermitted { missing: missing.join(" and ") })
+    }
+}
+
+/// Before 5.11 maps count against RLIMIT_MEMLOCK. Raising it may be refused, which is fatal only
+/// where it is needed, and then the creation of the map says so.
+fn raise_memlock_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK; kernels before 5.11 want it");
+    }
+}
+
+/// Type information takes some tens of megabytes while it is parsed; glibc would keep them.
+fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// An error with all its causes, on one line; the verifier's log is cut to its last line.
+fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let mut message = error.to_string();
+        if let Some((head, log)) = message.split_once("Verifier output:") {
+            let last = log.lines().rev().find(|line| {
+                // The statistics after the complaint.
+                let line = line.trim();
+                !(line.is_empty()
+                    || ["processed", "verification", "stack depth"]
+                        .iter()
+                        .any(|start| line.starts_with(start)))
+            });
+            message = format!("{head}verifier: {}", last.unwrap_or("no log").trim());
+        }
+        let message = message.replace('\n', " ");
+        // aya's messages often contain their cause already.
+        if !text.contains(&message) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(message.trim());
+        }
+        next = error.source();
+    }
+    text
+}
+
+impl LoadError {
+    /// Whether the cause is a lack of privilege, as far as can be told.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::NotPermitted { .. } => true,
+            Self::Object(text) | Self::Hook { why: text, .. } => {
+                text.contains(&io::Error::from_raw_os_error(libc::EPERM).to_string())
+            }
+            Self::Btf(_) => false,
+        }
+    }
+
+    /// Where the kernel shows its type information; for messages.
+    #[must_use]
+    pub const fn btf_path() -> &'static str {
+        VMLINUX
+    }
+}

@@ -1,0 +1,161 @@
+//! A network namespace's sysctls and counters, read by a thread that is inside it.
+//!
+//! `/proc/sys/net` follows the reading thread's namespace; `/proc/net` and `/proc/self/net` are
+//! the thread-group leader's and would show the agent's own, hence `/proc/thread-self/net`.
+
+use std::fs;
+
+use tcpwatch_common::PORT_WORDS;
+
+use crate::facts::{NetstatCounters, TwReuse};
+
+/// The sysctls that the verdicts need.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// `net.ipv4.ip_local_port_range`, both ends inclusive.
+    pub(super) port_range: (u16, u16),
+    /// `net.ipv4.ip_local_reserved_ports`, a bit each.
+    pub(super) reserved_ports: Box<[u64; PORT_WORDS]>,
+    /// `net.ipv4.tcp_tw_reuse`.
+    pub(super) tw_reuse: TwReuse,
+    /// `net.ipv4.tcp_timestamps`.
+    pub(super) timestamps: bool,
+    /// `net.ipv4.tcp_max_tw_buckets`.
+    pub(super) time_wait_limit: Option<u64>,
+}
+
+impl Settings {
+    /// Those of the calling thread's namespace. What cannot be read has the kernel's default.
+    pub(super) fn read() -> Self {
+        let port_range = sysctl("ip_local_port_range").and_then(|text| parse_range(&text));
+        let reserved = sysctl("ip_local_reserved_ports").unwrap_or_default();
+        Self {
+            port_range: port_range.unwrap_or((32_768, 60_999)),
+            reserved_ports: parse_ports(&reserved),
+            tw_reuse: match sysctl("tcp_tw_reuse").as_deref().map(str::trim) {
+                Some("0") => TwReuse::Never,
+                Some("1") => TwReuse::Always,
+                _ => TwReuse::Loopback,
+            },
+            timestamps: sysctl("tcp_timestamps").is_none_or(|text| text.trim() != "0"),
+            time_wait_limit: sysctl("tcp_max_tw_buckets").and_then(|text| text.trim().parse().ok()),
+        }
+    }
+
+    /// Ports of the range that are not reserved: what one destination can have.
+    pub(super) fn available_ports(&self) -> u32 {
+        let (low, high) = self.port_range;
+        (low..=high).fold(0, |sum, port| sum + u32::from(!self.is_reserved(port)))
+    }
+
+    fn is_reserved(&self, port: u16) -> bool {
+        self.reserved_ports[usize::from(port) / 64] & (1 << (port % 64)) != 0
+    }
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()
+}
+
+fn parse_range(text: &str) -> Option<(u16, u16)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next()?, numbers.next()?) {
+        (Ok(low), Ok(high)) => Some((low, high)),
+        _ => None,
+    }
+}
+
+/// `8080,9000-9100` as the kernel prints it.
+fn parse_ports(text: &str) -> Box<[u64; PORT_WORDS]> {
+    let mut words = Box::new([0; PORT_WORDS]);
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(low), Ok(high)) = (low.parse::<u16>(), high.parse::<u16>()) else { continue };
+        for port in low..=high {
+            words[usize::from(port) / 64] |= 1 << (port % 64);
+        }
+    }
+    words
+}
+
+/// Whether the calling thread's namespace has any TCP socket or minisocket at all: `inuse` and
+/// `tw` of sockstat. A walk passes over the whole table, which the namespaces share, so an empty
+/// one is not worth it. `true` where that cannot be read.
+pub(super) fn has_tcp_sockets() -> bool {
+    let Ok(text) = fs::read_to_string("/proc/thread-self/net/sockstat") else { return true };
+    let text6 = fs::read_to_string("/proc/thread-self/net/sockstat6").unwrap_or_default();
+    let number = |text: &str, line: &str, key: &str| -> Option<u64> {
+        let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line))?;
+        let mut words = rest.split_whitespace();
+        words.find(|word| *word == key)?;
+        words.next()?.parse().ok()
+    };
+    let Some(inuse) = number(&text, "TCP:", "inuse") else { return true };
+    inuse > 0
+        || number(&text, "TCP:", "tw").is_none_or(|count| count > 0)
+        || number(&text6, "TCP6:", "inuse").is_some_and(|count| count > 0)
+}
+
+/// The counters of the calling thread's namespace.
+pub(super) fn read_netstat() -> Option<NetstatCounters> {
+    parse_netstat(&fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+}
+
+/// Lines come in pairs: `TcpExt: Name Name …` and `TcpExt: 1 2 …`.
+fn parse_netstat(text: &str) -> Option<NetstatCounters> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut counters = NetstatCounters::default();
+    for (name, value) in names.split(' ').zip(values.split(' ')) {
+        let field = match name {
+            "TCPTimeWaitOverflow" => &mut counters.time_wait_overflows,
+            "ListenOverflows" => &mut counters.listen_overflows,
+            "ListenDrops" => &mut counters.listen_drops,
+            "SyncookiesSent" => &mut counters.syncookies_sent,
+            _ => continue,
+        };
+        *field = value.parse().ok()?;
+    }
+    Some(counters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_are_lists_and_ranges() {
+        let words = parse_ports("8080,9000-9002\n");
+        let set: Vec<u16> = (0..=u16::MAX)
+            .filter(|port| words[usize::from(*port) / 64] & (1 << (port % 64)) != 0)
+            .collect();
+        assert_eq!(set, [8080, 9000, 9001, 9002]);
+        assert!(parse_ports("\n").iter().all(|word| *word == 0));
+    }
+
+    #[test]
+    fn available_ports_are_the_range_less_the_reserved() {
+        let settings = Settings {
+            port_range: (40_000, 40_059),
+            reserved_ports: parse_ports("39999-40001,40059,50000"),
+            tw_reuse: TwReuse::Never,
+            timestamps: true,
+            time_wait_limit: None,
+        };
+        assert_eq!(settings.available_ports(), 57);
+    }
+
+    #[test]
+    fn netstat_counters_are_found_by_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows X TCPTimeWaitOverflow ListenDrops\n\
+                    TcpExt: 1 2 99 3 4\nIpExt: InOctets\nIpExt: 5\n";
+        let expected = NetstatCounters {
+            syncookies_sent: 1,
+            listen_overflows: 2,
+            time_wait_overflows: 3,
+            listen_drops: 4,
+        };
+        assert_eq!(parse_netstat(text), Some(expected));
+        assert_eq!(parse_netstat(""), None);
+    }
+}

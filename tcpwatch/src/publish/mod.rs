@@ -1,0 +1,28 @@
+//! What was found, shown: the only place that knows HTTP and Prometheus.
+//!
+//! - [`Metrics`] turns samples and counters into the text that Prometheus scrapes; [`CATALOG`] is
+//!   the list of all metrics, from which the README's table is made.
+//! - [`findings_json`] and [`render_page`] show findings to scripts and to people.
+//! - [`WallClock`] gives a time of day to what happened on CLOCK_MONOTONIC.
+//! - [`serve`] answers HTTP. It holds no state of the agent: each answer is a [`Query`] to the
+//!   agent's loop, so nothing here needs a lock on what the loop owns.
+//!
+//! Nothing here judges or groups: what is shown was decided by the [`engine`](crate::engine).
+
+mod family;
+mod http;
+mod json;
+mod metrics;
+mod page;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod wall_clock;
+
+pub use family::{MetricKind, MetricRow};
+pub use http::{HttpLimits, serve};
+pub use json::findings_json;
+pub use metrics::{CATALOG, Metrics, catalog_markdown};
+pub use page::render_page;
+pub use routes::Query;
+pub use wall_clock::WallClock;

@@ -1,0 +1,180 @@
+//! The paths, and how each is answered by the agent's loop.
+//!
+//! A request becomes a [`Query`] that the loop answers at once, since it owns all state. At most
+//! one query of each kind is under way, and its answer serves all requests for a moment: however
+//! many clients ask, and however often, the loop is asked a few times a second. If it does not
+//! answer, the client is told so.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    middleware::map_response,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tower_http::{CompressionLevel, compression::CompressionLayer};
+
+use super::HttpLimits;
+
+/// Prometheus text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The page loads nothing, runs nothing, and stands in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                           form-action 'none'; frame-ancestors 'none'";
+
+/// What the agent's loop is asked, with where to send the answer. Nobody may be waiting any more.
+#[derive(Debug)]
+pub enum Query {
+    /// The metrics, in Prometheus text format.
+    Metrics(oneshot::Sender<String>),
+    /// The findings, as JSON.
+    Findings(oneshot::Sender<String>),
+    /// The page, as HTML.
+    Page(oneshot::Sender<String>),
+    /// Whether hooks are attached and a first inventory is done; if not, why not.
+    Ready(oneshot::Sender<Result<(), String>>),
+}
+
+/// All paths.
+pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits) -> Router {
+    let agent = Agent(Arc::new(Shared {
+        queries,
+        answer_timeout: limits.answer,
+        freshness: limits.freshness,
+        metrics: Mutex::default(),
+        findings: Mutex::default(),
+        page: Mutex::default(),
+        ready: Mutex::default(),
+    }));
+    Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(metrics))
+        .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
+        .route("/-/ready", get(ready))
+        .route("/api/v1/findings", get(findings))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
+        })
+        .layer(map_response(with_safe_headers))
+        // The fastest level: it already takes nine tenths off, and its time is the agent's.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .with_state(agent)
+}
+
+async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+    let html = agent.ask(&agent.0.page, Query::Page, Bytes::from).await?;
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    Ok((headers, html).into_response())
+}
+
+async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+    let text = agent.ask(&agent.0.metrics, Query::Metrics, Bytes::from).await?;
+    Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
+}
+
+async fn findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+    let json = agent.ask(&agent.0.findings, Query::Findings, Bytes::from).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+    Ok(match agent.ask(&agent.0.ready, Query::Ready, |ready| ready).await? {
+        Ok(()) => "tcpwatch is ready.\n".into_response(),
+        Err(reason) => {
+            let text = format!("tcpwatch is not ready: {reason}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    })
+}
+
+/// Nothing is to be kept by a proxy or guessed at by a browser.
+async fn with_safe_headers(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 2] =
+        [(CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The agent's loop, from here.
+#[derive(Clone)]
+struct Agent(Arc<Shared>);
+
+struct Shared {
+    queries: mpsc::Sender<Query>,
+    answer_timeout: Duration,
+    freshness: Duration,
+    metrics: Last<Bytes>,
+    findings: Last<Bytes>,
+    page: Last<Bytes>,
+    ready: Last<Result<(), String>>,
+}
+
+/// The last answer with when it came. Locked while the next one is awaited, so that all who wait
+/// get that one.
+type Last<A> = Mutex<Option<(Instant, A)>>;
+
+impl Agent {
+    fn ask<R, A: Clone>(
+        &self,
+        last: &Last<A>,
+        query: fn(oneshot::Sender<R>) -> Query,
+        keep: fn(R) -> A,
+    ) -> impl Future<Output = Result<A, Unanswered>> {
+        let Shared { queries, answer_timeout, freshness, .. } = &*self.0;
+        let answer = async move {
+            let mut last = last.lock().await;
+            if let Some((came, answer)) = &*last
+                && came.elapsed() < *freshness
+            {
+                return Ok(answer.clone());
+            }
+            let (sender, answer) = oneshot::channel();
+            queries.send(query(sender)).await.map_err(|_| Unanswered::Gone)?;
+            let answer = keep(answer.await.map_err(|_| Unanswered::Gone)?);
+            *last = Some((Instant::now(), answer.clone()));
+            Ok(answer)
+        };
+        async move { timeout(*answer_timeout, answer).await.unwrap_or(Err(Unanswered::Late)) }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug)]
+enum Unanswered {
+    /// The loop is busy or stuck.
+    Late,
+    /// The loop has ended, or did not want to answer.
+    Gone,
+}
+
+impl IntoResponse for Unanswered {
+    fn into_response(self) -> Response {
+        let text = match self {
+            Self::Late => "the agent does not answer in time\n",
+            Self::Gone => "the agent is stopping\n",
+        };
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}

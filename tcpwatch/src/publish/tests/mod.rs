@@ -1,0 +1,153 @@
+//! Tests of what is published, and the host that they show.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+mod exposition;
+mod server;
+mod text;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    engine::{
+        CloseWaitSample, ConnectFailureSample, EvidenceMap, Finding, FindingKind, FindingSample,
+        ListenerSample, NamespaceSample, NamespaceTotals, OTHER, OwnerLabels, Samples, Severity,
+        Subject,
+    },
+    facts::{ConnectFailure, NetstatCounters, Role, StateCounts, TcpState, Timestamp},
+};
+
+fn owner(process: &str, unit: &str) -> OwnerLabels {
+    OwnerLabels { process: process.to_owned(), unit: unit.to_owned() }
+}
+
+fn states(counts: &[(TcpState, u64)]) -> StateCounts {
+    let mut states = StateCounts::default();
+    for &(state, count) in counts {
+        states.set(state, count);
+    }
+    states
+}
+
+/// A host where backupd leaks, and a namespace whose `/proc/net/netstat` could not be read.
+fn samples() -> Samples {
+    let host: Arc<str> = "host".into();
+    let pod: Arc<str> = "0a1b2c3d4e5f".into();
+    Samples {
+        namespaces: vec![
+            NamespaceSample {
+                netns: host.clone(),
+                sockets: states(&[
+                    (TcpState::Established, 1_204),
+                    (TcpState::CloseWait, 210),
+                    (TcpState::TimeWait, 8_000),
+                    (TcpState::Listen, 12),
+                ]),
+                time_wait_limit: Some(262_144),
+                ports_used: 3_100,
+                ports_available: 28_232,
+                self_connected: 1,
+            },
+            NamespaceSample {
+                netns: pod.clone(),
+                sockets: states(&[(TcpState::Established, 3)]),
+                ports_available: 28_232,
+                ..NamespaceSample::default()
+            },
+        ],
+        namespace_totals: vec![
+            NamespaceTotals {
+                netns: host.clone(),
+                self_connections: 2,
+                netstat: Some(NetstatCounters {
+                    listen_overflows: 17,
+                    listen_drops: 19,
+                    ..NetstatCounters::default()
+                }),
+            },
+            NamespaceTotals { netns: pod.clone(), ..NamespaceTotals::default() },
+        ],
+        close_wait: vec![
+            CloseWaitSample {
+                netns: host.clone(),
+                owner: owner("backupd", "backup.service"),
+                role: Some(Role::Client),
+                port: Some(443),
+                sockets: 207,
+                oldest: Duration::from_millis(86_400_500),
+            },
+            CloseWaitSample {
+                netns: host.clone(),
+                owner: owner(OTHER, ""),
+                role: None,
+                port: None,
+                sockets: 3,
+                oldest: Duration::from_secs(12),
+            },
+        ],
+        listeners: vec![ListenerSample {
+            netns: host.clone(),
+            owner: owner("nginx", "nginx.service"),
+            port: Some(80),
+            half_open: 4,
+            accept_queue: 129,
+            accept_limit: 128,
+        }],
+        connect_failures: vec![
+            ConnectFailureSample {
+                owner: owner("backupd", "backup.service"),
+                reason: ConnectFailure::Refused,
+                total: 41,
+            },
+            ConnectFailureSample {
+                owner: owner("backupd", "backup.service"),
+                reason: ConnectFailure::NoLocalPort,
+                total: 2,
+            },
+        ],
+        findings: vec![
+            FindingSample {
+                kind: FindingKind::CloseWaitPileup,
+                severity: Severity::Critical,
+                netns: host.clone(),
+                owner: owner("backupd", "backup.service"),
+                port: Some(443),
+                count: 1,
+            },
+            FindingSample {
+                kind: FindingKind::SelfConnection,
+                severity: Severity::Warning,
+                netns: host,
+                owner: owner("", ""),
+                port: None,
+                count: 1,
+            },
+        ],
+    }
+}
+
+fn finding() -> Finding {
+    let mut evidence = EvidenceMap::default();
+    evidence.count("sockets", 207).number("oldest_seconds", 86_400.5);
+    evidence.list("peers", vec!["192.0.2.7:443".to_owned(), "192.0.2.8:443".to_owned()]);
+    Finding {
+        id: "close-wait-pileup-1".to_owned(),
+        kind: FindingKind::CloseWaitPileup,
+        severity: Severity::Critical,
+        title: "backupd keeps 207 sockets in CLOSE_WAIT to port 443".to_owned(),
+        explanation: "The peer has closed; backupd has read the end and did not close.".to_owned(),
+        evidence,
+        subject: Subject {
+            netns: "host".into(),
+            process: Some("backupd".to_owned()),
+            pid: Some(4_711),
+            role: Some(Role::Client),
+            fds: vec![7, 8],
+            port: Some(443),
+            ..Subject::default()
+        },
+        remedies: vec!["Restart backup.service.".to_owned()],
+        since: Timestamp::from_ns(1_000_000_000),
+        last_seen: Timestamp::from_ns(3_500_000_000),
+    }
+}

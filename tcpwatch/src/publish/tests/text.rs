@@ -1,0 +1,151 @@
+//! What scripts and people read: times, JSON, the page.
+
+use serde_json::{Value, json};
+
+use super::{finding, samples};
+use crate::{
+    engine::{Samples, Severity},
+    facts::Timestamp,
+    publish::{WallClock, findings_json, render_page},
+};
+
+/// 2026-11-20T08:00:00Z, four seconds after boot.
+fn wall() -> WallClock {
+    WallClock::new(Timestamp::from_ns(4_000_000_000), 1_795_161_600_000_000_000)
+}
+
+#[test]
+fn times_of_day_follow_the_monotonic_clock() {
+    let at = |ms: u64| wall().rfc3339(Timestamp::from_ns(ms * 1_000_000));
+    assert_eq!(at(4_000), "2026-11-20T08:00:00.000Z");
+    assert_eq!(at(3_999), "2026-11-20T07:59:59.999Z");
+    assert_eq!(at(0), "2026-11-20T07:59:56.000Z");
+    assert_eq!(wall().unix_seconds(Timestamp::from_ns(4_500_000_000)), 1_795_161_600.5);
+    assert_eq!(
+        wall().rfc3339(Timestamp::from_ns(u64::MAX)).len(),
+        "2611-01-01T00:00:00.000Z".len()
+    );
+}
+
+#[test]
+fn captured_clock_is_the_host_s() {
+    let wall = WallClock::capture();
+    let system = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert!((wall.unix_seconds(wall.now()) - system.as_secs_f64()).abs() < 1.0);
+}
+
+#[test]
+fn findings_are_what_the_contract_says() {
+    let text = findings_json(&[finding()], wall());
+    assert!(text.ends_with("}\n"));
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        json,
+        json!({
+            "generated_at": "2026-11-20T08:00:00.000Z",
+            "findings": [{
+                "id": "close-wait-pileup-1",
+                "kind": "close-wait-pileup",
+                "severity": "critical",
+                "title": "backupd keeps 207 sockets in CLOSE_WAIT to port 443",
+                "explanation": "The peer has closed; backupd has read the end and did not close.",
+                "evidence": {
+                    "sockets": 207,
+                    "oldest_seconds": 86400.5,
+                    "peers": ["192.0.2.7:443", "192.0.2.8:443"],
+                },
+                "subject": {
+                    "netns": "host",
+                    "process": "backupd",
+                    "pid": 4711,
+                    "role": "client",
+                    "fds": [7, 8],
+                },
+                "remedies": ["Restart backup.service."],
+                "runbook": "docs/runbooks/close-wait-pileup.md",
+                "since": "2026-11-20T07:59:57.000Z",
+                "last_seen": "2026-11-20T07:59:59.500Z",
+            }],
+        })
+    );
+}
+
+#[test]
+fn no_findings_are_an_empty_list() {
+    let json: Value = serde_json::from_str(&findings_json(&[], wall())).unwrap();
+    assert_eq!(json["findings"], json!([]));
+}
+
+#[test]
+fn page_shows_the_worst_finding_first_and_the_numbers_after() {
+    let mut warning = finding();
+    warning.severity = Severity::Warning;
+    warning.title = "the lesser evil".to_owned();
+    let page = render_page(&[warning, finding()], &samples(), wall(), "0.1.0");
+    let position = |text| page.find(text).unwrap_or_else(|| panic!("{text} is missing: {page}"));
+    let order = [
+        "1 critical, 1 warning",
+        "backupd keeps 207 sockets",
+        "the lesser evil",
+        "Sockets by state",
+        "Who keeps sockets in CLOSE_WAIT",
+    ];
+    assert!(order.map(position).is_sorted());
+    for text in [
+        "2026-11-20T07:59:57.000Z",
+        "Restart backup.service.",
+        "192.0.2.7:443\n192.0.2.8:443",
+        "<td class=\"n\">1204</td>",
+        "href=\"/metrics\"",
+        "href=\"/api/v1/findings\"",
+        "http-equiv=\"refresh\" content=\"10\"",
+    ] {
+        position(text);
+    }
+}
+
+#[test]
+fn page_loads_and_runs_nothing() {
+    let page = render_page(&[finding()], &samples(), wall(), "0.1.0");
+    for forbidden in ["<script", "src=", "http://", "https://", "url(", "@import"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn page_without_anything_says_so() {
+    let page = render_page(&[], &Samples::default(), wall(), "0.1.0");
+    assert!(page.contains("Nothing is wrong as far as tcpwatch can see."));
+    assert!(page.contains("no findings"));
+}
+
+#[test]
+fn page_escapes_what_the_host_calls_itself() {
+    const EVIL: &str = "<img src=x onerror='1'>\"&";
+    let mut finding = finding();
+    for text in [&mut finding.id, &mut finding.title, &mut finding.explanation] {
+        *text = EVIL.to_owned();
+    }
+    finding.remedies = vec![EVIL.to_owned()];
+    finding.evidence.text("word", EVIL);
+    finding.subject.netns = EVIL.into();
+    finding.subject.process = Some(EVIL.to_owned());
+    finding.subject.stack = vec![EVIL.to_owned()];
+    let mut samples = samples();
+    samples.namespaces[0].netns = EVIL.into();
+    samples.close_wait[0].owner.process = EVIL.to_owned();
+    samples.listeners[0].owner.unit = EVIL.to_owned();
+    let page = render_page(&[finding], &samples, wall(), EVIL);
+    assert!(!page.contains("<img"));
+    let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
+    assert_eq!(page.matches(escaped).count(), 8 + 4 + 1);
+}
+
+#[test]
+fn page_of_a_crowded_host_stays_short() {
+    let mut samples = samples();
+    samples.namespaces = vec![samples.namespaces[0].clone(); 1_000];
+    let page = render_page(&[], &samples, wall(), "0.1.0");
+    assert!(page.len() < 64 * 1024);
+    assert!(page.contains("980 more in"));
+}

@@ -1,0 +1,60 @@
+//! The time of day of what happened on CLOCK_MONOTONIC.
+//!
+//! The distance between the two clocks is measured once for each text that shows times, so all
+//! times of one text agree with each other and follow a clock that was set. CLOCK_MONOTONIC stands
+//! still while the host is suspended: what happened before a suspension is shown too late by as
+//! much.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::facts::Timestamp;
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// CLOCK_MONOTONIC.
+    now: Timestamp,
+    /// CLOCK_REALTIME less CLOCK_MONOTONIC.
+    offset_ns: i128,
+}
+
+impl WallClock {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn capture() -> Self {
+        let monotonic = nanoseconds(clock_gettime(ClockId::Monotonic));
+        let real = nanoseconds(clock_gettime(ClockId::Realtime));
+        Self::new(Timestamp::from_ns(u64::try_from(monotonic).unwrap_or(0)), real)
+    }
+
+    /// With CLOCK_REALTIME in nanoseconds at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp, real_ns: i128) -> Self {
+        Self { now, offset_ns: real_ns - i128::from(now.as_ns()) }
+    }
+
+    /// When the clocks were read.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// RFC 3339 in UTC with milliseconds: `2026-11-20T08:30:00.000Z`.
+    #[must_use]
+    pub fn rfc3339(&self, at: Timestamp) -> String {
+        let ns = self.offset_ns + i128::from(at.as_ns());
+        // Out of range is a clock beyond the year 9999.
+        let time = jiff::Timestamp::from_nanosecond(ns).unwrap_or(jiff::Timestamp::MAX);
+        format!("{time:.3}")
+    }
+
+    /// Seconds since the epoch, as Prometheus wants them.
+    #[must_use]
+    pub fn unix_seconds(&self, at: Timestamp) -> f64 {
+        (self.offset_ns + i128::from(at.as_ns())) as f64 / 1e9
+    }
+}
+
+fn nanoseconds(time: Timespec) -> i128 {
+    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+}

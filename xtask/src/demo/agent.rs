@@ -1,0 +1,188 @@
+//! The agent under demonstration: started with a configuration of its own,
+//! asked over HTTP, stopped by SIGTERM to its pid.
+//!
+//! It dies with the demo (PR_SET_PDEATHSIG), its folder goes with the value.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use serde_json::Value;
+
+use super::Interrupt;
+use crate::repository;
+
+/// Attaching takes tens of milliseconds and the first inventory follows; a
+/// busy machine takes longer.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// CONTRACT: SIGTERM ends it in under 2 s. The rest is patience.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A local answer of a few kilobytes.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is shown of its log after a failure.
+const LOG_LINES: usize = 40;
+
+/// A running agent.
+pub(super) struct Agent {
+    child: Mutex<Child>,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// Starts it and waits until it is ready. Call it from the main thread:
+    /// the agent gets its signal when the thread that started it ends.
+    pub(super) fn start(binary: &Path, interrupt: &Interrupt) -> Result<Self> {
+        let folder = repository::target()?.join(format!("demo-{}", process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let agent = Self::spawn(binary, &folder);
+        if agent.is_err() {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        let agent = agent?;
+        let ready = interrupt.poll(READY_DEADLINE, || {
+            agent.ensure_alive()?;
+            Ok(agent.get("/-/ready").is_ok().then_some(()))
+        })?;
+        ensure!(
+            ready.is_some(),
+            "tcpwatch was not ready within {READY_DEADLINE:?}\n{}",
+            agent.log()
+        );
+        Ok(agent)
+    }
+
+    fn spawn(binary: &Path, folder: &Path) -> Result<Self> {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
+        let address = free.local_addr().context("a free port")?;
+        drop(free);
+        let config = folder.join("tcpwatch.toml");
+        fs::write(
+            &config,
+            format!(
+                "# Faster than the defaults, so that a demo takes seconds.\n\
+                 [web]\nlisten_addresses = [\"{address}\"]\n\n\
+                 [inventory]\ninterval = \"1s\"\n\n\
+                 [detect.close_wait_pileup]\nmin_age = \"2s\"\n\n\
+                 [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n"
+            ),
+        )
+        .context("writing the agent's configuration")?;
+        let log = File::create(folder.join("log")).context("the agent's log")?;
+        let mut command = Command::new(binary);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("the agent's log")?)
+            .stderr(log);
+        let demo = rustix::process::getpid();
+        // SAFETY: the closure runs in the child between fork and exec and
+        // makes two system calls: it neither allocates nor takes a lock.
+        unsafe {
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::TERM))?;
+                // The demo may have died before the line above.
+                if getppid() == Some(demo) { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+            });
+        }
+        let child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
+        Ok(Self { child: Mutex::new(child), address, folder: folder.to_path_buf() })
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Fails with its log if it has ended.
+    pub(super) fn ensure_alive(&self) -> Result<()> {
+        match self.child().try_wait().context("looking at tcpwatch")? {
+            Some(status) => bail!("tcpwatch ended by itself: {status}\n{}", self.log()),
+            None => Ok(()),
+        }
+    }
+
+    /// `/api/v1/findings`.
+    pub(super) fn findings(&self) -> Result<Value> {
+        let body = self.get("/api/v1/findings")?;
+        serde_json::from_str(&body).context("/api/v1/findings is not JSON")
+    }
+
+    /// The end of its log.
+    pub(super) fn log(&self) -> String {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        format!("--- log of tcpwatch ---\n{}\n---", tail.join("\n"))
+    }
+
+    /// Stops it and says how that went.
+    pub(super) fn stop(self) -> Result<()> {
+        let started = Instant::now();
+        let status = self.terminate()?;
+        println!("tcpwatch stopped on SIGTERM in {:.2} s.", started.elapsed().as_secs_f64());
+        ensure!(status.success(), "tcpwatch ended with {status}\n{}", self.log());
+        Ok(())
+    }
+
+    fn terminate(&self) -> Result<process::ExitStatus> {
+        let mut child = self.child();
+        if let Some(status) = child.try_wait().context("looking at tcpwatch")? {
+            return Ok(status);
+        }
+        // It is our child and not waited for, so the pid is still its own.
+        kill_process(Pid::from_child(&child), Signal::TERM).context("stopping tcpwatch")?;
+        let end = Instant::now() + STOP_DEADLINE;
+        while Instant::now() < end {
+            if let Some(status) = child.try_wait().context("looking at tcpwatch")? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().context("killing tcpwatch")?;
+        child.wait().context("waiting for tcpwatch")?;
+        bail!("tcpwatch did not end within {STOP_DEADLINE:?} of SIGTERM and was killed")
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.address, HTTP_TIMEOUT)?;
+        stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
+        stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
+        // 1.0: the answer comes in one piece and ends with the connection.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("reading {path}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        ensure!(status == "200", "{path}: status {status}: {}", body.trim());
+        Ok(body.to_owned())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Err(error) = self.terminate() {
+            eprintln!("{error:#}");
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

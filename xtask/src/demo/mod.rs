@@ -1,0 +1,254 @@
+//! `cargo xtask demo`: makes a situation in a network namespace of its own,
+//! with tcpwatch watching, shows the finding as a user would see it, cures
+//! it and shows that it clears.
+//!
+//! Everything it starts is a value whose drop ends it, the namespace last;
+//! SIGINT and SIGTERM are a flag that every wait looks at.
+
+mod agent;
+mod cast;
+mod shown;
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use scenes::Namespace;
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use self::{agent::Agent, cast::Cast};
+use crate::{
+    repository,
+    scene::{Actor, TIME_WAIT_LIMIT},
+};
+
+/// How long a finding may take: two intervals of 1 s and a busy machine.
+const FINDING_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long it may take to clear: the demo's `window` of 5 s, two intervals,
+/// and a busy machine.
+const CLEARED_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which situation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Story {
+    /// A client keeps the connections that its MySQL server closed
+    CloseWait,
+    /// A burst of short connections fills the TIME_WAIT table
+    TimeWait,
+    /// A service runs out of ephemeral ports
+    Ports,
+    /// A module dials a port whose owner restarts, until it reaches itself
+    SelfConnect,
+}
+
+/// Somebody pressed Ctrl-C or sent SIGTERM.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; everything was cleaned up")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// The flag that the signals set.
+#[derive(Clone)]
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn install() -> io::Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        }
+        Ok(Self(flag))
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Polls until `look` finds something. `None` when the deadline passed.
+    fn poll<T>(
+        &self,
+        deadline: Duration,
+        mut look: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        const POLL_INTERVAL: Duration = Duration::from_millis(100);
+        let end = Instant::now() + deadline;
+        loop {
+            self.check()?;
+            if let Some(found) = look()? {
+                return Ok(Some(found));
+            }
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+pub(crate) fn demo(story: Story) -> Result<()> {
+    ensure!(
+        scenes::is_root(),
+        "a demo makes a network namespace and attaches to the kernel, so it needs root: \
+         run `sudo -E env \"PATH=$PATH\" cargo xtask demo {}`",
+        story.name()
+    );
+    let binary = repository::build_tcpwatch()?;
+    let interrupt = Interrupt::install().context("handling signals")?;
+    let outcome = tell(story, &binary, &interrupt);
+    // An interrupted wait or a helper that died of the same Ctrl-C: one cause.
+    interrupt.check()?;
+    outcome
+}
+
+fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result<()> {
+    // Declared first, so dropped last.
+    let ns = Namespace::new(story.tag())?;
+    println!("\n{}\n", story.opening());
+    let agent = Agent::start(binary, interrupt)?;
+    println!("  tcpwatch watches; its findings: http://{}/api/v1/findings", agent.address());
+
+    let mut cast = Cast::new(&ns, interrupt);
+    story.act(&ns, &mut cast)?;
+
+    let started = Instant::now();
+    let found = interrupt.poll(FINDING_DEADLINE, || {
+        agent.ensure_alive()?;
+        Ok(standing(&agent.findings()?, story, ns.name()))
+    })?;
+    let Some(finding) = found else {
+        bail!(
+            "no finding {} for namespace {} within {FINDING_DEADLINE:?}\n{}",
+            story.kind(),
+            ns.name(),
+            agent.log()
+        );
+    };
+    println!("\nAfter {:.1} s tcpwatch says:\n", started.elapsed().as_secs_f64());
+    shown::print(&finding);
+
+    println!("\nThe cure: {}", story.cure(&ns, &mut cast)?);
+    let started = Instant::now();
+    let cleared = interrupt.poll(CLEARED_DEADLINE, || {
+        agent.ensure_alive()?;
+        let standing = standing(&agent.findings()?, story, ns.name());
+        Ok(standing.is_none().then_some(()))
+    })?;
+    if cleared.is_none() {
+        bail!("the finding still stands {CLEARED_DEADLINE:?} after the cure\n{}", agent.log());
+    }
+    println!("After {:.1} s the finding is cleared.", started.elapsed().as_secs_f64());
+    agent.stop()
+}
+
+/// The story's finding about the demo's namespace.
+fn standing(findings: &Value, story: Story, netns: &str) -> Option<Value> {
+    let findings = findings.get("findings")?.as_array()?;
+    findings.iter().find(|f| f["kind"] == story.kind() && f["subject"]["netns"] == netns).cloned()
+}
+
+impl Story {
+    fn name(self) -> String {
+        self.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// In the namespace's name.
+    const fn tag(self) -> &'static str {
+        match self {
+            Self::CloseWait => "shop",
+            Self::TimeWait => "images",
+            Self::Ports => "pay",
+            Self::SelfConnect => "modules",
+        }
+    }
+
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::CloseWait => "close-wait-pileup",
+            Self::TimeWait => "time-wait-exhaustion",
+            Self::Ports => "ephemeral-port-exhaustion",
+            Self::SelfConnect => "self-connection",
+        }
+    }
+
+    const fn opening(self) -> &'static str {
+        match self {
+            Self::CloseWait => {
+                "orders-api keeps a pool of connections to its MySQL server. The server closes \
+                 what\nis idle too long; the pool never looks, and never closes its own ends."
+            }
+            Self::TimeWait => {
+                "thumbnailer opens a connection for each picture and closes it. Each leaves a\n\
+                 TIME_WAIT for a minute, and this namespace keeps no more than 500 of them."
+            }
+            Self::Ports => {
+                "checkout has 60 ephemeral ports to reach its payment service from. Half are \
+                 open,\nhalf still in TIME_WAIT, and customers keep coming."
+            }
+            Self::SelfConnect => {
+                "module-b listens on a port inside the ephemeral range. It restarts, and \
+                 meanwhile\nmodule-a dials that port, again and again."
+            }
+        }
+    }
+
+    fn act(self, ns: &Namespace, cast: &mut Cast<'_>) -> Result<()> {
+        match self {
+            Self::CloseWait => {
+                cast.enter(Actor::Mysqld)?;
+                cast.enter(Actor::OrdersApi)
+            }
+            Self::TimeWait => {
+                let limit = TIME_WAIT_LIMIT.to_string();
+                ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", &limit)?;
+                cast.enter(Actor::Thumbnailer)
+            }
+            Self::Ports => cast.enter(Actor::Checkout),
+            Self::SelfConnect => {
+                cast.enter(Actor::ModuleB)?;
+                cast.leave(Actor::ModuleB)?;
+                cast.enter(Actor::ModuleA)?;
+                cast.enter(Actor::ModuleB)
+            }
+        }
+    }
+
+    /// Ends the condition and says how.
+    fn cure(self, ns: &Namespace, cast: &mut Cast<'_>) -> Result<&'static str> {
+        match self {
+            Self::CloseWait => {
+                cast.leave(Actor::OrdersApi)?;
+                Ok("orders-api closes its connections.")
+            }
+            Self::TimeWait => {
+                // What the kernel gives a namespace by default is at least this.
+                ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", "65536")?;
+                Ok("net.ipv4.tcp_max_tw_buckets goes up to 65536 (they last a minute).")
+            }
+            Self::Ports => {
+                cast.leave(Actor::Checkout)?;
+                ns.sysctl_set("net.ipv4.ip_local_port_range", "32768 60999")?;
+                Ok("net.ipv4.ip_local_port_range goes back to 32768 60999.")
+            }
+            Self::SelfConnect => {
+                cast.leave(Actor::ModuleA)?;
+                Ok("module-a drops its connection (and checks who is at the other end next time).")
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask ebpf`: builds the kernel part into `tcpwatch/bpf/`, where
+//! normal builds find it and need no toolchain for it.
+//!
+//! Beside the object lies a record: a hash over the sources, the toolchain,
+//! a hash of the object. `--check` compares the sources with the record,
+//! rebuilds, and compares the bytes if the recorded toolchain is at hand.
+//! Paths are remapped and debug sections dropped (`.BTF` and `.BTF.ext`
+//! stay), so the bytes do not depend on where the tree lies.
+
+mod record;
+mod toolchain;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use self::{
+    record::{Record, sha256, sources_sha256},
+    toolchain::Toolchain,
+};
+use crate::{command::run, repository};
+
+/// The target that aya's programs are built for on little-endian machines.
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Where the object lies, and its record.
+const OBJECT: &str = "tcpwatch/bpf/tcpwatch.bpf.o";
+const RECORD: &str = "tcpwatch/bpf/tcpwatch.bpf.json";
+
+/// Builds, and puts the object and its record into the tree.
+pub(crate) fn build() -> Result<()> {
+    let root = repository::root();
+    let sources_sha256 = sources_sha256(&root)?;
+    let toolchain = Toolchain::at_hand(None)?;
+    let object = compile(&root, &toolchain)?;
+    let folder = root.join(OBJECT);
+    let folder = folder.parent().context("the object lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    fs::write(root.join(OBJECT), &object).with_context(|| format!("writing {OBJECT}"))?;
+    let record =
+        Record { sources_sha256, object_sha256: sha256(&object), toolchain: toolchain.versions };
+    record.write(&root.join(RECORD))?;
+    println!("{OBJECT}: {} bytes, by {}", object.len(), record.toolchain);
+    Ok(())
+}
+
+/// Fails if the object in the tree is not the one that the sources make.
+pub(crate) fn check() -> Result<()> {
+    let root = repository::root();
+    let record = Record::read(&root.join(RECORD))?;
+    ensure!(
+        record.sources_sha256 == sources_sha256(&root)?,
+        "the sources of the kernel part changed: run `cargo xtask ebpf`"
+    );
+    let kept = fs::read(root.join(OBJECT)).with_context(|| format!("reading {OBJECT}"))?;
+    ensure!(
+        record.object_sha256 == sha256(&kept),
+        "{OBJECT} is not the one that was recorded: run `cargo xtask ebpf`"
+    );
+    let toolchain = Toolchain::at_hand(Some(&record.toolchain))?;
+    let built = compile(&root, &toolchain)?;
+    if toolchain.versions == record.toolchain {
+        ensure!(
+            built == kept,
+            "{OBJECT} is not what its sources make with its toolchain: run `cargo xtask ebpf`"
+        );
+        println!("{OBJECT}: rebuilt, the same {} bytes", kept.len());
+    } else {
+        println!("{OBJECT}: sources as recorded and they build; the bytes cannot be compared:");
+        println!("  recorded: {}\n  at hand:  {}", record.toolchain, toolchain.versions);
+    }
+    Ok(())
+}
+
+/// Compiles into target/ebpf and answers with the stripped object.
+fn compile(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let crate_folder = root.join("tcpwatch-ebpf");
+    let target = repository::target()?.join("ebpf");
+    // Fetched first: the folders of the registry are among the paths to remap.
+    run(toolchain.cargo().args(["fetch", "--locked"]).current_dir(&crate_folder))?;
+    run(toolchain
+        .cargo()
+        .args(["build", "--release", "--locked", "--target", TARGET, "-Z", "build-std=core"])
+        .current_dir(&crate_folder)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root, &target, toolchain)?.join("\u{1f}")))?;
+    let linked = target.join(TARGET).join("release/tcpwatch-ebpf");
+    let stripped = target.join("tcpwatch.bpf.o");
+    run(toolchain.objcopy().arg("--strip-debug").arg(&linked).arg(&stripped))?;
+    fs::read(&stripped).with_context(|| format!("reading {}", stripped.display()))
+}
+
+fn rustflags(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
+    let mut flags: Vec<String> = [
+        "-Clinker=bpf-linker",
+        "-Clink-arg=--btf",
+        "-Cdebuginfo=2",
+        "--cfg",
+        r#"bpf_target_arch="x86_64""#,
+    ]
+    .map(str::to_owned)
+    .into();
+    // The last that fits wins: the narrower come later.
+    let cargo_home = cargo_home()?;
+    let mut remapped = vec![
+        (root.to_path_buf(), "/tcpwatch"),
+        (target.to_path_buf(), "/tcpwatch/target/ebpf"),
+        (cargo_home.clone(), "/cargo"),
+    ];
+    if let Ok(registries) = cargo_home.join("registry/src").read_dir() {
+        // The folder's name depends on how the registry is reached.
+        remapped.extend(registries.flatten().map(|entry| (entry.path(), "/crates")));
+    }
+    let library = toolchain.sysroot.join("lib/rustlib/src/rust");
+    remapped.extend(library.canonicalize().map(|real| (real, "/rust")));
+    remapped.push((library, "/rust"));
+    for (from, to) in remapped {
+        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    }
+    Ok(flags)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
+}

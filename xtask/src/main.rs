@@ -1,0 +1,74 @@
+//! What a developer of tcpwatch runs: `cargo xtask help` lists it.
+//!
+//! Thin: one file per task, each doing its own set-up and saying what it
+//! does. `run` needs stable Rust alone; the others install what they miss
+//! where they may (Debian packages as root, cargo tools into target/tools).
+
+mod command;
+mod demo;
+mod ebpf;
+mod repository;
+mod run;
+mod scene;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a developer of tcpwatch runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build tcpwatch in release and run it on this host (stable Rust is enough)
+    Run {
+        /// Arguments for `tcpwatch run`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Everything that must hold: formatting, lints, licences, the BPF object, all tests, deploy/
+    Test,
+    /// Rebuild the kernel part that is kept in the tree, tcpwatch/bpf/tcpwatch.bpf.o
+    Ebpf {
+        /// Change nothing; fail if the object in the tree is not the one that the sources make
+        #[arg(long)]
+        check: bool,
+    },
+    /// Make a situation in a network namespace of its own and show what tcpwatch says of it
+    Demo {
+        /// Which one
+        story: demo::Story,
+    },
+    /// A process of a demo
+    #[command(hide = true)]
+    Scene {
+        actor: scene::Actor,
+        #[arg(long)]
+        netns: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Run { args } => return run::run(&args),
+        Task::Test => test::test(),
+        Task::Ebpf { check: false } => ebpf::build(),
+        Task::Ebpf { check: true } => ebpf::check(),
+        Task::Demo { story } => demo::demo(story),
+        Task::Scene { actor, netns } => scene::play(actor, &netns),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<demo::Interrupted>() { 130 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Where things lie in this repository.
+
+use std::{
+    env, iter,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::command::{cargo, output, run};
+
+/// The top folder.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets it for `cargo run`; the other is for a copied binary.
+    let xtask = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    xtask.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Cargo's target folder, wherever the user has put it.
+pub(crate) fn target() -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let text = output(
+        cargo().args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(root()),
+    )?;
+    let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
+    Ok(metadata.target_directory)
+}
+
+/// Builds tcpwatch in release and says where the binary is.
+pub(crate) fn build_tcpwatch() -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--package", "tcpwatch"]).current_dir(root()))?;
+    Ok(target()?.join("release/tcpwatch"))
+}
+
+/// Every file below `folder`, sorted; nothing if there is no such folder.
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).context(format!("reading {}", folder.display())),
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("reading {}", folder.display()))?;
+            let kind = entry.file_type().with_context(|| entry.path().display().to_string())?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.extend(iter::once(entry.path()));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,182 @@
+//! The actors of a demo: processes of their own, with a telling name, inside
+//! the demo's network namespace.
+//!
+//! An actor does its part, prints one line that says what it did, and keeps
+//! things so until its stdin is closed; it also ends when the demo dies.
+
+use std::{
+    ffi::CString,
+    io::{self, Read},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use scenes::{Namespace, PortRange, SelfConnection, TimeWaits};
+
+/// Who plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Actor {
+    /// A server that closes each connection at once, as after `wait_timeout`
+    Mysqld,
+    /// Its client, whose pool keeps them
+    OrdersApi,
+    /// Opens and closes a connection per request
+    Thumbnailer,
+    /// Uses up its ports, then goes on dialling
+    Checkout,
+    /// Dials module B's port while B restarts
+    ModuleA,
+    /// Listens on its port, if it gets it
+    ModuleB,
+}
+
+/// How many connections the pool keeps: between the limits warning 20 and
+/// critical 200 of the default configuration.
+pub(crate) const LEAK: usize = 37;
+
+/// MySQL's port.
+const MYSQL_PORT: u16 = 3306;
+
+/// How many short connections the burst has; the demo lowers
+/// `tcp_max_tw_buckets` to [`TIME_WAIT_LIMIT`], of which this is 98%.
+const BURST: usize = 490;
+
+/// The lowered limit.
+pub(crate) const TIME_WAIT_LIMIT: usize = 500;
+
+/// The ports that the checkout has: half of them will be open, half of them
+/// in TIME_WAIT.
+const PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_059;
+
+/// What the checkout dials.
+const PAYMENT_PORT: u16 = 8443;
+
+/// Inside the default `ip_local_port_range`, and of the parity of its first
+/// port (32768), which connect() tries first.
+const MODULE_B_PORT: u16 = 45_454;
+
+/// The range has 14,116 ports of that parity and connect() goes through
+/// them in turn, so one round is enough; two, in case others take some.
+const DIAL_TRIES: u32 = 30_000;
+
+impl Actor {
+    /// Its name as a process: what `ps` and tcpwatch show.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Mysqld => "mysqld",
+            Self::OrdersApi => "orders-api",
+            Self::Thumbnailer => "thumbnailer",
+            Self::Checkout => "checkout",
+            Self::ModuleA => "module-a",
+            Self::ModuleB => "module-b",
+        }
+    }
+}
+
+/// Plays `actor` on the main thread of this process.
+pub(crate) fn play(actor: Actor, netns: &str) -> Result<()> {
+    // The main thread's name is the process's.
+    rustix::thread::set_name(&CString::new(actor.name())?).context("naming the process")?;
+    let ns = Namespace::existing(netns)?;
+    ns.enter_for_good()?;
+    match actor {
+        Actor::Mysqld => mysqld(),
+        Actor::OrdersApi => orders_api(),
+        Actor::Thumbnailer => thumbnailer(&ns),
+        Actor::Checkout => checkout(&ns),
+        Actor::ModuleA => module_a(),
+        Actor::ModuleB => module_b(),
+    }
+}
+
+fn localhost(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn mysqld() -> Result<()> {
+    let listener = TcpListener::bind(localhost(MYSQL_PORT)).context("listening")?;
+    // Ends with the process. Closing is all it does with a connection.
+    thread::spawn(move || listener.incoming().for_each(drop));
+    println!("listens on {MYSQL_PORT} and closes what was idle too long");
+    until_stdin_closes();
+    Ok(())
+}
+
+fn orders_api() -> Result<()> {
+    let pool: io::Result<Vec<TcpStream>> =
+        (0..LEAK).map(|_| TcpStream::connect(localhost(MYSQL_PORT))).collect();
+    let mut pool = pool.context("connecting to mysqld")?;
+    // It even reads the end of each connection, and forgets it.
+    for connection in &mut pool {
+        connection.set_read_timeout(Some(scenes::STEP_DEADLINE))?;
+        connection.read_to_end(&mut Vec::new()).context("reading what mysqld said")?;
+    }
+    println!("has {LEAK} connections to mysqld in its pool, all closed by mysqld");
+    until_stdin_closes();
+    Ok(())
+}
+
+fn thumbnailer(ns: &Namespace) -> Result<()> {
+    TimeWaits::make(ns, BURST, 8080)?;
+    println!("fetched {BURST} pictures over a connection each");
+    until_stdin_closes();
+    Ok(())
+}
+
+fn checkout(ns: &Namespace) -> Result<()> {
+    let mut range = PortRange::new(ns, PORTS, PAYMENT_PORT)?;
+    let half = range.available() / 2;
+    range.use_up(range.available() - half, half)?;
+    let Err(error) = range.connect_once() else { bail!("there was a port left") };
+    println!("has used all {} ports; the next connect() says: {error}", range.available());
+    // Customers keep coming.
+    let stop = stdin_closed();
+    while stop.recv_timeout(Duration::from_millis(200)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let _ = range.connect_once();
+    }
+    Ok(())
+}
+
+fn module_a() -> Result<()> {
+    let connection = SelfConnection::dial(localhost(MODULE_B_PORT), DIAL_TRIES)?;
+    println!(
+        "dialled port {MODULE_B_PORT} {} times, was refused, and is now connected: {} to {}",
+        connection.tries(),
+        connection.address(),
+        connection.stream().peer_addr()?
+    );
+    until_stdin_closes();
+    Ok(())
+}
+
+fn module_b() -> Result<()> {
+    match TcpListener::bind(localhost(MODULE_B_PORT)) {
+        Ok(_listener) => {
+            println!("listens on {MODULE_B_PORT}");
+            until_stdin_closes();
+        }
+        Err(error) => {
+            println!("cannot listen on {MODULE_B_PORT}: {error}");
+            until_stdin_closes();
+        }
+    }
+    Ok(())
+}
+
+fn until_stdin_closes() {
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+}
+
+/// Disconnects when stdin is closed.
+fn stdin_closed() -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        until_stdin_closes();
+        drop(sender);
+    });
+    receiver
+}
