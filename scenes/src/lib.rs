@@ -11,6 +11,7 @@
 mod close_wait;
 mod established;
 mod fin_wait2;
+mod half_open;
 mod namespace;
 mod ports;
 mod self_connection;
@@ -23,6 +24,7 @@ mod wait;
 pub use close_wait::{CloseWaitLeak, Keeper};
 pub use established::Established;
 pub use fin_wait2::{OrphanedFinWait2, orphaned_fin_wait2};
+pub use half_open::half_open;
 pub use namespace::{Namespace, is_root, root_or_skip};
 pub use ports::PortRange;
 pub use self_connection::SelfConnection;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     Namespace, State,
     stream::{connect, listen, pair},
-    time_wait::time_wait_one,
+    time_wait::{protect_time_wait, time_wait_one},
     wait::{STEP_DEADLINE, wait_until},
 };
 
@@ -39,6 +39,7 @@ impl PortRange {
     pub fn new(ns: &Namespace, range: RangeInclusive<u16>, port: u16) -> Result<Self> {
         ensure!(!range.contains(&port), "the listener's port {port} lies inside {range:?}");
         ns.sysctl_set("net.ipv4.tcp_tw_reuse", "0")?;
+        protect_time_wait(ns)?;
         ns.sysctl_set(
             "net.ipv4.ip_local_port_range",
             &format!("{} {}", range.start(), range.end()),

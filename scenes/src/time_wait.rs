@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Namespace,
+    Namespace, State,
     stream::{listen, pair},
     wait::wait_until,
 };
@@ -41,26 +41,29 @@ pub struct TimeWaits {
 impl TimeWaits {
     /// `count` sockets in TIME_WAIT to 127.0.0.1:`port`, on distinct source
     /// ports (`tcp_tw_reuse` is 0 meanwhile); `port` 0 takes a free one. The
-    /// listener is gone afterwards.
+    /// listener is gone afterwards; `tcp_rfc1337` stays 1.
     ///
     /// # Errors
     /// When ports run out or the kernel refuses a step.
     pub fn make(ns: &Namespace, count: usize, port: u16) -> Result<Self> {
         let listener = listen(ns, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))?;
         let server = listener.local_addr().context("address of a listener")?;
-        let before = ns.sockstat("tw")?;
+        protect_time_wait(ns)?;
+        let ports = vec![server.port()];
+        let before = standing(ns, &ports)?;
         without_reuse(ns, || {
             ns.enter(|| (0..count).try_for_each(|_| time_wait_one(&listener, server)))?
                 .with_context(|| format!("making {count} TIME_WAIT to {server}"))
         })?;
-        let made = Self { ns: ns.clone(), count, ports: vec![server.port()] };
+        let made = Self { ns: ns.clone(), count, ports };
         made.wait_until_shown(before)?;
         Ok(made)
     }
 
     /// `count` sockets in TIME_WAIT (100,000 and more), fast: spread over
     /// destinations 127.0.1.x and ports `first_port` and the three after it,
-    /// by two threads. Raises `tcp_max_tw_buckets` where it is too low.
+    /// by two threads. Raises `tcp_max_tw_buckets` where it is too low;
+    /// `tcp_rfc1337` stays 1.
     ///
     /// # Errors
     /// When the kernel refuses a step or the machine is too slow.
@@ -77,7 +80,8 @@ impl TimeWaits {
             .iter()
             .map(|port| listen(ns, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port)))
             .collect::<Result<Vec<_>>>()?;
-        let before = ns.sockstat("tw")?;
+        protect_time_wait(ns)?;
+        let before = standing(ns, &ports)?;
         // Each thread has listeners of its own: nobody accepts another's.
         let (left, right) = listeners.split_at(listeners.len() / 2);
         let half = count / 2;
@@ -108,20 +112,27 @@ impl TimeWaits {
         &self.ports
     }
 
-    /// How many minisockets the namespace has at this moment.
+    /// How many sockets are in TIME_WAIT towards these ports at this moment.
     ///
     /// # Errors
-    /// When sockstat cannot be read.
-    pub fn standing(&self) -> Result<u64> {
-        self.ns.sockstat("tw")
+    /// When the socket table cannot be read.
+    pub fn standing(&self) -> Result<usize> {
+        standing(&self.ns, &self.ports)
     }
 
-    fn wait_until_shown(&self, before: u64) -> Result<()> {
-        let wanted = before + self.count as u64;
+    fn wait_until_shown(&self, before: usize) -> Result<()> {
+        let wanted = before + self.count;
         wait_until(MANY_DEADLINE, &format!("{wanted} sockets in TIME_WAIT"), || {
-            self.ns.sockstat("tw").is_ok_and(|n| n >= wanted)
+            // The cheap look first; but it counts orphans in FIN_WAIT2, whose
+            // FIN is still on its way, as well.
+            self.ns.sockstat("tw").is_ok_and(|n| n >= self.count as u64)
+                && self.standing().is_ok_and(|n| n >= wanted)
         })
     }
+}
+
+fn standing(ns: &Namespace, ports: &[u16]) -> Result<usize> {
+    ns.count(|s| s.state == State::TimeWait && ports.contains(&s.peer.port()))
 }
 
 fn make_spread(listeners: &[TcpListener], count: usize) -> io::Result<()> {
@@ -142,6 +153,14 @@ pub(crate) fn time_wait_one(listener: &TcpListener, to: SocketAddr) -> io::Resul
     let end = server.read(&mut [0; 1])?;
     debug_assert_eq!(end, 0, "the client sends nothing");
     Ok(())
+}
+
+/// Lets no reset end a TIME_WAIT early, from here on. On a busy machine a late
+/// FIN is sent again by a loss probe, its second ACK meets a socket that is
+/// gone, and the reset that answers it ends the TIME_WAIT: the "assassination"
+/// of RFC 1337, seen about once in a million connections.
+pub(crate) fn protect_time_wait(ns: &Namespace) -> Result<()> {
+    ns.sysctl_set("net.ipv4.tcp_rfc1337", "1")
 }
 
 /// Runs `work` with `tcp_tw_reuse` 0 and sets it back: else connect() may

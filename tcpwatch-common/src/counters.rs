@@ -66,6 +66,6 @@ impl Counters {
 
 const _: () = assert!(size_of::<Counters>() == (256 + 10 + 2 + 16 + 6) * 8);
 
-// SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.
 #[cfg(feature = "user")]
+// SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Counters {}

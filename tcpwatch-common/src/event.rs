@@ -12,13 +12,16 @@ pub enum EventKind {
     ConnectFailed = 2,
 }
 
-/// One event. 80 bytes, aligned to 8.
+/// One event. 88 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
     /// When, CLOCK_MONOTONIC nanoseconds.
     pub time_ns: u64,
-    /// Inode number of the network namespace.
+    /// Cookie of the network namespace (`SO_NETNS_COOKIE`, 5.14 and later), which is never used
+    /// again; 0 where the kernel has none.
+    pub netns_cookie: u64,
+    /// Inode number of the network namespace, which another one may get later.
     pub netns: u32,
     /// An [`EventKind`] as its number.
     pub kind: u8,
@@ -36,8 +39,8 @@ pub struct Event {
     pub reserved2: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 80);
+const _: () = assert!(size_of::<Event>() == 88);
 
-// SAFETY: repr(C), the fields fill all of the 80 bytes, and every bit pattern is valid.
 #[cfg(feature = "user")]
+// SAFETY: repr(C), the fields fill all of the 88 bytes, and every bit pattern is valid.
 unsafe impl aya::Pod for Event {}

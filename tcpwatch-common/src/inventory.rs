@@ -177,12 +177,16 @@ pub struct OwnerRecord {
 
 const _: () = assert!(size_of::<OwnerRecord>() == 40);
 
-// SAFETY (all five): repr(C) without padding, and every bit pattern is valid.
 #[cfg(feature = "user")]
 mod pod {
+    // SAFETY: repr(C) without padding, and every bit pattern is valid.
     unsafe impl aya::Pod for super::Walk {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::Destination {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::DestinationUse {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::SocketRecord {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::OwnerRecord {}
 }

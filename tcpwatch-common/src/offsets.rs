@@ -71,6 +71,8 @@ offsets! {
     skc_net = "sock_common" "skc_net.net";
     /// `unsigned int`: the number that `stat` shows for the namespace's file.
     net_inum = "net" "ns.inum";
+    /// `u64`, 5.14 and later: never used again, as the inode number is.
+    net_cookie = "net" "net_cookie" optional;
     /// `u16` since 5.6.
     sk_protocol = "sock" "sk_protocol";
     /// `int`.
@@ -113,8 +115,6 @@ offsets! {
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
     /// `unsigned char`: TIME_WAIT or FIN_WAIT2.
     tw_substate = "inet_timewait_sock" "tw_substate";
-    /// `struct inet_bind_bucket *`.
-    tw_tb = "inet_timewait_sock" "tw_tb" optional;
     /// `int`, seconds of CLOCK_MONOTONIC; 0 without timestamps.
     tw_ts_recent_stamp = "tcp_timewait_sock" "tw_ts_recent_stamp";
     /// `unsigned char *`.
@@ -135,6 +135,6 @@ offsets! {
 
 const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 1) * 4);
 
-// SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.
 #[cfg(feature = "user")]
+// SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Offsets {}

@@ -33,6 +33,6 @@ pub struct ResetKey {
     pub flags: u8,
 }
 
-// SAFETY: four bytes, every bit pattern is valid.
 #[cfg(feature = "user")]
+// SAFETY: four bytes, every bit pattern is valid.
 unsafe impl aya::Pod for ResetKey {}

@@ -75,11 +75,10 @@ fn visit(sk: Sock, walk: &mut Walk, seq: *mut c_void) -> Result<(), BufferFull> 
 fn visit_time_wait(sk: Sock, tw: &TimeWaitSock, walk: &mut Walk) {
     walk.time_wait_buckets += 1;
     walk.states[tw.substate() as usize & (STATES - 1)] += 1;
-    if !in_range(walk, sk.local_port()) {
-        return;
-    }
-    if tw.is_port_pinned() {
-        pin(walk, sk.local_port());
+    let port = sk.local_port();
+    // Whether the port is pinned is taken from the sockets before it, listeners at the least: its
+    // own bind bucket would be one more cache miss for each of what may be 100,000.
+    if !in_range(walk, port) || walk.pinned[word(port)] & bit(port) != 0 {
         return;
     }
     let (local, peer) = sk.addresses();

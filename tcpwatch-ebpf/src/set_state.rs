@@ -99,6 +99,7 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
 fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut Counters) {
     let mut event = Event {
         time_ns: now_ns(),
+        netns_cookie: sk.netns_cookie(),
         netns: sk.netns(),
         kind: kind as u8,
         reserved: [0; 3],

@@ -164,6 +164,16 @@ impl Sock {
         field!(net, net_inum: u32)
     }
 
+    /// Cookie of the network namespace, 0 without one.
+    #[inline(always)]
+    pub(crate) fn netns_cookie(self) -> u64 {
+        if !has!(net_cookie) {
+            return 0;
+        }
+        let net = Object(field!(self, skc_net: *const c_void));
+        field!(net, net_cookie: u64)
+    }
+
     #[inline(always)]
     pub(crate) fn error(self) -> i32 {
         field!(self, sk_err: i32)
@@ -285,12 +295,6 @@ impl TimeWaitSock {
     #[inline(always)]
     pub(crate) fn timestamp_seen(self) -> u32 {
         field!(self, tw_ts_recent_stamp: u32)
-    }
-
-    /// See [`TcpSock::is_port_pinned`].
-    #[inline(always)]
-    pub(crate) fn is_port_pinned(self) -> bool {
-        has!(tw_tb) && bucket_is_pinned(field!(self, tw_tb: *const c_void))
     }
 }
 

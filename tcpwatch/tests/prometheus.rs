@@ -8,21 +8,20 @@
 //! Needs root and the `prometheus` command (Debian package prometheus); without them it says so and
 //! is skipped, which `TCPWATCH_REQUIRE_ALL=1` turns into a failure.
 
+mod support;
+
 use std::{
     env,
     fmt::Write as _,
-    fs::{self, File},
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt,
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use support::{Agent, Daemon, Folder, free_address, http_get, poll, skip};
 
 /// Where the files under test lie.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
@@ -32,10 +31,6 @@ const INSTANCE: &str = "this-host";
 
 /// Enough for `close-wait-pileup` (warning 20), and a number that nothing else makes.
 const LEAKED: usize = 37;
-
-/// Prometheus needs some seconds to start and two scrapes for a rate; a machine that builds at the
-/// same time needs a multiple of that.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What may have no data in this test, by title, and why.
 const ALLOWED_EMPTY: [(&str, &str); 1] =
@@ -55,7 +50,6 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     };
 
     let folder = Folder::new()?;
-    let agent_address = free_address()?;
     let prometheus_address = free_address()?;
 
     let ns = scenes::Namespace::new("prometheus")?;
@@ -64,22 +58,14 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     // The leak is held by this process; /proc/self is the thread-group leader's.
     let comm = fs::read_to_string("/proc/self/comm")?.trim_end().to_owned();
 
-    let config = folder.write("tcpwatch.toml", &agent_config(agent_address))?;
-    let mut agent = Daemon::start(
-        Command::new(env!("CARGO_BIN_EXE_tcpwatch")).arg("run").arg("--config").arg(&config),
-        &folder.path.join("tcpwatch.log"),
-    )?;
-    poll("the agent to be ready", || {
-        agent.must_run()?;
-        Ok(http_get(agent_address, "/-/ready").ok().filter(|answer| answer.status == 200))
-    })?;
+    let agent = Agent::start_quick()?;
 
     folder.write(
         "tcpwatch.rules.yml",
         &impatient_rules(&deployed("prometheus/tcpwatch.rules.yml")?)?,
     )?;
     let example = deployed("prometheus/prometheus.example.yml")?;
-    let config = folder.write("prometheus.yml", &scrape_config(&example, agent_address)?)?;
+    let config = folder.write("prometheus.yml", &scrape_config(&example, agent.address)?)?;
     let mut server = Daemon::start(
         Command::new(prometheus_binary)
             .arg(format!("--config.file={}", config.display()))
@@ -102,7 +88,6 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     every_variable_has_values(&prometheus, &dashboard)?;
 
     let alert = poll("the CLOSE_WAIT alert to fire", || {
-        agent.must_run()?;
         let alerts = prometheus.firing("TcpwatchCloseWaitPileup")?;
         Ok(alerts.into_iter().find(|alert| alert["labels"]["netns"] == ns.name()))
     })?;
@@ -256,14 +241,6 @@ fn refused_connect(ns: &scenes::Namespace) -> Result<()> {
     Ok(())
 }
 
-fn agent_config(address: SocketAddr) -> String {
-    format!(
-        "[web]\nlisten_addresses = [\"{address}\"]\n\n\
-         [inventory]\ninterval = \"1s\"\n\n\
-         [detect.close_wait_pileup]\nmin_age = \"2s\"\n"
-    )
-}
-
 /// The rules with every `for:` at one second.
 fn impatient_rules(rules: &str) -> Result<String> {
     const WAIT: &str = "        for: ";
@@ -328,25 +305,6 @@ impl Prometheus {
     }
 }
 
-struct Answer {
-    status: u16,
-    body: String,
-}
-
-/// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
-fn http_get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let timeout = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;
-    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
-    let status = status.with_context(|| format!("not an HTTP status: {head}"))?;
-    Ok(Answer { status, body: body.to_owned() })
-}
-
 /// RFC 3986 section 2.1, everything but the unreserved characters.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
@@ -360,112 +318,12 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// Asks again until there is an answer; an error ends it at once.
-fn poll<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    // Often enough for states that change once a second.
-    const PAUSE: Duration = Duration::from_millis(200);
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        ensure!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
-        thread::sleep(PAUSE);
-    }
-}
-
-/// A child process that does not outlive the test.
-struct Daemon {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Daemon {
-    fn start(command: &mut Command, log: &Path) -> Result<Self> {
-        let program = command.get_program().to_owned();
-        let output = File::create(log)?;
-        command
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
-        // SAFETY: the closure runs between fork and exec and makes one system call, prctl, which
-        // is async-signal-safe; it allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            });
-        }
-        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        Ok(Self { child, log: log.to_owned() })
-    }
-
-    /// Fails with what it has said if it has ended.
-    fn must_run(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            let said = fs::read_to_string(&self.log)?;
-            bail!("{} ended with {status}:\n{said}", self.log.display());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // Shown only when the test fails.
-        let said = fs::read_to_string(&self.log).unwrap_or_default();
-        println!("{}:\n{said}", self.log.display());
-    }
-}
-
-/// A folder that goes with the test.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn new() -> Result<Self> {
-        let path = env::temp_dir().join(format!("tcpwatch-prometheus-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self { path })
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 fn deployed(file: &str) -> Result<String> {
     let path = Path::new(DEPLOY).join(file);
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// An address that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
 fn find_in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
-}
-
-fn skip(why: &str) -> Result<()> {
-    if env::var_os("TCPWATCH_REQUIRE_ALL").is_some_and(|value| value == "1") {
-        bail!("this test {why}, and TCPWATCH_REQUIRE_ALL=1 turns a skip into a failure");
-    }
-    println!("skipped: {why}");
-    Ok(())
 }

@@ -4,9 +4,12 @@
 //! does. `run` needs stable Rust alone; the others install what they miss
 //! where they may (Debian packages as root, cargo tools into target/tools).
 
+mod agent;
+mod bench;
 mod command;
 mod demo;
 mod ebpf;
+mod interrupt;
 mod repository;
 mod run;
 mod scene;
@@ -46,6 +49,11 @@ enum Task {
         /// Which one
         story: demo::Story,
     },
+    /// Measure what tcpwatch costs, in pairs with the same thing without it
+    Bench {
+        /// What
+        subject: bench::Subject,
+    },
     /// A process of a demo
     #[command(hide = true)]
     Scene {
@@ -62,13 +70,14 @@ fn main() -> ExitCode {
         Task::Ebpf { check: false } => ebpf::build(),
         Task::Ebpf { check: true } => ebpf::check(),
         Task::Demo { story } => demo::demo(story),
+        Task::Bench { subject } => bench::bench(subject),
         Task::Scene { actor, netns } => scene::play(actor, &netns),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<demo::Interrupted>() { 130 } else { 1 })
+            ExitCode::from(if error.is::<interrupt::Interrupted>() { 130 } else { 1 })
         }
     }
 }

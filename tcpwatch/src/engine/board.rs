@@ -2,9 +2,12 @@
 //!
 //! Detectors say what they see each time anew; the board compares by id. A finding keeps its
 //! `since` while it lasts. Changes queue up until they are polled, and the queue is bounded by the
-//! findings that there can be: an id changes at most once in each update.
+//! findings that there can be: an id stands for one finding and changes at most once in each update.
 
-use std::{cmp::Reverse, collections::VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{HashSet, VecDeque},
+};
 
 use super::{Finding, FindingChange};
 use crate::facts::Timestamp;
@@ -22,6 +25,9 @@ impl Board {
     /// Replaces what held by what holds.
     pub(super) fn update(&mut self, mut found: Vec<Finding>, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
+        // Names with a slash could make one id of two owners.
+        let mut ids = HashSet::new();
+        found.retain(|finding| ids.insert(finding.id.clone()));
         for finding in &mut found {
             finding.last_seen = now;
             let known = before.iter().position(|old| old.id == finding.id);

@@ -7,7 +7,7 @@
 //! of `window`.
 //! Cold start: the ages of sockets older than the agent are lower bounds, so a leak that was there
 //! before is seen as soon as its age is proven.
-//! Recovery: below 0.9 of the threshold.
+//! Recovery: below 0.9 of the threshold; for growth alone, the first quarter that adds nothing.
 //! Misses: a leak spread over more processes than there are sockets; one whose sockets never reach
 //! `min_age` because a keep-alive ends them.
 
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config,
-    facts::{CloseWaitSocket, Inventory, Namespace, Role, Timestamp, Unread},
+    facts::{CloseWaitSocket, Inventory, Namespace, NetnsId, Role, Timestamp, Unread},
 };
 
 /// Groups whose growth is followed; more owners than that with old sockets is no leak of one.
@@ -43,7 +43,7 @@ pub(super) struct CloseWaitPileup {
 /// Whose sockets are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct GroupKey<'a> {
-    netns: u32,
+    netns: NetnsId,
     process: &'a str,
     unit: &'a str,
     role: Role,
@@ -96,7 +96,7 @@ impl CloseWaitPileup {
             }
             let process = socket.owner.as_ref().map(|owner| &*owner.process);
             let key = GroupKey {
-                netns: namespace.inode,
+                netns: namespace.id,
                 process: process.map_or("", |process| &process.name),
                 unit: process.map_or("", |process| process.unit_label()),
                 role: socket.role,
@@ -208,29 +208,38 @@ impl Group<'_> {
 
     fn title(&self, subject: &Subject) -> String {
         let first = self.oldest();
-        let process = first.owner.as_ref().map(|owner| &*owner.process);
         let who = match (&subject.process, subject.pid) {
-            (Some(name), Some(pid)) => format!("{name} (pid {pid})"),
-            _ => text::named(process),
+            (Some(name), Some(pid)) => text::named_as(name, pid),
+            _ => text::named(None),
+        };
+        let keeps = match self.processes() {
+            0 | 1 => "keeps".to_owned(),
+            processes => format!("and {} keep", text::count(processes - 1, "more process")),
         };
         let count = self.sockets.len() as u64;
+        let hosts = self.peers().len();
         let what = match first.role {
             Role::Client => {
                 let connections = text::count(count, "connection");
-                match self.peers().len() {
+                match hosts {
                     1 => format!("{connections} to {}", first.peer),
                     hosts => format!("{connections} to port {} of {hosts} hosts", first.peer.port),
                 }
             }
             Role::Server => {
-                let connections = text::count(count, "accepted connection");
-                format!("{connections} on port {}", first.local.port)
+                let accepted = if self.most_are_unaccepted() { "unaccepted" } else { "accepted" };
+                let connections = text::count(count, &format!("{accepted} connection"));
+                let from = match hosts {
+                    1 => first.peer.address.to_string(),
+                    hosts => format!("{hosts} hosts"),
+                };
+                format!("{connections} on port {} from {from}", first.local.port)
             }
         };
         let at_least = if first.since_exact { "" } else { "at least " };
         let age = text::duration(self.oldest_age());
         let netns = text::in_netns(&self.namespace.name);
-        format!("{who} keeps {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}")
+        format!("{who} {keeps} {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}")
     }
 
     fn count_of(&self, unread: Unread) -> u64 {
@@ -241,6 +250,16 @@ impl Group<'_> {
         self.sockets.iter().filter(|socket| socket.unaccepted).count() as u64
     }
 
+    fn most_are_unaccepted(&self) -> bool {
+        self.unaccepted() * 2 > self.sockets.len() as u64
+    }
+
+    /// How many processes are known to hold them.
+    fn processes(&self) -> u64 {
+        let owners = self.sockets.iter().filter_map(|socket| socket.owner.as_ref());
+        owners.map(|owner| owner.process.pid).collect::<HashSet<_>>().len() as u64
+    }
+
     fn explanation(&self) -> String {
         let total = self.sockets.len() as u64;
         let (nothing, end, data) = (
@@ -248,29 +267,29 @@ impl Group<'_> {
             self.count_of(Unread::End),
             self.count_of(Unread::Data),
         );
-        let mut text = String::from("The peer has closed; only close() by this process ends it.");
-        if self.unaccepted() * 2 > total {
-            text.push_str(
-                " Most wait in the accept queue: nobody has accepted them, so the accepting \
-                 thread is stuck or too slow.",
-            );
+        let (number, reading) = if self.most_are_unaccepted() {
+            let reading = "wait in the accept queue: the thread that calls accept() is stuck or \
+                           too slow.";
+            (self.unaccepted(), reading)
         } else if nothing >= end && nothing >= data {
-            text.push_str(
-                " It has read to the end (Recv-Q 0) and did not close: a code path that sees the \
-                 end of the stream, or an error, without closing the socket.",
-            );
+            let reading = "were read to the end (Recv-Q 0) and not closed: a code path sees the \
+                           end of the stream, or an error, and does not close the socket.";
+            (nothing, reading)
         } else if end >= data {
-            text.push_str(
-                " It has not read since (Recv-Q 1, the FIN alone): the connection lies in a pool, \
-                 or with a thread, that never looks at it again.",
-            );
+            let reading = "were not read since (Recv-Q 1, the FIN alone): they lie in a pool, or \
+                           with a thread, that never looks at them again.";
+            (end, reading)
         } else {
-            text.push_str(
-                " Data is unread too: it has stopped reading, and closing will send a reset.",
-            );
-        }
+            let reading = "hold unread data: the process has stopped reading, and closing them \
+                           will send resets.";
+            (data, reading)
+        };
+        let mut text = format!(
+            "The peers have closed; only close() by this process ends it. {number} of {total} \
+             {reading}"
+        );
         if self.grows {
-            text.push_str(" They become ever more.");
+            text.push_str(" Their number keeps growing.");
         }
         text
     }
@@ -292,13 +311,8 @@ impl Group<'_> {
         if self.unaccepted() > 0 {
             evidence.count("unaccepted_sockets", self.unaccepted());
         }
-        let pids: HashSet<u32> = self
-            .sockets
-            .iter()
-            .filter_map(|socket| Some(socket.owner.as_ref()?.process.pid))
-            .collect();
-        if !pids.is_empty() {
-            evidence.count("processes", pids.len() as u64);
+        if self.processes() > 0 {
+            evidence.count("processes", self.processes());
         }
         let holders = self.sockets.iter().filter_map(|socket| Some(socket.owner.as_ref()?.holders));
         if let Some(most) = holders.max().filter(|holders| *holders > 1) {
@@ -324,6 +338,10 @@ impl Group<'_> {
         let mut remedies =
             vec![format!("Look at them: {}", text::in_its_namespace(subject, &list))];
         remedies.push(match first.role {
+            Role::Server if self.most_are_unaccepted() => "Find what keeps the accepting thread \
+                 from accept(): a full pool of workers, a lock, or no file descriptor left \
+                 (EMFILE)."
+                .to_owned(),
             Role::Client => "In the code: close the connection on every path that ends its use, \
                  and let the pool drop idle connections sooner than the server does."
                 .to_owned(),

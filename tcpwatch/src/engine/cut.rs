@@ -8,10 +8,10 @@ use std::{
 
 /// Cuts gauges: the `limit` largest stay, the rest is folded into one row. Order is by size, then
 /// as given.
-pub(super) fn largest<T>(
+pub(super) fn largest<T, Size: Ord>(
     mut rows: Vec<T>,
     limit: usize,
-    size: impl Fn(&T) -> u64,
+    size: impl Fn(&T) -> Size,
     fold: impl Fn(Vec<T>) -> T,
 ) -> Vec<T> {
     rows.sort_by_key(|row| Reverse(size(row)));
@@ -46,7 +46,8 @@ impl<Owner: Clone + Eq + Hash, Kind: Copy + Eq + Hash> NamedTotals<Owner, Kind> 
         let named = self.named.contains(owner)
             || (self.named.len() < self.limit && self.named.insert(owner.clone()));
         let owner = if named { owner.clone() } else { self.other.clone() };
-        *self.totals.entry((owner, kind)).or_default() += count;
+        let total = self.totals.entry((owner, kind)).or_default();
+        *total = total.saturating_add(count);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Owner, Kind, u64)> {

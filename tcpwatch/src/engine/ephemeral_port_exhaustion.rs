@@ -7,7 +7,8 @@
 //! Cold start: none; the ports are counted, not their rate.
 //! Recovery: below 0.9 of the threshold, and `window` after the last failure.
 //! Misses: ports of sockets that are bound but neither listen nor are connected are in no table
-//! that the inventory walks; a real failure outranks the count.
+//! that the inventory walks, and of many busy destinations the inventory names 32 and the worst; a
+//! real failure outranks the count.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,8 +22,8 @@ use super::{
 use crate::{
     config,
     facts::{
-        ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Namespace, Process, Timestamp,
-        TwReuse,
+        ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Namespace, NetnsId, Process,
+        Timestamp, TwReuse,
     },
 };
 
@@ -41,7 +42,7 @@ pub(super) struct EphemeralPortExhaustion {
 /// What has its own set of local ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Destination {
-    netns: u32,
+    netns: NetnsId,
     local: IpAddr,
     peer: Endpoint,
 }
@@ -52,6 +53,17 @@ struct Failures {
     last: Timestamp,
     /// Failures by process; the first few processes.
     processes: Vec<(Arc<Process>, u64)>,
+}
+
+impl Failures {
+    /// Or of nobody known at all.
+    fn are_of_one_process(&self) -> bool {
+        match &*self.processes {
+            [] => true,
+            [(_, count)] => *count == self.count,
+            _ => false,
+        }
+    }
 }
 
 impl EphemeralPortExhaustion {
@@ -98,11 +110,11 @@ impl EphemeralPortExhaustion {
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
             let mut used: BTreeMap<Destination, Option<&DestinationUse>> = BTreeMap::new();
-            let busy = namespace.ports.busy.iter().chain(&namespace.ports.worst);
-            for destination in busy {
+            // The worst need not be among the busy: those are the first, not the largest.
+            for destination in namespace.ports.busy.iter().chain(&namespace.ports.worst) {
                 used.insert(key_of(namespace, destination), Some(destination));
             }
-            for key in self.failures.keys().filter(|key| key.netns == namespace.inode) {
+            for key in self.failures.keys().filter(|key| key.netns == namespace.id) {
                 used.entry(*key).or_default();
             }
             for (key, destination) in used {
@@ -136,14 +148,15 @@ impl EphemeralPortExhaustion {
 }
 
 fn key_of(namespace: &Namespace, destination: &DestinationUse) -> Destination {
-    Destination { netns: namespace.inode, local: destination.local.address, peer: destination.peer }
+    Destination { netns: namespace.id, local: destination.local.address, peer: destination.peer }
 }
 
 /// A shortage, to be put into words.
 struct Shortage<'a> {
     namespace: &'a Namespace,
     key: Destination,
-    /// `None` where fewer than half of the ports are taken.
+    /// `None` where the inventory does not name it: fewer than half of the ports are taken, as a
+    /// rule.
     used: Option<u32>,
     failures: Option<&'a Failures>,
 }
@@ -189,9 +202,10 @@ impl Shortage<'_> {
         match (self.failures, state) {
             (Some(failures), state) => {
                 let who = text::named(self.worst_process());
+                let most = if failures.are_of_one_process() { "" } else { "most " };
                 let times = text::count(failures.count, "connect() call");
                 let state = state.map(|state| format!(": {state}")).unwrap_or_default();
-                format!("{times} to {peer} found no free local port{netns}, most by {who}{state}")
+                format!("{times} to {peer} found no free local port{netns}, {most}by {who}{state}")
             }
             (None, state) => format!("{}{netns}", state.unwrap_or_default()),
         }
@@ -225,6 +239,16 @@ impl Shortage<'_> {
             }
         });
         text
+    }
+
+    fn time_wait_is_reused(&self) -> bool {
+        let ports = &self.namespace.ports;
+        let allowed = match ports.tw_reuse {
+            TwReuse::Never => false,
+            TwReuse::Always => true,
+            TwReuse::Loopback => self.is_loopback(),
+        };
+        allowed && ports.timestamps
     }
 
     fn is_loopback(&self) -> bool {
@@ -274,12 +298,13 @@ impl Shortage<'_> {
                     .to_owned(),
             );
         }
-        if ports.tw_reuse != TwReuse::Always && !self.is_loopback() && ports.timestamps {
-            remedies.push(
-                "Ports in TIME_WAIT again after a second: sysctl -w net.ipv4.tcp_tw_reuse=1 (safe \
-                 for outgoing connections with timestamps, RFC 6191)."
-                    .to_owned(),
-            );
+        if !self.time_wait_is_reused() {
+            let timestamps = if ports.timestamps { "" } else { "net.ipv4.tcp_timestamps=1 " };
+            remedies.push(format!(
+                "Ports in TIME_WAIT again after a second: sysctl -w \
+                 {timestamps}net.ipv4.tcp_tw_reuse=1 (safe for outgoing connections with \
+                 timestamps, RFC 6191)."
+            ));
         }
         remedies.push(
             "More destinations or sources: a second address on either side has a set of ports of \

@@ -88,6 +88,7 @@ impl Engine {
         found.extend(self.time_wait_exhaustion.judge(inventory, now));
         found.extend(self.ephemeral_port_exhaustion.judge(inventory, now));
         found.extend(self.self_connection.judge(inventory, now));
+        found.iter_mut().for_each(text::keep_plain);
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }

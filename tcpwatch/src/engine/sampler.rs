@@ -12,8 +12,13 @@ use super::{
     cut::{NamedTotals, largest},
 };
 use crate::facts::{
-    ConnectFailure, Event, Inventory, Namespace, NetstatCounters, Owner, Process, Timestamp,
+    ConnectFailure, Event, Inventory, Namespace, NetnsId, NetstatCounters, Owner, Process,
+    Timestamp,
 };
+
+/// Self-connections that wait for the name of their namespace: those between two inventories in a
+/// namespace that is new, so hardly ever one.
+const UNNAMED: usize = 1_024;
 
 /// A counter of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,11 +37,11 @@ pub(super) struct Sampler {
     connect_failures: NamedTotals<OwnerLabels, ConnectFailure>,
     totals: NamedTotals<Arc<str>, Total>,
     /// The last counters of each namespace that is there.
-    netstat: HashMap<u32, NetstatCounters>,
+    netstat: HashMap<NetnsId, NetstatCounters>,
     /// Names of the namespaces that are there.
-    names: HashMap<u32, Arc<str>>,
-    /// Self-connections in namespaces that no inventory has named yet, and the agent's start.
-    unnamed_self_connections: Vec<u32>,
+    names: HashMap<NetnsId, Arc<str>>,
+    /// The namespaces of self-connections that came before an inventory has named them.
+    unnamed_self_connections: Vec<NetnsId>,
 }
 
 impl Sampler {
@@ -66,8 +71,8 @@ impl Sampler {
             }
             Event::SelfConnection { netns, .. } => match self.names.get(netns) {
                 Some(name) => self.totals.add(&name.clone(), Total::SelfConnections, 1),
-                // The next inventory may know it; a flood of unknown ones is counted as one.
-                None if self.unnamed_self_connections.len() < 1_024 => {
+                // The next inventory may know its name; the rest of a flood goes without.
+                None if self.unnamed_self_connections.len() < UNNAMED => {
                     self.unnamed_self_connections.push(*netns);
                 }
                 None => self.totals.add(&"".into(), Total::SelfConnections, 1),
@@ -110,7 +115,7 @@ impl Sampler {
         self.names = inventory
             .namespaces
             .iter()
-            .map(|namespace| (namespace.inode, namespace.name.clone()))
+            .map(|namespace| (namespace.id, namespace.name.clone()))
             .collect();
         for netns in std::mem::take(&mut self.unnamed_self_connections) {
             let name = self.names.get(&netns).cloned().unwrap_or_default();
@@ -119,9 +124,11 @@ impl Sampler {
         let mut before = std::mem::take(&mut self.netstat);
         for namespace in &inventory.namespaces {
             self.totals.add(&namespace.name, Total::SelfConnections, 0);
-            let Some(new) = namespace.netstat else { continue };
+            let old = before.remove(&namespace.id);
+            // Counters that could not be read this once have not moved.
+            let Some(new) = namespace.netstat.or(old) else { continue };
             // What was counted before the first look is not ours to report.
-            let old = before.remove(&namespace.inode).unwrap_or(new);
+            let old = old.unwrap_or(new);
             let name = &namespace.name;
             for (total, new, old) in [
                 (Total::TimeWaitOverflows, new.time_wait_overflows, old.time_wait_overflows),
@@ -131,7 +138,7 @@ impl Sampler {
             ] {
                 self.totals.add(name, total, new.saturating_sub(old));
             }
-            self.netstat.insert(namespace.inode, new);
+            self.netstat.insert(namespace.id, new);
         }
     }
 
@@ -142,17 +149,15 @@ impl Sampler {
                 netns: name.clone(),
                 ..NamespaceTotals::default()
             });
-            if total == Total::SelfConnections {
-                sample.self_connections = count;
-                continue;
-            }
-            let netstat = sample.netstat.get_or_insert_default();
+            let netstat = &mut sample.netstat;
             match total {
-                Total::SelfConnections => {}
-                Total::TimeWaitOverflows => netstat.time_wait_overflows = count,
-                Total::ListenOverflows => netstat.listen_overflows = count,
-                Total::ListenDrops => netstat.listen_drops = count,
-                Total::SyncookiesSent => netstat.syncookies_sent = count,
+                Total::SelfConnections => sample.self_connections = count,
+                Total::TimeWaitOverflows => {
+                    netstat.get_or_insert_default().time_wait_overflows = count
+                }
+                Total::ListenOverflows => netstat.get_or_insert_default().listen_overflows = count,
+                Total::ListenDrops => netstat.get_or_insert_default().listen_drops = count,
+                Total::SyncookiesSent => netstat.get_or_insert_default().syncookies_sent = count,
             }
         }
         by_name.into_values().collect()
@@ -172,7 +177,8 @@ impl Sampler {
         largest(
             rows,
             self.owners,
-            |row| row.sockets.total(),
+            // `None`, the least, so that one of this name is part of the rest and not beside it.
+            |row| (&*row.netns != OTHER).then(|| row.sockets.total()),
             |rest| {
                 let mut sum = NamespaceSample { netns: OTHER.into(), ..NamespaceSample::default() };
                 rest.iter().for_each(|row| add_namespace(&mut sum, row));
@@ -204,7 +210,8 @@ impl Sampler {
         largest(
             rows.collect(),
             self.owners,
-            |row| row.sockets,
+            // Likewise what is beyond the description in namespaces without a name.
+            |row| (row.role.is_some() || !row.netns.is_empty()).then_some(row.sockets),
             |rest| CloseWaitSample {
                 netns: "".into(),
                 owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
@@ -238,9 +245,7 @@ impl Sampler {
             accept_limit: sums[2],
         });
         // The fullest matter most, then the widest.
-        let size = |row: &ListenerSample| {
-            (row.half_open + row.accept_queue) * 1_000_000 + row.accept_limit
-        };
+        let size = |row: &ListenerSample| (row.half_open + row.accept_queue, row.accept_limit);
         largest(rows.collect(), self.owners, size, |rest| ListenerSample {
             netns: "".into(),
             owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },

@@ -107,7 +107,8 @@ pub struct FindingSample {
     pub owner: OwnerLabels,
     /// Which service, where the finding has one.
     pub port: Option<u16>,
-    /// Findings that share these labels; 1 but for [`OTHER`].
+    /// Findings that share these labels: those under [`OTHER`], and destinations that differ only in
+    /// their address.
     pub count: u64,
 }
 

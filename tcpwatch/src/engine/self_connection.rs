@@ -18,7 +18,9 @@ use std::{
 use super::{EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, text};
 use crate::{
     config::{self, ConfigSeverity},
-    facts::{Endpoint, Event, Inventory, Namespace, Process, SelfConnectedSocket, Timestamp},
+    facts::{
+        Endpoint, Event, Inventory, Namespace, NetnsId, Process, SelfConnectedSocket, Timestamp,
+    },
 };
 
 /// Self-connections whose maker is remembered until the inventory shows them.
@@ -27,8 +29,8 @@ const MAKERS: usize = 256;
 #[derive(Debug)]
 pub(super) struct SelfConnection {
     pub(super) config: config::SelfConnection,
-    /// Who called connect(), by namespace and endpoint.
-    makers: HashMap<(u32, Endpoint), Arc<Process>>,
+    /// Who called connect() and when, by namespace and endpoint.
+    makers: HashMap<(NetnsId, Endpoint), (Timestamp, Arc<Process>)>,
 }
 
 impl SelfConnection {
@@ -37,27 +39,27 @@ impl SelfConnection {
     }
 
     pub(super) fn handle_event(&mut self, event: &Event) {
-        let Event::SelfConnection { netns, endpoint, process: Some(process), .. } = event else {
+        let Event::SelfConnection { at, netns, endpoint, process: Some(process) } = event else {
             return;
         };
-        if self.makers.len() < MAKERS {
-            self.makers.insert((*netns, *endpoint), Arc::clone(process));
+        let key = (*netns, *endpoint);
+        if self.makers.len() < MAKERS || self.makers.contains_key(&key) {
+            self.makers.insert(key, (*at, Arc::clone(process)));
         }
     }
 
     /// The self-connections that stand at `now`, one finding for each.
     pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
         let mut findings = BTreeMap::new();
-        let mut makers = HashMap::new();
         for namespace in &inventory.namespaces {
             for socket in &namespace.self_connected {
-                let key = (namespace.inode, socket.endpoint);
-                let maker = self.makers.remove(&key);
-                findings.insert(key, self.finding(namespace, socket, maker.as_deref(), now));
-                makers.extend(maker.map(|maker| (key, maker)));
+                let key = (namespace.id, socket.endpoint);
+                let maker = self.makers.get(&key).map(|(_, maker)| &**maker);
+                findings.insert(key, self.finding(namespace, socket, maker, now));
             }
         }
-        self.makers = makers;
+        // One made while the tables were walked may be in the next inventory only.
+        self.makers.retain(|key, (at, _)| findings.contains_key(key) || *at >= inventory.started);
         let enabled = if self.config.enabled { FINDINGS_PER_KIND } else { 0 };
         findings.into_values().take(enabled).collect()
     }
@@ -92,9 +94,11 @@ impl SelfConnection {
             .text("port_range", format!("{low}-{high}"))
             .text("port_is_in_range", if inside { "yes" } else { "no" });
         let who = text::named(holder);
+        let close = format!("ss -K 'src {endpoint} and dst {endpoint}'");
+        let close = text::in_its_namespace(&subject, &close);
         let netns = text::in_netns(&namespace.name);
         Finding {
-            id: format!("self-connection/{}/{endpoint}", namespace.inode),
+            id: format!("self-connection/{}/{endpoint}", namespace.id),
             kind: FindingKind::SelfConnection,
             severity: severity(self.config.severity),
             title: format!("{who} is connected to itself at {endpoint}{netns}"),
@@ -108,18 +112,20 @@ impl SelfConnection {
             ),
             evidence,
             remedies: vec![
-                format!(
-                    "Close it: restart {who}, or {}",
-                    text::in_its_namespace(
-                        &subject,
-                        &format!("ss -K src {} sport = :{}", endpoint.address, endpoint.port)
+                match holder {
+                    Some(_) => format!("Close it: restart {who}, or {close}"),
+                    None => format!("Close it: {close}"),
+                },
+                if inside {
+                    format!(
+                        "Keep the kernel off that port: add {} to \
+                         net.ipv4.ip_local_reserved_ports, or move the service out of {low}-{high}.",
+                        endpoint.port
                     )
-                ),
-                format!(
-                    "Keep the kernel off that port: add {} to net.ipv4.ip_local_reserved_ports, \
-                     or move the service below {low}.",
-                    endpoint.port
-                ),
+                } else {
+                    "In the code: do not bind() the port that is dialled as the source port."
+                        .to_owned()
+                },
                 "In the code: after connect(), close the socket and try again if getsockname() \
                  equals getpeername()."
                     .to_owned(),

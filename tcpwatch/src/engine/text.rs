@@ -1,19 +1,25 @@
 //! Words that the kinds share.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use super::Subject;
+use super::{Finding, Subject};
 use crate::facts::Process;
 
 /// `nginx (pid 12)`, or "an unknown process".
 pub(super) fn named(process: Option<&Process>) -> String {
     match process {
-        Some(process) => format!("{} (pid {})", process.name, process.pid),
+        Some(process) => named_as(&process.name, process.pid),
         None => "an unknown process".to_owned(),
     }
 }
 
-/// ` in namespace NAME`, nothing for the host's own.
+/// `nginx (pid 12)`; a process may have taken its name off.
+pub(super) fn named_as(name: &str, pid: u32) -> String {
+    let name = if name.is_empty() { "a process without a name" } else { name };
+    format!("{name} (pid {pid})")
+}
+
+/// ` in network namespace NAME`, nothing for the host's own.
 pub(super) fn in_netns(netns: &str) -> String {
     match netns {
         "host" => String::new(),
@@ -22,9 +28,38 @@ pub(super) fn in_netns(netns: &str) -> String {
     }
 }
 
-/// `1 socket`, `2 sockets`.
+/// `1 socket`, `2 sockets`, `2 processes`.
 pub(super) fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    match number {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('s') => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// Replaces what would break a line or drive a terminal: a process may name itself as it likes
+/// (`PR_SET_NAME` takes any byte), and so may who mounts a namespace.
+pub(super) fn keep_plain(finding: &mut Finding) {
+    let texts = [&mut finding.title, &mut finding.explanation];
+    for text in texts.into_iter().chain(&mut finding.remedies) {
+        if text.contains(is_unprintable) {
+            *text = text.replace(is_unprintable, "?");
+        }
+    }
+}
+
+/// Controls, line and paragraph separators, and those that turn the direction of text.
+fn is_unprintable(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `name` as one word of a shell's command line, in single quotes where it needs them.
+fn shell_word(name: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+%/".contains(&byte);
+    if name.bytes().all(is_plain) {
+        return name.into();
+    }
+    format!("'{}'", name.replace('\'', r"'\''")).into()
 }
 
 /// A duration as a person says it: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`.
@@ -43,8 +78,8 @@ pub(super) fn in_its_namespace(subject: &Subject, command: &str) -> String {
     match (&*subject.netns, subject.pid) {
         ("host", _) => command.to_owned(),
         (_, Some(pid)) => format!("nsenter -t {pid} -n {command}"),
-        ("", None) => command.to_owned(),
-        (name, None) => format!("ip netns exec {name} {command}"),
+        ("", None) => format!("{command} (in that network namespace)"),
+        (name, None) => format!("ip netns exec {} {command}", shell_word(name)),
     }
 }
 
@@ -54,7 +89,7 @@ pub(super) fn restart(subject: &Subject) -> Option<String> {
         .unit
         .as_ref()
         .filter(|unit| unit.ends_with(".service"))
-        .map(|unit| format!("systemctl restart {unit}"))
+        .map(|unit| format!("systemctl restart {}", shell_word(unit)))
 }
 
 #[cfg(test)]
@@ -70,5 +105,19 @@ mod tests {
         assert_eq!(said(7_199), "119 min");
         assert_eq!(said(7_200), "2 h 0 min");
         assert_eq!(said(172_800), "2 d 0 h");
+    }
+
+    #[test]
+    fn a_name_is_one_word_of_a_command_whatever_it_contains() {
+        assert_eq!(shell_word("nginx@1.service"), "nginx@1.service");
+        assert_eq!(shell_word(r"dev-disk\x2d1.service"), r"'dev-disk\x2d1.service'");
+        assert_eq!(shell_word("a b's"), r"'a b'\''s'");
+    }
+
+    #[test]
+    fn nouns_take_their_plural() {
+        assert_eq!(count(0, "socket"), "0 sockets");
+        assert_eq!(count(1, "process"), "1 process");
+        assert_eq!(count(2, "process"), "2 processes");
     }
 }

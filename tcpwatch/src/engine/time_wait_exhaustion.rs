@@ -15,14 +15,20 @@ use super::{
 };
 use crate::{
     config,
-    facts::{Inventory, Namespace, TcpState, Timestamp},
+    facts::{Inventory, Namespace, NetnsId, TcpState, TimeWaitUse, Timestamp},
 };
+
+/// Least limit that is proposed where the present one is tiny: enough for 68 closes per second, each
+/// held for 60 s.
+const ROOM_LEAST: u64 = 4_096;
+/// Most: the setting is an `int`.
+const ROOM_MOST: u64 = i32::MAX as u64;
 
 #[derive(Debug)]
 pub(super) struct TimeWaitExhaustion {
     pub(super) config: config::TimeWaitExhaustion,
     levels: Levels,
-    overflows: HashMap<u32, Overflows>,
+    overflows: HashMap<NetnsId, Overflows>,
 }
 
 /// What the overflow counter of a namespace did.
@@ -45,7 +51,7 @@ impl TimeWaitExhaustion {
         let mut before = std::mem::take(&mut self.overflows);
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
-            let overflowed = self.follow(namespace, before.remove(&namespace.inode), now);
+            let overflowed = self.follow(namespace, before.remove(&namespace.id), now);
             if self.config.enabled {
                 findings.extend(self.judge_namespace(namespace, overflowed, now));
             }
@@ -55,19 +61,21 @@ impl TimeWaitExhaustion {
         findings
     }
 
-    /// How many overflows there were within `window`, as far as that is known.
+    /// How many overflows there were since the counter was last still for a `window`; 0 while it is.
     fn follow(&mut self, namespace: &Namespace, before: Option<Overflows>, now: Timestamp) -> u64 {
-        let Some(netstat) = &namespace.netstat else { return 0 };
-        let total = netstat.time_wait_overflows;
+        let read = namespace.netstat.as_ref().map(|netstat| netstat.time_wait_overflows);
+        // A counter that could not be read this once is taken not to have moved.
+        let known = before.as_ref().map(|overflows| overflows.total);
+        let Some(total) = read.or(known) else { return 0 };
         let mut overflows = before.unwrap_or(Overflows { total, moved: None });
         let new = total.saturating_sub(overflows.total);
         overflows.total = total;
         let lasting = overflows.moved.filter(|(_, last)| now.since(*last) <= self.config.window);
         overflows.moved = match (new, lasting) {
             (0, lasting) => lasting,
-            (new, lasting) => Some((lasting.map_or(0, |(sum, _)| sum) + new, now)),
+            (new, lasting) => Some((lasting.map_or(0, |(sum, _)| sum).saturating_add(new), now)),
         };
-        self.overflows.insert(namespace.inode, overflows);
+        self.overflows.insert(namespace.id, overflows);
         overflows.moved.map_or(0, |(sum, _)| sum)
     }
 
@@ -77,31 +85,39 @@ impl TimeWaitExhaustion {
         overflowed: u64,
         now: Timestamp,
     ) -> Option<Finding> {
-        let limit = namespace.time_wait.limit.filter(|limit| *limit > 0)?;
-        let used = namespace.time_wait.used;
-        let ratio = used as f64 / limit as f64;
-        let id = format!("time-wait-exhaustion/{}", namespace.inode);
+        let TimeWaitUse { used, limit } = namespace.time_wait;
+        // Without a limit, and with a limit of 0, there is no ratio; the counter moves all the same.
+        let ratio = limit.filter(|limit| *limit > 0).map(|limit| used as f64 / limit as f64);
+        let id = format!("time-wait-exhaustion/{}", namespace.id);
         let config = &self.config;
-        let by_ratio = self.levels.judge(&id, ratio, config.warning, config.critical);
+        let by_ratio =
+            ratio.and_then(|ratio| self.levels.judge(&id, ratio, config.warning, config.critical));
         let by_overflow = (overflowed > 0).then_some(Severity::Critical);
         let severity = by_ratio.max(by_overflow)?;
         let netns = text::in_netns(&namespace.name);
+        let of_limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
         let title = if overflowed > 0 {
+            let skipped = text::count(overflowed, "connection");
             format!(
-                "TIME_WAIT is full{netns}: {} skipped it, {used} of {limit} are held",
-                text::count(overflowed, "connection")
+                "TIME_WAIT met its limit{netns}: {skipped} skipped it, {used}{of_limit} sockets \
+                 are held now"
             )
         } else {
-            let percent = (ratio * 100.0).floor();
-            format!("TIME_WAIT holds {used} of {limit} sockets{netns} ({percent} %)")
+            let percent = (ratio.unwrap_or_default() * 100.0).floor();
+            format!("TIME_WAIT holds {used}{of_limit} sockets{netns} ({percent} %)")
         };
         let mut evidence = EvidenceMap::default();
         evidence
             .count("time_wait_sockets", namespace.sockets.get(TcpState::TimeWait))
-            .count("minisockets", used)
-            .count("limit_sockets", limit)
-            .number("used_ratio", ratio)
-            .count("overflows", overflowed);
+            .count("minisockets", used);
+        if let Some(limit) = limit {
+            evidence.count("limit_sockets", limit);
+        }
+        if let Some(ratio) = ratio {
+            evidence.number("used_ratio", ratio);
+        }
+        evidence.count("overflows", overflowed);
+        let room = limit.unwrap_or_default().saturating_mul(2).clamp(ROOM_LEAST, ROOM_MOST);
         Some(Finding {
             id,
             kind: FindingKind::TimeWaitExhaustion,
@@ -119,9 +135,8 @@ impl TimeWaitExhaustion {
                  closes the most."
                     .to_owned(),
                 format!(
-                    "Room: sysctl -w net.ipv4.tcp_max_tw_buckets={} in that namespace; each \
-                     takes about 0.25 KiB of kernel memory.",
-                    limit.saturating_mul(2)
+                    "Room: sysctl -w net.ipv4.tcp_max_tw_buckets={room} in that namespace; each \
+                     takes about 0.25 KiB of kernel memory."
                 ),
                 "Not by tcp_tw_recycle (gone since 4.12, it broke clients behind NAT) and not by \
                  SO_LINGER 0 (it turns each close into a reset and can lose data)."

@@ -4,8 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::facts::Timestamp;
 
-/// Points that are kept of a window: enough to place each quarter's ends within a sixteenth.
-const POINTS: u32 = 16;
+/// Points that are kept of a window. With the default window that is one in 9.4 s, so that every
+/// inventory of the default interval is one and the quarters end where they should.
+const POINTS: u32 = 64;
 
 /// A number over a window of time.
 #[derive(Clone, Debug, Default)]

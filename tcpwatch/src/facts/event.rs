@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Process, Timestamp};
+use super::{Endpoint, NetnsId, Process, Timestamp};
 
 /// Why a connect() ended without a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +54,8 @@ pub enum Event {
     SelfConnection {
         /// When.
         at: Timestamp,
-        /// Inode number of the network namespace.
-        netns: u32,
+        /// The network namespace.
+        netns: NetnsId,
         /// Both ends.
         endpoint: Endpoint,
         /// Who called connect().
@@ -65,8 +65,8 @@ pub enum Event {
     ConnectFailed {
         /// When.
         at: Timestamp,
-        /// Inode number of the network namespace.
-        netns: u32,
+        /// The network namespace.
+        netns: NetnsId,
         /// Source; port 0 with [`ConnectFailure::NoLocalPort`].
         local: Endpoint,
         /// Destination.

@@ -19,11 +19,15 @@ pub struct Inventory {
     pub unseen_namespaces: u64,
 }
 
+/// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
+/// and later), else the inode number of its file, which another one may get when it is gone.
+pub type NetnsId = u64;
+
 /// One network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Namespace {
-    /// Inode number of the namespace's file.
-    pub inode: u32,
+    /// Which one it is.
+    pub id: NetnsId,
     /// `host`, the name of its bind mount, a container's or pod's id, or empty.
     pub name: Arc<str>,
     /// Sockets by state.

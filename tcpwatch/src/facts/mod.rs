@@ -16,8 +16,8 @@ pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
 pub use endpoint::Endpoint;
 pub use event::{ConnectFailure, Event};
 pub use inventory::{
-    CloseWaitSocket, DestinationUse, Inventory, Listener, Namespace, NetstatCounters, PortUse,
-    Role, SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread,
+    CloseWaitSocket, DestinationUse, Inventory, Listener, Namespace, NetnsId, NetstatCounters,
+    PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread,
 };
 pub use process::{Owner, Process};
 pub use reset::{ResetCause, ResetObservation, ResetReason};

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use tcpwatch_common as wire;
 
-use super::ProcessReader;
+use super::{ProcessReader, namespaces};
 use crate::facts::{ConnectFailure, Endpoint, Event, Process, Timestamp};
 
 /// Processes remembered between two drains, so that a burst of one process reads /proc once.
@@ -20,13 +20,21 @@ pub struct EventRing {
     ring: RingBuf<MapData>,
     processes: ProcessReader,
     callers: HashMap<u32, Arc<Process>>,
+    /// Whether namespaces have cookies, so that events name them by theirs.
+    has_cookies: bool,
     /// Records that could not be decoded: of another version, or of a size that does not fit.
     malformed: u64,
 }
 
 impl EventRing {
     pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring, processes: ProcessReader::new(), callers: HashMap::new(), malformed: 0 }
+        Self {
+            ring,
+            processes: ProcessReader::new(),
+            callers: HashMap::new(),
+            has_cookies: namespaces::cookie().is_some(),
+            malformed: 0,
+        }
     }
 
     /// Takes at most `limit` events, oldest first. A full answer means that there may be more.
@@ -55,11 +63,12 @@ impl EventRing {
         let local = Endpoint::from_kernel(tuple.local, tuple.local_port);
         let peer = Endpoint::from_kernel(tuple.peer, tuple.peer_port);
         let process = self.caller(record);
+        let netns = if self.has_cookies { record.netns_cookie } else { u64::from(record.netns) };
         if record.kind == wire::EventKind::SelfConnection as u8 {
-            Some(Event::SelfConnection { at, netns: record.netns, endpoint: local, process })
+            Some(Event::SelfConnection { at, netns, endpoint: local, process })
         } else if record.kind == wire::EventKind::ConnectFailed as u8 {
             let reason = connect_failure(record.error, tuple.local_port);
-            Some(Event::ConnectFailed { at, netns: record.netns, local, peer, reason, process })
+            Some(Event::ConnectFailed { at, netns, local, peer, reason, process })
         } else {
             self.malformed += 1;
             None

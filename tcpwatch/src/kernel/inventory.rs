@@ -159,7 +159,7 @@ impl Walker {
         let available = settings.available_ports();
         let mut copied = Copied {
             namespace: Namespace {
-                inode: handle.inode,
+                id: namespaces::cookie().unwrap_or(u64::from(handle.inode)),
                 name: handle.name.clone(),
                 time_wait: TimeWaitUse { used: 0, limit: settings.time_wait_limit },
                 ports: PortUse {
@@ -200,7 +200,7 @@ impl Walker {
         // Half: far below any threshold that means something, and few enough to copy.
         walk.busy_at = available.div_ceil(2).max(1);
         walk.reserved_ports = *settings.reserved_ports;
-        self.walk.set(0, &*walk, 0)?;
+        self.walk.set(0, *walk, 0)?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! that stay). The walker blocks, so the agent runs it on a thread of its own.
 
 mod btf;
+mod btf_file;
 mod clock;
 mod counters;
 mod events;

@@ -7,7 +7,10 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
     sync::Arc,
 };
@@ -15,6 +18,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::process::container_of;
+use crate::facts::NetnsId;
 
 /// Where `ip netns` keeps its bind mounts.
 const NAMED: &str = "/run/netns";
@@ -28,10 +32,30 @@ pub enum Scope {
     Host,
 }
 
+/// Identifies the namespace of the calling thread: its cookie; `None` before 5.14.
+pub(super) fn cookie() -> Option<NetnsId> {
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+            .ok()?;
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live values of the sizes that are given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(cookie)
+}
+
 /// A namespace, held open so that it can be entered.
 #[derive(Debug)]
 pub(super) struct NamespaceHandle {
-    /// Inode number of its file, which is how the kernel side names it.
+    /// Inode number of its file.
     pub(super) inode: u32,
     /// `host`, the bind mount's name, a container's or pod's id, or empty.
     pub(super) name: Arc<str>,

@@ -15,7 +15,7 @@ use tcpwatch_common::{maps, programs};
 
 use super::{
     CounterReader, EventRing, Scope, Walker,
-    btf::{BtfError, KernelTypes, VMLINUX},
+    btf::{BtfError, KernelTypes},
 };
 
 /// The kernel side, built by `cargo xtask ebpf`.
@@ -337,11 +337,5 @@ impl LoadError {
             }
             Self::Btf(_) => false,
         }
-    }
-
-    /// Where the kernel shows its type information; for messages.
-    #[must_use]
-    pub const fn btf_path() -> &'static str {
-        VMLINUX
     }
 }

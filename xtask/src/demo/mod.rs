@@ -5,31 +5,28 @@
 //! Everything it starts is a value whose drop ends it, the namespace last;
 //! SIGINT and SIGTERM are a flag that every wait looks at.
 
-mod agent;
 mod cast;
 mod shown;
 
-use std::{
-    fmt, io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use scenes::Namespace;
 use serde_json::Value;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
-use self::{agent::Agent, cast::Cast};
+use self::cast::Cast;
 use crate::{
+    agent::Agent,
+    interrupt::Interrupt,
     repository,
     scene::{Actor, TIME_WAIT_LIMIT},
 };
+
+/// Faster than the defaults, so that a demo takes seconds.
+const CONFIG: &str = "[inventory]\ninterval = \"1s\"\n\n\
+    [detect.close_wait_pileup]\nmin_age = \"2s\"\n\n\
+    [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n";
 
 /// How long a finding may take: two intervals of 1 s and a busy machine.
 const FINDING_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,56 +48,6 @@ pub(crate) enum Story {
     SelfConnect,
 }
 
-/// Somebody pressed Ctrl-C or sent SIGTERM.
-#[derive(Debug)]
-pub(crate) struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted; everything was cleaned up")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// The flag that the signals set.
-#[derive(Clone)]
-struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    fn install() -> io::Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&flag))?;
-        }
-        Ok(Self(flag))
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
-    }
-
-    /// Polls until `look` finds something. `None` when the deadline passed.
-    fn poll<T>(
-        &self,
-        deadline: Duration,
-        mut look: impl FnMut() -> Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        const POLL_INTERVAL: Duration = Duration::from_millis(100);
-        let end = Instant::now() + deadline;
-        loop {
-            self.check()?;
-            if let Some(found) = look()? {
-                return Ok(Some(found));
-            }
-            if Instant::now() >= end {
-                return Ok(None);
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-    }
-}
-
 pub(crate) fn demo(story: Story) -> Result<()> {
     ensure!(
         scenes::is_root(),
@@ -120,7 +67,7 @@ fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
     // Declared first, so dropped last.
     let ns = Namespace::new(story.tag())?;
     println!("\n{}\n", story.opening());
-    let agent = Agent::start(binary, interrupt)?;
+    let agent = Agent::start(binary, CONFIG, interrupt)?;
     println!("  tcpwatch watches; its findings: http://{}/api/v1/findings", agent.address());
 
     let mut cast = Cast::new(&ns, interrupt);

@@ -1,1 +1,233 @@
 //! Tests of the judgement, on tables of facts.
+//!
+//! Facts are made by small builders, time is a field that is moved by hand. A [`Watch`] is an
+//! engine with its clock.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+mod board;
+mod bounds;
+mod close_wait_pileup;
+mod ephemeral_port_exhaustion;
+mod levels;
+mod properties;
+mod sampler;
+mod self_connection;
+mod time_wait_exhaustion;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
+use crate::{
+    config::Detect,
+    facts::{
+        CloseWaitSocket, ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Listener,
+        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role, SelfConnectedSocket,
+        TcpState, TimeWaitUse, Timestamp, TwReuse,
+    },
+};
+
+/// When every test begins: late enough for anything to be older than the agent.
+const START: Timestamp = Timestamp::from_ns(1_000_000 * 1_000_000_000);
+/// The default interval of inventories.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Owners that are named in the samples.
+const OWNERS: usize = 50;
+/// Inode number of the agent's own namespace.
+const HOST: NetnsId = 4_026_531_840;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// An engine and its clock.
+struct Watch {
+    engine: Engine,
+    detect: Detect,
+    now: Timestamp,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(edit: impl FnOnce(&mut Detect)) -> Self {
+        let mut detect = Detect::default();
+        edit(&mut detect);
+        Self { engine: Engine::new(&detect, OWNERS), detect, now: START }
+    }
+
+    fn reconfigure(&mut self, edit: impl FnOnce(&mut Detect)) {
+        edit(&mut self.detect);
+        self.engine.reconfigure(&self.detect, OWNERS);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+    }
+
+    /// Judges an inventory of these namespaces, and says what holds.
+    fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
+        self.engine.handle_inventory(&inventory(namespaces, self.now), self.now);
+        self.engine.findings()
+    }
+
+    /// The same, of the agent's own namespace with these sockets in CLOSE_WAIT.
+    fn see_close_wait(&mut self, sockets: Vec<CloseWaitSocket>) -> &[Finding] {
+        self.see([Namespace { close_wait: sockets, ..host() }])
+    }
+
+    fn severities(&self) -> Vec<Severity> {
+        self.engine.findings().iter().map(|finding| finding.severity).collect()
+    }
+
+    fn changes(&mut self) -> Vec<FindingChange> {
+        std::iter::from_fn(|| self.engine.poll_change()).collect()
+    }
+
+    /// The changes since they were last asked for, in short.
+    fn told(&mut self) -> Vec<String> {
+        let told = |change| match change {
+            FindingChange::Raised(finding) => format!("raised {}", finding.severity),
+            FindingChange::SeverityChanged { finding, from } => {
+                format!("{from} to {}", finding.severity)
+            }
+            FindingChange::Cleared(finding) => format!("cleared {}", finding.severity),
+        };
+        self.changes().into_iter().map(told).collect()
+    }
+
+    /// The one finding that holds.
+    #[track_caller]
+    fn only(&self) -> &Finding {
+        let findings = self.engine.findings();
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        &findings[0]
+    }
+}
+
+fn inventory(namespaces: impl Into<Vec<Namespace>>, now: Timestamp) -> Inventory {
+    Inventory { started: now, finished: now, namespaces: namespaces.into(), ..Inventory::default() }
+}
+
+/// The agent's own namespace: default settings, nothing in it.
+fn host() -> Namespace {
+    namespace(HOST, "host")
+}
+
+fn namespace(id: NetnsId, name: &str) -> Namespace {
+    Namespace {
+        id,
+        name: name.into(),
+        time_wait: TimeWaitUse { used: 0, limit: Some(1_000) },
+        ports: PortUse {
+            range: (32_768, 60_999),
+            available: 28_232,
+            tw_reuse: TwReuse::Loopback,
+            timestamps: true,
+            ..PortUse::default()
+        },
+        netstat: Some(NetstatCounters::default()),
+        ..Namespace::default()
+    }
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint { address: address.ip(), port: address.port() }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn process(pid: u32, name: &str) -> Arc<Process> {
+    Arc::new(Process { pid, name: name.to_owned(), ..Process::default() })
+}
+
+fn process_in(pid: u32, name: &str, unit: &str) -> Arc<Process> {
+    Arc::new(Process { unit: Some(unit.to_owned()), ..(*process(pid, name)).clone() })
+}
+
+fn owner(process: &Arc<Process>) -> Option<Owner> {
+    Some(Owner { process: Arc::clone(process), fds: vec![7], holders: 1 })
+}
+
+/// A client's socket to 10.0.0.9:443 that entered CLOSE_WAIT at `since`, seen by the hook; the
+/// application has read to the end.
+fn close_wait(process: &Arc<Process>, since: Timestamp) -> CloseWaitSocket {
+    CloseWaitSocket {
+        id: 0,
+        local: endpoint("10.0.0.1:40000"),
+        peer: endpoint("10.0.0.9:443"),
+        role: Role::Client,
+        since,
+        since_exact: true,
+        recv_queue: 0,
+        unaccepted: false,
+        owner: owner(process),
+        owner_pending: false,
+    }
+}
+
+/// A socket that a server on port 8080 has accepted from 10.0.0.7.
+fn accepted(process: &Arc<Process>, since: Timestamp) -> CloseWaitSocket {
+    CloseWaitSocket {
+        local: endpoint("10.0.0.1:8080"),
+        peer: endpoint("10.0.0.7:51000"),
+        role: Role::Server,
+        ..close_wait(process, since)
+    }
+}
+
+fn times(count: usize, socket: &CloseWaitSocket) -> Vec<CloseWaitSocket> {
+    vec![socket.clone(); count]
+}
+
+fn destination(local: &str, peer: &str, used: u32) -> DestinationUse {
+    DestinationUse {
+        local: Endpoint { address: address(local), port: 0 },
+        peer: endpoint(peer),
+        used,
+    }
+}
+
+/// A connect() to `peer` that found no free port.
+fn no_port(
+    at: Timestamp,
+    netns: NetnsId,
+    local: &str,
+    peer: &str,
+    process: Option<&Arc<Process>>,
+) -> Event {
+    Event::ConnectFailed {
+        at,
+        netns,
+        local: Endpoint { address: address(local), port: 0 },
+        peer: endpoint(peer),
+        reason: ConnectFailure::NoLocalPort,
+        process: process.cloned(),
+    }
+}
+
+fn text_of(finding: &Finding, key: &str) -> String {
+    match finding.evidence.get(key) {
+        Some(Evidence::Text(text)) => text.clone(),
+        Some(Evidence::Count(count)) => count.to_string(),
+        Some(Evidence::Number(number)) => number.to_string(),
+        Some(Evidence::List(list)) => list.join("; "),
+        None => "absent".to_owned(),
+    }
+}
+
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+}
+
+fn remedies_of(finding: &Finding) -> String {
+    finding.remedies.join("\n")
+}

@@ -1,4 +1,4 @@
-//! The agent under demonstration: started with a configuration of its own,
+//! An agent of a demo or a benchmark: started with a configuration of its own,
 //! asked over HTTP, stopped by SIGTERM to its pid.
 //!
 //! It dies with the demo (PR_SET_PDEATHSIG), its folder goes with the value.
@@ -17,16 +17,16 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use scenes::Namespace;
 use serde_json::Value;
 
-use super::Interrupt;
-use crate::repository;
+use crate::{interrupt::Interrupt, repository};
 
 /// Attaching takes tens of milliseconds and the first inventory follows; a
 /// busy machine takes longer.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 
-/// CONTRACT: SIGTERM ends it in under 2 s. The rest is patience.
+/// SIGTERM ends it in under 2 s. The rest is patience.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A local answer of a few kilobytes.
@@ -36,7 +36,9 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_LINES: usize = 40;
 
 /// A running agent.
-pub(super) struct Agent {
+pub(crate) struct Agent {
+    /// The namespace that it runs in; `None` is this process's.
+    within: Option<Namespace>,
     child: Mutex<Child>,
     address: SocketAddr,
     folder: PathBuf,
@@ -45,10 +47,20 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts it and waits until it is ready. Call it from the main thread:
     /// the agent gets its signal when the thread that started it ends.
-    pub(super) fn start(binary: &Path, interrupt: &Interrupt) -> Result<Self> {
-        let folder = repository::target()?.join(format!("demo-{}", process::id()));
+    pub(crate) fn start(binary: &Path, config: &str, interrupt: &Interrupt) -> Result<Self> {
+        Self::start_within(None, binary, config, interrupt)
+    }
+
+    /// Likewise, inside a namespace.
+    pub(crate) fn start_within(
+        within: Option<&Namespace>,
+        binary: &Path,
+        config: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let folder = repository::target()?.join(format!("agent-{}", process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let agent = Self::spawn(binary, &folder);
+        let agent = Self::spawn(within, binary, config, &folder);
         if agent.is_err() {
             let _ = fs::remove_dir_all(&folder);
         }
@@ -65,28 +77,29 @@ impl Agent {
         Ok(agent)
     }
 
-    fn spawn(binary: &Path, folder: &Path) -> Result<Self> {
+    fn spawn(
+        within: Option<&Namespace>,
+        binary: &Path,
+        config: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
         let address = free.local_addr().context("a free port")?;
         drop(free);
-        let config = folder.join("tcpwatch.toml");
-        fs::write(
-            &config,
-            format!(
-                "# Faster than the defaults, so that a demo takes seconds.\n\
-                 [web]\nlisten_addresses = [\"{address}\"]\n\n\
-                 [inventory]\ninterval = \"1s\"\n\n\
-                 [detect.close_wait_pileup]\nmin_age = \"2s\"\n\n\
-                 [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n"
-            ),
-        )
-        .context("writing the agent's configuration")?;
+        let file = folder.join("tcpwatch.toml");
+        fs::write(&file, format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n"))
+            .context("writing the agent's configuration")?;
         let log = File::create(folder.join("log")).context("the agent's log")?;
         let mut command = Command::new(binary);
+        if let Some(ns) = within {
+            // Not by a thread that enters it: the agent would get its signal when that one ends.
+            command = Command::new("ip");
+            command.args(["netns", "exec", ns.name()]).arg(binary);
+        }
         command
             .arg("run")
             .arg("--config")
-            .arg(&config)
+            .arg(&file)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("the agent's log")?)
             .stderr(log);
@@ -101,15 +114,16 @@ impl Agent {
             });
         }
         let child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
-        Ok(Self { child: Mutex::new(child), address, folder: folder.to_path_buf() })
+        let within = within.cloned();
+        Ok(Self { within, child: Mutex::new(child), address, folder: folder.to_path_buf() })
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Fails with its log if it has ended.
-    pub(super) fn ensure_alive(&self) -> Result<()> {
+    pub(crate) fn ensure_alive(&self) -> Result<()> {
         match self.child().try_wait().context("looking at tcpwatch")? {
             Some(status) => bail!("tcpwatch ended by itself: {status}\n{}", self.log()),
             None => Ok(()),
@@ -117,13 +131,28 @@ impl Agent {
     }
 
     /// `/api/v1/findings`.
-    pub(super) fn findings(&self) -> Result<Value> {
+    pub(crate) fn findings(&self) -> Result<Value> {
         let body = self.get("/api/v1/findings")?;
         serde_json::from_str(&body).context("/api/v1/findings is not JSON")
     }
 
+    /// The value of a series without labels.
+    pub(crate) fn value(&self, metric: &str) -> Result<f64> {
+        let text = self.get("/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        line.with_context(|| format!("no metric {metric}"))?.parse().context("not a number")
+    }
+
+    /// A line of /proc/PID/status in KiB: `VmRSS`, `VmHWM`.
+    pub(crate) fn memory_kib(&self, line: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child().id()))?;
+        let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let value = value.and_then(|value| value.split_whitespace().next());
+        value.with_context(|| format!("no {line}"))?.parse().context("not a number")
+    }
+
     /// The end of its log.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let log = fs::read(self.folder.join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
@@ -132,7 +161,7 @@ impl Agent {
     }
 
     /// Stops it and says how that went.
-    pub(super) fn stop(self) -> Result<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         let started = Instant::now();
         let status = self.terminate()?;
         println!("tcpwatch stopped on SIGTERM in {:.2} s.", started.elapsed().as_secs_f64());
@@ -164,7 +193,11 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.address, HTTP_TIMEOUT)?;
+        let connect = || TcpStream::connect_timeout(&self.address, HTTP_TIMEOUT);
+        let mut stream = match &self.within {
+            Some(ns) => ns.enter(connect)??,
+            None => connect()?,
+        };
         stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
         stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
         // 1.0: the answer comes in one piece and ends with the connection.

@@ -1,0 +1,292 @@
+//! `ephemeral-port-exhaustion`: the ratio, connects that failed, words.
+
+use super::{time_wait_exhaustion::assert_recycle_is_only_warned_of, *};
+
+const SOURCE: &str = "10.0.0.1";
+const PEER: &str = "10.0.0.9:443";
+
+/// The agent's own namespace with these busy destinations.
+fn busy(busy: impl Into<Vec<DestinationUse>>) -> Namespace {
+    let mut namespace = host();
+    namespace.ports.busy = busy.into();
+    namespace
+}
+
+fn used(used: u32) -> Namespace {
+    busy([destination(SOURCE, PEER, used)])
+}
+
+#[test]
+fn a_destination_is_judged_by_its_part_of_the_usable_ports() {
+    use Severity::{Critical, Warning};
+    // 0.8 and 0.95 of 28232 are 22585.6 and 26820.4.
+    let table = [
+        (0, None),
+        (22_585, None),
+        (22_586, Some(Warning)),
+        (26_820, Some(Warning)),
+        (26_821, Some(Critical)),
+        (28_232, Some(Critical)),
+    ];
+    for (ports, severity) in table {
+        let mut watch = Watch::new();
+        watch.see([used(ports)]);
+        assert_eq!(watch.severities().first().copied(), severity, "{ports} ports");
+        // The worst alone says as much, where the first 32 busy ones leave it out.
+        let mut watch = Watch::new();
+        let mut namespace = host();
+        namespace.ports.worst = Some(destination(SOURCE, PEER, ports));
+        watch.see([namespace]);
+        assert_eq!(watch.severities().first().copied(), severity, "{ports} ports of the worst");
+    }
+}
+
+#[test]
+fn a_range_without_a_usable_port_is_no_division_by_zero() {
+    let mut watch = Watch::new();
+    let mut namespace = used(0);
+    namespace.ports.available = 0;
+    assert_eq!(watch.see([namespace]), []);
+}
+
+#[test]
+fn a_destination_is_released_below_nine_tenths_of_the_threshold() {
+    let mut watch = Watch::new();
+    // 0.72 and 0.855 of 28232 are 20327.04 and 24138.36.
+    let steps =
+        [(26_821, "critical"), (24_139, "critical"), (24_138, "warning"), (20_328, "warning")];
+    for (ports, severity) in steps {
+        assert_eq!(watch.see([used(ports)])[0].severity.label(), severity, "{ports} ports");
+    }
+    assert_eq!(watch.see([used(20_327)]), []);
+}
+
+#[test]
+fn the_worst_among_the_busy_is_one_finding() {
+    let mut watch = Watch::new();
+    let mut namespace = used(25_000);
+    namespace.ports.worst = Some(destination(SOURCE, PEER, 25_000));
+    assert_eq!(watch.see([namespace]).len(), 1);
+}
+
+#[test]
+fn each_source_destination_and_port_is_a_finding_of_its_own() {
+    let mut watch = Watch::new();
+    let full = [
+        destination(SOURCE, PEER, 25_000),
+        destination("10.0.0.2", PEER, 25_000),
+        destination(SOURCE, "10.0.0.8:443", 25_000),
+        destination(SOURCE, "10.0.0.9:80", 25_000),
+        destination("fe80::1", "[fe80::9]:443", 25_000),
+    ];
+    let other = Namespace { id: 5, name: "blue".into(), ..used(25_000) };
+    let findings = watch.see([busy(full), other]);
+    let mut ids: Vec<&str> = findings.iter().map(|finding| &*finding.id).collect();
+    ids.sort_unstable();
+    let of =
+        |netns: NetnsId, local, peer| format!("ephemeral-port-exhaustion/{netns}/{local}/{peer}");
+    let mut expected = [
+        of(HOST, SOURCE, PEER),
+        of(HOST, "10.0.0.2", PEER),
+        of(HOST, SOURCE, "10.0.0.8:443"),
+        of(HOST, SOURCE, "10.0.0.9:80"),
+        of(HOST, "fe80::1", "[fe80::9]:443"),
+        of(5, SOURCE, PEER),
+    ];
+    expected.sort();
+    assert_eq!(ids, expected);
+}
+
+#[test]
+fn a_connect_that_found_no_port_is_critical_for_a_window_after_the_last() {
+    let mut watch = Watch::new();
+    let curl = process(70, "curl");
+    watch.engine.handle_event(&no_port(START, HOST, SOURCE, PEER, Some(&curl)));
+    assert_eq!(watch.engine.findings(), [], "it is judged with the next inventory");
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([host()])[0].severity, Severity::Critical);
+    watch.engine.handle_event(&no_port(START + seconds(20), HOST, SOURCE, PEER, Some(&curl)));
+    // Events of several CPUs may come out of order; the last one counts.
+    watch.engine.handle_event(&no_port(START + seconds(15), HOST, SOURCE, PEER, Some(&curl)));
+    watch.now = START + seconds(80);
+    watch.see([host()]);
+    assert_eq!(text_of(watch.only(), "failed_connects"), "3");
+    watch.pass(Duration::from_nanos(1));
+    assert_eq!(watch.see([host()]), []);
+    assert_eq!(watch.told(), ["raised critical", "cleared critical"]);
+    // A new one counts from one.
+    watch.engine.handle_event(&no_port(watch.now, HOST, SOURCE, PEER, None));
+    watch.see([host()]);
+    assert_eq!(text_of(watch.only(), "failed_connects"), "1");
+}
+
+#[test]
+fn a_connect_that_failed_for_another_reason_is_no_want_of_ports() {
+    for reason in ConnectFailure::ALL {
+        let mut watch = Watch::new();
+        let Event::ConnectFailed { at, netns, local, peer, process, .. } =
+            no_port(START, HOST, SOURCE, PEER, None)
+        else {
+            unreachable!("that is what it makes");
+        };
+        watch.engine.handle_event(&Event::ConnectFailed {
+            at,
+            netns,
+            local,
+            peer,
+            process,
+            reason,
+        });
+        let raised = !watch.see([host()]).is_empty();
+        assert_eq!(raised, reason == ConnectFailure::NoLocalPort, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_failed_connect_and_its_busy_destination_are_one_finding() {
+    let mut watch = Watch::new();
+    watch.see([used(25_000)]);
+    let id = watch.only().id.clone();
+    watch.engine.handle_event(&no_port(START, HOST, SOURCE, PEER, Some(&process(70, "curl"))));
+    watch.see([used(25_000)]);
+    assert_eq!(watch.only().id, id);
+    assert_eq!(
+        watch.only().title,
+        "1 connect() call to 10.0.0.9:443 found no free local port, by curl (pid 70): 25000 of \
+         28232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"
+    );
+    assert_eq!(watch.told(), ["raised warning", "warning to critical"]);
+    // When the window is over the ratio still stands.
+    watch.pass(seconds(61));
+    watch.see([used(25_000)]);
+    assert_eq!(watch.told(), ["critical to warning"]);
+}
+
+#[test]
+fn failures_in_a_namespace_that_has_gone_clear() {
+    let mut watch = Watch::new();
+    watch.engine.handle_event(&no_port(START, 5, SOURCE, PEER, None));
+    assert_eq!(watch.see([host()]), [], "no inventory has seen it");
+    assert_eq!(watch.see([host(), namespace(5, "blue")]).len(), 1);
+    assert_eq!(watch.see([host()]), []);
+}
+
+#[test]
+fn the_process_that_failed_most_is_named() {
+    let mut watch = Watch::new();
+    let (curl, wget) = (process(70, "curl"), process_in(71, "wget", "sync.service"));
+    for process in [&curl, &wget, &curl, &wget, &wget] {
+        watch.engine.handle_event(&no_port(START, HOST, SOURCE, PEER, Some(process)));
+    }
+    watch.see([host()]);
+    let finding = watch.only();
+    assert_eq!(
+        finding.title,
+        "5 connect() calls to 10.0.0.9:443 found no free local port, most by wget (pid 71)"
+    );
+    assert_eq!(finding.subject.pid, Some(71));
+    assert_eq!(finding.subject.unit.as_deref(), Some("sync.service"));
+    let by_process = "curl (pid 70): 2; wget (pid 71): 3";
+    assert_eq!(text_of(finding, "failed_connects_by_process"), by_process);
+}
+
+#[test]
+fn most_is_said_only_where_others_failed_too() {
+    let table = [
+        (vec![Some(process(70, "curl")); 2], ", by curl (pid 70)"),
+        (vec![Some(process(70, "curl")), None], ", most by curl (pid 70)"),
+        (vec![None, None], ", by an unknown process"),
+    ];
+    for (processes, who) in table {
+        let mut watch = Watch::new();
+        for process in &processes {
+            watch.engine.handle_event(&no_port(START, HOST, SOURCE, PEER, process.as_ref()));
+        }
+        watch.see([host()]);
+        assert!(watch.only().title.ends_with(who), "{}", watch.only().title);
+    }
+}
+
+#[test]
+fn the_title_of_a_ratio_names_both_ends_in_either_family() {
+    let table = [
+        (SOURCE, PEER, "25000 of 28232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"),
+        (
+            "fe80::1",
+            "[fe80::9]:80",
+            "25000 of 28232 local ports from fe80::1 to [fe80::9]:80 are taken",
+        ),
+    ];
+    for (local, peer, title) in table {
+        let mut watch = Watch::new();
+        watch.see([busy([destination(local, peer, 25_000)])]);
+        assert_eq!(watch.only().title, title);
+        assert_eq!(watch.only().subject.local.as_deref(), Some(local));
+        assert_eq!(watch.only().subject.peer.as_deref(), Some(peer));
+    }
+    let mut watch = Watch::new();
+    watch.see([Namespace { name: "blue".into(), ..used(25_000) }]);
+    assert!(watch.only().title.ends_with(" in network namespace blue"), "{}", watch.only().title);
+}
+
+#[test]
+fn time_wait_is_explained_by_tcp_tw_reuse() {
+    use TwReuse::{Always, Loopback, Never};
+    let (far, near) = ((SOURCE, PEER), ("127.0.0.1", "127.0.0.1:443"));
+    let near6 = ("::1", "[::1]:443");
+    // What is said, and the sysctl that is proposed where one would help.
+    let on = Some("sysctl -w net.ipv4.tcp_tw_reuse=1 ");
+    let both = Some("sysctl -w net.ipv4.tcp_timestamps=1 net.ipv4.tcp_tw_reuse=1 ");
+    let table = [
+        (Never, true, far, "because tcp_tw_reuse is 0", on),
+        (Never, true, near, "because tcp_tw_reuse is 0", on),
+        (Never, false, far, "because tcp_tw_reuse is 0", both),
+        (Always, true, far, "(tcp_tw_reuse is 1), so these are open connections", None),
+        (Always, false, far, "tcp_tw_reuse needs tcp_timestamps, which are off", both),
+        (Loopback, true, far, "tcp_tw_reuse is 2, which means loopback alone", on),
+        (Loopback, true, near, "this destination is loopback and tcp_tw_reuse is 2", None),
+        (Loopback, true, near6, "this destination is loopback and tcp_tw_reuse is 2", None),
+        (Loopback, false, near, "tcp_tw_reuse needs tcp_timestamps, which are off", both),
+    ];
+    for (tw_reuse, timestamps, (local, peer), text, remedy) in table {
+        let mut watch = Watch::new();
+        let mut namespace = busy([destination(local, peer, 28_000)]);
+        (namespace.ports.tw_reuse, namespace.ports.timestamps) = (tw_reuse, timestamps);
+        watch.see([namespace]);
+        let finding = watch.only();
+        let case = format!("{tw_reuse:?} {timestamps} {peer}");
+        assert!(finding.explanation.contains(text), "{case}: {}", finding.explanation);
+        let remedies = remedies_of(finding);
+        match remedy {
+            Some(remedy) => assert!(remedies.contains(remedy), "{case}: {remedies}"),
+            None => assert!(!remedies.contains("tcp_tw_reuse="), "{case}: {remedies}"),
+        }
+        assert_recycle_is_only_warned_of(finding);
+    }
+}
+
+#[test]
+fn a_wider_range_is_proposed_unless_it_is_as_wide_as_can_be() {
+    for (range, proposed) in [((32_768, 60_999), true), ((1_024, 65_535), false)] {
+        let mut watch = Watch::new();
+        let mut namespace = used(28_000);
+        namespace.ports.range = range;
+        watch.see([namespace]);
+        assert_eq!(remedies_of(watch.only()).contains("ip_local_port_range="), proposed);
+    }
+}
+
+#[test]
+fn disabled_port_exhaustion_raises_nothing_and_still_forgets() {
+    let mut watch = Watch::with(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+    watch.engine.handle_event(&no_port(START, HOST, SOURCE, PEER, None));
+    assert_eq!(watch.see([used(28_232)]), []);
+    watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = true);
+    watch.see([host()]);
+    assert_eq!(watch.severities(), [Severity::Critical], "history is kept");
+    watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+    watch.pass(seconds(61));
+    watch.see([host()]);
+    watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = true);
+    assert_eq!(watch.see([host()]), []);
+}

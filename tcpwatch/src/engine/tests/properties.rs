@@ -1,0 +1,469 @@
+//! What holds for any facts in any order, time running backwards included.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Debug,
+};
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::*;
+use crate::engine::Samples;
+
+/// What is done to an engine.
+#[derive(Clone, Debug)]
+enum Step {
+    Event(Event),
+    Inventory(Inventory, Timestamp),
+    Reconfigure(Detect, usize),
+}
+
+fn timestamp() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        4 => (0_u64..2_000).prop_map(|second| START + seconds(second)),
+        1 => any::<u64>().prop_map(Timestamp::from_ns),
+    ]
+}
+
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    let addresses = ["10.0.0.1", "10.0.0.9", "127.0.0.1", "::1", "2001:db8::9"];
+    let port = prop_oneof![select(vec![0, 80, 443, 40_000]), any::<u16>()];
+    (select(addresses.to_vec()), port)
+        .prop_map(|(text, port)| Endpoint { address: address(text), port })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let names = ["", "a", "b", "nginx", "other", "a/b", "two\nlines", "\u{1b}[2J", "ü\u{2028}"];
+    prop_oneof![9 => select(names.to_vec()).prop_map(str::to_owned), 1 => any::<String>().prop_map(|name| name.replace(' ', "_"))]
+}
+
+fn any_process() -> impl Strategy<Value = Arc<Process>> {
+    (0_u32..4, name(), option::of(name()), option::of(name())).prop_map(
+        |(pid, name, unit, container)| {
+            Arc::new(Process { pid, name, unit, container, ..Process::default() })
+        },
+    )
+}
+
+fn any_owner() -> impl Strategy<Value = Option<Owner>> {
+    let owner = (any_process(), vec(any::<u32>(), 0..3), any::<u32>());
+    option::of(owner.prop_map(|(process, fds, holders)| Owner { process, fds, holders }))
+}
+
+/// A socket, and how many of its like there are.
+fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
+    let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
+    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
+    (ends, timestamp(), 0_u32..4, flags, any_owner(), 0_usize..30).prop_map(
+        |((local, peer, role), since, recv_queue, flags, owner, count)| {
+            let (since_exact, unaccepted, owner_pending) = flags;
+            let socket = CloseWaitSocket {
+                id: 0,
+                local,
+                peer,
+                role,
+                since,
+                since_exact,
+                recv_queue,
+                unaccepted,
+                owner,
+                owner_pending,
+            };
+            times(count, &socket)
+        },
+    )
+}
+
+fn port_use() -> impl Strategy<Value = PortUse> {
+    let destination = || {
+        (any_endpoint(), any_endpoint(), any::<u32>())
+            .prop_map(|(local, peer, used)| DestinationUse { local, peer, used })
+    };
+    let reuse = select(vec![TwReuse::Never, TwReuse::Always, TwReuse::Loopback]);
+    (
+        any::<(u16, u16)>(),
+        prop_oneof![Just(0), 1_u32..70_000, any::<u32>()],
+        any::<u32>(),
+        option::of(destination()),
+        vec(destination(), 0..4),
+        reuse,
+        any::<bool>(),
+    )
+        .prop_map(|(range, available, pinned, worst, busy, tw_reuse, timestamps)| PortUse {
+            range,
+            available,
+            pinned,
+            worst,
+            busy,
+            tw_reuse,
+            timestamps,
+        })
+}
+
+fn netstat() -> impl Strategy<Value = Option<NetstatCounters>> {
+    let counter = || prop_oneof![0_u64..5, any::<u64>()];
+    option::of((counter(), counter(), counter(), counter()).prop_map(
+        |(time_wait_overflows, listen_overflows, listen_drops, syncookies_sent)| NetstatCounters {
+            time_wait_overflows,
+            listen_overflows,
+            listen_drops,
+            syncookies_sent,
+        },
+    ))
+}
+
+fn any_namespace() -> impl Strategy<Value = Namespace> {
+    let listener = (any_endpoint(), any::<(u32, u32, u32)>(), any_owner()).prop_map(
+        |(local, (accept_queue, accept_limit, half_open), owner)| Listener {
+            local,
+            accept_queue,
+            accept_limit,
+            half_open,
+            owner,
+        },
+    );
+    let self_connected = (any_endpoint(), select(TcpState::ALL.to_vec()), any_owner())
+        .prop_map(|(endpoint, state, owner)| SelfConnectedSocket { id: 0, endpoint, state, owner });
+    let limit = option::of(prop_oneof![Just(0), 1_u64..5_000, any::<u64>()]);
+    (
+        (0_u64..4, select(vec!["host", "blue", "", "other", "my\nnetns"])),
+        vec(0_u64..1 << 40, TcpState::ALL.len()),
+        (prop_oneof![0_u64..5_000, any::<u64>()], limit),
+        port_use(),
+        (vec(close_wait_sockets(), 0..6), prop_oneof![Just(0), 0_u64..1 << 40]),
+        vec(listener, 0..4),
+        vec(self_connected, 0..4),
+        netstat(),
+    )
+        .prop_map(
+            |(
+                (id, name),
+                counts,
+                (used, limit),
+                ports,
+                (close_wait, close_wait_beyond),
+                listeners,
+                self_connected,
+                netstat,
+            )| {
+                let mut namespace = Namespace {
+                    id,
+                    name: name.into(),
+                    time_wait: TimeWaitUse { used, limit },
+                    ports,
+                    close_wait: close_wait.concat(),
+                    close_wait_beyond,
+                    listeners,
+                    self_connected,
+                    netstat,
+                    ..Namespace::default()
+                };
+                for (state, count) in TcpState::ALL.into_iter().zip(counts) {
+                    namespace.sockets.set(state, count);
+                }
+                namespace
+            },
+        )
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let process = || option::of(any_process());
+    prop_oneof![
+        (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
+            |(at, netns, endpoint, process)| Event::SelfConnection { at, netns, endpoint, process }
+        ),
+        (
+            timestamp(),
+            0_u64..6,
+            any_endpoint(),
+            any_endpoint(),
+            select(ConnectFailure::ALL.to_vec()),
+            process()
+        )
+            .prop_map(|(at, netns, local, peer, reason, process)| Event::ConnectFailed {
+                at,
+                netns,
+                local,
+                peer,
+                reason,
+                process,
+            }),
+    ]
+}
+
+fn any_detect() -> impl Strategy<Value = Detect> {
+    (any::<[bool; 4]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
+        |(enabled, warning, more, window, age)| {
+            let mut detect = Detect::default();
+            detect.close_wait_pileup.enabled = enabled[0];
+            detect.close_wait_pileup.warning = warning;
+            detect.close_wait_pileup.critical = warning + more;
+            detect.close_wait_pileup.min_age = seconds(age);
+            detect.close_wait_pileup.window = seconds(window);
+            detect.time_wait_exhaustion.enabled = enabled[1];
+            detect.time_wait_exhaustion.window = seconds(window);
+            detect.ephemeral_port_exhaustion.enabled = enabled[2];
+            detect.ephemeral_port_exhaustion.window = seconds(window);
+            detect.self_connection.enabled = enabled[3];
+            detect
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let inventory = (vec(any_namespace(), 0..5), timestamp(), timestamp()).prop_map(
+        |(namespaces, started, now)| {
+            Step::Inventory(Inventory { started, ..super::inventory(namespaces, now) }, now)
+        },
+    );
+    let step = prop_oneof![
+        5 => any_event().prop_map(Step::Event),
+        4 => inventory,
+        1 => (any_detect(), 1_usize..6).prop_map(|(detect, owners)| Step::Reconfigure(detect, owners)),
+    ];
+    vec(step, 1..15)
+}
+
+/// An engine, what a reader of its changes believes, and what its counters were.
+struct Model {
+    engine: Engine,
+    owners: usize,
+    held: BTreeMap<String, Severity>,
+    counters: BTreeMap<String, u64>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let owners = 3;
+        Self {
+            engine: Engine::new(&Detect::default(), owners),
+            owners,
+            held: BTreeMap::new(),
+            counters: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Event(event) => self.engine.handle_event(event),
+            Step::Inventory(inventory, now) => {
+                self.engine.handle_inventory(inventory, *now);
+                assert_sums(inventory, &self.engine.samples());
+                assert_cut(&self.engine.samples(), self.owners);
+            }
+            Step::Reconfigure(detect, owners) => {
+                self.engine.reconfigure(detect, *owners);
+                self.owners = *owners;
+            }
+        }
+        self.follow_changes();
+        self.assert_findings_are_well_formed();
+        self.assert_counters_never_fall();
+    }
+
+    /// Who reads the changes alone knows what holds: each is told once.
+    fn follow_changes(&mut self) {
+        while let Some(change) = self.engine.poll_change() {
+            match change {
+                FindingChange::Raised(finding) => {
+                    assert_eq!(self.held.insert(finding.id, finding.severity), None);
+                }
+                FindingChange::SeverityChanged { finding, from } => {
+                    assert_ne!(finding.severity, from);
+                    assert_eq!(self.held.insert(finding.id, finding.severity), Some(from));
+                }
+                FindingChange::Cleared(finding) => {
+                    assert_eq!(self.held.remove(&finding.id), Some(finding.severity));
+                }
+            }
+        }
+        let findings = self.engine.findings().iter();
+        let held = findings.map(|finding| (finding.id.clone(), finding.severity)).collect();
+        assert_eq!(self.held, held);
+        assert_eq!(self.held.len(), self.engine.findings().len(), "an id is of one finding");
+    }
+
+    fn assert_findings_are_well_formed(&self) {
+        let findings = self.engine.findings();
+        assert!(findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.severity)));
+        for finding in findings {
+            let Finding { title, explanation, remedies, .. } = finding;
+            assert!(remedies.len() >= 3, "{remedies:?}");
+            for text in remedies.iter().chain([title, explanation]) {
+                assert!(!text.trim().is_empty());
+                assert!(!text.contains(char::is_control), "{text:?}");
+                assert!(!text.contains("  "), "a gap in {text:?}");
+            }
+            assert!(title.contains(|it: char| it.is_ascii_digit()), "{title}");
+            if finding.kind != FindingKind::TimeWaitExhaustion {
+                assert!(title.contains(&peer_in_title(finding)), "{title}");
+            }
+            for (key, value) in finding.evidence.iter() {
+                if let Evidence::Number(number) = value {
+                    assert!(number.is_finite(), "{key} is {number}");
+                }
+            }
+            assert!(finding.id.starts_with(finding.kind.name()));
+        }
+    }
+
+    fn assert_counters_never_fall(&mut self) {
+        let samples = self.engine.samples();
+        let counters = counters(&samples);
+        for (name, before) in &self.counters {
+            let now = counters.get(name);
+            assert!(now.is_some_and(|now| now >= before), "{name} was {before}, is {now:?}");
+        }
+        self.counters = counters;
+    }
+}
+
+/// What the title must say of the other end.
+fn peer_in_title(finding: &Finding) -> String {
+    let subject = &finding.subject;
+    match (&subject.peer, subject.port) {
+        (Some(peer), _) if !peer.starts_with('*') => peer.clone(),
+        (_, Some(port)) => format!("port {port} "),
+        (_, None) => String::new(),
+    }
+}
+
+fn counters(samples: &Samples) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    let mut add = |name: String, value| {
+        assert_eq!(counters.insert(name.clone(), value), None, "{name} is there twice");
+    };
+    for row in &samples.connect_failures {
+        add(format!("{:?} {:?}", row.owner, row.reason), row.total);
+    }
+    for row in &samples.namespace_totals {
+        let netns = &row.netns;
+        add(format!("{netns:?} self-connections"), row.self_connections);
+        let Some(netstat) = row.netstat else { continue };
+        add(format!("{netns:?} time-wait"), netstat.time_wait_overflows);
+        add(format!("{netns:?} overflows"), netstat.listen_overflows);
+        add(format!("{netns:?} drops"), netstat.listen_drops);
+        add(format!("{netns:?} cookies"), netstat.syncookies_sent);
+    }
+    counters
+}
+
+/// Cutting loses nothing.
+fn assert_sums(inventory: &Inventory, samples: &Samples) {
+    let namespaces = &inventory.namespaces;
+    let close_wait: u64 =
+        namespaces.iter().map(|it| it.close_wait.len() as u64 + it.close_wait_beyond).sum();
+    assert_eq!(samples.close_wait.iter().map(|row| row.sockets).sum::<u64>(), close_wait);
+
+    let listeners = || namespaces.iter().flat_map(|namespace| &namespace.listeners);
+    let expected = [
+        listeners().map(|it| u64::from(it.half_open)).sum::<u64>(),
+        listeners().map(|it| u64::from(it.accept_queue)).sum(),
+        listeners().map(|it| u64::from(it.accept_limit)).sum(),
+    ];
+    let rows = || samples.listeners.iter();
+    let sums = [
+        rows().map(|row| row.half_open).sum::<u64>(),
+        rows().map(|row| row.accept_queue).sum(),
+        rows().map(|row| row.accept_limit).sum(),
+    ];
+    assert_eq!(sums, expected);
+
+    for state in TcpState::ALL {
+        let sum: u64 = samples.namespaces.iter().map(|row| row.sockets.get(state)).sum();
+        let expected: u64 = namespaces.iter().map(|it| it.sockets.get(state)).sum();
+        assert_eq!(sum, expected, "{state:?}");
+    }
+    let selves: u64 = samples.namespaces.iter().map(|row| row.self_connected).sum();
+    assert_eq!(selves, namespaces.iter().map(|it| it.self_connected.len() as u64).sum::<u64>());
+}
+
+/// At most `owners` and the rest, and no labels twice.
+fn assert_cut(samples: &Samples, owners: usize) {
+    fn assert_unique<Labels: Debug + Eq + std::hash::Hash>(
+        rows: impl Iterator<Item = Labels>,
+        most: usize,
+    ) {
+        let (mut seen, mut count) = (HashSet::new(), 0);
+        for labels in rows {
+            let text = format!("{labels:?}");
+            assert!(seen.insert(labels), "{text} is there twice");
+            count += 1;
+        }
+        assert!(count <= most, "{count} rows, at most {most}");
+    }
+    let most = owners + 1;
+    assert_unique(samples.namespaces.iter().map(|row| &row.netns), most);
+    assert_unique(
+        samples.close_wait.iter().map(|row| (&row.netns, &row.owner, row.role, row.port)),
+        most,
+    );
+    assert_unique(samples.listeners.iter().map(|row| (&row.netns, &row.owner, row.port)), most);
+    // The rest of the findings keeps its kind and severity.
+    let rest = FindingKind::ALL.len() * Severity::ALL.len();
+    let rows = samples.findings.iter();
+    assert_unique(
+        rows.map(|row| (row.kind, row.severity, &row.netns, &row.owner, row.port)),
+        owners + rest,
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_facts_in_any_order_leave_findings_changes_and_samples_consistent(steps in steps()) {
+        let mut model = Model::new();
+        for step in &steps {
+            model.take(step);
+        }
+        let rows = model.engine.samples().findings;
+        let counted: u64 = rows.iter().map(|row| row.count).sum();
+        prop_assert_eq!(model.engine.findings().len() as u64, counted);
+
+        // All is over: whatever was raised is cleared.
+        let end = Timestamp::from_ns(u64::MAX);
+        model.take(&Step::Inventory(inventory([], end), end));
+        model.take(&Step::Inventory(inventory([], end), end));
+        prop_assert!(model.held.is_empty(), "{:?}", model.held);
+    }
+
+    #[test]
+    fn the_same_facts_lead_to_the_same_findings(steps in steps()) {
+        let (mut one, mut other) = (Model::new(), Model::new());
+        for step in &steps {
+            one.take(step);
+            other.take(step);
+            prop_assert_eq!(one.engine.findings(), other.engine.findings());
+            let (one, other) = (one.engine.samples(), other.engine.samples());
+            prop_assert_eq!(one.findings, other.findings);
+            prop_assert_eq!(one.close_wait, other.close_wait);
+            prop_assert_eq!(one.namespaces, other.namespaces);
+        }
+    }
+
+    #[test]
+    fn a_severity_above_its_threshold_is_one_that_was_held_before_and_is_still_near(
+        counts in vec(0_usize..260, 1..30),
+    ) {
+        let mut watch = Watch::new();
+        let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
+        for count in counts {
+            let held = watch.severities().first().copied();
+            watch.pass(Duration::from_millis(1));
+            watch.see_close_wait(times(count, &leak));
+            let severity = watch.severities().first().copied();
+            let plain = match count {
+                200.. => Some(Severity::Critical),
+                20.. => Some(Severity::Warning),
+                _ => None,
+            };
+            prop_assert!(severity >= plain, "{count}: {severity:?}");
+            // Above its plain severity it is only where it was before, and near.
+            if severity > plain {
+                prop_assert!(severity <= held, "{count}: {severity:?} after {held:?}");
+                prop_assert!((18..20).contains(&count) || (180..200).contains(&count), "{count}");
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `time-wait-exhaustion`: the ratio, the overflow counter, words.
+
+use super::*;
+
+/// The agent's own namespace with `used` of 1000 minisockets and an overflow counter.
+fn time_wait(used: u64, overflows: u64) -> Namespace {
+    let netstat = NetstatCounters { time_wait_overflows: overflows, ..NetstatCounters::default() };
+    Namespace {
+        time_wait: TimeWaitUse { used, limit: Some(1_000) },
+        netstat: Some(netstat),
+        ..host()
+    }
+}
+
+#[test]
+fn time_wait_is_judged_by_its_part_of_the_limit() {
+    use Severity::{Critical, Warning};
+    let table = [
+        (0, None),
+        (799, None),
+        (800, Some(Warning)),
+        (949, Some(Warning)),
+        (950, Some(Critical)),
+        (1_000, Some(Critical)),
+        (2_000, Some(Critical)),
+    ];
+    for (used, severity) in table {
+        let mut watch = Watch::new();
+        watch.see([time_wait(used, 0)]);
+        assert_eq!(watch.severities().first().copied(), severity, "{used} of 1000");
+    }
+}
+
+#[test]
+fn time_wait_is_released_below_nine_tenths_of_the_threshold() {
+    let mut watch = Watch::new();
+    let steps = [(950, "critical"), (856, "critical"), (854, "warning"), (721, "warning")];
+    for (used, severity) in steps {
+        assert_eq!(watch.see([time_wait(used, 0)])[0].severity.label(), severity, "{used}");
+    }
+    assert_eq!(watch.see([time_wait(719, 0)]), []);
+    assert_eq!(watch.told(), ["raised critical", "critical to warning", "cleared warning"]);
+}
+
+#[test]
+fn overflows_before_the_first_look_are_not_counted() {
+    let mut watch = Watch::new();
+    assert_eq!(watch.see([time_wait(10, 5_000)]), []);
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([time_wait(10, 5_000)]), []);
+}
+
+#[test]
+fn an_overflow_is_critical_until_the_window_after_the_last_one_is_over() {
+    let mut watch = Watch::new();
+    watch.see([time_wait(10, 5_000)]);
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([time_wait(10, 5_001)])[0].severity, Severity::Critical);
+    assert_says(&watch.only().title, &["1 connection skipped it"]);
+    // It goes on: the window begins anew and the count adds up.
+    watch.pass(seconds(60));
+    watch.see([time_wait(10, 5_007)]);
+    assert_eq!(text_of(watch.only(), "overflows"), "7");
+    watch.pass(seconds(60));
+    assert_eq!(watch.see([time_wait(10, 5_007)]).len(), 1, "at the window's end");
+    watch.pass(Duration::from_nanos(1));
+    assert_eq!(watch.see([time_wait(10, 5_007)]), []);
+    assert_eq!(watch.told(), ["raised critical", "cleared critical"]);
+    // What was before is not counted again.
+    watch.pass(INTERVAL);
+    watch.see([time_wait(10, 5_009)]);
+    assert_eq!(text_of(watch.only(), "overflows"), "2");
+}
+
+#[test]
+fn an_overflow_whose_counter_cannot_be_read_once_still_stands() {
+    let mut watch = Watch::new();
+    let unread = || Namespace { netstat: None, ..time_wait(10, 0) };
+    watch.see([time_wait(10, 5)]);
+    watch.see([time_wait(10, 6)]);
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([unread()]).len(), 1);
+    // What moved meanwhile is seen by the next look that can read it.
+    watch.pass(INTERVAL);
+    watch.see([time_wait(10, 9)]);
+    assert_eq!(text_of(watch.only(), "overflows"), "4");
+    watch.pass(seconds(61));
+    assert_eq!(watch.see([unread()]), []);
+}
+
+#[test]
+fn an_overflow_counter_that_falls_is_a_new_baseline() {
+    let mut watch = Watch::new();
+    watch.see([time_wait(10, 5_000)]);
+    assert_eq!(watch.see([time_wait(10, 3)]), []);
+    assert_eq!(watch.see([time_wait(10, 4)]).len(), 1);
+}
+
+#[test]
+fn a_namespace_that_has_gone_takes_its_overflows_along() {
+    let mut watch = Watch::new();
+    watch.see([time_wait(10, 1)]);
+    assert_eq!(watch.see([time_wait(10, 2)]).len(), 1);
+    assert_eq!(watch.see([]), []);
+    // Another one with the same number begins anew.
+    assert_eq!(watch.see([time_wait(10, 900)]), []);
+}
+
+#[test]
+fn overflows_count_without_a_limit_that_means_something() {
+    for limit in [None, Some(0)] {
+        let mut watch = Watch::new();
+        let with = |overflows| Namespace {
+            time_wait: TimeWaitUse { used: 3, limit },
+            ..time_wait(0, overflows)
+        };
+        assert_eq!(watch.see([with(1)]), [], "{limit:?}");
+        watch.see([with(3)]);
+        assert_eq!(watch.only().severity, Severity::Critical);
+        assert_says(&watch.only().title, &["2 connections skipped it", "3"]);
+        assert_eq!(text_of(watch.only(), "used_ratio"), "absent");
+        assert_says(&remedies_of(watch.only()), &["tcp_max_tw_buckets=4096 "]);
+    }
+}
+
+#[test]
+fn time_wait_says_how_many_of_how_many_where() {
+    let mut watch = Watch::new();
+    let mut blue = Namespace { name: "blue".into(), ..time_wait(859, 0) };
+    blue.sockets.set(TcpState::TimeWait, 850);
+    watch.see([blue]);
+    let finding = watch.only();
+    assert_eq!(
+        finding.title,
+        "TIME_WAIT holds 859 of 1000 sockets in network namespace blue (85 %)"
+    );
+    assert_eq!(finding.id, format!("time-wait-exhaustion/{HOST}"));
+    // Orphaned FIN_WAIT2 sockets count against the limit too.
+    assert_eq!(text_of(finding, "time_wait_sockets"), "850");
+    assert_eq!(text_of(finding, "minisockets"), "859");
+    assert_eq!(text_of(finding, "limit_sockets"), "1000");
+    assert_eq!(text_of(finding, "used_ratio"), "0.859");
+
+    let mut watch = Watch::new();
+    watch.see([time_wait(1_000, 5)]);
+    watch.see([time_wait(1_000, 8)]);
+    assert_eq!(
+        watch.only().title,
+        "TIME_WAIT met its limit: 3 connections skipped it, 1000 of 1000 sockets are held now"
+    );
+}
+
+#[test]
+fn the_remedies_name_twice_the_limit_and_what_not_to_do() {
+    for (limit, room) in [(1_000, 4_096), (262_144, 524_288), (2_000_000_000, 2_147_483_647)] {
+        let mut watch = Watch::new();
+        let time_wait = TimeWaitUse { used: limit, limit: Some(limit) };
+        watch.see([Namespace { time_wait, ..host() }]);
+        assert_says(&remedies_of(watch.only()), &[&format!("tcp_max_tw_buckets={room} ")]);
+        assert_recycle_is_only_warned_of(watch.only());
+    }
+}
+
+#[test]
+fn disabled_time_wait_raises_nothing_but_keeps_the_baseline() {
+    let mut watch = Watch::with(|detect| detect.time_wait_exhaustion.enabled = false);
+    watch.see([time_wait(1_000, 1)]);
+    assert_eq!(watch.see([time_wait(1_000, 2)]), []);
+    watch.pass(INTERVAL);
+    watch.reconfigure(|detect| detect.time_wait_exhaustion.enabled = true);
+    watch.see([time_wait(0, 4)]);
+    assert_eq!(text_of(watch.only(), "overflows"), "3");
+}
+
+/// tcp_tw_recycle has not existed since 4.12 and was never a remedy.
+#[track_caller]
+pub(super) fn assert_recycle_is_only_warned_of(finding: &Finding) {
+    let texts = finding.remedies.iter().chain([&finding.title, &finding.explanation]);
+    for text in texts.filter(|text| text.contains("tcp_tw_recycle")) {
+        assert!(text.starts_with("Not by tcp_tw_recycle"), "{text}");
+    }
+    assert!(!remedies_of(finding).contains("tcp_tw_recycle="));
+    assert!(!remedies_of(finding).contains("tcp_fin_timeout"));
+}

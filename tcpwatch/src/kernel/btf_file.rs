@@ -1,0 +1,314 @@
+//! Reads the BPF Type Format, as far as offsets and names need it.
+//!
+//! The format is stable and small (Documentation/bpf/btf.rst of the kernel): a header, type
+//! records of 12 bytes each followed by what their kind adds, and strings. This reader keeps the
+//! bytes as they are and one position for each type, 6 MB for a moment, where parsing all of it
+//! into objects takes 40 to 60. Damaged input is an error, never a panic.
+
+/// Why a file is no BTF.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FormatError {
+    /// The first bytes.
+    #[error("it does not begin with a BTF header of this machine's byte order")]
+    Header,
+    /// A record reaches beyond its section.
+    #[error("type {0} is cut off")]
+    CutOff(usize),
+    /// A kind of type that this version does not know the size of.
+    #[error("type {0} is of unknown kind {1}")]
+    UnknownKind(usize, u32),
+}
+
+/// Kinds of types (`BTF_KIND_*`, include/uapi/linux/btf.h).
+mod kind {
+    pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
+    pub(super) const ARRAY: u32 = 3;
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const ENUM: u32 = 6;
+    pub(super) const FWD: u32 = 7;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const VOLATILE: u32 = 9;
+    pub(super) const CONST: u32 = 10;
+    pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNC: u32 = 12;
+    pub(super) const FUNC_PROTO: u32 = 13;
+    pub(super) const VAR: u32 = 14;
+    pub(super) const DATASEC: u32 = 15;
+    pub(super) const FLOAT: u32 = 16;
+    pub(super) const DECL_TAG: u32 = 17;
+    pub(super) const TYPE_TAG: u32 = 18;
+    pub(super) const ENUM64: u32 = 19;
+}
+
+/// `struct btf_type`.
+const RECORD: usize = 12;
+/// Nested anonymous members and chained typedefs that are followed; the kernel has a handful.
+const DEPTH: u32 = 32;
+
+/// A BTF file in memory.
+pub(super) struct BtfFile {
+    bytes: Vec<u8>,
+    /// Position of each type's record; type ids start at 1.
+    types: Vec<u32>,
+    strings: usize,
+}
+
+/// A type's record.
+#[derive(Clone, Copy)]
+struct Record {
+    position: usize,
+    name: u32,
+    info: u32,
+    /// A size or a type, as the kind says.
+    size_or_type: u32,
+}
+
+impl Record {
+    const fn kind(self) -> u32 {
+        (self.info >> 24) & 0x1f
+    }
+
+    /// How many members, parameters or enumerators follow.
+    const fn length(self) -> usize {
+        (self.info & 0xffff) as usize
+    }
+
+    /// Of a structure: member offsets hold a bit-field size in their upper byte.
+    const fn has_bit_fields(self) -> bool {
+        self.info >> 31 != 0
+    }
+
+    /// Bytes that follow the record.
+    const fn trailer(self) -> Option<usize> {
+        match self.kind() {
+            kind::INT | kind::VAR | kind::DECL_TAG => Some(4),
+            kind::ARRAY => Some(12),
+            kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => Some(self.length() * 12),
+            kind::ENUM | kind::FUNC_PROTO => Some(self.length() * 8),
+            kind::PTR
+            | kind::FWD
+            | kind::TYPEDEF
+            | kind::VOLATILE
+            | kind::CONST
+            | kind::RESTRICT
+            | kind::FUNC
+            | kind::FLOAT
+            | kind::TYPE_TAG => Some(0),
+            _ => None,
+        }
+    }
+}
+
+impl BtfFile {
+    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, FormatError> {
+        /// `BTF_MAGIC` and the only version.
+        const MAGIC: [u8; 3] = [0x9f, 0xeb, 1];
+        let word = |position| word_at(&bytes, position).ok_or(FormatError::Header);
+        if cfg!(target_endian = "big") || !bytes.starts_with(&MAGIC) {
+            return Err(FormatError::Header);
+        }
+        let header = word(4)? as usize;
+        let types_at = header.saturating_add(word(8)? as usize);
+        let types_end = types_at.saturating_add(word(12)? as usize);
+        let strings = header.saturating_add(word(16)? as usize);
+        let strings_end = strings.saturating_add(word(20)? as usize);
+        if types_end > bytes.len() || strings_end > bytes.len() {
+            return Err(FormatError::Header);
+        }
+        let mut file = Self { bytes, types: Vec::new(), strings };
+        let mut position = types_at;
+        while position < types_end {
+            let id = file.types.len() + 1;
+            let record = file.record_at(position).ok_or(FormatError::CutOff(id))?;
+            let trailer = record.trailer().ok_or(FormatError::UnknownKind(id, record.kind()))?;
+            file.types.push(u32::try_from(position).map_err(|_| FormatError::Header)?);
+            position += RECORD + trailer;
+            if position > types_end {
+                return Err(FormatError::CutOff(id));
+            }
+        }
+        Ok(file)
+    }
+
+    /// Byte offset of a member of a structure; a dot leads into a nested one. `None` also for a
+    /// bit-field, which has no address.
+    pub(super) fn offset_of(&self, container: &str, path: &str) -> Option<u32> {
+        let mut record = self.find(container, &[kind::STRUCT])?;
+        let mut bits = 0;
+        for name in path.split('.') {
+            let (member_bits, member) = self.member(record, name, DEPTH)?;
+            bits += member_bits;
+            record = self.behind_aliases(member)?;
+        }
+        bits.is_multiple_of(8).then_some(bits / 8)
+    }
+
+    /// Parameters of the function that a typedef of a function pointer names.
+    pub(super) fn parameters_of(&self, typedef: &str) -> Option<usize> {
+        let typedef = self.find(typedef, &[kind::TYPEDEF])?;
+        let pointer = self.behind_aliases(typedef.size_or_type)?;
+        let function = self.behind_aliases(pointer.size_or_type)?;
+        (pointer.kind() == kind::PTR && function.kind() == kind::FUNC_PROTO)
+            .then(|| function.length())
+    }
+
+    /// Names and values of an enum.
+    pub(super) fn enumerators(&self, name: &str) -> Vec<(&str, u32)> {
+        let Some(record) = self.find(name, &[kind::ENUM]) else { return Vec::new() };
+        let first = record.position + RECORD;
+        let enumerator = |index: usize| {
+            let position = first + index * 8;
+            let name = self.string(word_at(&self.bytes, position)?)?;
+            Some((name, word_at(&self.bytes, position + 4)?))
+        };
+        (0..record.length()).filter_map(enumerator).collect()
+    }
+
+    fn find(&self, name: &str, kinds: &[u32]) -> Option<Record> {
+        self.types.iter().find_map(|&position| {
+            let record = self.record_at(position as usize)?;
+            let fits = kinds.contains(&record.kind()) && self.string(record.name)? == name;
+            fits.then_some(record)
+        })
+    }
+
+    /// Bit offset and type id of a member, also one inside an anonymous structure or union.
+    fn member(&self, container: Record, name: &str, depth: u32) -> Option<(u32, u32)> {
+        if !matches!(container.kind(), kind::STRUCT | kind::UNION) || depth == 0 {
+            return None;
+        }
+        for index in 0..container.length() {
+            let position = container.position + RECORD + index * 12;
+            let member_name = self.string(word_at(&self.bytes, position)?)?;
+            let member_type = word_at(&self.bytes, position + 4)?;
+            let offset = word_at(&self.bytes, position + 8)?;
+            let bits = if container.has_bit_fields() { offset & 0x00ff_ffff } else { offset };
+            if member_name == name {
+                return Some((bits, member_type));
+            }
+            if member_name.is_empty()
+                && let Some(inner) = self.behind_aliases(member_type)
+                && let Some((inner_bits, found)) = self.member(inner, name, depth - 1)
+            {
+                return Some((bits + inner_bits, found));
+            }
+        }
+        None
+    }
+
+    /// A type behind typedefs, qualifiers and tags.
+    fn behind_aliases(&self, mut id: u32) -> Option<Record> {
+        for _ in 0..DEPTH {
+            let index = (id as usize).checked_sub(1)?;
+            let record = self.record_at(*self.types.get(index)? as usize)?;
+            match record.kind() {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                    id = record.size_or_type
+                }
+                _ => return Some(record),
+            }
+        }
+        None
+    }
+
+    fn record_at(&self, position: usize) -> Option<Record> {
+        Some(Record {
+            position,
+            name: word_at(&self.bytes, position)?,
+            info: word_at(&self.bytes, position + 4)?,
+            size_or_type: word_at(&self.bytes, position + 8)?,
+        })
+    }
+
+    fn string(&self, offset: u32) -> Option<&str> {
+        let bytes = self.bytes.get(self.strings + offset as usize..)?;
+        let end = bytes.iter().position(|&byte| byte == 0)?;
+        std::str::from_utf8(&bytes[..end]).ok()
+    }
+}
+
+fn word_at(bytes: &[u8], position: usize) -> Option<u32> {
+    let word = bytes.get(position..position.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(word.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `struct outer { int a; struct { int b; alias c; }; }` with `typedef struct inner alias` and
+    /// `struct inner { int x; int y; }`, an enum and a function pointer.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0inner\0x\0y\0alias\0outer\0a\0b\0c\0color\0RED\0BLUE\0call\0";
+        let name = |wanted: &str| {
+            let text = std::str::from_utf8(strings).expect("the strings are ASCII");
+            u32::try_from(text.find(&format!("\0{wanted}\0")).expect("it is there") + 1)
+                .expect("it is short")
+        };
+        let info = |kind: u32, length: u32| kind << 24 | length;
+        let types: Vec<u32> = [
+            &[name("int"), info(kind::INT, 0), 4, 32][..],
+            &[name("inner"), info(kind::STRUCT, 2), 8, name("x"), 1, 0, name("y"), 1, 32],
+            &[name("alias"), info(kind::TYPEDEF, 0), 2],
+            &[0, info(kind::STRUCT, 2), 12, name("b"), 1, 0, name("c"), 3, 32],
+            &[name("outer"), info(kind::STRUCT, 2), 16, name("a"), 1, 0, 0, 4, 32],
+            &[name("color"), info(kind::ENUM, 2), 4, name("RED"), 0, name("BLUE"), 7],
+            &[0, info(kind::FUNC_PROTO, 3), 0, 0, 1, 0, 1, 0, 1],
+            &[0, info(kind::PTR, 0), 7],
+            &[name("call"), info(kind::TYPEDEF, 0), 8],
+        ]
+        .concat();
+        let words = |numbers: &[u32]| -> Vec<u8> {
+            numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+        };
+        let length = u32::try_from(types.len() * 4).expect("it is short");
+        let mut file = vec![0x9f, 0xeb, 1, 0];
+        let string_length = u32::try_from(strings.len()).expect("it is short");
+        file.extend(words(&[24, 0, length, length, string_length]));
+        file.extend(words(&types));
+        file.extend(strings);
+        file
+    }
+
+    #[test]
+    fn members_are_found_through_anonymous_structures_and_typedefs() {
+        let file = BtfFile::parse(sample()).expect("the sample is BTF");
+        assert_eq!(file.offset_of("outer", "a"), Some(0));
+        assert_eq!(file.offset_of("outer", "b"), Some(4));
+        assert_eq!(file.offset_of("outer", "c.y"), Some(12));
+        assert_eq!(file.offset_of("outer", "nothing"), None);
+        assert_eq!(file.offset_of("color", "a"), None);
+    }
+
+    #[test]
+    fn enumerators_and_parameters_are_read() {
+        let file = BtfFile::parse(sample()).expect("the sample is BTF");
+        assert_eq!(file.enumerators("color"), [("RED", 0), ("BLUE", 7)]);
+        assert_eq!(file.parameters_of("call"), Some(3));
+        assert_eq!(file.parameters_of("alias"), None);
+    }
+
+    #[test]
+    fn damaged_files_are_errors_and_never_a_panic() {
+        let good = sample();
+        for length in 0..good.len() {
+            let _ = BtfFile::parse(good[..length].to_vec()).map(|file| ask_everything(&file));
+        }
+        for position in 0..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = good.clone();
+                bad[position] = value;
+                let _ = BtfFile::parse(bad).map(|file| ask_everything(&file));
+            }
+        }
+        assert_eq!(BtfFile::parse(Vec::new()).err(), Some(FormatError::Header));
+    }
+
+    fn ask_everything(file: &BtfFile) {
+        let _ = file.offset_of("outer", "c.y");
+        let _ = file.parameters_of("call");
+        let _ = file.enumerators("color");
+    }
+}

@@ -1,0 +1,377 @@
+//! The daemon against real sockets: what it says of situations made on purpose, and when.
+//!
+//! Each test has a network namespace of its own and an agent of its own, so they run side by side.
+//! Counts are exact; times are bounds in inventory intervals, with room for a busy machine.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::{CloseWaitLeak, Namespace, PortRange, SelfConnection};
+use serde_json::Value;
+use support::{Agent, poll};
+
+/// `min_age` of a quick agent, two of its intervals, and one for a machine that is busy building.
+const RAISED_WITHIN: Duration = Duration::from_secs(2 + 2 + 1);
+/// Two intervals, and one.
+const CLEARED_WITHIN: Duration = Duration::from_secs(2 + 1);
+
+/// Failed connects are counted by process, which all tests here share: one at a time.
+static FAILING_CONNECTS: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed has left nothing behind that the next one could not bear.
+    FAILING_CONNECTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `comm` of this process's main thread: the owner of all that the tests leak.
+fn own_name() -> Result<String> {
+    Ok(fs::read_to_string("/proc/self/comm")?.trim_end().to_owned())
+}
+
+/// Waits for the one pileup in `ns`; fails if there are more.
+fn pileup(agent: &Agent, ns: &Namespace, within: Duration) -> Result<Value> {
+    let since = Instant::now();
+    let found = poll("the pileup", || {
+        let mut findings = agent.findings("close-wait-pileup", ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        Ok(findings.pop())
+    })?;
+    ensure!(since.elapsed() <= within, "raised only after {:?}", since.elapsed());
+    Ok(found)
+}
+
+fn assert_clears(agent: &Agent, kind: &str, ns: &Namespace) -> Result<()> {
+    let since = Instant::now();
+    poll("the finding to clear", || Ok(agent.findings(kind, ns.name())?.is_empty().then_some(())))?;
+    ensure!(since.elapsed() <= CLEARED_WITHIN, "cleared only after {:?}", since.elapsed());
+    Ok(())
+}
+
+fn assert_is_leak_of_37(finding: &Value, role: &str, port: u16) -> Result<()> {
+    let title = finding["title"].as_str().context("a finding without title")?;
+    let subject = &finding["subject"];
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["evidence"]["sockets"], 37, "{finding:#}");
+    assert_eq!(subject["process"], own_name()?.as_str(), "{finding:#}");
+    assert_eq!(subject["pid"], std::process::id(), "{finding:#}");
+    assert_eq!(subject["role"], role, "{finding:#}");
+    let end = if role == "client" { "peer" } else { "local" };
+    let ends_with_port =
+        subject[end].as_str().is_some_and(|end| end.ends_with(&format!(":{port}")));
+    assert!(ends_with_port, "{finding:#}");
+    assert!(title.contains("37") && title.contains(&port.to_string()), "{title}");
+    assert!(title.contains(&format!("(pid {})", std::process::id())), "{title}");
+    assert!(subject["fds"].as_array().is_some_and(|fds| !fds.is_empty()), "{finding:#}");
+    Ok(())
+}
+
+fn leak_is_reported_and_clears(role: &str, ipv6: bool) -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("leak")?;
+    let mut leak = if role == "client" {
+        CloseWaitLeak::client(&ns, 37, 0, ipv6)?
+    } else {
+        CloseWaitLeak::server(&ns, 37, 0, ipv6)?
+    };
+    let port = leak.server_address().port();
+    let finding = pileup(&agent, &ns, RAISED_WITHIN)?;
+    assert_is_leak_of_37(&finding, role, port)?;
+    assert_eq!(finding["evidence"]["oldest_age_is"], "exact", "{finding:#}");
+    let labels = [
+        format!("netns=\"{}\"", ns.name()),
+        format!("role=\"{role}\""),
+        format!("port=\"{port}\""),
+        format!("process=\"{}\"", own_name()?),
+    ];
+    let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+    assert_eq!(agent.sum("tcpwatch_close_wait_sockets", &labels)?, 37.0);
+
+    leak.close(37)?;
+    assert_clears(&agent, "close-wait-pileup", &ns)?;
+    let log = agent.log()?;
+    let of_ns = || log.lines().filter(|line| line.contains(ns.name()));
+    let mentions = |word: &str| of_ns().filter(|line| line.contains(word)).count();
+    assert_eq!((mentions("raised: "), mentions("cleared: ")), (1, 1), "{log}");
+    Ok(())
+}
+
+#[test]
+fn client_leak_of_37_is_reported_with_its_owner_and_clears() -> Result<()> {
+    leak_is_reported_and_clears("client", false)
+}
+
+#[test]
+fn client_leak_over_ipv6_is_reported_with_its_owner_and_clears() -> Result<()> {
+    leak_is_reported_and_clears("client", true)
+}
+
+#[test]
+fn server_leak_of_37_is_reported_with_its_owner_and_clears() -> Result<()> {
+    leak_is_reported_and_clears("server", false)
+}
+
+#[test]
+fn leak_older_than_the_agent_is_reported_with_an_age_of_at_least() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("old")?;
+    let mut leak = CloseWaitLeak::client(&ns, 37, 0, false)?;
+    let port = leak.server_address().port();
+    let agent = Agent::start_quick()?;
+    let finding = pileup(&agent, &ns, RAISED_WITHIN)?;
+    assert_is_leak_of_37(&finding, "client", port)?;
+    assert_eq!(finding["evidence"]["oldest_age_is"], "at least", "{finding:#}");
+    leak.close(37)?;
+    assert_clears(&agent, "close-wait-pileup", &ns)
+}
+
+#[test]
+fn burst_that_closes_within_min_age_raises_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("burst")?;
+    for _ in 0..4 {
+        drop(CloseWaitLeak::client(&ns, 100, 0, false)?);
+        agent.wait_for_inventory()?;
+    }
+    let findings = agent.findings("close-wait-pileup", ns.name())?;
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert!(!agent.log()?.contains(ns.name()), "{}", agent.log()?);
+    // Other tests may leave CLOSE_WAIT too, so this is a lower bound.
+    let left = agent.value("tcpwatch_close_wait_duration_seconds_bucket{le=\"60\"}")?;
+    assert!(left >= Some(400.0), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn port_range_used_up_is_measured_exactly_and_each_failed_connect_counts_once() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let _alone = alone();
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("ports")?;
+    let mut range = PortRange::new(&ns, 40_000..=40_059, 8_080)?;
+    range.use_up(30, 30)?;
+    agent.wait_for_inventory()?;
+    let netns = format!("{{netns=\"{}\"}}", ns.name());
+    let used = agent.value(&format!("tcpwatch_ephemeral_ports_used{netns}"))?;
+    let available = agent.value(&format!("tcpwatch_ephemeral_ports_available{netns}"))?;
+    assert_eq!((used, available), (Some(60.0), Some(60.0)));
+    let findings = agent.findings("ephemeral-port-exhaustion", ns.name())?;
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0]["severity"], "critical", "{findings:#?}");
+
+    let process = format!("process=\"{}\"", own_name()?);
+    let failed = |reason: &str| {
+        let reason = format!("reason=\"{reason}\"");
+        agent.sum("tcpwatch_connect_failures_total", &[&process, &reason])
+    };
+    for tried in 1..=7 {
+        let error = range.connect_once().expect_err("no port is left");
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+        poll("the failure to be counted", || {
+            let counted = failed("no_local_port")?;
+            ensure!(counted <= f64::from(tried), "{counted} counted, {tried} tried");
+            Ok((counted == f64::from(tried)).then_some(()))
+        })?;
+    }
+    for reason in ["refused", "timed_out", "unreachable", "reset", "other"] {
+        assert_eq!(failed(reason)?, 0.0, "{reason}");
+    }
+    agent.wait_for_inventory()?;
+    let findings = agent.findings("ephemeral-port-exhaustion", ns.name())?;
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0]["evidence"]["failed_connects"], 7, "{findings:#?}");
+    assert_eq!(findings[0]["subject"]["process"], own_name()?.as_str(), "{findings:#?}");
+    Ok(())
+}
+
+#[test]
+fn refused_connect_is_counted_with_its_process() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let _alone = alone();
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("refused")?;
+    for _ in 0..5 {
+        let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 9)))?;
+        assert_eq!(
+            outcome.map_err(|error| error.kind()).err(),
+            Some(io::ErrorKind::ConnectionRefused)
+        );
+    }
+    let process = format!("process=\"{}\"", own_name()?);
+    poll("five refusals", || {
+        let labels = [process.as_str(), "reason=\"refused\""];
+        Ok((agent.sum("tcpwatch_connect_failures_total", &labels)? >= 5.0).then_some(()))
+    })
+}
+
+#[test]
+fn self_connections_stand_until_closed_and_simultaneous_open_is_none() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("self")?;
+    agent.wait_for_inventory()?;
+    let simultaneous = scenes::simultaneous_open(&ns)?;
+    let addresses: [IpAddr; 3] = [
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        Ipv4Addr::new(127, 0, 0, 9).into(),
+    ];
+    let mut standing = Vec::new();
+    for address in addresses {
+        standing.push(SelfConnection::make(&ns, address)?);
+    }
+    let total = format!("tcpwatch_self_connections_total{{netns=\"{}\"}}", ns.name());
+    let sockets = format!("tcpwatch_self_connected_sockets{{netns=\"{}\"}}", ns.name());
+    for _ in 0..2 {
+        agent.wait_for_inventory()?;
+        assert_eq!(agent.value(&total)?, Some(3.0));
+        assert_eq!(agent.value(&sockets)?, Some(3.0));
+        let findings = agent.findings("self-connection", ns.name())?;
+        let locals: BTreeSet<_> =
+            findings.iter().filter_map(|finding| finding["subject"]["local"].as_str()).collect();
+        assert_eq!(locals.len(), 3, "{findings:#?}");
+        for finding in &findings {
+            assert_eq!(finding["subject"]["pid"], std::process::id(), "{finding:#}");
+            assert_eq!(finding["subject"]["local"], finding["subject"]["peer"], "{finding:#}");
+        }
+    }
+    standing.into_iter().for_each(SelfConnection::close);
+    assert_clears(&agent, "self-connection", &ns)?;
+    assert_eq!(agent.value(&total)?, Some(3.0));
+    drop(simultaneous);
+    Ok(())
+}
+
+#[test]
+fn lost_events_are_counted_and_gauges_are_still_right() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    // One page holds 46 events, and the agent is stopped while hundreds come.
+    let agent =
+        Agent::start("[limits]\nring_buffer_bytes = 4096\n[inventory]\ninterval = \"1s\"\n")?;
+    let ns = Namespace::new("lost")?;
+    let established = scenes::Established::make(&ns, 20)?;
+    agent.signal(libc::SIGSTOP)?;
+    let refused = ns.enter(|| {
+        (0..500).filter(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).is_err()).count()
+    });
+    agent.signal(libc::SIGCONT)?;
+    assert_eq!(refused?, 500);
+    agent.wait_for_inventory()?;
+    let lost = agent.sum("tcpwatch_events_lost_total", &["stage=\"ring_buffer\""])?;
+    let process = format!("process=\"{}\"", own_name()?);
+    let counted =
+        agent.sum("tcpwatch_connect_failures_total", &[&process, "reason=\"refused\""])?;
+    assert!(lost >= 400.0, "{lost} lost");
+    assert!(lost + counted >= 500.0, "{lost} lost and {counted} counted of 500");
+    let state =
+        |state: &str| format!("tcpwatch_sockets{{netns=\"{}\",state=\"{state}\"}}", ns.name());
+    assert_eq!(agent.value(&state("established"))?, Some(40.0));
+    assert_eq!(agent.value(&state("listen"))?, Some(1.0));
+    drop(established);
+    Ok(())
+}
+
+#[test]
+fn quiet_host_has_no_finding_above_info_with_the_default_configuration() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    // Only the interval is shorter, so that the test is; other tests' namespaces are left out.
+    let _alone = alone();
+    let agent = Agent::start("[inventory]\ninterval = \"500ms\"\nnamespaces = \"host\"\n")?;
+    for _ in 0..10 {
+        agent.wait_for_inventory()?;
+        let findings = agent.all_findings()?;
+        let loud: Vec<_> =
+            findings.iter().filter(|finding| finding["severity"] != "info").collect();
+        assert!(loud.is_empty(), "{loud:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn sigterm_ends_the_agent_within_two_seconds_and_leaves_nothing_attached() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let mut agent = Agent::start_quick()?;
+    let pid = agent.pid();
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    assert!(bpf_objects_of(pid)? >= 5, "the agent holds {open} files and no program");
+    let asked = Instant::now();
+    agent.signal(libc::SIGTERM)?;
+    assert_eq!(agent.wait()?, Some(0), "{}", agent.log()?);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    // Nothing is pinned, so what the process held is gone with it.
+    assert!(!fs::exists(format!("/proc/{pid}/fd"))?);
+    let pinned = fs::read_dir("/sys/fs/bpf").map_or(0, |entries| {
+        entries.flatten().filter(|entry| entry.file_name() == "tcpwatch").count()
+    });
+    assert_eq!(pinned, 0);
+    Ok(())
+}
+
+/// Programs, maps and links that a process holds open.
+fn bpf_objects_of(pid: u32) -> Result<usize> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    Ok(links.filter(|link| link.to_string_lossy().starts_with("anon_inode:bpf")).count())
+}
+
+#[test]
+fn reload_takes_a_good_file_and_refuses_a_bad_one_as_a_whole() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("reload")?;
+    let _leak = CloseWaitLeak::client(&ns, 10, 0, false)?;
+    let successful = "tcpwatch_config_last_reload_successful";
+    assert_eq!(agent.value(successful)?, Some(1.0));
+
+    let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+    agent
+        .folder
+        .write("tcpwatch.toml", &format!("{web}[detect.close_wait_pileup]\nwarnin = 1\n"))?;
+    agent.signal(libc::SIGHUP)?;
+    poll("the refusal", || Ok((agent.value(successful)? == Some(0.0)).then_some(())))?;
+    assert!(
+        agent.log()?.contains("unknown key `detect.close_wait_pileup.warnin`"),
+        "{}",
+        agent.log()?
+    );
+    assert!(agent.findings("close-wait-pileup", ns.name())?.is_empty());
+
+    let good = "[inventory]\ninterval = \"1s\"\n\
+                [detect.close_wait_pileup]\nmin_age = \"2s\"\nwarning = 10\n";
+    agent.folder.write("tcpwatch.toml", &format!("{web}{good}"))?;
+    agent.signal(libc::SIGHUP)?;
+    poll("the new threshold", || {
+        Ok((!agent.findings("close-wait-pileup", ns.name())?.is_empty()).then_some(()))
+    })?;
+    assert_eq!(agent.value(successful)?, Some(1.0));
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The documents that are made from the code say what the code says.
+//!
+//! README.md holds the table of metrics, deploy/tcpwatch.toml is the default configuration. Both
+//! are rewritten by `UPDATE_README=1 cargo test --package tcpwatch --test documents`.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tcpwatch::{config::Config, engine::FindingKind, publish::catalog_markdown};
+
+/// Around the table of metrics in README.md.
+const TABLE_BEGIN: &str = "<!-- metrics -->";
+/// See [`TABLE_BEGIN`].
+const TABLE_END: &str = "<!-- /metrics -->";
+
+/// Longer, and nobody reads it from end to end before the first change.
+const ARCHITECTURE_LINES: usize = 150;
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(in_repository(path)).with_context(|| format!("reading {path}"))
+}
+
+/// Fails at the first line that differs; with UPDATE_README=1 writes the file instead.
+fn assert_document(path: &str, found: &str, expected: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    if env::var_os("UPDATE_README").is_some_and(|value| value == "1") {
+        return fs::write(in_repository(path), expected).with_context(|| format!("writing {path}"));
+    }
+    let same = found.lines().zip(expected.lines()).take_while(|(found, line)| found == line);
+    let number = same.count();
+    bail!(
+        "{path}:{} differs from the code; if the code is right, run \
+         `UPDATE_README=1 cargo test --package tcpwatch --test documents`\n   found: {}\nexpected: {}",
+        number + 1,
+        found.lines().nth(number).unwrap_or("the end of the file"),
+        expected.lines().nth(number).unwrap_or("the end of the file"),
+    )
+}
+
+#[test]
+fn readme_has_the_table_of_all_metrics() -> Result<()> {
+    let readme = read("README.md")?;
+    let markers = || format!("README.md has no {TABLE_BEGIN} followed by {TABLE_END}");
+    let (before, rest) = readme.split_once(TABLE_BEGIN).with_context(markers)?;
+    let (_, after) = rest.split_once(TABLE_END).with_context(markers)?;
+    let table = catalog_markdown();
+    let expected = format!("{before}{TABLE_BEGIN}\n\n{table}\n{TABLE_END}{after}");
+    assert_document("README.md", &readme, &expected)
+}
+
+#[test]
+fn packaged_configuration_is_the_default_one() -> Result<()> {
+    const PATH: &str = "deploy/tcpwatch.toml";
+    let found = match fs::read_to_string(in_repository(PATH)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).context(PATH),
+    };
+    assert_document(PATH, &found, &Config::default_toml())?;
+    Config::load(&in_repository(PATH))?;
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_finding_is_in_the_readme_and_has_a_runbook() -> Result<()> {
+    let readme = read("README.md")?;
+    for kind in FindingKind::ALL {
+        let runbook = kind.runbook();
+        ensure!(in_repository(&runbook).is_file(), "{runbook} does not exist");
+        let link = format!("[`{}`]({runbook})", kind.name());
+        ensure!(readme.contains(&link), "README.md does not have {link}");
+    }
+    Ok(())
+}
+
+#[test]
+fn architecture_can_be_read_at_once() -> Result<()> {
+    let lines = read("ARCHITECTURE.md")?.lines().count();
+    ensure!(lines < ARCHITECTURE_LINES, "ARCHITECTURE.md has {lines} lines");
+    Ok(())
+}

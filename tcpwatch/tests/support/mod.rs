@@ -1,0 +1,262 @@
+//! What the tests share: the agent as a child process, plain HTTP, polling with a deadline.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// A machine that builds at the same time needs a multiple of what an idle one needs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running agent with its folder, configuration and address.
+pub(crate) struct Agent {
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: Folder,
+    daemon: Daemon,
+}
+
+impl Agent {
+    /// Starts `tcpwatch run` with this configuration, and `[web]` added, and waits until it is
+    /// ready.
+    pub(crate) fn start(config: &str) -> Result<Self> {
+        let folder = Folder::new()?;
+        let address = free_address()?;
+        let text = format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n");
+        let file = folder.write("tcpwatch.toml", &text)?;
+        let daemon = Daemon::start(
+            tcpwatch().arg("run").arg("--config").arg(file),
+            &folder.path.join("tcpwatch.log"),
+        )?;
+        let mut agent = Self { address, folder, daemon };
+        poll("the agent to be ready", || {
+            agent.daemon.must_run()?;
+            Ok(http_get(address, "/-/ready").ok().filter(|answer| answer.status == 200))
+        })?;
+        Ok(agent)
+    }
+
+    /// An inventory a second; sockets in CLOSE_WAIT count after two.
+    pub(crate) fn start_quick() -> Result<Self> {
+        Self::start(
+            "[inventory]\ninterval = \"1s\"\n[detect.close_wait_pileup]\nmin_age = \"2s\"\n",
+        )
+    }
+
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.child.id()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.daemon.log)?)
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) -> Result<()> {
+        let pid = libc::pid_t::try_from(self.pid())?;
+        // SAFETY: takes no pointer; the child is ours and not reaped yet.
+        ensure!(unsafe { libc::kill(pid, signal) } == 0, "cannot signal {pid}");
+        Ok(())
+    }
+
+    /// Waits for its end; returns the exit code.
+    pub(crate) fn wait(&mut self) -> Result<Option<i32>> {
+        let status = poll("the agent to end", || Ok(self.daemon.child.try_wait()?))?;
+        Ok(status.code())
+    }
+
+    /// The findings of one kind in one namespace.
+    pub(crate) fn findings(&self, kind: &str, netns: &str) -> Result<Vec<Value>> {
+        let all = self.all_findings()?;
+        let wanted =
+            |finding: &Value| finding["kind"] == kind && finding["subject"]["netns"] == netns;
+        Ok(all.into_iter().filter(wanted).collect())
+    }
+
+    /// Every finding.
+    pub(crate) fn all_findings(&self) -> Result<Vec<Value>> {
+        let answer = http_get(self.address, "/api/v1/findings")?;
+        let body: Value = serde_json::from_str(&answer.body)?;
+        body["findings"].as_array().cloned().context("an answer without findings")
+    }
+
+    /// The metrics, as text.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        Ok(http_get(self.address, "/metrics")?.body)
+    }
+
+    /// The value of one series, `tcpwatch_sockets{netns="host",state="listen"}` say.
+    pub(crate) fn value(&self, series: &str) -> Result<Option<f64>> {
+        Ok(value_in(&self.metrics()?, series))
+    }
+
+    /// The sum of all series that begin with `name` and whose labels contain each of `labels`.
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let metrics = self.metrics()?;
+        let matches = |line: &&str| {
+            line.starts_with(&format!("{name}{{"))
+                && labels.iter().all(|label| line.contains(label))
+        };
+        let values = metrics.lines().filter(matches);
+        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Waits until a whole inventory has been taken that began after now.
+    pub(crate) fn wait_for_inventory(&self) -> Result<()> {
+        let asked =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+        poll("an inventory", || {
+            let metrics = self.metrics()?;
+            let finished = value_in(&metrics, "tcpwatch_inventory_timestamp_seconds");
+            let took = value_in(&metrics, "tcpwatch_inventory_duration_seconds");
+            let (Some(finished), Some(took)) = (finished, took) else { return Ok(None) };
+            // The answer may be a fifth of a second old.
+            Ok((finished - took > asked).then_some(()))
+        })
+    }
+}
+
+fn value_in(metrics: &str, series: &str) -> Option<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    line.parse().ok()
+}
+
+/// The command under test.
+pub(crate) fn tcpwatch() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tcpwatch"))
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<Answer> {
+    let timeout = Duration::from_secs(10);
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.with_context(|| format!("not an HTTP status: {head}"))?;
+    Ok(Answer { status, body: body.to_owned() })
+}
+
+/// Asks again until there is an answer; an error ends it at once.
+pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    // Often enough for states that change once a second.
+    const PAUSE: Duration = Duration::from_millis(200);
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// A child process that does not outlive the test.
+pub(crate) struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        let output = File::create(log)?;
+        command
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        // SAFETY: the closure runs between fork and exec and makes one system call, prctl, which
+        // is async-signal-safe; it allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Fails with what it has said if it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let said = fs::read_to_string(&self.log)?;
+            bail!("{} ended with {status}:\n{said}", self.log.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Shown only when the test fails.
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        println!("{}:\n{said}", self.log.display());
+    }
+}
+
+/// A folder that goes with the test.
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+}
+
+impl Folder {
+    pub(crate) fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("tcpwatch-{}-{number}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// An address that was free a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+pub(crate) fn skip(why: &str) -> Result<()> {
+    if env::var_os("TCPWATCH_REQUIRE_ALL").is_some_and(|value| value == "1") {
+        bail!("this test {why}, and TCPWATCH_REQUIRE_ALL=1 turns a skip into a failure");
+    }
+    println!("skipped: {why}");
+    Ok(())
+}
