@@ -28,6 +28,9 @@ macro_rules! offsets {
             $($(#[$doc])* pub $name: u32,)*
             /// Arguments that `tcp_send_reset` has: 2 before 6.10 (sk, skb), 3 since (reason).
             pub send_reset_arguments: u32,
+            /// 1 with `bpf_get_current_task_btf` (5.11 and later), which allows direct loads from
+            /// the current task; else 0.
+            pub has_current_task_btf: u32,
         }
 
         /// The field behind each offset.
@@ -37,12 +40,17 @@ macro_rules! offsets {
 
         impl Offsets {
             /// Nothing looked up yet.
-            pub const ABSENT: Self = Self { $($name: ABSENT,)* send_reset_arguments: 0 };
+            pub const ABSENT: Self = Self { $($name: ABSENT,)* send_reset_arguments: 0, has_current_task_btf: 0 };
 
-            /// Builds the offsets from one value for each of [`FIELDS`], in order.
-            pub fn from_slice(values: &[u32], send_reset_arguments: u32) -> Option<Self> {
+            /// Takes the offsets, one value for each of [`FIELDS`] in order; `false` if there are
+            /// too few.
+            pub fn set_offsets(&mut self, values: &[u32]) -> bool {
                 let mut values = values.iter().copied();
-                Some(Self { $($name: values.next()?,)* send_reset_arguments })
+                $(match values.next() {
+                    Some(value) => self.$name = value,
+                    None => return false,
+                })*
+                true
             }
         }
     };
@@ -133,7 +141,7 @@ offsets! {
     tgid = "task_struct" "tgid";
 }
 
-const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 1) * 4);
+const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 2) * 4);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.

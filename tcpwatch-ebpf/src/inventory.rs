@@ -169,7 +169,7 @@ fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
-    notes::put(&Note { sk, since_ns, state: state::CLOSE_WAIT, tgid: 0, comm: [0; 16] });
+    notes::put(sk, &Note { since_ns, state: state::CLOSE_WAIT, tgid: 0, comm: [0; 16] });
     (since_ns, false)
 }
 

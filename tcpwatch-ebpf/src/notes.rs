@@ -19,44 +19,67 @@ fn set_of(sk: u64) -> Option<&'static mut NoteSet> {
 /// Writes a note, in place of the socket's former one, a free one, or the oldest of its set.
 /// Returns whether a live note had to go.
 #[inline(always)]
-pub(crate) fn put(note: &Note) -> bool {
-    let Some(set) = set_of(note.sk) else { return false };
-    let mut oldest = 0;
-    let mut oldest_ns = u64::MAX;
+pub(crate) fn put(sk: u64, note: &Note) -> bool {
+    let Some(set) = set_of(sk) else { return false };
     let mut free = NOTE_WAYS;
     let mut way = 0;
     while way < NOTE_WAYS {
-        let candidate = &set.notes[way];
-        if candidate.sk == note.sk {
+        if set.sks[way] == sk {
             set.notes[way] = *note;
             return false;
         }
-        if candidate.sk == 0 {
+        if set.sks[way] == 0 {
             free = way;
-        } else if candidate.since_ns < oldest_ns {
-            oldest = way;
-            oldest_ns = candidate.since_ns;
         }
         way += 1;
     }
-    if free < NOTE_WAYS {
-        set.notes[free] = *note;
-        return false;
-    }
+    let evicted = free == NOTE_WAYS;
+    let way = if evicted { oldest(set) } else { free };
     // The mask shows the verifier the bound of a value that went through the stack.
-    set.notes[oldest & (NOTE_WAYS - 1)] = *note;
-    true
+    let way = way & (NOTE_WAYS - 1);
+    set.sks[way] = sk;
+    set.notes[way] = *note;
+    evicted
+}
+
+#[inline(always)]
+fn oldest(set: &NoteSet) -> usize {
+    let mut oldest = 0;
+    let mut way = 1;
+    while way < NOTE_WAYS {
+        if set.notes[way].since_ns < set.notes[oldest & (NOTE_WAYS - 1)].since_ns {
+            oldest = way;
+        }
+        way += 1;
+    }
+    oldest
 }
 
 /// The socket's note for this state, if there is one.
 #[inline(always)]
-pub(crate) fn get(sk: u64, state: u32) -> Option<&'static mut Note> {
+pub(crate) fn get(sk: u64, state: u32) -> Option<Note> {
     let set = set_of(sk)?;
+    let way = way_of(set, sk)?;
+    let note = set.notes[way];
+    if note.state == state { Some(note) } else { None }
+}
+
+/// Forgets the socket.
+#[inline(always)]
+pub(crate) fn remove(sk: u64) {
+    if let Some(set) = set_of(sk)
+        && let Some(way) = way_of(set, sk)
+    {
+        set.sks[way] = 0;
+    }
+}
+
+#[inline(always)]
+fn way_of(set: &NoteSet, sk: u64) -> Option<usize> {
     let mut way = 0;
     while way < NOTE_WAYS {
-        if set.notes[way].sk == sk {
-            let note = &mut set.notes[way];
-            return if note.state == state { Some(note) } else { None };
+        if set.sks[way] == sk {
+            return Some(way);
         }
         way += 1;
     }

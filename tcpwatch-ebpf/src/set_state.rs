@@ -19,7 +19,7 @@ use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, Event, EventKind, Note, S
 use crate::{
     maps::{counters, emit},
     notes,
-    sock::{IPPROTO_TCP, Sock, current_leader_comm, state},
+    sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
 };
 
 const EXACT: u32 = 1;
@@ -48,7 +48,7 @@ fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
     }
     match new {
         state::SYN_SENT => connect_begun(address, counters),
-        state::CLOSE_WAIT => close_wait_entered(address, counters),
+        state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         state::CLOSE => {
             counters.closing_sk = address;
             counters.closing_from = u64::from(old);
@@ -61,14 +61,13 @@ fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
 /// noted now.
 #[inline(always)]
 fn connect_begun(sk: u64, counters: &mut Counters) {
-    let evicted = notes::put(&Note {
-        sk,
-        since_ns: now_ns(),
+    let note = Note {
+        since_ns: 0,
         state: state::SYN_SENT,
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         comm: current_leader_comm(),
-    });
-    counters.notes_evicted += u64::from(evicted);
+    };
+    counters.notes_evicted += u64::from(notes::put(sk, &note));
 }
 
 #[inline(always)]
@@ -90,9 +89,7 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
         }
         _ => {}
     }
-    if let Some(note) = notes::get(address, state::SYN_SENT) {
-        note.sk = 0;
-    }
+    notes::remove(address);
 }
 
 #[inline(always)]
@@ -116,16 +113,12 @@ fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut 
     emit(event, counters);
 }
 
+/// The FIN is being processed, so the time of the last segment is now.
 #[inline(always)]
-fn close_wait_entered(sk: u64, counters: &mut Counters) {
-    let evicted = notes::put(&Note {
-        sk,
-        since_ns: now_ns(),
-        state: state::CLOSE_WAIT,
-        tgid: EXACT,
-        comm: [0; 16],
-    });
-    counters.notes_evicted += u64::from(evicted);
+fn close_wait_entered(sk: Sock, address: u64, counters: &mut Counters) {
+    let since_ns = sk.tcp().map_or(0, TcpSock::last_segment_ns);
+    let note = Note { since_ns, state: state::CLOSE_WAIT, tgid: EXACT, comm: [0; 16] };
+    counters.notes_evicted += u64::from(notes::put(address, &note));
 }
 
 #[inline(always)]
@@ -134,6 +127,7 @@ fn close_wait_left(sk: u64, counters: &mut Counters) {
         counters.close_wait_unknown += 1;
         return;
     };
+    notes::remove(sk);
     let spent_ns = now_ns().saturating_sub(note.since_ns);
     let mut bucket = 0;
     while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {
@@ -141,7 +135,6 @@ fn close_wait_left(sk: u64, counters: &mut Counters) {
     }
     counters.close_wait_buckets[bucket] += 1;
     counters.close_wait_sum_ns += spent_ns;
-    note.sk = 0;
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use core::{
 
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
-    generated::{bpf_skc_to_tcp_sock, bpf_skc_to_tcp_timewait_sock},
+    generated::{bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_skc_to_tcp_timewait_sock},
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
 
@@ -309,15 +309,22 @@ fn bucket_is_pinned(bucket: *const c_void) -> bool {
     field!(bucket, fastreuse: i8) >= 0 || field!(bucket, fastreuseport: i8) >= 0
 }
 
-/// The running process: thread-group id, and the name of the thread-group leader, which is the
-/// one that people know (a thread may have a name of its own).
+/// The name of the running process's thread-group leader, which is the one that people know (a
+/// thread may have a name of its own).
 #[inline(always)]
 pub(crate) fn current_leader_comm() -> [u8; 16] {
-    // SAFETY: no arguments; returns the current task.
+    if offset!(has_current_task_btf) != 0 {
+        // SAFETY: no arguments; returns a typed pointer to the current task.
+        let task = Object(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
+        let leader = Object(field!(task, group_leader: *const c_void));
+        let words = field!(leader, comm: [u64; 2]);
+        // SAFETY: both are 16 bytes without padding.
+        return unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(words) };
+    }
+    // SAFETY: no arguments; returns the address of the current task.
     let task = unsafe { bpf_get_current_task() };
     let leader = task + u64::from(offset!(group_leader));
-    // SAFETY: the helper checks the address. `bpf_get_current_task_btf` would allow a direct load,
-    // but came with 5.11.
+    // SAFETY: the helper checks the address.
     let leader = unsafe { bpf_probe_read_kernel(with_exposed_provenance::<u64>(leader as usize)) };
     leader_comm(leader.unwrap_or(0))
 }

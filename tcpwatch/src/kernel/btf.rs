@@ -59,8 +59,10 @@ impl KernelTypes {
                 }
             });
         }
-        let offsets = Offsets::from_slice(&values, tracepoint_arguments(&btf, "tcp_send_reset"))
-            .expect("there is one value for each of FIELDS");
+        let mut offsets = Offsets::ABSENT;
+        assert!(offsets.set_offsets(&values), "there is one value for each of FIELDS");
+        offsets.send_reset_arguments = tracepoint_arguments(&btf, "tcp_send_reset");
+        offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
         Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
     }
 }
@@ -70,6 +72,12 @@ impl KernelTypes {
 fn tracepoint_arguments(btf: &BtfFile, tracepoint: &str) -> u32 {
     let parameters = btf.parameters_of(&format!("btf_trace_{tracepoint}")).unwrap_or(0);
     u32::try_from(parameters.saturating_sub(1)).unwrap_or(0)
+}
+
+/// Whether the kernel has a helper, by its name without `bpf_`.
+fn has_helper(btf: &BtfFile, name: &str) -> bool {
+    let wanted = format!("BPF_FUNC_{name}");
+    btf.enumerators("bpf_func_id").iter().any(|(known, _)| *known == wanted)
 }
 
 fn reset_reasons(btf: &BtfFile) -> Vec<ResetReason> {
@@ -98,6 +106,10 @@ mod tests {
         };
         assert!(types.offsets.skc_state < 128, "{:?}", types.offsets);
         assert!(types.offsets.send_reset_arguments >= 2);
+        // Every kernel that shows its BTF has some helper.
+        let bytes = fs::read(VMLINUX).expect("it was read before");
+        let btf = BtfFile::parse(bytes).expect("it was parsed before");
+        assert!(has_helper(&btf, "map_lookup_elem") && !has_helper(&btf, "nonsense"));
         if types.offsets.send_reset_arguments == 3 {
             assert!(types.reset_reasons.contains(&ResetReason::NoSocket));
         }
