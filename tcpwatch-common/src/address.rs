@@ -2,9 +2,6 @@
 
 /// `AF_INET` of Linux.
 pub const AF_INET: u16 = 2;
-/// `AF_INET6` of Linux.
-pub const AF_INET6: u16 = 10;
-
 /// An IP address in network byte order; IPv4 as IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section
 /// 2.5.5.2), which is also how the kernel compares ports of the two families.
 ///

@@ -24,25 +24,18 @@ pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
 pub struct Counters {
     /// Transitions by old and new state.
     pub transitions: [[u64; STATES]; STATES],
-    /// Sockets that left CLOSE_WAIT, by the time spent in it; not cumulative.
+    /// Sockets that were seen to enter and to leave CLOSE_WAIT, by the time between; not cumulative.
     pub close_wait_buckets: [u64; CLOSE_WAIT_BUCKETS_NS.len() + 1],
     /// Sum of that time in nanoseconds.
     pub close_wait_sum_ns: u64,
-    /// Sockets that left CLOSE_WAIT without a note of when they had entered it.
-    pub close_wait_unknown: u64,
     /// Resets received, by the state of the socket.
     pub resets_received: [u64; STATES],
     /// Events for which the ring buffer had no room.
     pub events_lost: u64,
-    /// Notes that had to make room for a newer one.
+    /// Notes that had to make room, or found none.
     pub notes_evicted: u64,
     /// Resets that found no room in the table of their observations.
     pub resets_lost: u64,
-    /// The socket that this CPU saw go to CLOSE last (kernel address), and from which state: a
-    /// reset at close() is reported when the state is CLOSE already.
-    pub closing_sk: u64,
-    /// See [`closing_sk`](Self::closing_sk).
-    pub closing_from: u64,
     /// Where `set_state` turns a pointer into a number.
     pub scratch: u64,
 }
@@ -53,18 +46,15 @@ impl Counters {
         transitions: [[0; STATES]; STATES],
         close_wait_buckets: [0; CLOSE_WAIT_BUCKETS_NS.len() + 1],
         close_wait_sum_ns: 0,
-        close_wait_unknown: 0,
         resets_received: [0; STATES],
         events_lost: 0,
         notes_evicted: 0,
         resets_lost: 0,
-        closing_sk: 0,
-        closing_from: 0,
         scratch: 0,
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (256 + 10 + 2 + 16 + 6) * 8);
+const _: () = assert!(size_of::<Counters>() == (256 + 10 + 1 + 16 + 4) * 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.

@@ -16,12 +16,12 @@ mod note;
 mod offsets;
 mod reset;
 
-pub use address::{AF_INET, AF_INET6, Address, Tuple};
+pub use address::{AF_INET, Address, Tuple};
 pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, STATES};
 pub use event::{Event, EventKind};
 pub use inventory::{
-    BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, SocketRecord, Walk,
-    socket_flags,
+    BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, RequestUse,
+    SOURCE_WORDS, SocketRecord, Walk, socket_flags,
 };
 pub use note::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
@@ -53,7 +53,10 @@ pub mod maps {
     pub const WALK: &str = "WALK";
     /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
     pub const DESTINATIONS: &str = "DESTINATIONS";
-    /// Hash of a socket's inode number to nothing: whose owner [`programs::OWNERS`] shall find.
+    /// LRU hash of a local port to [`RequestUse`](crate::RequestUse).
+    pub const REQUESTS: &str = "REQUESTS";
+    /// Hash of a socket's inode number to nothing: whose owner
+    /// [`programs::OWNERS`](crate::programs::OWNERS) shall find.
     pub const WANTED: &str = "WANTED";
     /// Global in `.rodata`: the running kernel's [`Offsets`](crate::Offsets).
     pub const OFFSETS: &str = "OFFSETS";
@@ -61,6 +64,9 @@ pub mod maps {
     /// Entries of [`DESTINATIONS`]. A tuple that holds more than one in so many of a namespace's
     /// outgoing sockets survives the eviction, so none that nears a limit is ever missed.
     pub const DESTINATIONS_LIMIT: u32 = 16_384;
+    /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
+    /// make more of them than there are listeners.
+    pub const REQUESTS_LIMIT: u32 = 512;
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real

@@ -2,8 +2,8 @@
 //!
 //! A set-associative table in an array map. A hash map would cost an insertion and a deletion for
 //! each connection and each CLOSE_WAIT, some 400 ns of every connection together; here it is an
-//! inlined array look-up and four comparisons. When a set is full its oldest note goes, which is
-//! counted; nothing that is published depends on a note but an age (then a lower bound) and the
+//! inlined array look-up and four comparisons. In a full set a connect under way makes room, a leak
+//! never does, and what finds no room is counted; nothing that is published depends on a note but an age (then a lower bound) and the
 //! name behind a failed connect (then unknown).
 
 /// Notes that share a slot of the table.
@@ -20,7 +20,12 @@ pub struct Note {
     /// connect under way makes room before a leak does.
     pub since_ns: u64,
     /// The state during which the note holds: SYN_SENT or CLOSE_WAIT.
-    pub state: u32,
+    pub state: u8,
+    /// SYN_SENT: 1 where the socket had a local port already, so that none had to be found.
+    pub bound: u8,
+    /// SYN_SENT: `inet_sport`, which a socket keeps from its last connect(). If it is still the
+    /// same at CLOSE, no port was found.
+    pub source_port: u16,
     /// SYN_SENT: thread-group id of the caller of connect(). CLOSE_WAIT: 1 where `since_ns` is
     /// exact, 0 where a walk found the socket in the state already.
     pub tgid: u32,

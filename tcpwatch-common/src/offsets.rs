@@ -95,6 +95,8 @@ offsets! {
     sk_ack_backlog = "sock" "sk_ack_backlog";
     /// `u32`.
     sk_max_ack_backlog = "sock" "sk_max_ack_backlog";
+    /// `atomic_t`: what the socket dropped; a listener, connections.
+    sk_drops = "sock" "sk_drops" optional;
     /// `struct socket *`.
     sk_socket = "sock" "sk_socket";
     /// `struct file *`.
@@ -121,10 +123,16 @@ offsets! {
     copied_seq = "tcp_sock" "copied_seq";
     /// `u64`, microseconds of CLOCK_MONOTONIC: the last segment processed.
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
+    /// `struct inet_bind_bucket *`.
+    tw_tb = "inet_timewait_sock" "tw_tb" optional;
+    /// `u32`, milliseconds of CLOCK_MONOTONIC: when TIME_WAIT began. 6.14 and later.
+    tw_entry_stamp = "inet_timewait_sock" "tw_entry_stamp" optional;
     /// `unsigned char`: TIME_WAIT or FIN_WAIT2.
     tw_substate = "inet_timewait_sock" "tw_substate";
     /// `int`, seconds of CLOCK_MONOTONIC; 0 without timestamps.
     tw_ts_recent_stamp = "tcp_timewait_sock" "tw_ts_recent_stamp";
+    /// `u8`: SYN-ACKs sent again.
+    num_retrans = "request_sock" "num_retrans";
     /// `unsigned char *`.
     skb_head = "sk_buff" "head";
     /// `u16`, from `head`.
@@ -135,6 +143,8 @@ offsets! {
     comm = "task_struct" "comm";
     /// `u64`, nanoseconds of CLOCK_MONOTONIC.
     start_time = "task_struct" "start_time";
+    /// `struct files_struct *`: the open files, which threads share as a rule.
+    files = "task_struct" "files";
     /// `pid_t`: the thread.
     pid = "task_struct" "pid";
     /// `pid_t`: the process.

@@ -27,8 +27,8 @@ pub struct ResetKey {
     pub reason: u8,
     /// State of the socket as reported, 0 without a socket.
     pub state: u8,
-    /// Where `state` is CLOSE and this CPU saw the transition: the state before.
-    pub previous: u8,
+    /// Zero.
+    pub reserved: u8,
     /// [`reset_flags`].
     pub flags: u8,
 }

@@ -15,12 +15,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_seq_write};
 use tcpwatch_common::{
-    Address, BUSY_DESTINATIONS, Destination, DestinationUse, Note, STATES, SocketRecord, Tuple,
-    Walk, socket_flags as flags,
+    Address, BUSY_DESTINATIONS, Destination, DestinationUse, RequestUse, SOURCE_WORDS, STATES,
+    SocketRecord, Tuple, Walk, socket_flags as flags,
 };
 
 use crate::{
-    maps::{DESTINATIONS, walk},
+    maps::{DESTINATIONS, REQUESTS, walk},
     notes,
     sock::{SOCK_DEAD, Sock, TcpSock, TimeWaitSock, state},
 };
@@ -64,11 +64,47 @@ fn visit(sk: Sock, walk: &mut Walk, seq: *mut c_void) -> Result<(), BufferFull> 
                 visit_time_wait(sk, &tw, walk);
             }
         }
-        // A request's port is its listener's; it takes none.
-        state::NEW_SYN_RECV => walk.states[state::SYN_RECV as usize] += 1,
+        state::NEW_SYN_RECV => visit_request(sk, walk),
         sk_state => visit_socket(sk, sk_state, walk, seq)?,
     }
     Ok(())
+}
+
+/// A half-open request. Its port is its listener's, so it takes none. One whose SYN-ACK had to be
+/// sent again is counted for that port: a handshake that goes well never gets there.
+#[inline(always)]
+fn visit_request(sk: Sock, walk: &mut Walk) {
+    walk.states[state::SYN_RECV as usize] += 1;
+    if sk.request_retransmits().is_none_or(|count| count == 0) {
+        return;
+    }
+    let port = u32::from(sk.local_port());
+    if REQUESTS.get_ptr_mut(&port).is_none() {
+        // An LRU map makes room.
+        let _ = REQUESTS.insert(&port, RequestUse::ZERO, 0);
+    }
+    let Some(entry) = REQUESTS.get_ptr_mut(&port) else { return };
+    // SAFETY: an entry of the map, which this walker alone writes.
+    let entry = unsafe { &mut *entry };
+    if entry.generation != walk.generation {
+        *entry = RequestUse { generation: walk.generation, ..RequestUse::ZERO };
+    }
+    entry.unanswered += 1;
+    let hash = hash(&sk.addresses().1);
+    entry.sources[(hash >> 6) as usize & (SOURCE_WORDS - 1)] |= 1 << (hash & 63);
+}
+
+/// Ten good bits of an address: splitmix64's finaliser, because neighbouring addresses must not be
+/// spread more evenly than chance would, on which the estimate rests.
+#[inline(always)]
+fn hash(address: &Address) -> u64 {
+    let [first, second, third, fourth] = address.words;
+    let high = u64::from(first) << 32 | u64::from(second);
+    let low = u64::from(third) << 32 | u64::from(fourth);
+    let mut hash = high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low;
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (hash ^ (hash >> 31)) >> 54
 }
 
 #[inline(always)]
@@ -76,13 +112,11 @@ fn visit_time_wait(sk: Sock, tw: &TimeWaitSock, walk: &mut Walk) {
     walk.time_wait_buckets += 1;
     walk.states[tw.substate() as usize & (STATES - 1)] += 1;
     let port = sk.local_port();
-    // Whether the port is pinned is taken from the sockets before it, listeners at the least: its
-    // own bind bucket would be one more cache miss for each of what may be 100,000.
-    if !in_range(walk, port) || walk.pinned[word(port)] & bit(port) != 0 {
+    if !in_range(walk, port) || is_pinned(walk, port, || tw.is_port_pinned()) {
         return;
     }
     let (local, peer) = sk.addresses();
-    if !may_be_reused(tw, walk.tw_reuse, &local, &peer) {
+    if !may_be_reused(tw, walk, &local, &peer) {
         use_port(walk, local, peer, sk.peer_port());
     }
 }
@@ -100,9 +134,9 @@ fn visit_socket(
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
     if in_range(walk, tuple.local_port) {
-        if sk_state == state::LISTEN || sk.tcp().is_some_and(TcpSock::is_port_pinned) {
-            pin(walk, tuple.local_port);
-        } else {
+        let bucket_is_pinned =
+            || sk_state == state::LISTEN || sk.tcp().is_some_and(TcpSock::is_port_pinned);
+        if !is_pinned(walk, tuple.local_port, bucket_is_pinned) {
             use_port(walk, tuple.local, tuple.peer, tuple.peer_port);
         }
     }
@@ -132,11 +166,14 @@ fn copy_socket(
         accept_queue: 0,
         accept_limit: 0,
         half_open: 0,
+        drops: 0,
+        reserved2: 0,
     };
     if sk_state == state::LISTEN {
         record.accept_queue = tcp.0.accept_queue();
         record.accept_limit = tcp.0.accept_limit();
         record.half_open = tcp.half_open();
+        record.drops = tcp.0.drops();
     } else {
         if tcp.0.accept_limit() != 0 {
             record.flags |= flags::ACCEPTED;
@@ -169,7 +206,8 @@ fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
-    notes::put(sk, &Note { since_ns, state: state::CLOSE_WAIT, tgid: 0, comm: [0; 16] });
+    // Where there is no room the agent remembers it, for the sockets that it describes.
+    notes::put(sk, &notes::close_wait(since_ns, 0));
     (since_ns, false)
 }
 
@@ -181,13 +219,18 @@ fn in_range(walk: &Walk, port: u16) -> bool {
         && walk.reserved_ports[word(port)] & bit(port) == 0
 }
 
-/// Notes that connect() skips this port for every destination.
+/// Whether connect() skips this port for every destination. All sockets of a port share its bind
+/// bucket, so that is looked at once: each look is a cache miss, and there may be 100,000 sockets.
 #[inline(always)]
-fn pin(walk: &mut Walk, port: u16) {
-    if walk.pinned[word(port)] & bit(port) == 0 {
-        walk.pinned[word(port)] |= bit(port);
-        walk.pinned_ports += 1;
+fn is_pinned(walk: &mut Walk, port: u16, bucket_is_pinned: impl FnOnce() -> bool) -> bool {
+    if walk.looked_at[word(port)] & bit(port) == 0 {
+        walk.looked_at[word(port)] |= bit(port);
+        if bucket_is_pinned() {
+            walk.pinned[word(port)] |= bit(port);
+            walk.pinned_ports += 1;
+        }
     }
+    walk.pinned[word(port)] & bit(port) != 0
 }
 
 /// Counts a port as taken for its destination.
@@ -195,27 +238,23 @@ fn pin(walk: &mut Walk, port: u16) {
 fn use_port(walk: &mut Walk, local: Address, peer: Address, peer_port: u16) {
     let destination = Destination { local, peer, peer_port, reserved: 0 };
     let entry = DESTINATIONS.get_ptr_mut(&destination);
-    let mut used = 1;
+    let mut new = DestinationUse { generation: walk.generation, used: 1, listed: 0 };
     if let Some(entry) = entry {
         // SAFETY: an entry of the map, which this walker alone writes.
         let entry = unsafe { &mut *entry };
         if entry.generation == walk.generation {
-            used += entry.used;
+            new.used += entry.used;
+            new.listed = entry.listed;
         }
     }
-    let new = DestinationUse { generation: walk.generation, used };
-    match entry {
-        // SAFETY: as above.
-        Some(entry) => unsafe { *entry = new },
-        // An LRU map makes room; what it drops was rare in this walk.
-        None => drop(DESTINATIONS.insert(&destination, new, 0)),
-    }
-    walk.destinations += u64::from(used == 1);
-    if used > walk.worst_used {
-        walk.worst_used = used;
+    walk.destinations += u64::from(new.used == 1);
+    if new.used > walk.worst_used {
+        walk.worst_used = new.used;
         walk.worst = destination;
     }
-    if used == walk.busy_at {
+    // Most of what is pinned is known by now, because listeners come first.
+    if new.listed == 0 && u64::from(new.used) + walk.pinned_ports >= u64::from(walk.busy_at) {
+        new.listed = 1;
         if let Some(place) = walk.busy.get_mut(walk.busy_count as usize & (BUSY_DESTINATIONS - 1))
             && walk.busy_count < BUSY_DESTINATIONS as u32
         {
@@ -223,21 +262,37 @@ fn use_port(walk: &mut Walk, local: Address, peer: Address, peer_port: u16) {
         }
         walk.busy_count += 1;
     }
+    match entry {
+        // SAFETY: as above.
+        Some(entry) => unsafe { *entry = new },
+        // An LRU map makes room; what it drops was rare in this walk.
+        None => {
+            let _ = DESTINATIONS.insert(&destination, new, 0);
+        }
+    }
 }
 
 /// Whether connect() may take the port of this minisocket over (`tcp_twsk_unique`,
 /// net/ipv4/tcp_ipv4.c): with `tcp_tw_reuse` 1, or with 2 and a loopback address at either end,
-/// if both sides use timestamps and more than a second has passed.
+/// if both sides use timestamps and the delay has passed.
 #[inline(always)]
-fn may_be_reused(tw: &TimeWaitSock, tw_reuse: u32, local: &Address, peer: &Address) -> bool {
-    let allowed = tw_reuse == 1 || (tw_reuse == 2 && (is_loopback(local) || is_loopback(peer)));
+fn may_be_reused(tw: &TimeWaitSock, walk: &Walk, local: &Address, peer: &Address) -> bool {
+    let allowed =
+        walk.tw_reuse == 1 || (walk.tw_reuse == 2 && (is_loopback(local) || is_loopback(peer)));
     let seen_s = tw.timestamp_seen();
     if !allowed || seen_s == 0 || tw.substate() != state::TIME_WAIT {
         return false;
     }
     // SAFETY: no arguments, no effects.
-    let now_s = (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32;
-    now_s.wrapping_sub(seen_s) as i32 > 0
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    match tw.entered_ms() {
+        Some(entered_ms) => {
+            let until_ms = entered_ms.wrapping_add(walk.tw_reuse_delay_ms);
+            ((now_ns / 1_000_000) as u32).wrapping_sub(until_ms) as i32 > 0
+        }
+        // Before 6.14 the delay was that of a clock of seconds.
+        None => ((now_ns / 1_000_000_000) as u32).wrapping_sub(seen_s) as i32 > 0,
+    }
 }
 
 #[inline(always)]

@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
-    Counters, Destination, DestinationUse, Event, NOTE_SETS, NoteSet, ResetKey, Walk, maps as names,
+    Counters, Destination, DestinationUse, Event, NOTE_SETS, NoteSet, RequestUse, ResetKey, Walk,
+    maps as names,
 };
 
 #[map]
@@ -23,6 +24,9 @@ static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static DESTINATIONS: LruHashMap<Destination, DestinationUse> =
     LruHashMap::with_max_entries(names::DESTINATIONS_LIMIT, 0);
+#[map]
+pub(crate) static REQUESTS: LruHashMap<u32, RequestUse> =
+    LruHashMap::with_max_entries(names::REQUESTS_LIMIT, 0);
 #[map]
 pub(crate) static WANTED: HashMap<u64, u8> = HashMap::with_max_entries(names::WANTED_LIMIT, 0);
 

@@ -45,12 +45,15 @@ fn owners(ctx: *mut c_void) -> i32 {
     if unsafe { WANTED.get(&number) }.is_none() {
         return 0;
     }
-    // Kernels before 5.11 show the files of a process once for each of its threads.
     let tgid = field!(task, tgid: u32);
-    if field!(task, pid: u32) != tgid {
+    let leader = Object(field!(task, group_leader: *const c_void));
+    // Kernels before 5.11 show the files of a process once for each of its threads. A thread may
+    // have files of its own, and a leader that has ended has none.
+    if field!(task, pid: u32) != tgid
+        && field!(task, files: *const c_void) == field!(leader, files: *const c_void)
+    {
         return 0;
     }
-    let leader = Object(field!(task, group_leader: *const c_void));
     let record = OwnerRecord {
         inode: number,
         start_ns: field!(leader, start_time: u64),

@@ -54,12 +54,6 @@ fn describe_socket(sk: Sock, key: &mut ResetKey) {
     if sk_state == state::TIME_WAIT || sk_state == state::NEW_SYN_RECV {
         return;
     }
-    if sk_state == state::CLOSE
-        && let Some(counters) = counters()
-        && sk.is_at(counters.closing_sk)
-    {
-        key.previous = counters.closing_from as u8;
-    }
     let sk_flags = sk.flags();
     if sk_flags & SOCK_LINGER != 0 && sk.linger_time() == 0 {
         key.flags |= flags::LINGER_ZERO;

@@ -47,12 +47,8 @@ fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
         _ => {}
     }
     match new {
-        state::SYN_SENT => connect_begun(address, counters),
+        state::SYN_SENT => connect_begun(sk, address, counters),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
-        state::CLOSE => {
-            counters.closing_sk = address;
-            counters.closing_from = u64::from(old);
-        }
         _ => {}
     }
 }
@@ -60,31 +56,42 @@ fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
 /// CLOSE -> SYN_SENT runs in connect() itself, its end mostly in softirq: the process must be
 /// noted now.
 #[inline(always)]
-fn connect_begun(sk: u64, counters: &mut Counters) {
+fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
     let note = Note {
         since_ns: 0,
-        state: state::SYN_SENT,
+        state: state::SYN_SENT as u8,
+        bound: u8::from(sk.local_port() != 0),
+        source_port: sk.tcp().map_or(0, TcpSock::source_port),
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         comm: current_leader_comm(),
     };
-    counters.notes_evicted += u64::from(notes::put(sk, &note));
+    let refused = !notes::put(address, &note);
+    counters.notes_evicted += u64::from(refused);
 }
 
 #[inline(always)]
 fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
+    let note = notes::get(address, state::SYN_SENT);
     match new {
         state::CLOSE => {
-            // `skc_num` is 0 already; `inet_sport` is 0 only where no port was free.
             let Some(tcp) = sk.tcp() else { return };
-            let tuple = sk.tuple(tcp.source_port());
-            report(sk, address, EventKind::ConnectFailed, tuple, counters);
+            // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before
+            // where none was.
+            let mut local_port = tcp.source_port();
+            if let Some(note) = note
+                && note.bound == 0
+                && note.source_port == local_port
+            {
+                local_port = 0;
+            }
+            report(sk, note, EventKind::ConnectFailed, sk.tuple(local_port), counters);
         }
         // Simultaneous open, the only way from SYN_SENT to SYN_RECV (RFC 9293 section 3.5). With
         // one socket at both ends it is a self-connection.
         state::SYN_RECV => {
             let tuple = sk.tuple(sk.local_port());
             if tuple.is_self() {
-                report(sk, address, EventKind::SelfConnection, tuple, counters);
+                report(sk, note, EventKind::SelfConnection, tuple, counters);
             }
         }
         _ => {}
@@ -93,8 +100,9 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
 }
 
 #[inline(always)]
-fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut Counters) {
-    let mut event = Event {
+fn report(sk: Sock, note: Option<Note>, kind: EventKind, tuple: Tuple, counters: &mut Counters) {
+    let (tgid, comm) = note.map_or((0, [0; 16]), |note| (note.tgid, note.comm));
+    let event = Event {
         time_ns: now_ns(),
         netns_cookie: sk.netns_cookie(),
         netns: sk.netns(),
@@ -102,14 +110,10 @@ fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut 
         reserved: [0; 3],
         tuple,
         error: sk.error(),
-        tgid: 0,
-        comm: [0; 16],
+        tgid,
+        comm,
         reserved2: 0,
     };
-    if let Some(note) = notes::get(address, state::SYN_SENT) {
-        event.tgid = note.tgid;
-        event.comm = note.comm;
-    }
     emit(event, counters);
 }
 
@@ -117,17 +121,16 @@ fn report(sk: Sock, address: u64, kind: EventKind, tuple: Tuple, counters: &mut 
 #[inline(always)]
 fn close_wait_entered(sk: Sock, address: u64, counters: &mut Counters) {
     let since_ns = sk.tcp().map_or(0, TcpSock::last_segment_ns);
-    let note = Note { since_ns, state: state::CLOSE_WAIT, tgid: EXACT, comm: [0; 16] };
-    counters.notes_evicted += u64::from(notes::put(address, &note));
+    let refused = !notes::put(address, &notes::close_wait(since_ns, EXACT));
+    counters.notes_evicted += u64::from(refused);
 }
 
 #[inline(always)]
 fn close_wait_left(sk: u64, counters: &mut Counters) {
-    let Some(note) = notes::get(sk, state::CLOSE_WAIT) else {
-        counters.close_wait_unknown += 1;
-        return;
-    };
+    let note = notes::get(sk, state::CLOSE_WAIT);
     notes::remove(sk);
+    // A lower bound does not belong among measured times.
+    let Some(note) = note.filter(|note| note.tgid == EXACT) else { return };
     let spent_ns = now_ns().saturating_sub(note.since_ns);
     let mut bucket = 0;
     while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {

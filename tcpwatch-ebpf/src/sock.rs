@@ -11,7 +11,10 @@ use core::{
 
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
-    generated::{bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_skc_to_tcp_timewait_sock},
+    generated::{
+        bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        bpf_skc_to_tcp_timewait_sock,
+    },
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
 
@@ -26,6 +29,7 @@ pub(crate) const IPPROTO_TCP: u16 = 6;
 pub(crate) mod state {
     pub(crate) const SYN_SENT: u32 = 2;
     pub(crate) const SYN_RECV: u32 = 3;
+    pub(crate) const FIN_WAIT1: u32 = 4;
     pub(crate) const FIN_WAIT2: u32 = 5;
     pub(crate) const TIME_WAIT: u32 = 6;
     pub(crate) const CLOSE: u32 = 7;
@@ -34,9 +38,10 @@ pub(crate) mod state {
     pub(crate) const NEW_SYN_RECV: u32 = 12;
 }
 
-/// `SOCK_DEAD` and `SOCK_LINGER` of `enum sock_flags`; both unchanged since 2.6.
+/// `SOCK_DEAD` and `SOCK_LINGER` of `enum sock_flags` (include/net/sock.h): 0 and 4 from 5.10 to
+/// 7.3.
 pub(crate) const SOCK_DEAD: u64 = 1 << 0;
-pub(crate) const SOCK_LINGER: u64 = 1 << 5;
+pub(crate) const SOCK_LINGER: u64 = 1 << 4;
 
 /// The value of a frozen offset.
 macro_rules! offset {
@@ -101,12 +106,6 @@ impl Sock {
             write_volatile(scratch, self.0 as u64);
             read_volatile(scratch)
         }
-    }
-
-    /// Whether this is the socket that was at `address`.
-    #[inline(always)]
-    pub(crate) fn is_at(self, address: u64) -> bool {
-        self.0 as u64 == address
     }
 
     #[inline(always)]
@@ -204,6 +203,12 @@ impl Sock {
         field!(self, sk_max_ack_backlog: u32)
     }
 
+    /// What a listener has dropped; 0 where the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn drops(self) -> u32 {
+        if has!(sk_drops) { field!(self, sk_drops: u32) } else { 0 }
+    }
+
     #[inline(always)]
     pub(crate) fn has_socket(self) -> bool {
         !field!(self, sk_socket: *const c_void).is_null()
@@ -233,6 +238,19 @@ impl Sock {
         // SAFETY: the helper takes any `sock_common` and checks what it is.
         let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
         Self::new(tcp.cast_const().cast()).map(TcpSock)
+    }
+
+    /// How often the SYN-ACK of a half-open request was sent again; `None` if it is no request.
+    /// 5.9 and later.
+    #[inline(always)]
+    pub(crate) fn request_retransmits(self) -> Option<u8> {
+        // SAFETY: the helper takes any `sock_common` and checks what it is.
+        let request = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
+        if request.is_null() {
+            return None;
+        }
+        let request = Object(request.cast_const().cast());
+        Some(field!(request, num_retrans: u8))
     }
 
     /// As a socket in TIME_WAIT. 5.9 and later.
@@ -289,6 +307,18 @@ impl TimeWaitSock {
     #[inline(always)]
     pub(crate) fn substate(self) -> u32 {
         u32::from(field!(self, tw_substate: u8))
+    }
+
+    /// Milliseconds of CLOCK_MONOTONIC when TIME_WAIT began; `None` before 6.14.
+    #[inline(always)]
+    pub(crate) fn entered_ms(&self) -> Option<u32> {
+        if has!(tw_entry_stamp) { Some(field!(self, tw_entry_stamp: u32)) } else { None }
+    }
+
+    /// See [`TcpSock::is_port_pinned`].
+    #[inline(always)]
+    pub(crate) fn is_port_pinned(&self) -> bool {
+        has!(tw_tb) && bucket_is_pinned(field!(self, tw_tb: *const c_void))
     }
 
     /// When the peer's timestamp was seen last, seconds of CLOCK_MONOTONIC; 0 without timestamps.

@@ -88,3 +88,66 @@ fn architecture_can_be_read_at_once() -> Result<()> {
     ensure!(lines < ARCHITECTURE_LINES, "ARCHITECTURE.md has {lines} lines");
     Ok(())
 }
+
+/// The engine is given time and facts, and returns findings: it reads and waits for nothing.
+#[test]
+fn engine_and_facts_know_no_clock_no_system_and_no_runtime() -> Result<()> {
+    const FORBIDDEN: [&str; 13] = [
+        "tokio",
+        "aya",
+        "libc",
+        "rustix",
+        "tracing",
+        "fs",
+        "io",
+        "env",
+        "thread",
+        "Instant",
+        "SystemTime",
+        "TcpStream",
+        "UdpSocket",
+    ];
+    for folder in ["tcpwatch/src/engine", "tcpwatch/src/facts"] {
+        for entry in fs::read_dir(in_repository(folder))? {
+            let file = entry?.path();
+            if file.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&file)?;
+            for line in text.lines().filter(|line| line.trim_start().starts_with("use ")) {
+                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+                let found = words.find(|word| FORBIDDEN.contains(word));
+                ensure!(found.is_none(), "{}: {line}", file.display());
+            }
+            let paths = ["std::fs::", "std::io::", "std::time::Instant", "tokio::", "libc::"];
+            let found = paths.iter().find(|path| text.contains(*path));
+            ensure!(found.is_none(), "{} names {found:?}", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// Every relative link of every document leads to a file.
+#[test]
+fn links_between_documents_lead_somewhere() -> Result<()> {
+    let mut documents = Vec::new();
+    for folder in ["", "docs", "docs/runbooks"] {
+        for entry in fs::read_dir(in_repository(folder))? {
+            documents.push(entry?.path());
+        }
+    }
+    documents.retain(|file| file.extension().is_some_and(|it| it == "md"));
+    ensure!(documents.len() > 8, "{documents:?}");
+    for document in documents {
+        let text = fs::read_to_string(&document)?;
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let file = document.parent().context("a document lies in a folder")?.join(target);
+            ensure!(file.exists(), "{}: {link} leads nowhere", document.display());
+        }
+    }
+    Ok(())
+}

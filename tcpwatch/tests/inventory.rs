@@ -221,6 +221,47 @@ fn ports_that_connect_may_reuse_do_not_count_and_explicitly_bound_ones_do() -> R
     Ok(())
 }
 
+/// A bind() before connect() pins the port for every destination, also while it is in TIME_WAIT.
+#[test]
+fn explicitly_bound_ports_in_time_wait_stay_taken_whatever_tcp_tw_reuse_says() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let ns = Namespace::new("bound")?;
+    ns.sysctl_set("net.ipv4.ip_local_port_range", "42000 42009")?;
+    ns.sysctl_set("net.ipv4.tcp_tw_reuse", "2")?;
+    let listener = ns.enter(|| -> io::Result<TcpListener> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 8_082))?;
+        for port in 42_000..42_010 {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+            socket.connect(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 8_082)).into())?;
+            let (server, _) = listener.accept()?;
+            drop(socket);
+            drop(server);
+        }
+        Ok(listener)
+    })??;
+    // Long enough for every delay after which a port might be free again.
+    for _ in 0..3 {
+        agent.wait_for_inventory()?;
+    }
+    let connected = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 8_082)))?;
+    let used = format!("tcpwatch_ephemeral_ports_used{{netns=\"{}\"}}", ns.name());
+    let used = agent.value(&used)?;
+    // What the kernel does is the measure: newer ones free a bucket whose bound sockets have gone.
+    match connected {
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+            assert_eq!(used, Some(10.0));
+        }
+        Ok(_) => assert!(used < Some(10.0), "{used:?}"),
+    }
+    drop(listener);
+    Ok(())
+}
+
 #[test]
 fn time_wait_near_its_limit_and_beyond_is_critical_and_clears_after_the_window() -> Result<()> {
     if !scenes::root_or_skip() {

@@ -81,7 +81,7 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     let prometheus = Prometheus { address: prometheus_address };
 
     let rules = every_rule_is_healthy(&prometheus)?;
-    ensure!(rules >= 13, "only {rules} rules were loaded");
+    ensure!(rules >= 20, "only {rules} rules were loaded");
 
     let dashboard: Value = serde_json::from_str(&deployed("grafana/tcpwatch-host.json")?)?;
     every_expression_has_data(&prometheus, &dashboard, &ns)?;

@@ -32,6 +32,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// A local answer of a few kilobytes.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Its configuration, in a folder of its own.
+const CONFIG_FILE: &str = "tcpwatch.toml";
+
 /// What is shown of its log after a failure.
 const LOG_LINES: usize = 40;
 
@@ -86,7 +89,7 @@ impl Agent {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
         let address = free.local_addr().context("a free port")?;
         drop(free);
-        let file = folder.join("tcpwatch.toml");
+        let file = folder.join(CONFIG_FILE);
         fs::write(&file, format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n"))
             .context("writing the agent's configuration")?;
         let log = File::create(folder.join("log")).context("the agent's log")?;
@@ -136,6 +139,22 @@ impl Agent {
         serde_json::from_str(&body).context("/api/v1/findings is not JSON")
     }
 
+    /// What `tcpwatch check` says under the same configuration.
+    pub(crate) fn check(&self, binary: &Path) -> Result<String> {
+        let config = self.folder.join(CONFIG_FILE);
+        let mut command = Command::new(binary);
+        command.args(["check", "--for", "2s", "--config"]).arg(config);
+        let output = command.output().context("running tcpwatch check")?;
+        // 0 to 2 tell how bad it is, 3 that it could not look.
+        let code = output.status.code();
+        ensure!(
+            matches!(code, Some(0..=2)),
+            "tcpwatch check: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        String::from_utf8(output.stdout).context("tcpwatch check printed no text")
+    }
+
     /// The value of a series without labels.
     pub(crate) fn value(&self, metric: &str) -> Result<f64> {
         let text = self.get("/metrics")?;
@@ -151,10 +170,15 @@ impl Agent {
         value.with_context(|| format!("no {line}"))?.parse().context("not a number")
     }
 
+    /// All that it has logged.
+    pub(crate) fn said(&self) -> String {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// The end of its log.
     pub(crate) fn log(&self) -> String {
-        let log = fs::read(self.folder.join("log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.said();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
         format!("--- log of tcpwatch ---\n{}\n---", tail.join("\n"))

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use scenes::{Namespace, TimeWaits};
 
-use crate::{agent::Agent, interrupt::Interrupt, repository};
+use crate::{agent::Agent, command::as_root, interrupt::Interrupt, repository};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,7 +37,11 @@ const PAIRS: usize = 40;
 const SLICE: Duration = Duration::from_secs(1);
 
 pub(crate) fn bench(subject: Subject) -> Result<()> {
-    ensure!(scenes::is_root(), "a benchmark attaches to the kernel, so it needs root");
+    ensure!(
+        scenes::is_root(),
+        "a benchmark attaches to the kernel, so it needs root: {}",
+        as_root("bench")
+    );
     let binary = repository::build_tcpwatch()?;
     let interrupt = Interrupt::install().context("handling signals")?;
     match subject {

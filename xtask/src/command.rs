@@ -58,6 +58,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// How to run a task as root: sudo hides a cargo from rustup, which lives in the user's home.
+pub(crate) fn as_root(task: &str) -> String {
+    format!("sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask {task}")
+}
+
 fn line(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {

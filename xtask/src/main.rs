@@ -15,6 +15,7 @@ mod run;
 mod scene;
 mod test;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Task {
         /// What
         subject: bench::Subject,
     },
+    /// The kernel tests on Debian's kernels, 5.10 to the newest, each in an emulated machine
+    Vm(vm::Arguments),
     /// A process of a demo
     #[command(hide = true)]
     Scene {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Ebpf { check: true } => ebpf::check(),
         Task::Demo { story } => demo::demo(story),
         Task::Bench { subject } => bench::bench(subject),
+        Task::Vm(arguments) => vm::vm(&arguments),
         Task::Scene { actor, netns } => scene::play(actor, &netns),
     };
     match outcome {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::command::{cargo, output, run};
+use crate::command::{cargo, command, output, run};
 
 /// The top folder.
 pub(crate) fn root() -> PathBuf {
@@ -33,7 +33,15 @@ pub(crate) fn target() -> Result<PathBuf> {
 
 /// Builds tcpwatch in release and says where the binary is.
 pub(crate) fn build_tcpwatch() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "tcpwatch"]).current_dir(root()))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "tcpwatch"]).current_dir(root());
+    // `tcpwatch_build_info` names the commit, where there is one.
+    if let Ok(revision) =
+        output(command("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root()))
+    {
+        build.env("TCPWATCH_REVISION", revision.trim());
+    }
+    run(&mut build)?;
     Ok(target()?.join("release/tcpwatch"))
 }
 

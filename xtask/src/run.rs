@@ -34,9 +34,10 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
     let address = listen_address(args);
     println!(
         "\nWhere to look:\n  \
+         http://{address}/                  what is wrong on this host, for a person\n  \
          http://{address}/metrics           what Prometheus scrapes\n  \
          http://{address}/api/v1/findings   what is wrong on this host, as JSON\n  \
-         {} check   the same for a person, from another terminal\n\
+         {} check   the same from another terminal\n\
          Ctrl-C ends it.\n",
         binary.display()
     );

@@ -13,8 +13,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    command::{cargo, command, find, run},
-    ebpf, repository,
+    agent::Agent,
+    command::{as_root, cargo, command, find, run},
+    ebpf,
+    interrupt::Interrupt,
+    repository,
     tools::{self, Missing},
 };
 
@@ -29,6 +32,13 @@ pub(crate) fn test() -> Result<()> {
     steps.step("formatting", formatting)?;
     steps.step("lints", lints)?;
     steps.step("licences and sources of dependencies", dependencies)?;
+    let mut watching = None;
+    if scenes::is_root() {
+        steps.step("a watch over this host, from here to the end of the tests", || {
+            watching = Some(watch_this_host()?);
+            Ok(())
+        })?;
+    }
     steps.step("the BPF object is the one that the sources make", ebpf::check)?;
     steps.step("tools for the kernel tests", || {
         tools::ensure_programs(&[
@@ -39,9 +49,13 @@ pub(crate) fn test() -> Result<()> {
         ])
     })?;
     steps.step("tests", || run(cargo().args(["test", "--workspace"]).current_dir(root())))?;
-    if !scenes::is_root() {
-        steps.skip("the kernel tests within", "not root; run: sudo -E cargo xtask test")?;
+    if let Some(agent) = watching {
+        steps.step("the host stayed quiet", || stayed_quiet(agent))?;
+    } else {
+        let why = format!("not root; run: {}", as_root("test"));
+        steps.skip("the kernel tests within", &why)?;
     }
+    steps.step("documentation", documentation)?;
     steps.step("alert rules", alert_rules)?;
     steps.step("systemd unit", systemd_unit)?;
     steps.close();
@@ -109,7 +123,36 @@ fn dependencies() -> Result<()> {
         None => tools::cargo_install("cargo-deny", CARGO_DENY, &[], &[])?,
     };
     let check = ["check", "bans", "licenses", "sources"];
-    run(command(deny).args(check).current_dir(root()))
+    for workspace in [root(), root().join("tcpwatch-ebpf")] {
+        run(command(&deny).arg("--manifest-path").arg(workspace.join("Cargo.toml")).args(check))?;
+    }
+    Ok(())
+}
+
+/// Links in the documentation lead somewhere.
+fn documentation() -> Result<()> {
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps"]);
+    run(doc.env("RUSTDOCFLAGS", "-D warnings").current_dir(root()))
+}
+
+/// An agent with the default configuration that watches this host while everything else builds,
+/// downloads and tests; the tests' own namespaces are left to their own agents.
+fn watch_this_host() -> Result<Agent> {
+    let binary = repository::build_tcpwatch()?;
+    let interrupt = Interrupt::install().context("handling signals")?;
+    Agent::start(&binary, "[inventory]\nnamespaces = \"host\"\n", &interrupt)
+}
+
+/// It has found nothing above info.
+fn stayed_quiet(agent: Agent) -> Result<()> {
+    let said = agent.said();
+    let loud = |line: &&str| {
+        line.contains(" raised: ") && (line.contains(" WARN ") || line.contains(" ERROR "))
+    };
+    let found: Vec<_> = said.lines().filter(loud).collect();
+    ensure!(found.is_empty(), "a quiet host has findings:\n{}", found.join("\n"));
+    agent.stop()
 }
 
 fn alert_rules() -> Result<()> {

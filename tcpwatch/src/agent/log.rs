@@ -11,12 +11,13 @@ use crate::{
     engine::{Finding, FindingChange, Severity},
 };
 
-/// Starts the log. Records go to the journal where systemd has connected stderr to it
-/// (`JOURNAL_STREAM`, systemd.exec(5)); else to stderr in the configured format.
+/// Starts the log. Records go to the journal where stderr is connected to it, else to stderr in the
+/// configured format.
 pub fn init(log: &Log) {
     let filter = EnvFilter::new(format!("off,tcpwatch={}", log.level));
-    let journal = std::env::var_os("JOURNAL_STREAM")
-        .and_then(|_| tracing_journald::layer().ok())
+    let journal = stderr_is_the_journal()
+        .then(|| tracing_journald::layer().ok())
+        .flatten()
         .map(|layer| layer.with_syslog_identifier("tcpwatch".to_owned()).with_field_prefix(None));
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match (journal, log.format) {
         (Some(journal), _) => journal.boxed(),
@@ -29,8 +30,16 @@ pub fn init(log: &Log) {
             tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed()
         }
     };
-    // A second start in one process (tests) keeps the first log.
+    // Fails only where a log was started already; that one stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// `JOURNAL_STREAM` names device and inode of the stream that systemd made; a child that has
+/// redirected its stderr inherits the variable and not the stream (systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stderr) = rustix::fs::fstat(io::stderr()) else { return false };
+    stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }
 
 /// Tells of a finding once when it is raised, on each change of severity and when it is cleared.

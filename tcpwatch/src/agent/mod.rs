@@ -1,7 +1,7 @@
 //! One loop that joins the three: facts in, outputs out.
 //!
 //! It owns the engine and everything that is published, so nothing needs a lock. Inventories are
-//! taken by a thread of their own ([`walker`]); HTTP asks by messages. After start-up nothing
+//! taken by a thread of their own (`walker`); HTTP asks by messages. After start-up nothing
 //! returns an error out of the loop: what fails is counted, logged and tried again.
 
 mod log;
@@ -10,8 +10,8 @@ mod walker;
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
-    pin::pin,
+    path::{Path, PathBuf},
+    pin::Pin,
     time::{Duration, Instant},
 };
 
@@ -19,14 +19,14 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
-    time::{MissedTickBehavior, sleep_until},
+    sync::{Notify, mpsc, watch},
+    time::{MissedTickBehavior, Sleep, sleep_until},
 };
 
 pub use self::log::init as init_log;
 use self::walker::WalkerThread;
 use crate::{
-    config::{Config, ConfigError, Namespaces},
+    config::{Config, ConfigError, Limits, Namespaces},
     engine::Engine,
     facts::Inventory,
     kernel::{
@@ -45,11 +45,11 @@ pub const REVISION: &str = match option_env!("TCPWATCH_REVISION") {
 
 /// Events taken from the ring at a time, so that a storm of them leaves the loop responsive.
 const EVENTS_AT_A_TIME: usize = 4_096;
-/// An inventory is followed by so many times its duration without one: the walk never takes more
-/// than a tenth of a core, however many sockets there are.
+/// An inventory is followed by so many times the processor time that it took without one: it never
+/// takes more than a tenth of a core, however many sockets there are.
 const WALK_REST: u32 = 9;
-/// How long an inventory may be under way before the service manager is told nothing more.
-const WALK_PATIENCE: Duration = Duration::from_secs(300);
+/// How long an inventory may be under way before the agent is not ready any more.
+const WALK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +73,12 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// Read where no file is named and it exists.
+const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
+
 /// Where the configuration comes from, so that a reload can ask again.
 pub struct ConfigSource {
-    /// The file, if there is one.
+    /// The file that was named. Without one, the packaged file if it is there, else the defaults.
     pub path: Option<PathBuf>,
     /// What the command line sets above it.
     pub overrides: Box<dyn Fn(&mut Config)>,
@@ -84,10 +87,14 @@ pub struct ConfigSource {
 impl ConfigSource {
     /// Reads it.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let mut config = match &self.path {
-            Some(path) => Config::load(path)?,
-            None => Config::default(),
+        let loaded = match &self.path {
+            Some(path) => Config::load(path),
+            None => match Config::load(Path::new(DEFAULT_CONFIG)) {
+                Err(ConfigError::Missing { .. }) => Ok(Config::default()),
+                loaded => loaded,
+            },
         };
+        let mut config = loaded?;
         (self.overrides)(&mut config);
         Ok(config)
     }
@@ -147,16 +154,21 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
         engine: Engine::new(&config.detect, config.limits.owners),
         metrics,
         ring: watch_ring(ring)?,
+        more_events: Notify::new(),
         counters,
         walker: WalkerThread::spawn(walker)?,
         source,
         config,
         inventoried: false,
-        failed_inventories: 0,
+        unseen_namespaces: 0,
+        failures: Failures::default(),
+        undescribed: 0,
+        next_inventory: Box::pin(sleep_until(tokio::time::Instant::now())),
+        began: Instant::now(),
+        rest: Duration::ZERO,
         asked_at: None,
     };
-    agent.run(asked, signals).await;
-    drop(links);
+    agent.run(asked, signals, links).await;
     let _ = stop.send(true);
     let _ = server.await;
     Ok(())
@@ -189,58 +201,114 @@ struct Agent {
     engine: Engine,
     metrics: Metrics,
     ring: AsyncFd<EventRing>,
+    /// The last batch of events was full.
+    more_events: Notify,
     counters: CounterReader,
     walker: WalkerThread,
     source: ConfigSource,
     config: Config,
     /// A first inventory has been taken.
     inventoried: bool,
-    failed_inventories: u64,
+    /// Namespaces that the last inventory could not enter.
+    unseen_namespaces: u64,
+    failures: Failures,
+    /// Listeners and self-connections that no inventory could describe, added up.
+    undescribed: u64,
+    next_inventory: Pin<Box<Sleep>>,
+    /// When the last inventory began, and how long it must be rested from.
+    began: Instant,
+    rest: Duration,
     /// Since when an inventory is under way.
     asked_at: Option<Instant>,
 }
 
+/// Inventories that could not be taken.
+#[derive(Debug, Default)]
+struct Failures {
+    total: u64,
+    in_a_row: u64,
+    /// Owner look-ups that failed, which leave an inventory without names.
+    look_ups: u64,
+}
+
 impl Agent {
-    async fn run(mut self, mut asked: mpsc::Receiver<Query>, mut signals: Signals) {
-        let mut next_inventory = pin!(sleep_until(tokio::time::Instant::now()));
+    /// Runs until a signal ends it. The hooks go first then: whatever the walker hangs on must not
+    /// keep them attached.
+    async fn run<Links>(
+        mut self,
+        mut asked: mpsc::Receiver<Query>,
+        mut signals: Signals,
+        links: Links,
+    ) {
         let mut watchdog = watchdog_interval();
         loop {
             tokio::select! {
-                () = &mut next_inventory, if self.asked_at.is_none() => self.ask_inventory(),
-                (began, answer) = self.walker.answer(), if self.asked_at.is_some() => {
-                    self.asked_at = None;
-                    let pause = match answer {
-                        Ok((inventory, tables)) => {
-                            let pause = inventory.walked * WALK_REST;
-                            self.handle_inventory(&inventory);
-                            self.metrics.observe_tables(&tables);
-                            pause
-                        }
-                        Err(error) => {
-                            self.failed_inventories += 1;
-                            tracing::error!(%error, "no inventory");
-                            Duration::ZERO
-                        }
+                () = &mut self.next_inventory, if self.asked_at.is_none() => self.ask_inventory(),
+                answer = self.walker.answer(), if self.asked_at.is_some() => {
+                    let Some(answer) = answer else {
+                        tracing::error!("the thread that takes inventories has ended");
+                        break;
                     };
-                    let at = (began + self.config.inventory.interval).max(Instant::now() + pause);
-                    next_inventory.as_mut().reset(at.into());
+                    self.handle_answer(answer);
                 }
                 guard = self.ring.readable() => {
+                    // Readiness comes by edges: it is kept until a batch was not full.
                     if let Ok(mut guard) = guard {
                         guard.clear_ready();
                     }
-                    self.handle_events();
+                    if self.handle_event_batch() {
+                        self.more_events.notify_one();
+                    }
+                }
+                () = self.more_events.notified() => {
+                    if self.handle_event_batch() {
+                        self.more_events.notify_one();
+                    }
                 }
                 Some(query) = asked.recv() => self.answer(query),
                 _ = signals.hangup.recv() => self.reload(),
-                _ = watchdog.tick() => self.feed_watchdog(),
+                // That the loop lives is all that a restart could mend.
+                _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
             }
         }
         tracing::info!("stopping");
         notify(&[sd_notify::NotifyState::Stopping]);
+        drop(links);
         self.walker.stop();
+    }
+
+    fn handle_answer(&mut self, answer: walker::Answer) {
+        self.asked_at = None;
+        self.began = answer.began;
+        self.rest = answer.cpu_time * WALK_REST;
+        self.failures.look_ups = answer.failed_look_ups;
+        match answer.outcome {
+            Ok((inventory, tables)) => {
+                if self.failures.in_a_row > 0 {
+                    tracing::info!(failures = self.failures.in_a_row, "inventories again");
+                    self.failures.in_a_row = 0;
+                }
+                self.handle_inventory(&inventory);
+                self.metrics.observe_tables(&tables);
+            }
+            Err(error) => {
+                // Once: what fails each interval would fill the log.
+                if self.failures.in_a_row == 0 {
+                    tracing::error!(%error, "no inventory; tried again at each interval");
+                }
+                self.failures.total += 1;
+                self.failures.in_a_row += 1;
+            }
+        }
+        self.arm(Instant::now());
+    }
+
+    /// Sets when the next inventory is due.
+    fn arm(&mut self, now: Instant) {
+        let due = (self.began + self.config.inventory.interval).max(now + self.rest);
+        self.next_inventory.as_mut().reset(due.into());
     }
 
     fn ask_inventory(&mut self) {
@@ -260,12 +328,14 @@ impl Agent {
         let wall = WallClock::capture();
         let finished = wall.unix_seconds(inventory.finished);
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
-        if inventory.unseen_namespaces > 0 && !self.inventoried {
+        if inventory.unseen_namespaces > 0 && self.unseen_namespaces == 0 {
             tracing::warn!(
                 namespaces = inventory.unseen_namespaces,
                 "network namespaces cannot be entered; CAP_SYS_ADMIN and CAP_SYS_PTRACE allow it"
             );
         }
+        self.unseen_namespaces = inventory.unseen_namespaces;
+        self.undescribed += inventory.undescribed;
         if !self.inventoried {
             self.inventoried = true;
             tracing::info!(namespaces = inventory.namespaces.len(), "ready");
@@ -273,16 +343,23 @@ impl Agent {
         }
     }
 
+    /// Takes what there is, but no more than a ring holds: a storm fills it as fast as it is read.
     fn handle_events(&mut self) {
-        loop {
-            let events = self.ring.get_mut().drain(EVENTS_AT_A_TIME);
-            for event in &events {
-                self.engine.handle_event(event);
-            }
-            if events.len() < EVENTS_AT_A_TIME {
-                break;
-            }
+        let held =
+            self.config.limits.ring_buffer_bytes as usize / size_of::<tcpwatch_common::Event>();
+        let mut left = held;
+        while left > 0 && self.handle_event_batch() {
+            left = left.saturating_sub(EVENTS_AT_A_TIME);
         }
+    }
+
+    /// Takes some events; returns whether there may be more.
+    fn handle_event_batch(&mut self) -> bool {
+        let (events, may_be_more) = self.ring.get_mut().drain(EVENTS_AT_A_TIME);
+        for event in &events {
+            self.engine.handle_event(event);
+        }
+        may_be_more
     }
 
     /// Somebody may have gone before the answer; that is theirs to know.
@@ -301,25 +378,42 @@ impl Agent {
                 let _ = to.send(page);
             }
             Query::Ready(to) => {
-                let ready = self.inventoried.then_some(());
-                let _ = to.send(ready.ok_or_else(|| "the first inventory is under way".to_owned()));
+                let _ = to.send(self.ready());
             }
+        }
+    }
+
+    /// Ready is who has taken an inventory, and takes more. One that is stuck hangs in the kernel, on
+    /// a socket that its owner keeps locked (`lock_sock` in the iterator, 5.15 and later).
+    fn ready(&self) -> Result<(), String> {
+        if !self.inventoried {
+            return Err("the first inventory is under way".to_owned());
+        }
+        match self.asked_at.map(|since| since.elapsed()) {
+            Some(elapsed) if elapsed > WALK_PATIENCE => {
+                Err(format!("an inventory has been under way for {} s", elapsed.as_secs()))
+            }
+            _ => Ok(()),
         }
     }
 
     fn exposition(&mut self) -> String {
         self.handle_events();
-        let mut counters = self.counters.read();
-        counters.lost.push(("decode", self.ring.get_ref().malformed()));
-        counters.lost.push(("inventory", self.failed_inventories));
-        self.metrics.observe_counters(&counters);
+        // A map that cannot be read leaves the counters as they were.
+        if let Some(mut counters) = self.counters.read() {
+            counters.lost.push(("decode", self.ring.get_ref().malformed()));
+            counters.lost.push(("inventory", self.failures.total));
+            counters.lost.push(("owners", self.failures.look_ups));
+            counters.lost.push(("descriptions", self.undescribed));
+            self.metrics.observe_counters(&counters);
+        }
         self.metrics.observe_samples(&self.engine.samples());
         self.metrics.encode()
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.
     fn reload(&mut self) {
-        let config = match self.source.load() {
+        let new = match self.source.load() {
             Ok(config) => config,
             Err(error) => {
                 self.metrics.observe_reload(false);
@@ -327,11 +421,18 @@ impl Agent {
                 return;
             }
         };
-        if config.web != self.config.web
-            || config.log != self.config.log
-            || config.limits.ring_buffer_bytes != self.config.limits.ring_buffer_bytes
-            || config.limits.http_connections != self.config.limits.http_connections
-        {
+        // What was opened or allocated at the start stays as it is in force.
+        let config = Config {
+            web: self.config.web.clone(),
+            log: self.config.log.clone(),
+            limits: Limits {
+                ring_buffer_bytes: self.config.limits.ring_buffer_bytes,
+                http_connections: self.config.limits.http_connections,
+                ..new.limits.clone()
+            },
+            ..new.clone()
+        };
+        if config != new {
             tracing::warn!(
                 "[web], [log], limits.ring_buffer_bytes and limits.http_connections change with \
                  a restart"
@@ -341,15 +442,11 @@ impl Agent {
         self.walker
             .reconfigure(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
         self.config = config;
+        if self.asked_at.is_none() {
+            self.arm(Instant::now());
+        }
         self.metrics.observe_reload(true);
         tracing::info!("configuration reloaded");
-    }
-
-    /// The loop lives if it comes here, and the walker if its inventory is not overdue.
-    fn feed_watchdog(&self) {
-        if self.asked_at.is_none_or(|since| since.elapsed() < WALK_PATIENCE) {
-            notify(&[sd_notify::NotifyState::Watchdog]);
-        }
     }
 }
 

@@ -3,8 +3,18 @@
 //! A walk blocks and changes its thread's network namespace, so it has a thread of its own. It
 //! gets one order at a time and answers each; it ends when nobody can give it any more.
 
-use std::{io, sync::mpsc as blocking, thread::JoinHandle, time::Instant};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as blocking,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -12,16 +22,30 @@ use crate::{
     kernel::{InventoryError, OwnerPolicy, Scope, Walker},
 };
 
+/// How long an inventory under way is waited for at the end. Whatever it still holds then goes with
+/// the process.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
 enum Order {
     TakeInventory(OwnerPolicy),
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
 
-/// When it began, and what came of it.
-type Answer = (Instant, Result<(Inventory, Vec<TableUse>), InventoryError>);
+/// What came of an order of an inventory.
+pub(super) struct Answer {
+    /// When it began.
+    pub(super) began: Instant,
+    /// Processor time that it took.
+    pub(super) cpu_time: Duration,
+    /// Owner look-ups that have failed so far.
+    pub(super) failed_look_ups: u64,
+    /// The inventory, and how full its tables were.
+    pub(super) outcome: Result<(Inventory, Vec<TableUse>), InventoryError>,
+}
 
 pub(super) struct WalkerThread {
     orders: blocking::Sender<Order>,
+    stop: Arc<AtomicBool>,
     answers: mpsc::Receiver<Answer>,
     thread: JoinHandle<()>,
 }
@@ -30,6 +54,7 @@ impl WalkerThread {
     pub(super) fn spawn(mut walker: Walker) -> io::Result<Self> {
         let (orders, received) = blocking::channel();
         let (answer, answers) = mpsc::channel(1);
+        let stop = walker.stop_flag();
         let work = move || {
             for order in received {
                 match order {
@@ -37,10 +62,7 @@ impl WalkerThread {
                         walker.reconfigure(scope, close_wait_limit);
                     }
                     Order::TakeInventory(policy) => {
-                        let began = Instant::now();
-                        let inventory = walker.inventory(policy);
-                        let inventory = inventory.map(|taken| (taken, walker.table_use()));
-                        if answer.blocking_send((began, inventory)).is_err() {
+                        if answer.blocking_send(take(&mut walker, policy)).is_err() {
                             break;
                         }
                     }
@@ -48,7 +70,7 @@ impl WalkerThread {
             }
         };
         let thread = std::thread::Builder::new().name("inventory".to_owned()).spawn(work)?;
-        Ok(Self { orders, answers, thread })
+        Ok(Self { orders, stop, answers, thread })
     }
 
     /// Orders an inventory; [`answer`](Self::answer) brings it.
@@ -60,22 +82,50 @@ impl WalkerThread {
         self.order(Order::Reconfigure { scope, close_wait_limit });
     }
 
+    /// An order to a thread that has ended is lost; [`answer`](Self::answer) tells of that end.
     fn order(&self, order: Order) {
-        self.orders.send(order).expect("the walker's thread ends only when it is told to");
+        let _ = self.orders.send(order);
     }
 
-    /// The answer to the last order of an inventory. May be dropped and asked again.
-    pub(super) async fn answer(&mut self) -> Answer {
-        self.answers.recv().await.expect("the walker's thread ends only when it is told to")
+    /// The answer to the last order of an inventory, `None` if the thread has ended. May be dropped
+    /// and asked again.
+    pub(super) async fn answer(&mut self) -> Option<Answer> {
+        self.answers.recv().await
     }
 
-    /// Waits for the inventory under way, which takes milliseconds, and ends the thread; with it
-    /// go the programs that it owns.
+    /// Ends the thread; with it go the programs that it owns.
     pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
         drop(self.orders);
         drop(self.answers);
-        if self.thread.join().is_err() {
-            tracing::error!("the walker's thread has panicked");
+        let asked = Instant::now();
+        while !self.thread.is_finished() {
+            if asked.elapsed() > STOP_PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        // It has printed its panic, if there was one.
+        let _ = self.thread.join();
     }
+}
+
+fn take(walker: &mut Walker, policy: OwnerPolicy) -> Answer {
+    let began = Instant::now();
+    let before = thread_cpu_time();
+    let inventory = walker.inventory(policy);
+    let outcome = inventory.map(|inventory| (inventory, walker.table_use()));
+    Answer {
+        began,
+        cpu_time: thread_cpu_time().saturating_sub(before),
+        failed_look_ups: walker.failed_look_ups(),
+        outcome,
+    }
+}
+
+/// Processor time of the calling thread; its waiting for a busy machine does not count.
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::from_secs(time.tv_sec.unsigned_abs())
+        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }

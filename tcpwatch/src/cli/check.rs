@@ -85,7 +85,8 @@ fn observe(
         // The ring holds what happens meanwhile; short naps keep it from filling up.
         while let Some(left) = next.checked_duration_since(Instant::now()) {
             sleep(left.min(Duration::from_millis(100)));
-            ring.drain(usize::MAX).iter().for_each(|event| engine.handle_event(event));
+            let (events, _) = ring.drain(usize::MAX);
+            events.iter().for_each(|event| engine.handle_event(event));
         }
     }
     walker.inventory(OwnerPolicy::AtOnce)

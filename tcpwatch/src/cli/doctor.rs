@@ -6,7 +6,7 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::Exit;
-use crate::kernel::{Hook, LoadError, LoadOptions, Programs};
+use crate::kernel::{Hook, LoadError, LoadOptions, Programs, holds};
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -96,13 +96,11 @@ fn remedy(loaded: &Result<Programs, LoadError>) -> &'static str {
 }
 
 fn capabilities() -> Vec<CapabilityRow> {
-    let held =
-        rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     CAPABILITIES
         .iter()
         .map(|&(capability, name, lost_without)| CapabilityRow {
             capability: name,
-            held: held.contains(capability),
+            held: holds(capability),
             lost_without,
         })
         .collect()

@@ -20,9 +20,6 @@ use crate::{
     config::{Config, LogFormat, LogLevel},
 };
 
-/// Read where no `--config` is given and it exists.
-const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
-
 /// Watches TCP on this host and says what is wrong, whose fault it is and what to do.
 #[derive(Debug, Parser)]
 #[command(name = "tcpwatch", version, max_term_width = 100)]
@@ -138,8 +135,7 @@ fn parse() -> Result<Cli, Exit> {
 
 /// The configuration that the options name, or the default.
 fn config_source(path: Option<PathBuf>) -> ConfigSource {
-    let default = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists());
-    ConfigSource { path: path.or_else(default), overrides: Box::new(|_: &mut Config| {}) }
+    ConfigSource { path, overrides: Box::new(|_: &mut Config| {}) }
 }
 
 /// Rust ignores SIGPIPE, so that `tcpwatch config default | head` would panic.

@@ -30,6 +30,10 @@ sections! {
         pub time_wait_exhaustion: TimeWaitExhaustion;
         pub ephemeral_port_exhaustion: EphemeralPortExhaustion;
         pub self_connection: SelfConnection;
+        pub self_connect_risk: SelfConnectRisk;
+        pub syn_flood: SynFlood;
+        pub handshake_stall: HandshakeStall;
+        pub accept_queue_overflow: AcceptQueueOverflow;
     }
 }
 
@@ -134,6 +138,95 @@ section! {
     }
 }
 
+section! {
+    /// self-connect-risk: a port from which a socket may come to be connected to itself: one that
+    /// somebody listens on inside ip_local_port_range and that is not reserved, or one in there
+    /// that a local client keeps dialling while nobody listens.
+    pub struct SelfConnectRisk {
+        /// true or false. On, because the cure is one sysctl and the harm comes at a restart, when
+        /// nobody has time. A listener is info, and a warning for a day after a local client was
+        /// seen to dial it.
+        pub enabled: bool = true;
+
+        /// How long somebody must have listened there, from 0s to 24h. 60s, so that the ports that
+        /// tests and passive FTP listen on for moments are not spoken of.
+        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+
+        /// Refused connections to such a port within `window`, from 1 to 1000000, that raise a
+        /// warning; info for a port that connect() takes last (odd, where the range begins with an
+        /// even one). 10 a minute is a client that retries in a loop, not a person who tries.
+        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+
+        /// The time over which they are counted, from 1s to 24h; so long does the finding stand
+        /// after the last one. 60s is longer than the pause of nearly every client that retries.
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+    }
+}
+
+section! {
+    /// syn-flood: half-open connections from many sources crowd a listener. Counted are those whose
+    /// SYN-ACK had to be sent again: a handshake that goes well never gets there, however many
+    /// there are. SYN cookies being sent is no finding by itself: that is what they are for.
+    pub struct SynFlood {
+        /// true or false. On, because to the application a flood looks like no traffic at all.
+        pub enabled: bool = true;
+
+        /// Unanswered half-open connections of a port, from 1 to 1000000, that raise a warning, if
+        /// there is a source for every second one at least, or 1000 sources. Fewer do where they
+        /// fill half of the listener's queue (its backlog), but never fewer than 20. 200 is far
+        /// more than the clients that vanish in the middle of a handshake on a busy host.
+        pub warning: u64 = 200, in 1..=MOST_SOCKETS;
+
+        /// Unanswered half-open connections of a port, from 1 to 1000000, that are critical. 1000
+        /// fills the queue of most servers.
+        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+    }
+    check flood_thresholds_are_in_order;
+}
+
+section! {
+    /// handshake-stall: half-open connections from few sources stay, so their answers do not
+    /// arrive: a route or a firewall lets packets through in one direction only.
+    pub struct HandshakeStall {
+        /// true or false. On, because neither side logs anything.
+        pub enabled: bool = true;
+
+        /// Unanswered half-open connections of a port, from 1 to 1000000, that raise a warning, if
+        /// there are fewer sources than half of them. Fewer do where they fill half of the
+        /// listener's queue (its backlog), but never fewer than 20. 100 from one client is a
+        /// client that tries again and again and does not get through; a port scan makes one.
+        pub warning: u64 = 100, in 1..=MOST_SOCKETS;
+
+        /// Unanswered half-open connections of a port, from 1 to 1000000, that are critical. 1000
+        /// fills the queue of most servers, for everybody.
+        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+    }
+    check stall_thresholds_are_in_order;
+}
+
+section! {
+    /// accept-queue-overflow: connections that have been made wait for accept() and the queue is
+    /// full. Further attempts are dropped, and the client finds out by a time-out.
+    pub struct AcceptQueueOverflow {
+        /// true or false. On, because nobody but the kernel's counters sees it.
+        pub enabled: bool = true;
+
+        /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that
+        /// raise a warning; so does a queue that two inventories in a row find full. 10, because a
+        /// few come with a start or a burst and are made up for by the client's next SYN.
+        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+
+        /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that are
+        /// critical. 1000 a minute is 16 a second, each of a client that waits for a second or more.
+        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+
+        /// The time over which drops are counted, from 1s to 24h; so long does the finding stand
+        /// after the last one. 60s is longer than most clients' time-out for connect().
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+    }
+    check queue_thresholds_are_in_order;
+}
+
 choice! {
     /// A severity as the file spells it.
     pub enum ConfigSeverity {
@@ -161,6 +254,18 @@ fn port_thresholds_are_in_order(
     it: &EphemeralPortExhaustion,
     given: &Given<'_>,
 ) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)
+}
+
+fn flood_thresholds_are_in_order(it: &SynFlood, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)
+}
+
+fn stall_thresholds_are_in_order(it: &HandshakeStall, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)
+}
+
+fn queue_thresholds_are_in_order(it: &AcceptQueueOverflow, given: &Given<'_>) -> Result<(), Fault> {
     in_order(it.warning, it.critical, given)
 }
 

@@ -99,16 +99,16 @@ section! {
         /// hosts run more services than that, and each owner costs a series in every such metric.
         pub owners: usize = 50, in 1..=10_000;
 
-        /// Sockets in CLOSE_WAIT that are described one by one in each network namespace, from 100
-        /// to 1000000; those beyond are only counted. 16384 is 16 times the customary limit of
-        /// 1024 open files, so that a process that has leaked all it may is still seen whole, and
-        /// at 80 bytes each they take 1.25 MiB.
+        /// Sockets in CLOSE_WAIT that are described one by one in an inventory, from 100 to 1000000;
+        /// those beyond are only counted. One service (role and port) gets at most a quarter of
+        /// them, so that the largest leak hides no other. 16384 is 16 times the customary limit of
+        /// 1024 open files; they take some 4 MiB.
         pub close_wait_sockets: usize = 16_384, in 100..=1_000_000;
 
         /// Bytes of the ring through which the kernel hands over events: a power of two from 4096
         /// to 67108864, and no smaller than a page of this host's memory, as the kernel demands.
-        /// 262144 (256 KiB) holds almost 3000 events of 80 bytes: a burst of failures while
-        /// tcpwatch is not scheduled. Events that find it full are counted as lost.
+        /// 262144 (256 KiB) holds some 2700 events: a burst of failures while tcpwatch is not
+        /// scheduled. Events that find it full are counted as lost.
         pub ring_buffer_bytes: u32 = 262_144, in 4096..=67_108_864;
 
         /// HTTP connections at a time, from 1 to 1024. 64 is ample for some scrapers and browsers

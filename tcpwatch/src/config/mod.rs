@@ -18,8 +18,8 @@ mod tests;
 use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
 
 pub use detect::{
-    CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion, SelfConnection,
-    TimeWaitExhaustion,
+    AcceptQueueOverflow, CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion,
+    HandshakeStall, SelfConnectRisk, SelfConnection, SynFlood, TimeWaitExhaustion,
 };
 pub use error::{Cause, ConfigError, Place};
 pub use general::{Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};

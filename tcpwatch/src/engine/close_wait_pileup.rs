@@ -239,7 +239,19 @@ impl Group<'_> {
         let at_least = if first.since_exact { "" } else { "at least " };
         let age = text::duration(self.oldest_age());
         let netns = text::in_netns(&self.namespace.name);
-        format!("{who} {keeps} {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}")
+        let beyond = match self.beyond() {
+            0 => String::new(),
+            beyond => format!("; {beyond} more of that service were too many to look at"),
+        };
+        format!("{who} {keeps} {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}{beyond}")
+    }
+
+    /// Sockets of the same role and port that were counted, not described: whose they are is not
+    /// known.
+    fn beyond(&self) -> u64 {
+        let first = self.oldest();
+        let service = (first.role, first.service_port());
+        self.namespace.close_wait_beyond.get(&service).copied().unwrap_or(0)
     }
 
     fn count_of(&self, unread: Unread) -> u64 {
@@ -301,6 +313,9 @@ impl Group<'_> {
             .count("sockets", self.sockets.len() as u64)
             .number("oldest_age_seconds", self.oldest_age().as_secs_f64())
             .text("oldest_age_is", if exact { "exact" } else { "at least" });
+        if self.beyond() > 0 {
+            evidence.count("sockets_of_that_service_not_looked_at", self.beyond());
+        }
         if let Some(per_minute) = self.per_minute {
             evidence.number("growth_per_minute", per_minute);
         }

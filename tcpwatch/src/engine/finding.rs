@@ -17,15 +17,27 @@ pub enum FindingKind {
     EphemeralPortExhaustion,
     /// A socket is connected to itself.
     SelfConnection,
+    /// A port from which a socket may come to be connected to itself.
+    SelfConnectRisk,
+    /// Half-open connections from many sources crowd a listener.
+    SynFlood,
+    /// Half-open connections from few sources stay.
+    HandshakeStall,
+    /// A listener's accept queue is full or has overflowed.
+    AcceptQueueOverflow,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 8] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
         Self::SelfConnection,
+        Self::SelfConnectRisk,
+        Self::SynFlood,
+        Self::HandshakeStall,
+        Self::AcceptQueueOverflow,
     ];
 
     /// The stable name, kebab-case.
@@ -36,6 +48,10 @@ impl FindingKind {
             Self::TimeWaitExhaustion => "time-wait-exhaustion",
             Self::EphemeralPortExhaustion => "ephemeral-port-exhaustion",
             Self::SelfConnection => "self-connection",
+            Self::SelfConnectRisk => "self-connect-risk",
+            Self::SynFlood => "syn-flood",
+            Self::HandshakeStall => "handshake-stall",
+            Self::AcceptQueueOverflow => "accept-queue-overflow",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Severity;
+use super::{Severity, moved::Moves};
 
 /// A severity once reached is kept until the value has fallen below this part of its threshold, so
 /// that a value that trembles around the threshold raises one finding and not one a minute.
@@ -43,5 +43,34 @@ impl Levels {
         };
         self.next.insert(id.to_owned(), severity);
         Some(severity)
+    }
+
+    /// The severity by what has moved within the window. Once raised it stays a warning until
+    /// nothing has moved for a whole window, so that what goes on slowly does not flap.
+    pub(super) fn judge_moves(
+        &mut self,
+        id: &str,
+        moves: Moves,
+        warning: f64,
+        critical: f64,
+    ) -> Option<Severity> {
+        let lasts = moves.total > 0 && self.is_held(id);
+        let severity = self.judge(id, moves.in_window as f64, warning, critical);
+        if severity.is_none() && lasts {
+            self.hold(id, Severity::Warning);
+            return Some(Severity::Warning);
+        }
+        severity
+    }
+
+    /// Notes a severity that was reached by other means.
+    pub(super) fn hold(&mut self, id: &str, severity: Severity) {
+        let held = self.next.entry(id.to_owned()).or_insert(severity);
+        *held = severity.max(*held);
+    }
+
+    /// Whether a severity was reached last time.
+    pub(super) fn is_held(&self, id: &str) -> bool {
+        self.held.contains_key(id)
     }
 }

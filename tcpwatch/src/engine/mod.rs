@@ -4,16 +4,20 @@
 //! tested on a table of facts. Memory is bounded whatever the facts are.
 //!
 //! [`Engine`] hands each fact to the detectors, one file each. What they find goes to the
-//! [`board`], which knows what is new, worse or gone. [`sampler`] groups the numbers.
+//! `board`, which knows what is new, worse or gone. `sampler` groups the numbers.
 
+mod accept_queue_overflow;
 mod board;
 mod close_wait_pileup;
 mod cut;
 mod ephemeral_port_exhaustion;
 mod finding;
+mod half_open;
 mod level;
+mod moved;
 mod sampler;
 mod samples;
+mod self_connect_risk;
 mod self_connection;
 mod text;
 mod time_wait_exhaustion;
@@ -26,9 +30,10 @@ pub use samples::{
 };
 
 use self::{
-    board::Board, close_wait_pileup::CloseWaitPileup,
-    ephemeral_port_exhaustion::EphemeralPortExhaustion, sampler::Sampler,
-    self_connection::SelfConnection, time_wait_exhaustion::TimeWaitExhaustion,
+    accept_queue_overflow::AcceptQueueOverflow, board::Board, close_wait_pileup::CloseWaitPileup,
+    ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen, sampler::Sampler,
+    self_connect_risk::SelfConnectRisk, self_connection::SelfConnection,
+    time_wait_exhaustion::TimeWaitExhaustion,
 };
 use crate::{
     config,
@@ -45,6 +50,9 @@ pub struct Engine {
     time_wait_exhaustion: TimeWaitExhaustion,
     ephemeral_port_exhaustion: EphemeralPortExhaustion,
     self_connection: SelfConnection,
+    self_connect_risk: SelfConnectRisk,
+    half_open: HalfOpen,
+    accept_queue_overflow: AcceptQueueOverflow,
     board: Board,
     sampler: Sampler,
 }
@@ -60,6 +68,9 @@ impl Engine {
                 detect.ephemeral_port_exhaustion.clone(),
             ),
             self_connection: SelfConnection::new(detect.self_connection.clone()),
+            self_connect_risk: SelfConnectRisk::new(detect.self_connect_risk.clone()),
+            half_open: HalfOpen::new(detect.syn_flood.clone(), detect.handshake_stall.clone()),
+            accept_queue_overflow: AcceptQueueOverflow::new(detect.accept_queue_overflow.clone()),
             board: Board::default(),
             sampler: Sampler::new(owners),
         }
@@ -71,6 +82,10 @@ impl Engine {
         self.time_wait_exhaustion.config = detect.time_wait_exhaustion.clone();
         self.ephemeral_port_exhaustion.config = detect.ephemeral_port_exhaustion.clone();
         self.self_connection.config = detect.self_connection.clone();
+        self.self_connect_risk.config = detect.self_connect_risk.clone();
+        self.half_open.flood = detect.syn_flood.clone();
+        self.half_open.stall = detect.handshake_stall.clone();
+        self.accept_queue_overflow.config = detect.accept_queue_overflow.clone();
         self.sampler.reconfigure(owners);
     }
 
@@ -78,6 +93,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event) {
         self.ephemeral_port_exhaustion.handle_event(event);
         self.self_connection.handle_event(event);
+        self.self_connect_risk.handle_event(event);
         self.sampler.handle_event(event);
     }
 
@@ -88,6 +104,9 @@ impl Engine {
         found.extend(self.time_wait_exhaustion.judge(inventory, now));
         found.extend(self.ephemeral_port_exhaustion.judge(inventory, now));
         found.extend(self.self_connection.judge(inventory, now));
+        found.extend(self.self_connect_risk.judge(inventory, now));
+        found.extend(self.half_open.judge(inventory, now));
+        found.extend(self.accept_queue_overflow.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());

@@ -198,10 +198,11 @@ impl Sampler {
                 *sockets += 1;
                 *oldest = (*oldest).max(now.since(socket.since));
             }
-            if namespace.close_wait_beyond > 0 {
+            let beyond: u64 = namespace.close_wait_beyond.values().sum();
+            if beyond > 0 {
                 let owner = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
                 let key = (namespace.name.clone(), owner, None, None);
-                groups.entry(key).or_default().0 += namespace.close_wait_beyond;
+                groups.entry(key).or_default().0 += beyond;
             }
         }
         let rows = groups.into_iter().map(|((netns, owner, role, port), (sockets, oldest))| {

@@ -11,7 +11,8 @@
 use std::collections::HashMap;
 
 use super::{
-    EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels, text,
+    EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels,
+    moved::Moved, text,
 };
 use crate::{
     config,
@@ -32,11 +33,10 @@ pub(super) struct TimeWaitExhaustion {
 }
 
 /// What the overflow counter of a namespace did.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Overflows {
     total: u64,
-    /// Since it began to move, and when it last did.
-    moved: Option<(u64, Timestamp)>,
+    moved: Moved,
 }
 
 impl TimeWaitExhaustion {
@@ -67,16 +67,12 @@ impl TimeWaitExhaustion {
         // A counter that could not be read this once is taken not to have moved.
         let known = before.as_ref().map(|overflows| overflows.total);
         let Some(total) = read.or(known) else { return 0 };
-        let mut overflows = before.unwrap_or(Overflows { total, moved: None });
-        let new = total.saturating_sub(overflows.total);
+        let mut overflows = before.unwrap_or(Overflows { total, moved: Moved::default() });
+        let added = total.saturating_sub(overflows.total);
         overflows.total = total;
-        let lasting = overflows.moved.filter(|(_, last)| now.since(*last) <= self.config.window);
-        overflows.moved = match (new, lasting) {
-            (0, lasting) => lasting,
-            (new, lasting) => Some((lasting.map_or(0, |(sum, _)| sum).saturating_add(new), now)),
-        };
+        let sum = overflows.moved.observe(added, self.config.window, now).total;
         self.overflows.insert(namespace.id, overflows);
-        overflows.moved.map_or(0, |(sum, _)| sum)
+        sum
     }
 
     fn judge_namespace(

@@ -1,6 +1,6 @@
 //! What a walk over the socket tables found; the truth for every gauge.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Endpoint, Owner, TcpState, Timestamp};
 
@@ -17,6 +17,8 @@ pub struct Inventory {
     pub namespaces: Vec<Namespace>,
     /// Namespaces that could not be entered or walked.
     pub unseen_namespaces: u64,
+    /// Listeners and self-connections that were too many to describe.
+    pub undescribed: u64,
 }
 
 /// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
@@ -38,22 +40,16 @@ pub struct Namespace {
     pub ports: PortUse,
     /// Sockets in CLOSE_WAIT, up to a limit.
     pub close_wait: Vec<CloseWaitSocket>,
-    /// Sockets in CLOSE_WAIT beyond that limit: counted, not described.
-    pub close_wait_beyond: u64,
+    /// Sockets in CLOSE_WAIT beyond that limit: counted by role and service port, not described.
+    pub close_wait_beyond: BTreeMap<(Role, u16), u64>,
     /// Listening sockets.
     pub listeners: Vec<Listener>,
     /// Sockets connected to themselves, in whatever state.
     pub self_connected: Vec<SelfConnectedSocket>,
     /// `/proc/net/netstat`, where it could be read.
     pub netstat: Option<NetstatCounters>,
-}
-
-impl Namespace {
-    /// Ports on which somebody listens.
-    #[must_use]
-    pub fn listening_ports(&self) -> HashSet<u16> {
-        self.listeners.iter().map(|listener| listener.local.port).collect()
-    }
+    /// `net.ipv4.tcp_syncookies`: 0 never, 1 when a queue is full, 2 always.
+    pub syncookies: Option<u64>,
 }
 
 /// Sockets by state.
@@ -113,6 +109,8 @@ pub enum TwReuse {
 pub struct PortUse {
     /// `ip_local_port_range`, both ends inclusive.
     pub range: (u16, u16),
+    /// `ip_local_reserved_ports` as the kernel prints it.
+    pub reserved: String,
     /// Ports of the range less the reserved ones: what one destination can have.
     pub available: u32,
     /// Of these, bound explicitly: taken for every destination.
@@ -217,7 +215,7 @@ impl CloseWaitSocket {
 }
 
 /// A listening socket.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where it listens.
     pub local: Endpoint,
@@ -227,8 +225,44 @@ pub struct Listener {
     pub accept_limit: u32,
     /// Half-open requests.
     pub half_open: u32,
+    /// Connections dropped since it listens, modulo 2^32; 0 where the kernel does not tell.
+    pub drops: u32,
+    /// Half-open requests of its port whose SYN-ACK had to be sent again: unanswered for a second.
+    pub unanswered: u32,
+    /// About how many sources these have.
+    pub unanswered_sources: u32,
+    /// Its port lies inside `ip_local_port_range` and is not reserved: connect() may pick it as a
+    /// source while nobody listens.
+    pub in_port_range: bool,
+    /// Connections to it from this host over loopback.
+    pub local_clients: u32,
     /// Who holds it, where known.
     pub owner: Option<Owner>,
+}
+
+impl Listener {
+    /// A listener of which nothing is known but where it is.
+    #[must_use]
+    pub const fn at(local: Endpoint) -> Self {
+        Self {
+            local,
+            accept_queue: 0,
+            accept_limit: 0,
+            half_open: 0,
+            drops: 0,
+            unanswered: 0,
+            unanswered_sources: 0,
+            in_port_range: false,
+            local_clients: 0,
+            owner: None,
+        }
+    }
+
+    /// Whether the next handshake to end will find no room (`sk_acceptq_is_full`).
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.accept_queue > self.accept_limit
+    }
 }
 
 /// A socket whose peer is itself.

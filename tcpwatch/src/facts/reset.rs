@@ -110,8 +110,6 @@ pub struct ResetObservation {
     pub reason: Option<ResetReason>,
     /// State of the socket; `None` without one.
     pub state: Option<TcpState>,
-    /// The state before, where `state` is CLOSE.
-    pub previous: Option<TcpState>,
     /// [`tcpwatch_common::reset_flags`].
     flags: u8,
 }
@@ -122,7 +120,6 @@ impl ResetObservation {
         Self {
             reason: (key.flags & flags::HAS_REASON != 0).then(|| reason_of(key.reason)),
             state: TcpState::from_kernel(key.state),
-            previous: TcpState::from_kernel(key.previous),
             flags: key.flags,
         }
     }
@@ -149,6 +146,8 @@ impl ResetObservation {
                 }
             }
             Some(Reason::TimeWaitSocket | Reason::AbortOnData) => ResetCause::LateData,
+            // Before 6.10 only the socket tells that its application has closed it.
+            None if passive && self.has(flags::DEAD) => ResetCause::LateData,
             Some(Reason::AbortOnClose) => ResetCause::UnreadData,
             Some(Reason::AbortOnTimeout | Reason::KeepaliveTimeout) => ResetCause::Timeout,
             Some(Reason::AbortOnMemory | Reason::AbortOnLinger) => ResetCause::Aborted,

@@ -32,16 +32,15 @@ impl CounterReader {
         Self { counters, resets, sees_resets_sent, sees_resets_received, reset_reasons, programs }
     }
 
-    /// Totals since the load. A map that cannot be read counts as nothing new: totals are
-    /// compared with the last ones, and what publishes them never lets them fall.
+    /// Totals since the load; `None` where the map cannot be read.
     #[must_use]
-    pub fn read(&self) -> KernelCounters {
-        let Ok(per_cpu) = self.counters.get(&0, 0) else { return KernelCounters::default() };
+    pub fn read(&self) -> Option<KernelCounters> {
+        let per_cpu = self.counters.get(&0, 0).ok()?;
         let mut sum = Box::new(Counters::ZERO);
         for cpu in per_cpu.iter() {
             add(&mut sum, cpu);
         }
-        KernelCounters {
+        Some(KernelCounters {
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
             resets_sent: self.sees_resets_sent.then(|| self.resets_sent()),
@@ -52,7 +51,7 @@ impl CounterReader {
                 ("resets", sum.resets_lost),
                 ("hooks", self.missed_runs()),
             ],
-        }
+        })
     }
 
     fn resets_sent(&self) -> Vec<(ResetObservation, u64)> {
@@ -92,7 +91,6 @@ fn add(sum: &mut Counters, cpu: &Counters) {
     add_all(&mut sum.close_wait_buckets, &cpu.close_wait_buckets);
     add_all(&mut sum.resets_received, &cpu.resets_received);
     sum.close_wait_sum_ns += cpu.close_wait_sum_ns;
-    sum.close_wait_unknown += cpu.close_wait_unknown;
     sum.events_lost += cpu.events_lost;
     sum.notes_evicted += cpu.notes_evicted;
     sum.resets_lost += cpu.resets_lost;

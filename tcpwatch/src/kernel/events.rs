@@ -27,28 +27,32 @@ pub struct EventRing {
 }
 
 impl EventRing {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+    /// `tells_cookies`: whether the kernel side can read a namespace's cookie.
+    pub(super) fn new(ring: RingBuf<MapData>, tells_cookies: bool) -> Self {
         Self {
             ring,
             processes: ProcessReader::new(),
             callers: HashMap::new(),
-            has_cookies: namespaces::cookie().is_some(),
+            has_cookies: tells_cookies && namespaces::cookie().is_some(),
             malformed: 0,
         }
     }
 
-    /// Takes at most `limit` events, oldest first. A full answer means that there may be more.
-    pub fn drain(&mut self, limit: usize) -> Vec<Event> {
+    /// Takes at most `limit` events, oldest first, and says whether there may be more.
+    pub fn drain(&mut self, limit: usize) -> (Vec<Event>, bool) {
         let mut records = Vec::new();
-        while records.len() < limit {
+        let mut taken = 0;
+        while taken < limit {
             let Some(item) = self.ring.next() else { break };
+            taken += 1;
             match decode(&item) {
                 Some(record) => records.push(record),
                 None => self.malformed += 1,
             }
         }
         self.callers.clear();
-        records.iter().filter_map(|record| self.event(record)).collect()
+        let events = records.iter().filter_map(|record| self.event(record)).collect();
+        (events, taken == limit)
     }
 
     /// Records that were not understood.

@@ -6,7 +6,12 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{self, Read},
+    io,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -16,20 +21,21 @@ use aya::{
     programs::{Iter, ProgramError, links::LinkError},
 };
 use tcpwatch_common::{
-    BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, SocketRecord, Walk, maps, programs,
-    socket_flags as flags,
+    BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, RequestUse, SocketRecord, Walk,
+    maps, programs,
 };
 
 use super::{
     Scope,
     clock::now,
-    namespaces::{self, NamespaceHandle},
+    namespaces::{self, FoundNamespace},
     owners::OwnerBook,
+    records::{Copied, estimate_distinct, read_records},
     settings::{self, Settings},
 };
 use crate::facts::{
-    CloseWaitSocket, DestinationUse, Endpoint, Inventory, Listener, Namespace, Owner, PortUse,
-    Role, SelfConnectedSocket, StateCounts, TableUse, TcpState, TimeWaitUse, Timestamp, TwReuse,
+    DestinationUse, Endpoint, Inventory, Namespace, NetnsId, PortUse, StateCounts, TableUse,
+    TcpState, TimeWaitUse, Timestamp, TwReuse,
 };
 
 /// Why an inventory could not be taken.
@@ -39,10 +45,10 @@ pub enum InventoryError {
     #[error("cannot enter the agent's own network namespace: {0}")]
     Namespace(#[source] io::Error),
     /// The walk's program.
-    #[error("cannot attach the walk: {0}")]
+    #[error("cannot attach the walk: {}", in_full(.0))]
     Attach(#[from] ProgramError),
     /// Its link.
-    #[error("cannot open the walk: {0}")]
+    #[error("cannot open the walk: {}", in_full(.0))]
     Open(#[from] LinkError),
     /// Its map.
     #[error("cannot exchange the walk's parameters: {0}")]
@@ -50,6 +56,17 @@ pub enum InventoryError {
     /// Reading it.
     #[error("cannot read the walk: {0}")]
     Read(#[source] io::Error),
+    /// The agent ends.
+    #[error("the inventory was stopped")]
+    Stopped,
+}
+
+/// aya's errors leave the system's reason to their source.
+fn in_full(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", in_full(source)),
+        None => error.to_string(),
+    }
 }
 
 /// When the owner of a socket in CLOSE_WAIT is looked for.
@@ -61,48 +78,64 @@ pub enum OwnerPolicy {
     AtOnce,
 }
 
+/// The maps through which a walker and its programs talk.
+pub(super) struct WalkerMaps {
+    pub(super) walk: Array<MapData, Walk>,
+    pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
+    pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
+    /// `None` where owners cannot be looked up.
+    pub(super) wanted: Option<BpfHashMap<MapData, u64, u8>>,
+}
+
 /// Takes inventories.
 pub struct Walker {
     ebpf: Ebpf,
     walk: Array<MapData, Walk>,
     destinations: BpfHashMap<MapData, Destination, WireUse>,
+    requests: BpfHashMap<MapData, u32, RequestUse>,
     owners: Option<OwnerBook>,
+    tells_cookies: bool,
     scope: Scope,
     close_wait_limit: usize,
     generation: u32,
     scratch: Box<Walk>,
+    /// The calling thread may be in another namespace than the agent's.
+    away: bool,
+    /// Ends an inventory under way.
+    stop: Arc<AtomicBool>,
+    failed_look_ups: u64,
+    /// Since when sockets without an exact time are in CLOSE_WAIT, by address and inode; those of
+    /// the last inventory.
+    close_wait_since: HashMap<(u64, u64), Timestamp>,
     /// Inodes of sockets that the last inventory saw in CLOSE_WAIT.
     last_close_wait: HashSet<u64>,
     destinations_seen: u64,
 }
 
-/// What a walk copied up, with the inode numbers that owners are found by.
-#[derive(Default)]
-struct Copied {
-    namespace: Namespace,
-    close_wait_inodes: Vec<u64>,
-    listener_inodes: Vec<u64>,
-    self_connected_inodes: Vec<u64>,
-}
-
 impl Walker {
     pub(super) fn new(
         ebpf: Ebpf,
-        walk: Array<MapData, Walk>,
-        destinations: BpfHashMap<MapData, Destination, WireUse>,
-        wanted: Option<BpfHashMap<MapData, u64, u8>>,
+        maps: WalkerMaps,
+        tells_cookies: bool,
         scope: Scope,
         close_wait_limit: usize,
     ) -> Self {
+        let WalkerMaps { walk, destinations, requests, wanted } = maps;
         Self {
             ebpf,
             walk,
             destinations,
+            requests,
             owners: wanted.map(OwnerBook::new),
+            tells_cookies,
             scope,
             close_wait_limit,
             generation: 0,
             scratch: Box::new(Walk::ZERO),
+            away: false,
+            stop: Arc::default(),
+            failed_look_ups: 0,
+            close_wait_since: HashMap::new(),
             last_close_wait: HashSet::new(),
             destinations_seen: 0,
         }
@@ -121,26 +154,65 @@ impl Walker {
         let started = now();
         let began = Instant::now();
         self.destinations_seen = 0;
-        let host = NamespaceHandle::host().map_err(InventoryError::Namespace)?;
-        let mut copied = vec![self.walk_namespace(&host)?];
+        let host = FoundNamespace::host().map_err(InventoryError::Namespace)?;
+        self.come_home(&host)?;
+        let mut room = self.close_wait_limit;
+        let mut copied = vec![self.walk_namespace(&host, &mut room)?];
         let (others, mut unseen_namespaces) = namespaces::list(&host, self.scope);
         for namespace in &others {
-            let walked = namespace.enter().map_err(InventoryError::Namespace);
-            match walked.and_then(|()| self.walk_namespace(namespace)) {
-                Ok(namespace) => copied.push(namespace),
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(InventoryError::Stopped);
+            }
+            let entered = namespace.enter().map_err(InventoryError::Namespace);
+            self.away |= matches!(entered, Ok(true));
+            let walked = match entered {
+                Ok(true) => self.walk_namespace(namespace, &mut room).map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match walked {
+                Ok(walked) => copied.extend(walked),
                 Err(error) => {
                     tracing::debug!(netns = %namespace.name, %error, "namespace left out");
                     unseen_namespaces += 1;
                 }
             }
         }
-        if !others.is_empty() {
-            host.enter().map_err(InventoryError::Namespace)?;
-        }
+        self.come_home(&host)?;
         let walked = began.elapsed();
-        self.name_owners(&mut copied, policy)?;
+        self.name_owners(&mut copied, policy);
+        self.remember_close_wait(&mut copied);
+        let undescribed = copied.iter().map(|copied| copied.undescribed).sum();
         let namespaces = copied.into_iter().map(|copied| copied.namespace).collect();
-        Ok(Inventory { started, finished: now(), walked, namespaces, unseen_namespaces })
+        Ok(Inventory {
+            started,
+            finished: now(),
+            walked,
+            namespaces,
+            unseen_namespaces,
+            undescribed,
+        })
+    }
+
+    /// Moves the calling thread back into the agent's namespace, if it may be in another one.
+    fn come_home(&mut self, host: &FoundNamespace) -> Result<(), InventoryError> {
+        if self.away {
+            host.enter().map_err(InventoryError::Namespace)?;
+            self.away = false;
+        }
+        Ok(())
+    }
+
+    /// A flag that ends an inventory under way at the next namespace.
+    #[must_use]
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Owner look-ups that failed.
+    #[must_use]
+    pub fn failed_look_ups(&self) -> u64 {
+        self.failed_look_ups
     }
 
     /// How full the tables of the last walk were.
@@ -153,37 +225,48 @@ impl Walker {
         }]
     }
 
-    /// Walks the namespace that the calling thread is in.
-    fn walk_namespace(&mut self, handle: &NamespaceHandle) -> Result<Copied, InventoryError> {
+    /// Walks the namespace that the calling thread is in. `room` is what is left of the sockets in
+    /// CLOSE_WAIT that may be described.
+    fn walk_namespace(
+        &mut self,
+        handle: &FoundNamespace,
+        room: &mut usize,
+    ) -> Result<Copied, InventoryError> {
         let settings = Settings::read();
         let available = settings.available_ports();
-        let mut copied = Copied {
-            namespace: Namespace {
-                id: namespaces::cookie().unwrap_or(u64::from(handle.inode)),
-                name: handle.name.clone(),
-                time_wait: TimeWaitUse { used: 0, limit: settings.time_wait_limit },
-                ports: PortUse {
-                    range: settings.port_range,
-                    available,
-                    tw_reuse: settings.tw_reuse,
-                    timestamps: settings.timestamps,
-                    ..PortUse::default()
-                },
-                netstat: settings::read_netstat(),
-                ..Namespace::default()
+        let mut copied = Copied::of(Namespace {
+            id: self.identify(handle),
+            name: handle.name.clone(),
+            time_wait: TimeWaitUse { used: 0, limit: settings.time_wait_limit },
+            ports: PortUse {
+                range: settings.port_range,
+                available,
+                reserved: settings.reserved.clone(),
+                tw_reuse: settings.tw_reuse,
+                timestamps: settings.timestamps,
+                ..PortUse::default()
             },
-            ..Copied::default()
-        };
+            netstat: settings::read_netstat(),
+            syncookies: settings.syncookies,
+            ..Namespace::default()
+        });
         if !settings::has_tcp_sockets() {
             return Ok(copied);
         }
         self.prepare(&settings, available)?;
-        let records = self.run()?;
-        copied.take_records(&records, self.close_wait_limit);
+        self.run(|record| copied.take(record, *room))?;
+        *room -= copied.namespace.close_wait.len();
         *self.scratch = self.walk.get(&0, 0)?;
         self.destinations_seen = self.destinations_seen.max(self.scratch.destinations);
         self.take_aggregates(&mut copied.namespace);
+        self.describe_listeners(&mut copied.namespace, &settings);
         Ok(copied)
+    }
+
+    /// As events identify it: by cookie where the kernel side can read it.
+    fn identify(&self, handle: &FoundNamespace) -> NetnsId {
+        let cookie = self.tells_cookies.then(namespaces::cookie).flatten();
+        cookie.unwrap_or(u64::from(handle.inode))
     }
 
     fn prepare(&mut self, settings: &Settings, available: u32) -> Result<(), InventoryError> {
@@ -199,13 +282,14 @@ impl Walker {
         };
         // Half: far below any threshold that means something, and few enough to copy.
         walk.busy_at = available.div_ceil(2).max(1);
+        walk.tw_reuse_delay_ms = settings.tw_reuse_delay_ms;
         walk.reserved_ports = *settings.reserved_ports;
         self.walk.set(0, *walk, 0)?;
         Ok(())
     }
 
-    /// Runs the walk to its end and returns what it copied up.
-    fn run(&mut self) -> Result<Vec<SocketRecord>, InventoryError> {
+    /// Runs the walk to its end and hands on what it copies up.
+    fn run(&mut self, each: impl FnMut(&SocketRecord)) -> Result<(), InventoryError> {
         let program: &mut Iter = self
             .ebpf
             .program_mut(programs::INVENTORY)
@@ -214,9 +298,7 @@ impl Walker {
         // Opening it binds it to the calling thread's namespace, so each walk opens its own.
         let link = program.attach()?;
         let mut file: File = program.take_link(link)?.into_file()?;
-        let mut records = Vec::new();
-        read_records(&mut file, |record: &SocketRecord| records.push(*record))?;
-        Ok(records)
+        read_records(&mut file, each)
     }
 
     fn take_aggregates(&self, namespace: &mut Namespace) {
@@ -249,11 +331,41 @@ impl Walker {
         ports.busy = busy;
     }
 
-    fn name_owners(
-        &mut self,
-        copied: &mut [Copied],
-        policy: OwnerPolicy,
-    ) -> Result<(), InventoryError> {
+    /// What the walk counted for the ports of listeners.
+    fn describe_listeners(&self, namespace: &mut Namespace, settings: &Settings) {
+        let generation = self.scratch.generation;
+        for listener in &mut namespace.listeners {
+            let port = listener.local.port;
+            listener.in_port_range = settings.is_ephemeral(port);
+            if let Ok(requests) = self.requests.get(&u32::from(port), 0)
+                && requests.generation == generation
+            {
+                listener.unanswered = requests.unanswered;
+                listener.unanswered_sources = estimate_distinct(&requests.sources);
+            }
+            if listener.in_port_range {
+                listener.local_clients = self.loopback_clients(port, generation);
+            }
+        }
+    }
+
+    /// Connections over loopback to a port of this namespace.
+    fn loopback_clients(&self, port: u16, generation: u32) -> u32 {
+        let ipv4 = tcpwatch_common::Address::from_v4(u32::from(Ipv4Addr::LOCALHOST).to_be());
+        let ipv6 = tcpwatch_common::Address { words: [0, 0, 0, 1_u32.to_be()] };
+        let clients = [ipv4, ipv6].map(|loopback| {
+            let destination =
+                Destination { local: loopback, peer: loopback, peer_port: port, reserved: 0 };
+            match self.destinations.get(&destination, 0) {
+                Ok(entry) if entry.generation == generation => entry.used,
+                _ => 0,
+            }
+        });
+        clients.iter().sum()
+    }
+
+    /// Without owners an inventory is still one.
+    fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) {
         let mut wanted = HashSet::new();
         let mut close_wait = HashSet::new();
         for namespace in &*copied {
@@ -268,133 +380,36 @@ impl Walker {
         );
         wanted.remove(&0);
         self.last_close_wait = close_wait;
-        let Some(owners) = &mut self.owners else { return Ok(()) };
+        let Some(owners) = &mut self.owners else { return };
         if policy == OwnerPolicy::AtOnce {
             owners.allow_pass();
         }
-        owners.look_up(&mut self.ebpf, &wanted)?;
+        if let Err(error) = owners.look_up(&mut self.ebpf, &wanted) {
+            self.failed_look_ups += 1;
+            tracing::debug!(%error, "owners not looked up");
+        }
         for namespace in copied {
             namespace.set_owners(owners);
         }
-        Ok(())
-    }
-}
-
-impl Copied {
-    fn take_records(&mut self, records: &[SocketRecord], close_wait_limit: usize) {
-        let namespace = &mut self.namespace;
-        // Listeners come first in a walk, so their ports are known before any other socket's role
-        // is asked; but a socket that was moved while walking may come twice.
-        let mut seen = HashSet::new();
-        let mut listening = HashSet::new();
-        for record in records {
-            if !seen.insert(record.sk) {
-                continue;
-            }
-            let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
-            let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
-            let Some(state) = TcpState::from_kernel(record.state) else { continue };
-            if state == TcpState::Listen {
-                listening.insert(local.port);
-                namespace.listeners.push(Listener {
-                    local,
-                    accept_queue: record.accept_queue,
-                    accept_limit: record.accept_limit,
-                    half_open: record.half_open,
-                    owner: None,
-                });
-                self.listener_inodes.push(record.inode);
-                continue;
-            }
-            if record.tuple.is_self() {
-                let id = record.sk;
-                namespace.self_connected.push(SelfConnectedSocket {
-                    id,
-                    endpoint: local,
-                    state,
-                    owner: None,
-                });
-                self.self_connected_inodes.push(record.inode);
-            }
-            if state != TcpState::CloseWait || record.flags & flags::ORPHAN != 0 {
-                continue;
-            }
-            if namespace.close_wait.len() >= close_wait_limit {
-                namespace.close_wait_beyond += 1;
-                continue;
-            }
-            let accepted = record.flags & flags::ACCEPTED != 0;
-            let is_server = accepted || listening.contains(&local.port);
-            namespace.close_wait.push(CloseWaitSocket {
-                id: record.sk,
-                local,
-                peer,
-                role: if is_server { Role::Server } else { Role::Client },
-                since: Timestamp::from_ns(record.since_ns),
-                since_exact: record.flags & flags::SINCE_EXACT != 0,
-                recv_queue: record.recv_queue,
-                unaccepted: record.flags & flags::UNACCEPTED != 0,
-                owner: None,
-                owner_pending: false,
-            });
-            self.close_wait_inodes.push(record.inode);
-        }
     }
 
-    fn set_owners(&mut self, owners: &OwnerBook) {
-        let owner_of = |inode| owners.get(inode).cloned();
-        let namespace = &mut self.namespace;
-        for (listener, &inode) in namespace.listeners.iter_mut().zip(&self.listener_inodes) {
-            listener.owner = owner_of(inode);
-        }
-        for (socket, &inode) in namespace.self_connected.iter_mut().zip(&self.self_connected_inodes)
-        {
-            socket.owner = owner_of(inode);
-        }
-        let listener_owners: HashMap<u16, &Owner> = namespace
-            .listeners
-            .iter()
-            .filter_map(|listener| Some((listener.local.port, listener.owner.as_ref()?)))
-            .collect();
-        for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {
-            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
-            socket.owner = if socket.unaccepted {
-                // Nobody holds it yet; whoever listens is who does not accept.
-                listener_owners
-                    .get(&socket.local.port)
-                    .map(|&owner| Owner { fds: Vec::new(), ..owner.clone() })
-            } else {
-                owner_of(inode)
-            };
-        }
-    }
-}
-
-/// Reads a walk to its end. The kernel writes whole records, so a read returns whole records.
-pub(super) fn read_records<T: aya::Pod>(
-    file: &mut dyn Read,
-    mut each: impl FnMut(&T),
-) -> Result<(), InventoryError> {
-    let mut buffer = vec![0; 32 * 1024 / size_of::<T>() * size_of::<T>()];
-    loop {
-        let length = match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => length,
-            // EAGAIN: a million objects without a record (`MAX_ITER_OBJECTS`); it goes on.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) =>
-            {
-                continue;
+    /// Keeps the time since which a socket is known to be in CLOSE_WAIT, for those that have no
+    /// note of it in the kernel: a keep-alive must not make them younger.
+    fn remember_close_wait(&mut self, copied: &mut [Copied]) {
+        let mut known = HashMap::new();
+        for namespace in copied {
+            let inodes = namespace.close_wait_inodes.iter();
+            for (socket, &inode) in namespace.namespace.close_wait.iter_mut().zip(inodes) {
+                if socket.since_exact {
+                    continue;
+                }
+                let key = (socket.id, inode);
+                if let Some(&since) = self.close_wait_since.get(&key) {
+                    socket.since = socket.since.min(since);
+                }
+                known.insert(key, socket.since);
             }
-            Err(error) => return Err(InventoryError::Read(error)),
-        };
-        for bytes in buffer[..length].chunks_exact(size_of::<T>()) {
-            // SAFETY: the chunk has the size of `T`, the read is unaligned, and `Pod` says that
-            // every bit pattern is a `T`.
-            each(&unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) });
         }
+        self.close_wait_since = known;
     }
 }

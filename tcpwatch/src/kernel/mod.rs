@@ -1,6 +1,6 @@
 //! The only place that knows aya, /proc and namespaces; it makes facts.
 //!
-//! [`Programs`] loads the kernel side with the running kernel's [`btf`] offsets and attaches the
+//! [`Programs`] loads the kernel side with the running kernel's BTF offsets and attaches the
 //! hooks. It splits into three readers: [`EventRing`] (rare events), [`CounterReader`] (what the
 //! hooks count) and [`Walker`] (an inventory of every namespace, with the owners of the sockets
 //! that stay). The walker blocks, so the agent runs it on a thread of its own.
@@ -15,6 +15,7 @@ mod namespaces;
 mod owners;
 mod process;
 mod programs;
+mod records;
 mod settings;
 
 pub use clock::now;
@@ -23,4 +24,4 @@ pub use events::EventRing;
 pub use inventory::{InventoryError, OwnerPolicy, Walker};
 pub use namespaces::Scope;
 pub use process::{ProcessReader, parse_cgroup};
-pub use programs::{Hook, HookStatus, LoadError, LoadOptions, Programs};
+pub use programs::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds};

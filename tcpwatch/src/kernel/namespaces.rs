@@ -5,13 +5,13 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io,
     os::{
         fd::{AsFd, AsRawFd},
         unix::fs::MetadataExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,6 +19,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::process::container_of;
 use crate::facts::NetnsId;
+
+/// `NSFS_MAGIC` (include/uapi/linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Where `ip netns` keeps its bind mounts.
 const NAMED: &str = "/run/netns";
@@ -52,39 +55,42 @@ pub(super) fn cookie() -> Option<NetnsId> {
     (result == 0).then_some(cookie)
 }
 
-/// A namespace, held open so that it can be entered.
+/// A namespace that was found. It is opened only to be entered: there may be more of them than
+/// this process may have open files.
 #[derive(Debug)]
-pub(super) struct NamespaceHandle {
+pub(super) struct FoundNamespace {
     /// Inode number of its file.
     pub(super) inode: u32,
     /// `host`, the bind mount's name, a container's or pod's id, or empty.
     pub(super) name: Arc<str>,
-    file: File,
+    path: PathBuf,
 }
 
-impl NamespaceHandle {
-    fn open(path: &Path, name: impl FnOnce() -> Arc<str>) -> io::Result<Self> {
-        let file = File::open(path)?;
-        // Numbers of namespaces are 32 bits wide (`struct ns_common`).
-        let inode = file.metadata()?.ino() as u32;
-        Ok(Self { inode, name: name(), file })
-    }
-
+impl FoundNamespace {
     /// The agent's own, wherever the calling thread is.
     pub(super) fn host() -> io::Result<Self> {
-        Self::open(Path::new("/proc/self/ns/net"), || "host".into())
+        let path = PathBuf::from("/proc/self/ns/net");
+        let inode = inode_of_link(&fs::read_link(&path)?).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { inode, name: "host".into(), path })
     }
 
-    /// Moves the calling thread into it.
-    pub(super) fn enter(&self) -> io::Result<()> {
-        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(io::Error::from)
+    /// Moves the calling thread into it; `false` if it is gone, or another one is there now.
+    pub(super) fn enter(&self) -> io::Result<bool> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        if inode_of(&file.metadata()?) != self.inode {
+            return Ok(false);
+        }
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(true)
     }
 }
 
-/// The namespaces of the host, the agent's own first, and how many more there are that could not
-/// be opened.
-pub(super) fn list(host: &NamespaceHandle, scope: Scope) -> (Vec<NamespaceHandle>, u64) {
+/// The namespaces of the host but the agent's own, and how many more there are that cannot be
+/// looked at.
+pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>, u64) {
     let mut found = Vec::new();
     let mut unseen = HashSet::new();
     if scope == Scope::Host {
@@ -92,12 +98,14 @@ pub(super) fn list(host: &NamespaceHandle, scope: Scope) -> (Vec<NamespaceHandle
     }
     let mut known = HashSet::from([host.inode]);
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let open = NamespaceHandle::open(&entry.path(), || name.to_string_lossy().into());
-        if let Ok(namespace) = open
-            && known.insert(namespace.inode)
-        {
-            found.push(namespace);
+        let path = entry.path();
+        // What is left of a namespace after a crash is a plain file.
+        let is_namespace = rustix::fs::statfs(&path).is_ok_and(|it| it.f_type == NSFS_MAGIC);
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let inode = inode_of(&metadata);
+        if is_namespace && known.insert(inode) {
+            let name = entry.file_name().to_string_lossy().into();
+            found.push(FoundNamespace { inode, name, path });
         }
     }
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -106,28 +114,28 @@ pub(super) fn list(host: &NamespaceHandle, scope: Scope) -> (Vec<NamespaceHandle
         };
         let path = entry.path().join("ns/net");
         // The link says which namespace it is without opening it.
-        let Some(inode) = fs::read_link(&path).ok().and_then(|link| inode_of_link(&link)) else {
-            continue;
-        };
-        if known.contains(&inode) {
-            continue;
-        }
-        let name = || container_of(pid).unwrap_or_default().into();
-        match NamespaceHandle::open(&path, name) {
-            Ok(namespace) if namespace.inode == inode => {
-                known.insert(inode);
-                found.push(namespace);
+        match fs::read_link(&path) {
+            Ok(link) => {
+                if let Some(inode) = inode_of_link(&link)
+                    && known.insert(inode)
+                {
+                    let name = container_of(pid).unwrap_or_default().into();
+                    found.push(FoundNamespace { inode, name, path });
+                }
             }
-            // The process has gone, or changed its namespace, since the link was read.
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => {
-                unseen.insert(inode);
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                unseen.insert(pid);
             }
+            // The process has gone, or is a kernel thread's.
+            Err(_) => {}
         }
     }
-    let unseen = unseen.difference(&known).count() as u64;
-    (found, unseen)
+    (found, unseen.len() as u64)
+}
+
+/// Numbers of namespaces are 32 bits wide (`struct ns_common`).
+fn inode_of(metadata: &Metadata) -> u32 {
+    metadata.ino() as u32
 }
 
 /// `net:[4026531840]`

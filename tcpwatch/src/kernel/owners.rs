@@ -19,17 +19,15 @@ use aya::{
 use tcpwatch_common::{OwnerRecord, maps, programs};
 
 use super::{
-    ProcessReader,
-    events::wire_text,
-    inventory::{InventoryError, read_records},
-    process::start_ticks,
+    ProcessReader, events::wire_text, inventory::InventoryError, process::start_ticks,
+    records::read_records,
 };
 use crate::facts::{Owner, Process, Timestamp};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
-/// Inventories after which a socket without an owner is tried again: its process may be in a pid
-/// namespace that the agent does not see, and then no try will ever help.
+/// Inventories after which a socket is looked up again: its owner may have handed it on, and one
+/// without an owner may be held in a pid namespace that the agent does not see, where no try helps.
 const RETRY_AFTER: u64 = 30;
 /// A pass is followed by so many times its duration without one, so that it never takes more than
 /// a twentieth of a core, however many files are open.
@@ -94,9 +92,9 @@ impl OwnerBook {
             .iter()
             .copied()
             .filter(|inode| {
-                self.known.get(inode).is_none_or(|entry| {
-                    entry.owner.is_none() && generation - entry.looked_up >= RETRY_AFTER
-                })
+                self.known
+                    .get(inode)
+                    .is_none_or(|entry| generation - entry.looked_up >= RETRY_AFTER)
             })
             .take(maps::WANTED_LIMIT as usize)
             .collect();
@@ -106,8 +104,13 @@ impl OwnerBook {
         let began = Instant::now();
         let found = self.pass(ebpf, &missing);
         self.next_pass = Instant::now() + began.elapsed() * REST;
-        self.remember(&missing, found?);
-        Ok(())
+        // A pass that failed has found nobody: they are unknown until the next try.
+        let (found, outcome) = match found {
+            Ok(found) => (found, Ok(())),
+            Err(error) => (HashMap::new(), Err(error)),
+        };
+        self.remember(&missing, found);
+        outcome
     }
 
     /// The owner, if it is known.
@@ -144,12 +147,13 @@ impl OwnerBook {
         ebpf: &mut Ebpf,
         missing: &[u64],
     ) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
+        let inserted = missing.iter().try_for_each(|inode| self.wanted.insert(inode, 0, 0));
+        let result = match inserted {
+            Ok(()) => Self::walk_files(ebpf),
+            Err(error) => Err(error.into()),
+        };
         for inode in missing {
-            self.wanted.insert(inode, 0, 0)?;
-        }
-        let result = Self::walk_files(ebpf);
-        for inode in missing {
-            // Only what was inserted above is in the map.
+            // What was not inserted is not there, which is what is wanted.
             let _ = self.wanted.remove(inode);
         }
         result
@@ -166,7 +170,10 @@ impl OwnerBook {
         read_records(&mut file as &mut dyn Read, |record: &OwnerRecord| {
             let of_socket = holders.entry(record.inode).or_default();
             match of_socket.iter_mut().find(|holder| holder.pid == record.tgid) {
-                Some(holder) if holder.fds.len() < FDS => holder.fds.push(record.fd),
+                // Threads that share their files may all show them.
+                Some(holder) if holder.fds.len() < FDS && !holder.fds.contains(&record.fd) => {
+                    holder.fds.push(record.fd);
+                }
                 Some(_) => {}
                 None => of_socket.push(Holder {
                     pid: record.tgid,

@@ -19,8 +19,8 @@ impl ProcessReader {
     }
 
     /// What is known of `pid`, whose name and start the kernel side has told. A process that has
-    /// ended keeps its name alone; so does one whose number another process has taken since,
-    /// because then the start differs.
+    /// ended keeps its name alone; so does one whose number a process of another name has taken
+    /// since.
     #[must_use]
     pub fn read(self, pid: u32, name: String, started: Option<Timestamp>) -> Process {
         let mut process =
@@ -39,20 +39,28 @@ impl ProcessReader {
 }
 
 fn leader_comm(pid: u32) -> Option<String> {
-    let mut comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    if comm.ends_with('\n') {
-        comm.pop();
-    }
-    Some(comm)
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
+    // A name may be any bytes; the kernel side's is read the same way.
+    Some(String::from_utf8_lossy(comm).into_owned())
 }
 
 /// When `pid` started, in clock ticks since boot: enough to see whether it is still the same.
+/// `None` once it has ended, reaped or not.
 pub(super) fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     // The name is in parentheses and may contain any of them.
     let after_name = &stat[stat.rfind(')')? + 1..];
     // `starttime` is field 22; the state after the name is field 3 (proc_pid_stat(5)).
-    after_name.split_whitespace().nth(22 - 3)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    let state = fields.next()?;
+    // A zombie holds no file; its main thread may have ended before the others, though.
+    let threads = fields.clone().nth(20 - 4)?.parse::<u32>().ok()?;
+    if state == "X" || (state == "Z" && threads <= 1) {
+        return None;
+    }
+    fields.nth(22 - 4)?.parse().ok()
 }
 
 /// The container or pod that a process runs in.

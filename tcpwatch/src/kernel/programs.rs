@@ -8,14 +8,16 @@ use std::io;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
 };
-use tcpwatch_common::{maps, programs};
+use rustix::thread::CapabilitySet as Capability;
+use tcpwatch_common::{ABSENT, maps, programs};
 
 use super::{
     CounterReader, EventRing, Scope, Walker,
     btf::{BtfError, KernelTypes},
+    inventory::WalkerMaps,
 };
 
 /// The kernel side, built by `cargo xtask ebpf`.
@@ -137,7 +139,7 @@ impl Programs {
     /// [`statuses`](Self::statuses); ask [`require_indispensable`](Self::require_indispensable).
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         check_capabilities()?;
-        raise_memlock_limit();
+        raise_limits();
         let types = KernelTypes::read()?;
         let mut ebpf = EbpfLoader::new()
             // A new loader has parsed the kernel's types for relocations, of which there are none;
@@ -191,9 +193,13 @@ impl Programs {
         let events: RingBuf<MapData> = self.take_map(maps::EVENTS)?;
         let counters: PerCpuArray<MapData, _> = self.take_map(maps::COUNTERS)?;
         let resets: PerCpuHashMap<MapData, _, _> = self.take_map(maps::RESETS)?;
-        let walk: Array<MapData, _> = self.take_map(maps::WALK)?;
-        let destinations: HashMap<MapData, _, _> = self.take_map(maps::DESTINATIONS)?;
-        let wanted: HashMap<MapData, _, _> = self.take_map(maps::WANTED)?;
+        let finds_owners = self.is_attached(programs::OWNERS);
+        let walker_maps = WalkerMaps {
+            walk: self.take_map(maps::WALK)?,
+            destinations: self.take_map(maps::DESTINATIONS)?,
+            requests: self.take_map(maps::REQUESTS)?,
+            wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
+        };
 
         let hook_fds = self
             .ebpf
@@ -208,16 +214,9 @@ impl Programs {
             self.types.reset_reasons.clone(),
             hook_fds,
         );
-        let finds_owners = self.is_attached(programs::OWNERS);
-        let walker = Walker::new(
-            self.ebpf,
-            walk,
-            destinations,
-            finds_owners.then_some(wanted),
-            scope,
-            close_wait_limit,
-        );
-        Ok((EventRing::new(events), counters, walker, self.links))
+        let tells_cookies = self.types.offsets.net_cookie != ABSENT;
+        let walker = Walker::new(self.ebpf, walker_maps, tells_cookies, scope, close_wait_limit);
+        Ok((EventRing::new(events, tells_cookies), counters, walker, self.links))
     }
 
     fn take_map<T>(&mut self, name: &str) -> Result<T, LoadError>
@@ -257,19 +256,11 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<Option<BtfTracePoin
     })
 }
 
-/// CAP_PERFMON and CAP_BPF, or CAP_SYS_ADMIN, which implies both. Asked before the first system
-/// call, because the kernel's EPERM does not say which one it missed.
+/// Asked before the first system call, because the kernel's EPERM does not say which one it missed.
 fn check_capabilities() -> Result<(), LoadError> {
-    use rustix::thread::CapabilitySet as Set;
-    let Ok(sets) = rustix::thread::capabilities(None) else { return Ok(()) };
-    if sets.effective.contains(Set::SYS_ADMIN) {
-        return Ok(());
-    }
-    let missing: Vec<_> = [(Set::BPF, "CAP_BPF"), (Set::PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        .filter(|(capability, _)| !sets.effective.contains(*capability))
-        .map(|(_, name)| name)
-        .collect();
+    let needed = [(Capability::BPF, "CAP_BPF"), (Capability::PERFMON, "CAP_PERFMON")];
+    let missing: Vec<_> =
+        needed.into_iter().filter(|(it, _)| !holds(*it)).map(|(_, name)| name).collect();
     if missing.is_empty() {
         Ok(())
     } else {
@@ -277,10 +268,25 @@ fn check_capabilities() -> Result<(), LoadError> {
     }
 }
 
-/// Before 5.11 maps count against RLIMIT_MEMLOCK. Raising it may be refused, which is fatal only
-/// where it is needed, and then the creation of the map says so.
-fn raise_memlock_limit() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
+/// Whether this process may do what the capability stands for. CAP_SYS_ADMIN implies CAP_BPF and
+/// CAP_PERFMON (capabilities(7)). Where that cannot be asked it is assumed, and the kernel answers.
+#[must_use]
+pub fn holds(capability: Capability) -> bool {
+    let Ok(sets) = rustix::thread::capabilities(None) else { return true };
+    let implied = Capability::BPF | Capability::PERFMON;
+    sets.effective.contains(capability)
+        || (implied.contains(capability) && sets.effective.contains(Capability::SYS_ADMIN))
+}
+
+/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, which is fatal only
+/// where it is needed, and then the creation of the map says so. Descriptors are raised to what is
+/// allowed, because the customary soft limit of 1,024 is there for programs that use select().
+fn raise_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let files = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }) {
+        tracing::debug!(%error, "cannot raise RLIMIT_NOFILE");
+    }
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK; kernels before 5.11 want it");

@@ -16,8 +16,14 @@ pub(super) struct Settings {
     pub(super) port_range: (u16, u16),
     /// `net.ipv4.ip_local_reserved_ports`, a bit each.
     pub(super) reserved_ports: Box<[u64; PORT_WORDS]>,
+    /// The same as the kernel prints it.
+    pub(super) reserved: String,
+    /// `net.ipv4.tcp_syncookies`.
+    pub(super) syncookies: Option<u64>,
     /// `net.ipv4.tcp_tw_reuse`.
     pub(super) tw_reuse: TwReuse,
+    /// `net.ipv4.tcp_tw_reuse_delay`, 6.14 and later; it was a second before.
+    pub(super) tw_reuse_delay_ms: u32,
     /// `net.ipv4.tcp_timestamps`.
     pub(super) timestamps: bool,
     /// `net.ipv4.tcp_max_tw_buckets`.
@@ -32,11 +38,16 @@ impl Settings {
         Self {
             port_range: port_range.unwrap_or((32_768, 60_999)),
             reserved_ports: parse_ports(&reserved),
+            reserved: reserved.trim().to_owned(),
+            syncookies: sysctl("tcp_syncookies").and_then(|text| text.trim().parse().ok()),
             tw_reuse: match sysctl("tcp_tw_reuse").as_deref().map(str::trim) {
                 Some("0") => TwReuse::Never,
                 Some("1") => TwReuse::Always,
                 _ => TwReuse::Loopback,
             },
+            tw_reuse_delay_ms: sysctl("tcp_tw_reuse_delay")
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(1_000),
             timestamps: sysctl("tcp_timestamps").is_none_or(|text| text.trim() != "0"),
             time_wait_limit: sysctl("tcp_max_tw_buckets").and_then(|text| text.trim().parse().ok()),
         }
@@ -46,6 +57,12 @@ impl Settings {
     pub(super) fn available_ports(&self) -> u32 {
         let (low, high) = self.port_range;
         (low..=high).fold(0, |sum, port| sum + u32::from(!self.is_reserved(port)))
+    }
+
+    /// Whether connect() may pick the port.
+    pub(super) fn is_ephemeral(&self, port: u16) -> bool {
+        let (low, high) = self.port_range;
+        (low..=high).contains(&port) && !self.is_reserved(port)
     }
 
     fn is_reserved(&self, port: u16) -> bool {
@@ -138,11 +155,19 @@ mod tests {
         let settings = Settings {
             port_range: (40_000, 40_059),
             reserved_ports: parse_ports("39999-40001,40059,50000"),
+            reserved: String::new(),
+            syncookies: None,
+            tw_reuse_delay_ms: 1_000,
             tw_reuse: TwReuse::Never,
             timestamps: true,
             time_wait_limit: None,
         };
         assert_eq!(settings.available_ports(), 57);
+        let ephemeral = [39_999, 40_001, 40_002, 40_058, 40_059, 40_060];
+        assert_eq!(
+            ephemeral.map(|port| settings.is_ephemeral(port)),
+            [false, false, true, true, false, false]
+        );
     }
 
     #[test]

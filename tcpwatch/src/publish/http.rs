@@ -2,7 +2,7 @@
 //!
 //! The accept loop is tcpwatch's own because each bound needs a hand in it: how many connections
 //! there are, how long one may last whatever its client does or leaves undone, what happens when
-//! descriptors run out, and when to stop. What the paths answer is [`routes`](super::routes).
+//! descriptors run out, and when to stop. What the paths answer is `routes`.
 //!
 //! Nothing here blocks or spins, so a client can cost this task its time, but never the agent.
 

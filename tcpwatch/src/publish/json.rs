@@ -1,8 +1,8 @@
 //! Findings for scripts: the body of `/api/v1/findings`.
 //!
 //! The fields are those of section 3 of the contract; what a subject or the evidence looks like is
-//! said by [`Subject`](crate::engine::Subject) and
-//! [`EvidenceMap`](crate::engine::EvidenceMap) themselves. Here times become times of day
+//! said by [`Subject`] and
+//! [`EvidenceMap`] themselves. Here times become times of day
 //! and the runbook is added.
 
 use serde::Serialize;

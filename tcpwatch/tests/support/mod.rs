@@ -21,11 +21,19 @@ use serde_json::Value;
 /// A machine that builds at the same time needs a multiple of what an idle one needs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// A bound on how soon something shows. `TCPWATCH_SLOW=4` multiplies it by four: in an emulated
+/// machine (`cargo xtask vm`) the same work takes ten times as long.
+pub(crate) fn within(bound: Duration) -> Duration {
+    let factor = env::var("TCPWATCH_SLOW").ok().and_then(|factor| factor.parse().ok());
+    bound * factor.unwrap_or(1)
+}
+
 /// A running agent with its folder, configuration and address.
 pub(crate) struct Agent {
     pub(crate) address: SocketAddr,
-    pub(crate) folder: Folder,
+    /// Goes before the folder, where it has its log.
     daemon: Daemon,
+    pub(crate) folder: Folder,
 }
 
 impl Agent {
@@ -40,7 +48,7 @@ impl Agent {
             tcpwatch().arg("run").arg("--config").arg(file),
             &folder.path.join("tcpwatch.log"),
         )?;
-        let mut agent = Self { address, folder, daemon };
+        let mut agent = Self { address, daemon, folder };
         poll("the agent to be ready", || {
             agent.daemon.must_run()?;
             Ok(http_get(address, "/-/ready").ok().filter(|answer| answer.status == 200))
@@ -99,6 +107,12 @@ impl Agent {
         Ok(http_get(self.address, "/metrics")?.body)
     }
 
+    /// The metrics, made after now: an answer serves everybody for a fifth of a second.
+    pub(crate) fn metrics_of_now(&self) -> Result<String> {
+        thread::sleep(Duration::from_millis(250));
+        self.metrics()
+    }
+
     /// The value of one series, `tcpwatch_sockets{netns="host",state="listen"}` say.
     pub(crate) fn value(&self, series: &str) -> Result<Option<f64>> {
         Ok(value_in(&self.metrics()?, series))
@@ -130,7 +144,7 @@ impl Agent {
     }
 }
 
-fn value_in(metrics: &str, series: &str) -> Option<f64> {
+pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     line.parse().ok()
 }
@@ -147,7 +161,7 @@ pub(crate) struct Answer {
 
 /// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let timeout = Duration::from_secs(10);
+    let timeout = within(Duration::from_secs(10));
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

@@ -6,7 +6,6 @@
 //! SIGINT and SIGTERM are a flag that every wait looks at.
 
 mod cast;
-mod shown;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use serde_json::Value;
 use self::cast::Cast;
 use crate::{
     agent::Agent,
+    command::as_root,
     interrupt::Interrupt,
     repository,
     scene::{Actor, TIME_WAIT_LIMIT},
@@ -51,9 +51,8 @@ pub(crate) enum Story {
 pub(crate) fn demo(story: Story) -> Result<()> {
     ensure!(
         scenes::is_root(),
-        "a demo makes a network namespace and attaches to the kernel, so it needs root: \
-         run `sudo -E env \"PATH=$PATH\" cargo xtask demo {}`",
-        story.name()
+        "a demo makes a network namespace and attaches to the kernel, so it needs root: {}",
+        as_root(&format!("demo {}", story.name()))
     );
     let binary = repository::build_tcpwatch()?;
     let interrupt = Interrupt::install().context("handling signals")?;
@@ -76,25 +75,27 @@ fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
     let started = Instant::now();
     let found = interrupt.poll(FINDING_DEADLINE, || {
         agent.ensure_alive()?;
-        Ok(standing(&agent.findings()?, story, ns.name()))
+        Ok(stands(&agent.findings()?, story, ns.name()).then_some(()))
     })?;
-    let Some(finding) = found else {
+    if found.is_none() {
         bail!(
             "no finding {} for namespace {} within {FINDING_DEADLINE:?}\n{}",
             story.kind(),
             ns.name(),
             agent.log()
         );
-    };
-    println!("\nAfter {:.1} s tcpwatch says:\n", started.elapsed().as_secs_f64());
-    shown::print(&finding);
+    }
+    println!(
+        "\nAfter {:.1} s the finding stands. What a person sees:\n",
+        started.elapsed().as_secs_f64()
+    );
+    println!("$ tcpwatch check --for 2s\n{}", agent.check(binary)?);
 
     println!("\nThe cure: {}", story.cure(&ns, &mut cast)?);
     let started = Instant::now();
     let cleared = interrupt.poll(CLEARED_DEADLINE, || {
         agent.ensure_alive()?;
-        let standing = standing(&agent.findings()?, story, ns.name());
-        Ok(standing.is_none().then_some(()))
+        Ok((!stands(&agent.findings()?, story, ns.name())).then_some(()))
     })?;
     if cleared.is_none() {
         bail!("the finding still stands {CLEARED_DEADLINE:?} after the cure\n{}", agent.log());
@@ -103,10 +104,14 @@ fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
     agent.stop()
 }
 
-/// The story's finding about the demo's namespace.
-fn standing(findings: &Value, story: Story, netns: &str) -> Option<Value> {
-    let findings = findings.get("findings")?.as_array()?;
-    findings.iter().find(|f| f["kind"] == story.kind() && f["subject"]["netns"] == netns).cloned()
+/// Whether the story's finding about the demo's namespace is there.
+fn stands(findings: &Value, story: Story, netns: &str) -> bool {
+    let findings = findings["findings"].as_array();
+    findings.is_some_and(|findings| {
+        findings
+            .iter()
+            .any(|finding| finding["kind"] == story.kind() && finding["subject"]["netns"] == netns)
+    })
 }
 
 impl Story {

@@ -463,3 +463,16 @@ fn a_name_with_control_characters_stays_on_its_line() {
     watch.see_close_wait(times(20, &leak));
     assert_says(&watch.only().title, &["a?b?[2J? (pid 12) keeps 20"]);
 }
+
+#[test]
+fn sockets_that_were_too_many_to_describe_are_told_of_and_not_blamed_on_anybody() {
+    let mut watch = Watch::new();
+    let old = close_wait(&process(12, "leaky"), START - seconds(3_600));
+    let beyond = [((Role::Client, 443), 83_616), ((Role::Client, 80), 5)].into();
+    watch.see([Namespace { close_wait: times(20, &old), close_wait_beyond: beyond, ..host() }]);
+    let finding = watch.only();
+    assert!(finding.title.contains("keeps 20 connections"), "{}", finding.title);
+    assert!(finding.title.contains("; 83616 more of that service"), "{}", finding.title);
+    let key = "sockets_of_that_service_not_looked_at";
+    assert_eq!(finding.evidence.get(key), Some(&Evidence::Count(83_616)));
+}

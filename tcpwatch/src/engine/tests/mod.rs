@@ -5,13 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
+mod accept_queue_overflow;
 mod board;
 mod bounds;
 mod close_wait_pileup;
 mod ephemeral_port_exhaustion;
+mod half_open;
 mod levels;
 mod properties;
 mod sampler;
+mod self_connect_risk;
 mod self_connection;
 mod time_wait_exhaustion;
 

@@ -15,7 +15,7 @@ use crate::engine::Samples;
 enum Step {
     Event(Event),
     Inventory(Inventory, Timestamp),
-    Reconfigure(Detect, usize),
+    Reconfigure(Box<Detect>, usize),
 }
 
 fn timestamp() -> impl Strategy<Value = Timestamp> {
@@ -81,23 +81,26 @@ fn port_use() -> impl Strategy<Value = PortUse> {
     };
     let reuse = select(vec![TwReuse::Never, TwReuse::Always, TwReuse::Loopback]);
     (
-        any::<(u16, u16)>(),
+        prop_oneof![Just((32_768, 60_999)), any::<(u16, u16)>()],
         prop_oneof![Just(0), 1_u32..70_000, any::<u32>()],
         any::<u32>(),
         option::of(destination()),
         vec(destination(), 0..4),
-        reuse,
-        any::<bool>(),
+        (reuse, any::<bool>()),
+        select(vec!["", "8080,32768-32770,x", "40000", "1-65535"]),
     )
-        .prop_map(|(range, available, pinned, worst, busy, tw_reuse, timestamps)| PortUse {
-            range,
-            available,
-            pinned,
-            worst,
-            busy,
-            tw_reuse,
-            timestamps,
-        })
+        .prop_map(
+            |(range, available, pinned, worst, busy, (tw_reuse, timestamps), reserved)| PortUse {
+                range,
+                reserved: reserved.to_owned(),
+                available,
+                pinned,
+                worst,
+                busy,
+                tw_reuse,
+                timestamps,
+            },
+        )
 }
 
 fn netstat() -> impl Strategy<Value = Option<NetstatCounters>> {
@@ -113,15 +116,25 @@ fn netstat() -> impl Strategy<Value = Option<NetstatCounters>> {
 }
 
 fn any_namespace() -> impl Strategy<Value = Namespace> {
-    let listener = (any_endpoint(), any::<(u32, u32, u32)>(), any_owner()).prop_map(
-        |(local, (accept_queue, accept_limit, half_open), owner)| Listener {
+    let number = || prop_oneof![0_u32..400, any::<u32>()];
+    let clients = any::<(bool, u32)>();
+    let numbers = (number(), number(), number(), number(), number(), number(), clients);
+    let listener = (any_endpoint(), numbers, any_owner()).prop_map(|(local, numbers, owner)| {
+        let (accept_queue, accept_limit, half_open, drops, ..) = numbers;
+        let (.., unanswered, unanswered_sources, (in_port_range, local_clients)) = numbers;
+        Listener {
             local,
             accept_queue,
             accept_limit,
             half_open,
+            drops,
+            unanswered,
+            unanswered_sources,
+            in_port_range,
+            local_clients,
             owner,
-        },
-    );
+        }
+    });
     let self_connected = (any_endpoint(), select(TcpState::ALL.to_vec()), any_owner())
         .prop_map(|(endpoint, state, owner)| SelfConnectedSocket { id: 0, endpoint, state, owner });
     let limit = option::of(prop_oneof![Just(0), 1_u64..5_000, any::<u64>()]);
@@ -133,7 +146,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         (vec(close_wait_sockets(), 0..6), prop_oneof![Just(0), 0_u64..1 << 40]),
         vec(listener, 0..4),
         vec(self_connected, 0..4),
-        netstat(),
+        (netstat(), option::of(0_u64..3)),
     )
         .prop_map(
             |(
@@ -144,7 +157,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 (close_wait, close_wait_beyond),
                 listeners,
                 self_connected,
-                netstat,
+                (netstat, syncookies),
             )| {
                 let mut namespace = Namespace {
                     id,
@@ -152,10 +165,11 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                     time_wait: TimeWaitUse { used, limit },
                     ports,
                     close_wait: close_wait.concat(),
-                    close_wait_beyond,
+                    close_wait_beyond: BTreeMap::from([((Role::Client, 443), close_wait_beyond)]),
                     listeners,
                     self_connected,
                     netstat,
+                    syncookies,
                     ..Namespace::default()
                 };
                 for (state, count) in TcpState::ALL.into_iter().zip(counts) {
@@ -192,7 +206,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_detect() -> impl Strategy<Value = Detect> {
-    (any::<[bool; 4]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
+    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
         |(enabled, warning, more, window, age)| {
             let mut detect = Detect::default();
             detect.close_wait_pileup.enabled = enabled[0];
@@ -205,6 +219,18 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.ephemeral_port_exhaustion.enabled = enabled[2];
             detect.ephemeral_port_exhaustion.window = seconds(window);
             detect.self_connection.enabled = enabled[3];
+            detect.self_connect_risk.enabled = enabled[4];
+            detect.self_connect_risk.warning = warning;
+            detect.self_connect_risk.min_age = seconds(age);
+            detect.self_connect_risk.window = seconds(window);
+            detect.syn_flood.enabled = enabled[5];
+            detect.handshake_stall.enabled = enabled[6];
+            detect.handshake_stall.warning = warning;
+            detect.handshake_stall.critical = warning + more;
+            detect.accept_queue_overflow.enabled = enabled[7];
+            detect.accept_queue_overflow.warning = warning;
+            detect.accept_queue_overflow.critical = warning + more;
+            detect.accept_queue_overflow.window = seconds(window);
             detect
         },
     )
@@ -219,7 +245,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         5 => any_event().prop_map(Step::Event),
         4 => inventory,
-        1 => (any_detect(), 1_usize..6).prop_map(|(detect, owners)| Step::Reconfigure(detect, owners)),
+        1 => (any_detect(), 1_usize..6).prop_map(|(detect, owners)| Step::Reconfigure(detect.into(), owners)),
     ];
     vec(step, 1..15)
 }
@@ -318,9 +344,12 @@ impl Model {
     }
 }
 
-/// What the title must say of the other end.
+/// What the title must say of the other end, or of the place where somebody listens.
 fn peer_in_title(finding: &Finding) -> String {
     let subject = &finding.subject;
+    if finding.kind == FindingKind::AcceptQueueOverflow {
+        return subject.local.clone().unwrap();
+    }
     match (&subject.peer, subject.port) {
         (Some(peer), _) if !peer.starts_with('*') => peer.clone(),
         (_, Some(port)) => format!("port {port} "),
@@ -351,8 +380,10 @@ fn counters(samples: &Samples) -> BTreeMap<String, u64> {
 /// Cutting loses nothing.
 fn assert_sums(inventory: &Inventory, samples: &Samples) {
     let namespaces = &inventory.namespaces;
-    let close_wait: u64 =
-        namespaces.iter().map(|it| it.close_wait.len() as u64 + it.close_wait_beyond).sum();
+    let close_wait: u64 = namespaces
+        .iter()
+        .map(|it| it.close_wait.len() as u64 + it.close_wait_beyond.values().sum::<u64>())
+        .sum();
     assert_eq!(samples.close_wait.iter().map(|row| row.sockets).sum::<u64>(), close_wait);
 
     let listeners = || namespaces.iter().flat_map(|namespace| &namespace.listeners);

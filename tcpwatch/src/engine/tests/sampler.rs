@@ -1,5 +1,7 @@
 //! The numbers: grouped by their labels, cut by owners, counted from zero.
 
+use std::collections::BTreeMap;
+
 use super::{super::OTHER, *};
 use crate::engine::{NamespaceTotals, Samples};
 
@@ -80,11 +82,16 @@ fn close_wait_is_cut_to_the_largest_and_the_rest_is_summed() {
     assert_eq!((other.role, other.port, other.oldest), (None, None, seconds(40)));
 }
 
+/// Sockets that were not described, of one service.
+fn beyond(count: u64) -> BTreeMap<(Role, u16), u64> {
+    BTreeMap::from([((Role::Client, 443), count)])
+}
+
 #[test]
 fn close_wait_beyond_the_description_is_counted_under_other() {
     let mut watch = Watch::new();
     let socket = close_wait(&process(1, "a"), START);
-    watch.see([Namespace { close_wait: vec![socket], close_wait_beyond: 1_000, ..host() }]);
+    watch.see([Namespace { close_wait: vec![socket], close_wait_beyond: beyond(1_000), ..host() }]);
     let samples = watch.engine.samples();
     let rows: Vec<_> = samples
         .close_wait
@@ -102,7 +109,11 @@ fn what_is_beyond_in_a_nameless_namespace_is_part_of_the_rest_not_beside_it() {
         close_wait(&process(2, "b"), START),
         close_wait(&process(2, "b"), START),
     ];
-    watch.see([Namespace { close_wait: sockets, close_wait_beyond: 1_000, ..namespace(5, "") }]);
+    watch.see([Namespace {
+        close_wait: sockets,
+        close_wait_beyond: beyond(1_000),
+        ..namespace(5, "")
+    }]);
     let samples = watch.engine.samples();
     let rows: Vec<_> =
         samples.close_wait.iter().map(|row| (&*row.owner.process, row.sockets)).collect();
@@ -114,11 +125,11 @@ fn listeners_of_one_owner_and_port_are_summed() {
     let mut watch = Watch::new();
     let nginx = process(80, "nginx");
     let listener = |port: u16, accept_queue| Listener {
-        local: Endpoint { address: address("0.0.0.0"), port },
         accept_queue,
         accept_limit: 128,
         half_open: 3,
         owner: owner(&nginx),
+        ..Listener::at(Endpoint { address: address("0.0.0.0"), port })
     };
     let listeners = vec![listener(80, 1), listener(80, 2), listener(443, 0)];
     watch.see([Namespace { listeners, ..host() }]);
@@ -136,11 +147,10 @@ fn listeners_of_one_owner_and_port_are_summed() {
 fn of_the_listeners_the_fullest_stay_then_the_widest() {
     let mut watch = watch_with_owners(2);
     let listener = |pid, name, accept_queue, accept_limit| Listener {
-        local: endpoint("0.0.0.0:80"),
         accept_queue,
         accept_limit,
-        half_open: 0,
         owner: owner(&process(pid, name)),
+        ..Listener::at(endpoint("0.0.0.0:80"))
     };
     let listeners = vec![
         listener(1, "narrow", 0, 5),

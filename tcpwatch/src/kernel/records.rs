@@ -1,0 +1,215 @@
+//! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Read},
+};
+
+use tcpwatch_common::{SocketRecord, socket_flags as flags};
+
+use super::{inventory::InventoryError, owners::OwnerBook};
+use crate::facts::{
+    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, Role, SelfConnectedSocket, TcpState,
+    Timestamp,
+};
+
+/// Listeners, and self-connections, that are described in one namespace. Nobody has so many; who
+/// does on purpose fills this and no more.
+const DESCRIBED: usize = 16_384;
+/// One service (role and port) gets at most so large a part of the descriptions of CLOSE_WAIT, so
+/// that the largest leak does not hide another.
+const SERVICE_PART: usize = 4;
+
+/// What a walk copied up, with the inode numbers that owners are found by.
+#[derive(Default)]
+pub(super) struct Copied {
+    pub(super) namespace: Namespace,
+    pub(super) close_wait_inodes: Vec<u64>,
+    pub(super) listener_inodes: Vec<u64>,
+    pub(super) self_connected_inodes: Vec<u64>,
+    /// Listeners and self-connections beyond [`DESCRIBED`].
+    pub(super) undescribed: u64,
+    /// Kernel addresses of what is described: a socket that moves while the table is walked may
+    /// come twice.
+    seen: HashSet<u64>,
+    listening: HashSet<u16>,
+    described_of: HashMap<(Role, u16), usize>,
+}
+
+impl Copied {
+    /// Nothing copied up yet; `namespace` holds what was read of its settings.
+    pub(super) fn of(namespace: Namespace) -> Self {
+        Self { namespace, ..Self::default() }
+    }
+
+    /// Takes one record, in the order of the walk: listeners come first, so their ports are known
+    /// before the role of any other socket is asked. At most `close_wait_limit` sockets in
+    /// CLOSE_WAIT are described, the rest is counted.
+    pub(super) fn take(&mut self, record: &SocketRecord, close_wait_limit: usize) {
+        let Some(state) = TcpState::from_kernel(record.state) else { return };
+        if self.seen.contains(&record.sk) {
+            return;
+        }
+        if state == TcpState::Listen {
+            self.take_listener(record);
+            return;
+        }
+        if record.tuple.is_self() {
+            self.take_self_connected(record, state);
+        }
+        if state == TcpState::CloseWait && record.flags & flags::ORPHAN == 0 {
+            self.take_close_wait(record, close_wait_limit);
+        }
+    }
+
+    fn take_listener(&mut self, record: &SocketRecord) {
+        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
+        self.listening.insert(local.port);
+        if self.listener_inodes.len() >= DESCRIBED {
+            self.undescribed += 1;
+            return;
+        }
+        self.seen.insert(record.sk);
+        self.listener_inodes.push(record.inode);
+        self.namespace.listeners.push(Listener {
+            accept_queue: record.accept_queue,
+            accept_limit: record.accept_limit,
+            half_open: record.half_open,
+            drops: record.drops,
+            ..Listener::at(local)
+        });
+    }
+
+    fn take_self_connected(&mut self, record: &SocketRecord, state: TcpState) {
+        if self.self_connected_inodes.len() >= DESCRIBED {
+            self.undescribed += 1;
+            return;
+        }
+        self.seen.insert(record.sk);
+        self.self_connected_inodes.push(record.inode);
+        self.namespace.self_connected.push(SelfConnectedSocket {
+            id: record.sk,
+            endpoint: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
+            state,
+            owner: None,
+        });
+    }
+
+    fn take_close_wait(&mut self, record: &SocketRecord, limit: usize) {
+        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
+        let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
+        let accepted = record.flags & flags::ACCEPTED != 0;
+        let is_server = accepted || self.listening.contains(&local.port);
+        let socket = CloseWaitSocket {
+            id: record.sk,
+            local,
+            peer,
+            role: if is_server { Role::Server } else { Role::Client },
+            since: Timestamp::from_ns(record.since_ns),
+            since_exact: record.flags & flags::SINCE_EXACT != 0,
+            recv_queue: record.recv_queue,
+            unaccepted: record.flags & flags::UNACCEPTED != 0,
+            owner: None,
+            owner_pending: false,
+        };
+        let service = (socket.role, socket.service_port());
+        let described = self.described_of.entry(service).or_default();
+        if self.namespace.close_wait.len() >= limit || *described >= limit.div_ceil(SERVICE_PART) {
+            *self.namespace.close_wait_beyond.entry(service).or_default() += 1;
+            return;
+        }
+        *described += 1;
+        self.seen.insert(record.sk);
+        self.namespace.close_wait.push(socket);
+        self.close_wait_inodes.push(record.inode);
+    }
+
+    pub(super) fn set_owners(&mut self, owners: &OwnerBook) {
+        let owner_of = |inode| owners.get(inode).cloned();
+        let namespace = &mut self.namespace;
+        for (listener, &inode) in namespace.listeners.iter_mut().zip(&self.listener_inodes) {
+            listener.owner = owner_of(inode);
+        }
+        for (socket, &inode) in namespace.self_connected.iter_mut().zip(&self.self_connected_inodes)
+        {
+            socket.owner = owner_of(inode);
+        }
+        let listener_owners: HashMap<u16, &Owner> = namespace
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((listener.local.port, listener.owner.as_ref()?)))
+            .collect();
+        for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {
+            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
+            socket.owner = if socket.unaccepted {
+                // Nobody holds it yet; whoever listens is who does not accept.
+                listener_owners
+                    .get(&socket.local.port)
+                    .map(|&owner| Owner { fds: Vec::new(), ..owner.clone() })
+            } else {
+                owner_of(inode)
+            };
+        }
+    }
+}
+
+/// How many distinct things set these bits, each one of them by its hash: linear counting (Whang,
+/// Vander-Zanden and Taylor 1990). When all are set it is the most that can be told.
+pub(super) fn estimate_distinct(words: &[u64]) -> u32 {
+    let bits = words.len() as f64 * 64.0;
+    let unset = bits - words.iter().map(|word| f64::from(word.count_ones())).sum::<f64>();
+    // A float of this size converts exactly; without an unset bit one is assumed.
+    (-bits * (unset.max(1.0) / bits).ln()).round() as u32
+}
+
+/// Reads a walk to its end. The kernel writes whole records, so a read returns whole records.
+pub(super) fn read_records<T: aya::Pod>(
+    file: &mut dyn Read,
+    mut each: impl FnMut(&T),
+) -> Result<(), InventoryError> {
+    let mut buffer = vec![0; 32 * 1024 / size_of::<T>() * size_of::<T>()];
+    loop {
+        let length = match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            // EAGAIN: a million objects without a record (`MAX_ITER_OBJECTS`); it goes on.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(InventoryError::Read(error)),
+        };
+        for bytes in buffer[..length].chunks_exact(size_of::<T>()) {
+            // SAFETY: the chunk has the size of `T`, the read is unaligned, and `Pod` says that
+            // every bit pattern is a `T`.
+            each(&unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distinct_sources_are_estimated_within_a_tenth() {
+        for sources in [1_u64, 10, 120, 300, 1_000, 3_000] {
+            let mut words = [0_u64; 16];
+            for source in 0..sources {
+                // Any good hash will do: splitmix64's finaliser.
+                let mut hash = (source + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                hash = (hash ^ (hash >> 27)) >> 54;
+                words[(hash >> 6) as usize] |= 1 << (hash & 63);
+            }
+            let estimate = f64::from(estimate_distinct(&words));
+            let error = (estimate - sources as f64).abs();
+            assert!(error <= 1.0 + sources as f64 / 10.0, "{estimate} for {sources}");
+        }
+        assert!(estimate_distinct(&[u64::MAX; 16]) > 5_000);
+    }
+}

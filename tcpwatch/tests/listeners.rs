@@ -1,0 +1,434 @@
+//! Listeners in trouble, with real sockets: floods and stalls of half-open connections, accept
+//! queues that overflow, ports from which a socket may come to be connected to itself.
+//!
+//! Each test has a network namespace and an agent of its own. Each finding is raised and cleared at
+//! most once for one situation, and the agent's log says so.
+
+mod support;
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::Namespace;
+use serde_json::Value;
+use support::{Agent, poll};
+
+/// Two inventories a second; what counts for a window counts for three seconds, and a listener is
+/// old after one.
+const QUICK: &str = "[inventory]\ninterval = \"500ms\"\n\
+    [detect.self_connect_risk]\nmin_age = \"1s\"\nwindow = \"3s\"\n\
+    [detect.accept_queue_overflow]\nwindow = \"3s\"\n";
+
+/// The kinds that these situations could be taken for.
+const KINDS: [&str; 4] =
+    ["self-connect-risk", "syn-flood", "handshake-stall", "accept-queue-overflow"];
+
+/// `comm` of this process's main thread: the owner of all that the tests hold.
+fn own_name() -> Result<String> {
+    Ok(fs::read_to_string("/proc/self/comm")?.trim_end().to_owned())
+}
+
+/// Waits for a finding of this kind in `ns` that is as it should be.
+fn wait_for(
+    agent: &Agent,
+    kind: &str,
+    ns: &Namespace,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    poll(kind, || {
+        let findings = agent.findings(kind, ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        Ok(findings.into_iter().find(&is_wanted))
+    })
+}
+
+fn wait_until_clear(agent: &Agent, kind: &str, ns: &Namespace) -> Result<()> {
+    let what = format!("{kind} to clear");
+    poll(&what, || Ok(agent.findings(kind, ns.name())?.is_empty().then_some(())))
+}
+
+/// The log has told of this kind in `ns` so often, and of no other of [`KINDS`].
+fn assert_told(
+    agent: &Agent,
+    ns: &Namespace,
+    kind: &str,
+    raised: usize,
+    cleared: usize,
+) -> Result<()> {
+    let log = agent.log()?;
+    for other in KINDS {
+        let of_kind =
+            || log.lines().filter(|line| line.contains(ns.name()) && line.contains(other));
+        let told = |word: &str| of_kind().filter(|line| line.contains(word)).count();
+        let expected = if other == kind { (raised, cleared) } else { (0, 0) };
+        assert_eq!((told("raised: "), told("cleared: ")), expected, "{other}\n{log}");
+    }
+    Ok(())
+}
+
+fn assert_is_ours(finding: &Value, port: u16) -> Result<()> {
+    let subject = &finding["subject"];
+    assert_eq!(subject["process"], own_name()?.as_str(), "{finding:#}");
+    assert_eq!(subject["pid"], std::process::id(), "{finding:#}");
+    assert_eq!(subject["role"], "server", "{finding:#}");
+    let local = subject["local"].as_str().context("a finding without a listener")?;
+    assert!(local.ends_with(&format!(":{port}")), "{finding:#}");
+    let title = finding["title"].as_str().context("a finding without title")?;
+    assert!(title.contains(&port.to_string()) && title.contains(ns_of(finding)), "{title}");
+    Ok(())
+}
+
+fn ns_of(finding: &Value) -> &str {
+    finding["subject"]["netns"].as_str().unwrap_or("no namespace")
+}
+
+/// Half-open requests that end after 7 s instead of a minute: two retransmissions.
+fn short_requests(ns: &Namespace) -> Result<()> {
+    ns.sysctl_set("net.ipv4.tcp_synack_retries", "2")
+}
+
+fn listen(ns: &Namespace, port: u16, backlog: i32) -> Result<TcpListener> {
+    ns.enter(|| -> io::Result<TcpListener> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    })?
+    .with_context(|| format!("listening on port {port}"))
+}
+
+#[test]
+fn half_open_connections_from_300_sources_are_a_flood() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("flood")?;
+    short_requests(&ns)?;
+    let listener = listen(&ns, 7_100, 4_096)?;
+    agent.wait_for_inventory()?;
+    scenes::half_open(&ns, 300, 1, 7_100)?;
+    // A retransmission timer is some ticks late for some of them.
+    let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 300;
+    let finding = wait_for(&agent, "syn-flood", &ns, is_whole)?;
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    let sources = finding["evidence"]["sources_about"].as_u64().context("no sources")?;
+    assert!((270..=330).contains(&sources), "{finding:#}");
+    assert_eq!(finding["evidence"]["half_open_connections"], 300, "{finding:#}");
+    assert_eq!(finding["evidence"]["limit_connections"], 4_096, "{finding:#}");
+    let syncookies: u64 = ns.sysctl("net.ipv4.tcp_syncookies")?.parse()?;
+    assert_eq!(finding["evidence"]["tcp_syncookies"], syncookies, "{finding:#}");
+    assert_is_ours(&finding, 7_100)?;
+    wait_until_clear(&agent, "syn-flood", &ns)?;
+    assert_told(&agent, &ns, "syn-flood", 1, 1)?;
+    drop(listener);
+    Ok(())
+}
+
+#[test]
+fn half_open_connections_from_one_source_are_a_stall_and_no_flood() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("stall")?;
+    short_requests(&ns)?;
+    let listener = listen(&ns, 7_101, 4_096)?;
+    agent.wait_for_inventory()?;
+    scenes::half_open(&ns, 1, 120, 7_101)?;
+    let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 120;
+    let finding = wait_for(&agent, "handshake-stall", &ns, is_whole)?;
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["evidence"]["sources_about"], 1, "{finding:#}");
+    assert_is_ours(&finding, 7_101)?;
+    wait_until_clear(&agent, "handshake-stall", &ns)?;
+    assert_told(&agent, &ns, "handshake-stall", 1, 1)?;
+    drop(listener);
+    Ok(())
+}
+
+#[test]
+fn half_open_connections_crowd_a_short_queue() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("short")?;
+    short_requests(&ns)?;
+    // Beyond 64 requests cookies are sent, so that there are never more.
+    ns.sysctl_set("net.ipv4.tcp_syncookies", "1")?;
+    let listener = listen(&ns, 7_102, 64)?;
+    agent.wait_for_inventory()?;
+    scenes::half_open(&ns, 500, 1, 7_102)?;
+    let finding = wait_for(&agent, "syn-flood", &ns, |_| true)?;
+    assert_eq!(finding["evidence"]["limit_connections"], 64, "{finding:#}");
+    assert_is_ours(&finding, 7_102)?;
+    ensure!(ns.netstat_counter("SyncookiesSent")? > 0, "the queue was never full");
+    wait_until_clear(&agent, "syn-flood", &ns)?;
+    assert_told(&agent, &ns, "syn-flood", 1, 1)?;
+    drop(listener);
+    Ok(())
+}
+
+#[test]
+fn completed_connections_at_full_speed_are_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    const LASTS: Duration = Duration::from_secs(3);
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("speed")?;
+    let listener = listen(&ns, 7_103, 4_096)?;
+    agent.wait_for_inventory()?;
+    let ended = AtomicBool::new(false);
+    let made = thread::scope(|scope| -> Result<u32> {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                // The last one comes from below; an error ends the client's side too.
+                drop(listener.accept());
+            }
+        });
+        let made = ns.enter(|| -> io::Result<u32> {
+            let end = Instant::now() + LASTS;
+            let mut made = 0;
+            while Instant::now() < end {
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?;
+                // Closing with a reset leaves no TIME_WAIT, so the ports do not run out.
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+                made += 1;
+            }
+            ended.store(true, Ordering::Relaxed);
+            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?);
+            Ok(made)
+        });
+        ended.store(true, Ordering::Relaxed);
+        Ok(made??)
+    })?;
+    ensure!(made > 1_000, "only {made} connections");
+    agent.wait_for_inventory()?;
+    agent.wait_for_inventory()?;
+    assert_told(&agent, &ns, "none", 0, 0)?;
+    println!("{made} connections in {LASTS:?}");
+    Ok(())
+}
+
+#[test]
+fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    const CLIENTS: usize = 50;
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("overflow")?;
+    let listener = listen(&ns, 7_104, 5)?;
+    agent.wait_for_inventory()?;
+    // They send their SYN again after 1, 2 and 4 seconds.
+    let clients = ns.enter(|| -> io::Result<Vec<_>> {
+        let client = || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, 7_104)).into()) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+                _ => Ok(socket),
+            }
+        };
+        (0..CLIENTS).map(|_| client()).collect()
+    })??;
+    // It goes on as long as they try, so the number is compared when two looks agree.
+    let overflows = || ns.netstat_counter("ListenOverflows");
+    let finding = poll("the overflow with all drops", || {
+        let before = overflows()?;
+        let mut findings = agent.findings("accept-queue-overflow", ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        let finding = findings.pop();
+        let agrees = |finding: &Value| finding["evidence"]["dropped_attempts"] == before;
+        Ok(finding.filter(|finding| before >= 44 && agrees(finding)))
+    })?;
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["evidence"]["waiting_connections"], 6, "{finding:#}");
+    assert_eq!(finding["evidence"]["limit_connections"], 5, "{finding:#}");
+    assert_is_ours(&finding, 7_104)?;
+    let title = finding["title"].as_str().unwrap_or_default();
+    assert!(title.contains("its accept queue is full (6 wait, the limit is 5)"), "{title}");
+
+    // The cure: a longer queue, as the remedy says, and it accepts. Their SYNs come all at once, so
+    // a queue of 5 would drop most of them again and again.
+    socket2::SockRef::from(&listener).listen(128)?;
+    let cured = Instant::now();
+    listener.set_nonblocking(true)?;
+    let mut accepted = Vec::new();
+    poll("all clients to be accepted", || {
+        while let Ok(connection) = listener.accept() {
+            accepted.push(connection);
+        }
+        Ok((accepted.len() == CLIENTS).then_some(()))
+    })?;
+    wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
+    // The window, two intervals, the time until their next SYN, and some for a busy machine.
+    ensure!(cured.elapsed() < Duration::from_secs(3 + 1 + 8 + 3), "{:?}", cured.elapsed());
+    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    drop(clients);
+    Ok(())
+}
+
+#[test]
+fn full_queue_without_a_drop_is_a_warning_until_there_is_room() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("full")?;
+    let listener = listen(&ns, 7_105, 2)?;
+    let clients = ns.enter(|| {
+        (0..3)
+            .map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, 7_105)))
+            .collect::<io::Result<Vec<_>>>()
+    })??;
+    let finding = wait_for(&agent, "accept-queue-overflow", &ns, |_| true)?;
+    assert_eq!(finding["evidence"]["dropped_attempts"], 0, "{finding:#}");
+    assert_is_ours(&finding, 7_105)?;
+    drop(listener.accept()?);
+    wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
+    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    drop(clients);
+    Ok(())
+}
+
+/// The value that a finding's first remedy sets `ip_local_reserved_ports` to.
+fn proposed_ports(finding: &Value) -> Result<String> {
+    let remedy = finding["remedies"][0].as_str().context("a finding without remedies")?;
+    let (_, rest) =
+        remedy.split_once("ip_local_reserved_ports=").with_context(|| remedy.to_owned())?;
+    Ok(rest.split(' ').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn listener_in_the_range_is_at_risk_until_its_port_is_reserved() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("risk")?;
+    ns.sysctl_set("net.ipv4.ip_local_port_range", "40000 40999")?;
+    ns.sysctl_set("net.ipv4.ip_local_reserved_ports", "8080,40021-40030")?;
+    let listener = listen(&ns, 40_020, 16)?;
+    let outside = listen(&ns, 7_106, 16)?;
+    let reserved = listen(&ns, 40_025, 16)?;
+    let severity_is =
+        |severity: &'static str| move |finding: &Value| finding["severity"] == severity;
+    let finding = wait_for(&agent, "self-connect-risk", &ns, severity_is("info"))?;
+    assert_is_ours(&finding, 40_020)?;
+    assert_eq!(finding["evidence"]["local_connections"], 0, "{finding:#}");
+
+    let mut client = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 40_020)))??;
+    client.write_all(b"hello")?;
+    let finding = wait_for(&agent, "self-connect-risk", &ns, severity_is("warning"))?;
+    assert_eq!(finding["evidence"]["local_connections"], 1, "{finding:#}");
+    // Gone again, but it has dialled.
+    drop(client);
+    drop(listener.accept()?);
+    agent.wait_for_inventory()?;
+    agent.wait_for_inventory()?;
+
+    let value = proposed_ports(&finding)?;
+    assert_eq!(value, "8080,40020-40030");
+    ns.sysctl_set("net.ipv4.ip_local_reserved_ports", &value)?;
+    wait_until_clear(&agent, "self-connect-risk", &ns)?;
+    assert_eq!(ns.sysctl("net.ipv4.ip_local_reserved_ports")?, value);
+    agent.wait_for_inventory()?;
+    assert_told(&agent, &ns, "self-connect-risk", 1, 1)?;
+    drop((listener, outside, reserved));
+    Ok(())
+}
+
+#[test]
+fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("dialled")?;
+    ns.sysctl_set("net.ipv4.ip_local_port_range", "32768 60999")?;
+    agent.wait_for_inventory()?;
+    let dial = |port: u16| -> Result<()> {
+        let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+        ensure!(
+            outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
+            "port {port} did not refuse"
+        );
+        Ok(())
+    };
+    // Outside the range, and another address than the one that it is dialled from.
+    for _ in 0..30 {
+        dial(8_081)?;
+        let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::new(127, 0, 0, 5), 45_678)))?;
+        ensure!(outcome.is_err(), "somebody listens on 127.0.0.5");
+    }
+    let begun = Instant::now();
+    let mut dialled = 0_u32;
+    let finding = poll("the warning", || {
+        dial(45_678)?;
+        dialled += 1;
+        // Three seconds of the window are past, so that the rate is the window's.
+        let mut findings = agent.findings("self-connect-risk", ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        Ok(findings.pop().filter(|_| begun.elapsed() > Duration::from_secs(6)))
+    })?;
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["subject"]["process"], own_name()?.as_str(), "{finding:#}");
+    assert_eq!(finding["subject"]["role"], "client", "{finding:#}");
+    assert_eq!(finding["subject"]["peer"], "127.0.0.1:45678", "{finding:#}");
+    let number = |key: &str| finding["evidence"][key].as_f64().with_context(|| key.to_owned());
+    assert_eq!(number("expected_connects_to_self_connection")?, 14_116.0, "{finding:#}");
+    let per_second = f64::from(dialled) / begun.elapsed().as_secs_f64();
+    let rate = number("refused_connects_per_second")?;
+    assert!((0.5..2.0).contains(&(rate / per_second)), "{rate} a second, but {per_second}");
+    let seconds = number("expected_seconds_to_self_connection")?;
+    assert!((seconds * rate / 14_116.0 - 1.0).abs() < 0.01, "{finding:#}");
+    let title = finding["title"].as_str().unwrap_or_default();
+    assert!(title.contains("connected to itself in about"), "{title}");
+
+    // The remedy's own value, while it goes on dialling.
+    let value = proposed_ports(&finding)?;
+    assert_eq!(value, "45678");
+    ns.sysctl_set("net.ipv4.ip_local_reserved_ports", &value)?;
+    poll("the warning to clear", || {
+        dial(45_678)?;
+        Ok(agent.findings("self-connect-risk", ns.name())?.is_empty().then_some(()))
+    })?;
+    assert_told(&agent, &ns, "self-connect-risk", 1, 1)
+}
+
+#[test]
+fn port_that_is_dialled_in_vain_clears_after_the_window() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("given-up")?;
+    agent.wait_for_inventory()?;
+    let (low, _) = {
+        let range = ns.sysctl("net.ipv4.ip_local_port_range")?;
+        let mut ends = range.split_whitespace().map(str::parse::<u16>);
+        (ends.next().context("no range")??, ends.next())
+    };
+    // Of the parity that connect() takes last: it is no more than info.
+    let port = low + 101;
+    for _ in 0..20 {
+        let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+        ensure!(outcome.is_err(), "somebody listens on port {port}");
+    }
+    let finding = wait_for(&agent, "self-connect-risk", &ns, |_| true)?;
+    assert_eq!(finding["severity"], "info", "{finding:#}");
+    assert_eq!(finding["evidence"]["refused_connects"], 20, "{finding:#}");
+    wait_until_clear(&agent, "self-connect-risk", &ns)?;
+    assert_told(&agent, &ns, "self-connect-risk", 1, 1)
+}

@@ -1,0 +1,56 @@
+#!/bin/busybox sh
+# PID 1 of a guest: makes a small Linux of what lies in memory, runs what is
+# in /tests/list, and says on the second serial line what came of it, in
+# sections that report.rs reads. The kernel talks on the first one.
+/bin/busybox --install -s /bb
+export PATH=/usr/bin:/bb HOME=/root RUST_BACKTRACE=1
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up
+
+exec </dev/null >/dev/ttyS1 2>&1
+# No carriage returns in the report.
+stty raw -echo </dev/ttyS1
+
+section() {
+    echo "@@ begin $1"
+    began=$(cut -d. -f1 /proc/uptime)
+}
+close() {
+    echo "@@ end $1 $2 $(($(cut -d. -f1 /proc/uptime) - began))"
+}
+
+section uname
+uname -r
+close uname $?
+
+section modules
+status=0
+for module in /modules/*.ko; do
+    insmod "$module" || status=1
+done
+close modules $status
+
+section doctor
+/tcpwatch doctor --json 2>/dev/ttyS0
+close doctor $?
+
+# Everything that could be skipped must run; emulation takes its time.
+export TCPWATCH_REQUIRE_ALL=1 TCPWATCH_SLOW=4
+while read -r name filter; do
+    section "$name"
+    cd /tests
+    # $filter is one word or none. The limit is ten times the usual.
+    timeout -s KILL 900 "/tests/$name" $filter
+    close "$name" $?
+done </tests/list
+
+section done
+close done 0
+sync
+poweroff -f

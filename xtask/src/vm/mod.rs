@@ -1,0 +1,150 @@
+//! `cargo xtask vm`: the kernel tests on kernels that this machine does not
+//! run. Debian's, 5.10 to the newest, each in an emulated machine that lives
+//! as long as its tests: nothing of it stays but target/vm.
+//!
+//! One file for each part: `packages` gets the kernels, `suite` the tests,
+//! `image` makes the guest's root of them, `guest` runs it, with init.sh as
+//! its PID 1, `report` reads what it said, `document` writes docs/KERNELS.md.
+
+mod document;
+mod guest;
+mod image;
+mod packages;
+mod report;
+mod suite;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use self::{
+    packages::{Kernel, Mirror, Series},
+    report::Report,
+};
+use crate::{
+    interrupt::{Interrupt, Interrupted},
+    repository,
+    tools::{self, Missing},
+};
+
+/// What to boot.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Series such as 6.1, or oldest, newest; none means all that Debian's mirror has
+    versions: Vec<String>,
+    /// Run no tests: write docs/KERNELS.md from what `tcpwatch doctor` says on every kernel
+    #[arg(long, conflicts_with = "versions")]
+    docs: bool,
+}
+
+pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        Missing("the guests are x86_64, and run this machine's own binaries".to_owned())
+    );
+    tools::ensure_programs(&[
+        ("apt-get", "apt"),
+        ("busybox", "busybox-static"),
+        ("depmod", "kmod"),
+        ("dpkg-deb", "dpkg"),
+        ("ip", "iproute2"),
+        ("modprobe", "kmod"),
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("ss", "iproute2"),
+        ("strip", "binutils"),
+        ("unshare", "util-linux"),
+        ("xz", "xz-utils"),
+    ])?;
+    let folder = repository::target()?.join("vm");
+    let mirror = Mirror::open(&folder)?;
+    let wanted = mirror.select(&arguments.versions)?;
+    let mut suite = suite::build()?;
+    if arguments.docs {
+        suite.tests.clear();
+    }
+    let base = image::base(&suite, &folder)?;
+    let interrupt = Interrupt::install().context("handling signals")?;
+
+    let mut kernels = VecDeque::new();
+    for series in wanted {
+        kernels.push_back((series, mirror.fetch(series)?));
+    }
+    let reports = boot_all(kernels, &base, &folder.join("results"), &interrupt)?;
+    if arguments.docs {
+        document::write(reports.values())?;
+    }
+    Ok(())
+}
+
+/// Boots them side by side, one for each of this machine's cores, because
+/// QEMU emulates with one thread. All come to their end before one that
+/// failed is an error.
+fn boot_all(
+    kernels: VecDeque<(Series, Kernel)>,
+    base: &[u8],
+    results: &Path,
+    interrupt: &Interrupt,
+) -> Result<BTreeMap<Series, Report>> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(kernels);
+    let reports = Mutex::new(BTreeMap::new());
+    let broken = Mutex::new(BTreeSet::new());
+    let next = || lock(&queue).pop_front();
+    let work = || {
+        while let Some((series, kernel)) = next() {
+            let initrd = [base, &image::modules(&kernel)?].concat();
+            match guest::run(&kernel, &initrd, &results.join(series.to_string()), interrupt) {
+                Ok(report) => {
+                    print_row(&report);
+                    if !report.failed().is_empty() {
+                        lock(&broken).insert(series);
+                    }
+                    lock(&reports).insert(series, report);
+                }
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) => {
+                    println!("{series}: {error:#}");
+                    lock(&broken).insert(series);
+                }
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let outcomes = workers.into_iter().map(|worker| worker.join().expect("it does not panic"));
+        outcomes.collect::<Result<Vec<()>>>()
+    })?;
+    let broken = lock(&broken).iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
+    ensure!(broken.is_empty(), "not all is well on {broken}: see {}", results.display());
+    Ok(reports.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn print_row(report: &Report) {
+    let hooks = &report.doctor.hooks;
+    let attached = hooks.iter().filter(|hook| hook.attached).count();
+    let absent: Vec<&str> =
+        hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.hook.as_str()).collect();
+    let absent = if absent.is_empty() { "nothing".to_owned() } else { absent.join(", ") };
+    let failed = report.failed();
+    println!(
+        "{:<30} {:3} passed {:2} failed in {:3} s  {attached}/{} hooks, absent: {absent}",
+        report.release,
+        report.passed(),
+        failed.len(),
+        report.tests.iter().map(|outcome| outcome.seconds).sum::<u64>(),
+        hooks.len()
+    );
+    for test in failed {
+        println!("    {test}");
+    }
+}

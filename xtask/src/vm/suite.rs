@@ -1,0 +1,126 @@
+//! The test binaries that run in the guests: everything of `scenes`, and of
+//! tcpwatch what asks a kernel.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::{
+    command::{cargo, output, run},
+    repository,
+};
+
+/// Tests of tcpwatch that a kernel has no part in, or that want more than a
+/// guest has: the sources, a Prometheus. All others run.
+const NOT_FOR_GUESTS: [&str; 2] = ["documents", "prometheus"];
+
+/// What is put into a guest.
+pub(super) struct Suite {
+    pub(super) tcpwatch: PathBuf,
+    pub(super) tests: Vec<TestBinary>,
+}
+
+/// One of cargo's test binaries.
+pub(super) struct TestBinary {
+    pub(super) name: String,
+    pub(super) file: PathBuf,
+    /// libtest's filter; empty for all.
+    pub(super) filter: &'static str,
+}
+
+/// A line of cargo's messages, as far as we read it.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Packages that read the kernel's BTF, some megabytes, at each start of the
+/// agent. Emulation makes everything ten times slower, so these are optimised
+/// a little; all others are taken from the normal build.
+const OPTIMISED: [&str; 4] = ["aya", "aya-obj", "object", "tcpwatch"];
+
+/// Builds, and finds what was built.
+pub(super) fn build() -> Result<Suite> {
+    let build = || {
+        let mut build = cargo();
+        build.args(["test", "--no-run", "--package", "scenes", "--package", "tcpwatch"]);
+        for package in OPTIMISED {
+            build.args(["--config", &format!("profile.dev.package.{package}.opt-level=1")]);
+        }
+        build.current_dir(repository::root());
+        build
+    };
+    // Once to be seen, once to be read.
+    run(&mut build())?;
+    parse(&output(build().args(["--message-format", "json"]))?)
+}
+
+fn parse(messages: &str) -> Result<Suite> {
+    let mut suite = Suite { tcpwatch: PathBuf::new(), tests: Vec::new() };
+    for line in messages.lines() {
+        let message: Message = serde_json::from_str(line).context("a message of cargo")?;
+        let Message { target: Some(target), profile: Some(profile), executable: Some(file) } =
+            message
+        else {
+            continue;
+        };
+        let kind = target.kind.first().map_or("", String::as_str);
+        let (name, filter) = match (kind, target.name.as_str(), profile.test) {
+            ("bin", "tcpwatch", false) => {
+                suite.tcpwatch = file;
+                continue;
+            }
+            ("lib", "tcpwatch", true) => ("kernel", "kernel::"),
+            ("lib", name, true) => (name, ""),
+            ("test", name, true) if !NOT_FOR_GUESTS.contains(&name) => (name, ""),
+            _ => continue,
+        };
+        suite.tests.push(TestBinary { name: name.to_owned(), file, filter });
+    }
+    suite.tests.sort_by(|a, b| a.name.cmp(&b.name));
+    ensure!(suite.tcpwatch != Path::new(""), "cargo built no tcpwatch");
+    ensure!(!suite.tests.is_empty(), "cargo built no tests");
+    Ok(suite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn the_suite_is_what_asks_a_kernel() {
+        let artifact = |kind: &str, name: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"#
+            ) + &format!(r#""profile":{{"test":{test}}},"executable":"/t/{name}-{kind}"}}"#)
+        };
+        let messages = [
+            r#"{"reason":"build-script-executed"}"#.to_owned(),
+            artifact("bin", "tcpwatch", false),
+            artifact("bin", "tcpwatch", true),
+            artifact("lib", "tcpwatch", true),
+            artifact("test", "agent", true),
+            artifact("test", "prometheus", true),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ];
+        let suite = parse(&messages.join("\n")).expect("messages of cargo");
+        assert_eq!(suite.tcpwatch.to_str(), Some("/t/tcpwatch-bin"));
+        let names: Vec<_> =
+            suite.tests.iter().map(|test| (test.name.as_str(), test.filter)).collect();
+        assert_eq!(names, [("agent", ""), ("kernel", "kernel::")]);
+    }
+}
