@@ -5,12 +5,12 @@
 //! returns an error out of the loop: what fails is counted, logged and tried again.
 
 mod log;
+mod source;
 mod walker;
 
 use std::{
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -23,10 +23,10 @@ use tokio::{
     time::{MissedTickBehavior, Sleep, sleep_until},
 };
 
-pub use self::log::init as init_log;
 use self::walker::WalkerThread;
+pub use self::{log::init as init_log, source::ConfigSource};
 use crate::{
-    config::{Config, ConfigError, Limits, Namespaces},
+    config::{Config, Limits, Namespaces},
     engine::Engine,
     facts::Inventory,
     kernel::{
@@ -71,33 +71,6 @@ pub enum StartError {
     /// The metrics.
     #[error("cannot register the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-}
-
-/// Read where no file is named and it exists.
-const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
-
-/// Where the configuration comes from, so that a reload can ask again.
-pub struct ConfigSource {
-    /// The file that was named. Without one, the packaged file if it is there, else the defaults.
-    pub path: Option<PathBuf>,
-    /// What the command line sets above it.
-    pub overrides: Box<dyn Fn(&mut Config)>,
-}
-
-impl ConfigSource {
-    /// Reads it.
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        let loaded = match &self.path {
-            Some(path) => Config::load(path),
-            None => match Config::load(Path::new(DEFAULT_CONFIG)) {
-                Err(ConfigError::Missing { .. }) => Ok(Config::default()),
-                loaded => loaded,
-            },
-        };
-        let mut config = loaded?;
-        (self.overrides)(&mut config);
-        Ok(config)
-    }
 }
 
 /// The scope of the walks that the configuration asks for.

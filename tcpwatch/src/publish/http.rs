@@ -4,7 +4,8 @@
 //! there are, how long one may last whatever its client does or leaves undone, what happens when
 //! descriptors run out, and when to stop. What the paths answer is `routes`.
 //!
-//! Nothing here blocks or spins, so a client can cost this task its time, but never the agent.
+//! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers some
+//! time, gzip most of all; watching goes on in the kernel and on the walker's thread.
 
 use std::{future::poll_fn, io, task::Poll, time::Duration};
 
@@ -74,9 +75,9 @@ pub struct HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
-            // A few Prometheus servers, people and scripts need ten; a connection takes at most
-            // some 100 KiB, so that this many fit beside the rest of the agent.
-            connections: 128,
+            // As `limits.http_connections` is by default: a few Prometheus servers, people and
+            // scripts need ten, and one takes at most some 100 KiB.
+            connections: 64,
             // A header is one packet. Shorter than any scrape interval: an idle connection is not
             // worth its place.
             header: Duration::from_secs(5),

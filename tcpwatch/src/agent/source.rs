@@ -1,0 +1,56 @@
+//! Where the configuration comes from: at the start, and again at each reload.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, ConfigError};
+
+/// Read where no file is named and it exists.
+const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
+
+/// Where the configuration comes from, so that a reload can ask again.
+pub struct ConfigSource {
+    /// The file that was named. Without one, the packaged file if it is there, else the defaults.
+    pub path: Option<PathBuf>,
+    /// What the command line sets above it.
+    pub overrides: Box<dyn Fn(&mut Config)>,
+}
+
+impl ConfigSource {
+    /// Reads it.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let loaded = match &self.path {
+            Some(path) => Config::load(path),
+            None => match Config::load(Path::new(DEFAULT_CONFIG)) {
+                Err(ConfigError::Missing { .. }) => Ok(Config::default()),
+                loaded => loaded,
+            },
+        };
+        let mut config = loaded?;
+        (self.overrides)(&mut config);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_above_the_file_each_time_it_is_read() {
+        let overrides = |config: &mut Config| config.limits.owners = 7;
+        let source = ConfigSource { path: None, overrides: Box::new(overrides) };
+        for _ in 0..2 {
+            // Whatever is installed on this host; a file that is refused is not this test's matter.
+            if let Ok(config) = source.load() {
+                assert_eq!(config.limits.owners, 7);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let path = Some(PathBuf::from("/nonexistent/tcpwatch.toml"));
+        let source = ConfigSource { path, overrides: Box::new(|_| {}) };
+        assert!(matches!(source.load(), Err(ConfigError::Missing { .. })));
+    }
+}
