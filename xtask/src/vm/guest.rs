@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::{packages::Kernel, report::Report};
 use crate::{command::command, interrupt::Interrupt};
@@ -63,12 +63,19 @@ pub(super) fn run(
     let ended = interrupt.poll(DEADLINE, || machine.0.try_wait().context("waiting for qemu"))?;
     drop(machine);
     let _ = fs::remove_file(&image);
-    match ended {
-        None => bail!("it runs after {DEADLINE:?} still; see {}", folder.display()),
-        Some(status) if !status.success() => bail!("qemu ended with {status}"),
-        Some(_) => {}
-    }
-    let text = fs::read(&report).with_context(|| format!("reading {}", report.display()))?;
-    Report::parse(&String::from_utf8_lossy(&text))
-        .with_context(|| format!("see {}", folder.display()))
+    let read =
+        |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
+    let outcome = match ended {
+        None => Err(anyhow!("it runs after {DEADLINE:?} still")),
+        Some(status) if !status.success() => Err(anyhow!("qemu ended with {status}")),
+        Some(_) => Report::parse(&read(&report)),
+    };
+    outcome.with_context(|| format!("the console said:\n{}\n", last_lines(&read(&console))))
+}
+
+/// Enough for a panic of the kernel.
+fn last_lines(text: &str) -> String {
+    const LINES: usize = 40;
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

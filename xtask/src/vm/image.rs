@@ -91,7 +91,8 @@ impl Archive {
     fn stripped(&mut self, from: &Path, to: &Path, scratch: &Path) -> Result<()> {
         let stripped = scratch.join("stripped");
         output(command("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(from))?;
-        self.program(&stripped, to)
+        self.program(&stripped, to)?;
+        fs::remove_file(&stripped).context("removing a copy")
     }
 
     fn libraries(&mut self, program: &Path) -> Result<()> {

@@ -101,7 +101,7 @@ fn boot_all(
             match guest::run(&kernel, &initrd, &results.join(series.to_string()), interrupt) {
                 Ok(report) => {
                     print_row(&report);
-                    if !report.failed().is_empty() {
+                    if report.failed() > 0 {
                         lock(&broken).insert(series);
                     }
                     lock(&reports).insert(series, report);
@@ -135,16 +135,20 @@ fn print_row(report: &Report) {
     let absent: Vec<&str> =
         hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.hook.as_str()).collect();
     let absent = if absent.is_empty() { "nothing".to_owned() } else { absent.join(", ") };
-    let failed = report.failed();
     println!(
         "{:<30} {:3} passed {:2} failed in {:3} s  {attached}/{} hooks, absent: {absent}",
         report.release,
         report.passed(),
-        failed.len(),
+        report.failed(),
         report.tests.iter().map(|outcome| outcome.seconds).sum::<u64>(),
         hooks.len()
     );
-    for test in failed {
-        println!("    {test}");
+    for outcome in &report.tests {
+        for test in &outcome.failed {
+            println!("    {}: {test}", outcome.name);
+        }
+        if !outcome.said.is_empty() {
+            println!("{}", outcome.said);
+        }
     }
 }

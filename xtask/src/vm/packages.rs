@@ -7,7 +7,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fmt::{self, Write},
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -19,17 +20,19 @@ use crate::{
     tools::Missing,
 };
 
-/// Suites that have a kernel that no other has, and the archive of each.
-const SUITES: [(&str, &str); 9] = [
-    ("debian", "bullseye"),
-    ("debian-security", "bullseye-security"),
-    ("debian", "bookworm"),
-    ("debian-security", "bookworm-security"),
-    ("debian", "trixie"),
-    ("debian-security", "trixie-security"),
-    ("debian", "trixie-backports"),
-    ("debian", "sid"),
-    ("debian", "experimental"),
+/// Archives by apt's label, where they are if the host does not use them,
+/// and their suites that have a kernel that no other has.
+const ARCHIVES: [(&str, &str, &[&str]); 2] = [
+    (
+        "Debian",
+        "http://deb.debian.org/debian/",
+        &["bullseye", "bookworm", "trixie", "trixie-backports", "sid", "experimental"],
+    ),
+    (
+        "Debian-Security",
+        "http://deb.debian.org/debian-security/",
+        &["bullseye-security", "bookworm-security", "trixie-security"],
+    ),
 ];
 
 /// Verifies all of them: bookworm's has the keys of bullseye to sid.
@@ -104,7 +107,11 @@ impl Mirror {
             println!("{error:#}\ngoing on with the lists at hand");
         }
         let stanzas = output(apt("apt-cache", folder).arg("dumpavail"))?;
-        let packages = stanzas.split("\n\n").filter_map(parse_package).collect();
+        let packages: BTreeMap<_, _> = stanzas.split("\n\n").filter_map(parse_package).collect();
+        ensure!(
+            !packages.is_empty(),
+            Missing("no list of Debian's kernels (no network?)".to_owned())
+        );
         Ok(Self { folder: folder.to_path_buf(), packages })
     }
 
@@ -112,16 +119,15 @@ impl Mirror {
     pub(super) fn select(&self, names: &[String]) -> Result<Vec<Series>> {
         let all: BTreeSet<Series> =
             self.images().map(|(series, _)| series).filter(|series| *series >= OLDEST).collect();
-        let known = all.iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
-        let (Some(newest), false) = (all.last(), names.is_empty()) else {
-            ensure!(!all.is_empty(), "the mirror has no kernel {OLDEST} or later");
+        if names.is_empty() {
             return Ok(all.into_iter().collect());
-        };
+        }
+        let known = all.iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
         let mut wanted = BTreeSet::new();
         for name in names {
             let series = match name.as_str() {
                 "oldest" => Some(OLDEST),
-                "newest" => Some(*newest),
+                "newest" => all.last().copied(),
                 number => Series::parse(number),
             };
             let series = series.filter(|series| all.contains(series));
@@ -160,10 +166,9 @@ impl Mirror {
     fn images(&self) -> impl Iterator<Item = (Series, &str)> {
         self.packages.iter().filter_map(|(name, package)| {
             name.strip_prefix("linux-image-")?;
-            let mut parts = package.parts();
-            let whole = parts.all(|part| self.packages.contains_key(part));
-            let mut parts = numbers(&package.version).into_iter();
-            let series = Series(parts.next()?, parts.next()?);
+            let whole = package.parts().all(|part| self.packages.contains_key(part));
+            let mut numbers = numbers(&package.version).into_iter();
+            let series = Series(numbers.next()?, numbers.next()?);
             whole.then_some((series, name.as_str()))
         })
     }
@@ -240,28 +245,23 @@ fn choose(unpacked: &Path, chosen: &Path) -> Result<()> {
     Ok(())
 }
 
-/// sources.list with the mirror that the system's own sources use.
+/// sources.list, of the mirrors that the host's own sources use.
 fn sources() -> Result<String> {
-    let labels = [("debian", "Debian"), ("debian-security", "Debian-Security")];
     let mut ask = command("apt-get");
-    let known = output(ask.args([
-        "indextargets",
-        "--format",
-        "$(LABEL) $(REPO_URI)",
-        "Identifier: Packages",
-    ]))?;
-    let mirror = |archive: &str| {
-        let (_, label) = labels.iter().find(|(name, _)| *name == archive)?;
-        let used = known.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
-        Some(used.map_or_else(|| format!("http://deb.debian.org/{archive}/"), str::to_owned))
-    };
-    let line = |(archive, suite): (&str, &str)| {
-        let mirror = mirror(archive)?;
-        Some(format!(
-            "deb [signed-by={KEYRING} arch=amd64 target=Packages] {mirror} {suite} main\n"
-        ))
-    };
-    SUITES.into_iter().map(|suite| line(suite).context("an archive without label")).collect()
+    ask.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Identifier: Packages"]);
+    let used = output(&mut ask)?;
+    let mut text = String::new();
+    for (label, default, suites) in ARCHIVES {
+        let mirror = used.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
+        let mirror = mirror.unwrap_or(default);
+        for suite in suites {
+            let _ = writeln!(
+                text,
+                "deb [signed-by={KEYRING} arch=amd64 target=Packages] {mirror} {suite} main"
+            );
+        }
+    }
+    Ok(text)
 }
 
 /// apt with our lists, our cache, and none of the host's preferences.
@@ -279,8 +279,16 @@ fn apt(program: &str, folder: &Path) -> Command {
     ] {
         command.arg("-o").arg(format!("{key}={}", file.display()));
     }
-    // User _apt cannot write below a target folder that is root's.
-    command.args(["-o", "APT::Sandbox::User=root"]).stdin(Stdio::null());
+    for option in [
+        // User _apt cannot write below a target folder that is root's.
+        "APT::Sandbox::User=root",
+        // Whatever the host allows itself.
+        "Acquire::AllowInsecureRepositories=false",
+        "APT::Get::AllowUnauthenticated=false",
+    ] {
+        command.args(["-o", option]);
+    }
+    command.stdin(Stdio::null());
     command
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Outcome {
     pub(super) name: String,
     pub(super) passed: u32,
     pub(super) failed: Vec<String>,
+    /// What the failed ones printed.
+    pub(super) said: String,
     pub(super) seconds: u64,
 }
 
@@ -69,13 +71,8 @@ impl Report {
         self.tests.iter().map(|outcome| outcome.passed).sum()
     }
 
-    /// `agent: name_of_the_test`.
-    pub(super) fn failed(&self) -> Vec<String> {
-        let of = |outcome: &Outcome| {
-            let name = outcome.name.clone();
-            outcome.failed.clone().into_iter().map(move |test| format!("{name}: {test}"))
-        };
-        self.tests.iter().flat_map(of).collect()
+    pub(super) fn failed(&self) -> usize {
+        self.tests.iter().map(|outcome| outcome.failed.len()).sum()
     }
 }
 
@@ -108,11 +105,13 @@ fn sections(text: &str) -> Result<Vec<Section<'_>>> {
     Ok(sections)
 }
 
-/// Reads what libtest printed: the summary, and above it the list of names.
+/// Reads what libtest printed: what failed tests said, the list of their
+/// names, the summary.
 fn outcome(section: &Section<'_>) -> Outcome {
     let (before, summary) = section.text.rsplit_once("test result: ").unwrap_or((section.text, ""));
     let passed = summary.split(". ").nth(1).and_then(|counts| counts.split(' ').next());
-    let (_, listed) = before.rsplit_once("\nfailures:\n").unwrap_or_default();
+    let (before, listed) = before.rsplit_once("\nfailures:\n").unwrap_or((before, ""));
+    let (_, said) = before.split_once("\nfailures:\n").unwrap_or_default();
     let mut failed: Vec<String> =
         listed.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     if failed.is_empty() && section.status != 0 {
@@ -123,6 +122,7 @@ fn outcome(section: &Section<'_>) -> Outcome {
         name: section.name.to_owned(),
         passed: passed.and_then(|count| count.parse().ok()).unwrap_or(0),
         failed,
+        said: said.trim().to_owned(),
         seconds: section.seconds,
     }
 }
@@ -146,8 +146,11 @@ mod tests {
         let report = Report::parse(&text).expect("a whole report");
         assert_eq!(report.release, "6.1.0");
         assert_eq!(report.passed(), 1);
-        assert_eq!(report.failed(), ["cli: y", "agent: ended with 137 at: test z ..."]);
+        assert_eq!(report.failed(), 2);
+        assert_eq!(report.tests[0].failed, ["y"]);
+        assert_eq!(report.tests[0].said, "---- y stdout ----\nno");
         assert_eq!(report.tests[0].seconds, 7);
+        assert_eq!(report.tests[1].failed, ["ended with 137 at: test z ..."]);
         assert!(!report.doctor.hooks[0].attached);
     }
 
