@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     config,
-    facts::{Event, Inventory, Timestamp},
+    facts::{Event, Focus, Inventory, Timestamp},
 };
 
 /// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
@@ -110,6 +110,12 @@ impl Engine {
         found.iter_mut().for_each(text::keep_plain);
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
+    }
+
+    /// What the next inventory is to look at more closely.
+    #[must_use]
+    pub fn focus(&self) -> Focus {
+        Focus::default()
     }
 
     /// The next change that a person is told of, oldest first.

@@ -77,6 +77,7 @@ impl Sampler {
                 }
                 None => self.totals.add(&"".into(), Total::SelfConnections, 1),
             },
+            Event::BindFailed { .. } => {}
         }
     }
 

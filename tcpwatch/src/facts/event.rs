@@ -76,4 +76,15 @@ pub enum Event {
         /// Who called connect().
         process: Option<Arc<Process>>,
     },
+    /// A bind() or listen() failed with EADDRINUSE.
+    BindFailed {
+        /// When.
+        at: Timestamp,
+        /// The network namespace.
+        netns: NetnsId,
+        /// What it asked for; port 0 where any port would have done and none was free.
+        local: Endpoint,
+        /// Who called.
+        process: Option<Arc<Process>>,
+    },
 }

@@ -1,8 +1,8 @@
 //! What a walk over the socket tables found; the truth for every gauge.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Endpoint, Owner, TcpState, Timestamp};
+use super::{DescriptorUse, Endpoint, Owner, Process, ResetCount, TcpState, Timestamp};
 
 /// All namespaces, walked one after the other.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,12 @@ pub struct Inventory {
     pub unseen_namespaces: u64,
     /// Listeners and self-connections that were too many to describe.
     pub undescribed: u64,
+    /// Descriptors of the processes that hold sockets in CLOSE_WAIT, by pid, as far as /proc tells.
+    pub descriptors: BTreeMap<u32, DescriptorUse>,
+    /// Resets by process and service; `None` where no hook tells of them.
+    pub resets: Option<Vec<ResetCount>>,
+    /// Who closed connections first, while [`Focus::closers`](super::Focus::closers) asks for it.
+    pub closers: Vec<CloserCount>,
 }
 
 /// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
@@ -46,6 +52,11 @@ pub struct Namespace {
     pub listeners: Vec<Listener>,
     /// Sockets connected to themselves, in whatever state.
     pub self_connected: Vec<SelfConnectedSocket>,
+    /// Sockets that wait for their peer: in SYN_SENT, FIN_WAIT2, LAST_ACK or CLOSING for a second at
+    /// least, up to a limit.
+    pub waiting: Vec<WaitingSocket>,
+    /// Sockets on the ports that [`Focus::ports`](super::Focus::ports) asks for.
+    pub port_holders: Vec<PortHolder>,
     /// `/proc/net/netstat`, where it could be read.
     pub netstat: Option<NetstatCounters>,
     /// `net.ipv4.tcp_syncookies`: 0 never, 1 when a queue is full, 2 always.
@@ -115,6 +126,8 @@ pub struct PortUse {
     pub available: u32,
     /// Of these, bound explicitly: taken for every destination.
     pub pinned: u32,
+    /// Of the pinned ones, those of outgoing connections that called bind() before connect().
+    pub bound_before_connect: u32,
     /// The destination that has taken most.
     pub worst: Option<DestinationUse>,
     /// Destinations that have taken at least half of what they can have; the first 32.
@@ -191,6 +204,9 @@ pub struct CloseWaitSocket {
     pub owner: Option<Owner>,
     /// Its owner has not been looked for yet.
     pub owner_pending: bool,
+    /// The user stack that opened it, innermost frame first, where
+    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then.
+    pub stack: Option<Arc<[String]>>,
 }
 
 impl CloseWaitSocket {
@@ -276,6 +292,71 @@ pub struct SelfConnectedSocket {
     pub state: TcpState,
     /// Who holds it, where known.
     pub owner: Option<Owner>,
+}
+
+/// A socket that only its peer, or a timer, can bring further.
+#[derive(Clone, Debug)]
+pub struct WaitingSocket {
+    /// The socket's identity while it lives; never to be published.
+    pub id: u64,
+    /// SYN_SENT, FIN_WAIT2, LAST_ACK or CLOSING.
+    pub state: TcpState,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub peer: Endpoint,
+    /// Which side this is.
+    pub role: Role,
+    /// Since when it has been in this state, at the latest. Exact for SYN_SENT.
+    pub since: Timestamp,
+    /// Its process has closed it: nobody holds it any more.
+    pub orphan: bool,
+    /// Who holds it, where known.
+    pub owner: Option<Owner>,
+    /// Its owner has not been looked for yet.
+    pub owner_pending: bool,
+}
+
+impl WaitingSocket {
+    /// The `port` label: the peer's port for a client, the listening port for a server.
+    #[must_use]
+    pub const fn service_port(&self) -> u16 {
+        match self.role {
+            Role::Client => self.peer.port,
+            Role::Server => self.local.port,
+        }
+    }
+}
+
+/// A socket on a port that somebody could not have.
+#[derive(Clone, Debug)]
+pub struct PortHolder {
+    /// Its state; TIME_WAIT too.
+    pub state: TcpState,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end; port 0 for a listener.
+    pub peer: Endpoint,
+    /// Who holds it, where known; nobody holds one in TIME_WAIT.
+    pub owner: Option<Owner>,
+}
+
+/// Connections that one process closed first, which leaves them in TIME_WAIT here; counted since
+/// [`Focus::closers`](super::Focus::closers) asked for it.
+#[derive(Clone, Debug)]
+pub struct CloserCount {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// Who called close() or shutdown().
+    pub process: Arc<Process>,
+    /// Which side of the connections it was.
+    pub role: Role,
+    /// The peer's address for a client; `None` for a server, which has many.
+    pub peer: Option<IpAddr>,
+    /// The service: a client's peer port, a server's local port.
+    pub port: u16,
+    /// How many.
+    pub count: u64,
 }
 
 /// Counters of `/proc/net/netstat` of one namespace, since it was made.

@@ -6,6 +6,7 @@
 mod counters;
 mod endpoint;
 mod event;
+mod focus;
 mod inventory;
 mod process;
 mod reset;
@@ -15,11 +16,13 @@ mod time;
 pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
 pub use endpoint::Endpoint;
 pub use event::{ConnectFailure, Event};
+pub use focus::Focus;
 pub use inventory::{
-    CloseWaitSocket, DestinationUse, Inventory, Listener, Namespace, NetnsId, NetstatCounters,
-    PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread,
+    CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
+    NetstatCounters, PortHolder, PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse,
+    TwReuse, Unread, WaitingSocket,
 };
-pub use process::{Owner, Process};
-pub use reset::{ResetCause, ResetObservation, ResetReason};
+pub use process::{DescriptorUse, Owner, Process};
+pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
 pub use state::TcpState;
 pub use time::Timestamp;

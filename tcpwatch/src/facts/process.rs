@@ -39,3 +39,12 @@ pub struct Owner {
     /// How many processes hold it.
     pub holders: u32,
 }
+
+/// Open file descriptors of a process against their limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorUse {
+    /// How many are open.
+    pub open: u64,
+    /// RLIMIT_NOFILE, the soft one: from there on open(), socket() and accept() fail with EMFILE.
+    pub limit: u64,
+}

@@ -1,8 +1,10 @@
 //! From what was seen of a reset to its cause.
 
+use std::{net::IpAddr, sync::Arc};
+
 use tcpwatch_common::{ResetKey, reset_flags as flags};
 
-use super::TcpState;
+use super::{NetnsId, Process, Role, TcpState};
 
 /// Why this host sent a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,4 +180,34 @@ impl ResetObservation {
         }
         ResetCause::Aborted
     }
+}
+
+/// Which resets a [`ResetCount`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SeenReset {
+    /// This host sent them, for that cause.
+    Sent(ResetCause),
+    /// A socket in that state received them.
+    Received(TcpState),
+}
+
+/// Resets of one process and service, counted since the hooks were attached. The kernel side keeps
+/// the busiest few; one that was dropped and has come back counts from 0 again.
+#[derive(Clone, Debug)]
+pub struct ResetCount {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// Which side of the connection this host was; a server where nobody knows the connection.
+    pub role: Role,
+    /// The service: a client's peer port, a server's local port.
+    pub port: u16,
+    /// What happened.
+    pub what: SeenReset,
+    /// Who caused it: the caller of close() or connect(), else who listens on the port; `None`
+    /// where neither is known.
+    pub process: Option<Arc<Process>>,
+    /// The peer of the last one.
+    pub last_peer: Option<IpAddr>,
+    /// How many.
+    pub count: u64,
 }

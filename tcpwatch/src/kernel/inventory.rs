@@ -191,6 +191,7 @@ impl Walker {
             namespaces,
             unseen_namespaces,
             undescribed,
+            ..Inventory::default()
         })
     }
 

@@ -111,6 +111,7 @@ impl Copied {
             unaccepted: record.flags & flags::UNACCEPTED != 0,
             owner: None,
             owner_pending: false,
+            stack: None,
         };
         let service = (socket.role, socket.service_port());
         let described = self.described_of.entry(service).or_default();

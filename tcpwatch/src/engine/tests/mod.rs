@@ -171,6 +171,7 @@ fn close_wait(process: &Arc<Process>, since: Timestamp) -> CloseWaitSocket {
         unaccepted: false,
         owner: owner(process),
         owner_pending: false,
+        stack: None,
     }
 }
 

@@ -68,6 +68,7 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
                 unaccepted,
                 owner,
                 owner_pending,
+                stack: None,
             };
             times(count, &socket)
         },
@@ -95,6 +96,7 @@ fn port_use() -> impl Strategy<Value = PortUse> {
                 reserved: reserved.to_owned(),
                 available,
                 pinned,
+                bound_before_connect: pinned / 2,
                 worst,
                 busy,
                 tw_reuse,

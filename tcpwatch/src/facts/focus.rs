@@ -1,0 +1,22 @@
+//! What the engine wants the kernel side to look at more closely, for now.
+
+/// Asked for with each inventory; what is not asked for again ends. A healthy host has an empty one
+/// and pays for none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Focus {
+    /// Processes whose calls of connect() and accept() are to be recorded with their user stack; a
+    /// few at most.
+    pub stacks_of: Vec<u32>,
+    /// Whether to count who closes connections first, and so makes TIME_WAIT.
+    pub closers: bool,
+    /// Local ports whose sockets are to be described, whatever their state; a few at most.
+    pub ports: Vec<u16>,
+}
+
+impl Focus {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stacks_of.is_empty() && !self.closers && self.ports.is_empty()
+    }
+}
