@@ -284,10 +284,12 @@ impl Agent {
         self.next_inventory.as_mut().reset(due.into());
     }
 
+    /// What has happened up to now says what the inventory is to look at.
     fn ask_inventory(&mut self) {
+        self.handle_events();
         let policy =
             if self.inventoried { OwnerPolicy::OfThoseThatStay } else { OwnerPolicy::AtOnce };
-        self.walker.ask(policy);
+        self.walker.ask(policy, self.engine.focus());
         self.asked_at = Some(Instant::now());
     }
 

@@ -60,7 +60,7 @@ fn look(config: &Config, watch: Option<Duration>) -> Result<Vec<Finding>, CheckE
     let mut engine = Engine::new(&config.detect, config.limits.owners);
     let inventory = match watch {
         Some(watch) => observe(&mut engine, &mut ring, &mut walker, watch)?,
-        None => walker.inventory(OwnerPolicy::AtOnce)?,
+        None => walker.inventory(OwnerPolicy::AtOnce, &engine.focus())?,
     };
     engine.handle_inventory(&inventory, kernel::now());
     let mut findings = engine.findings().to_vec();
@@ -79,7 +79,7 @@ fn observe(
 ) -> Result<Inventory, InventoryError> {
     let began = Instant::now();
     for look in 1..=LOOKS {
-        let inventory = walker.inventory(OwnerPolicy::AtOnce)?;
+        let inventory = walker.inventory(OwnerPolicy::AtOnce, &engine.focus())?;
         engine.handle_inventory(&inventory, kernel::now());
         let next = began + watch * look / LOOKS;
         // The ring holds what happens meanwhile; short naps keep it from filling up.
@@ -89,7 +89,7 @@ fn observe(
             events.iter().for_each(|event| engine.handle_event(event));
         }
     }
-    walker.inventory(OwnerPolicy::AtOnce)
+    walker.inventory(OwnerPolicy::AtOnce, &engine.focus())
 }
 
 /// What would be a pileup if its sockets were old enough, which one look cannot tell.

@@ -282,3 +282,29 @@ pub(crate) fn skip(why: &str) -> Result<()> {
     println!("skipped: {why}");
     Ok(())
 }
+
+/// Opens three connections that nobody answers: the peer's address is a black hole.
+pub(crate) fn syn_sent(ns: &scenes::Namespace) -> Result<Vec<socket2::Socket>> {
+    ns.enter(|| -> Result<Vec<socket2::Socket>> {
+        let run = |args: &[&str]| -> Result<()> {
+            let status = Command::new("ip").args(args).status()?;
+            ensure!(status.success(), "ip {args:?}");
+            Ok(())
+        };
+        run(&["link", "add", "hole", "type", "veth", "peer", "name", "bottom"])?;
+        run(&["address", "add", "192.0.2.1/24", "dev", "hole"])?;
+        run(&["link", "set", "hole", "up"])?;
+        run(&["link", "set", "bottom", "up"])?;
+        run(&["neigh", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "hole"])?;
+        let mut sockets = Vec::new();
+        for _ in 0..3 {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            let target = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 80));
+            let begun = socket.connect(&target.into());
+            ensure!(begun.is_err_and(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    })?
+}
