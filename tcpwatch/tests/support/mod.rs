@@ -5,7 +5,7 @@
 use std::{
     env,
     fs::{self, File},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -16,7 +16,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use scenes::Namespace;
 use serde_json::Value;
+use socket2::Socket;
 
 /// A machine that builds at the same time needs a multiple of what an idle one needs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -273,6 +275,36 @@ impl Drop for Folder {
 /// An address that was free a moment ago.
 pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Listens in `ns` at every address, with an accept queue of that length.
+pub(crate) fn listen(ns: &Namespace, port: u16, backlog: i32) -> Result<TcpListener> {
+    ns.enter(|| -> io::Result<TcpListener> {
+        let socket = tcp_socket()?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    })?
+    .with_context(|| format!("listening on port {port}"))
+}
+
+/// Begins `count` connections over loopback and waits for none of them.
+pub(crate) fn begin_connects(ns: &Namespace, count: usize, port: u16) -> Result<Vec<Socket>> {
+    let begin = || {
+        let socket = tcp_socket()?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket),
+        }
+    };
+    ns.enter(|| (0..count).map(|_| begin()).collect::<io::Result<Vec<_>>>())?
+        .with_context(|| format!("connecting to port {port}"))
+}
+
+fn tcp_socket() -> io::Result<Socket> {
+    Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
 }
 
 pub(crate) fn skip(why: &str) -> Result<()> {

@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Debug,
+    path::Path,
 };
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::engine::Samples;
+use crate::{
+    engine::Samples,
+    incident::{Fact, Header, Recorder, Recording},
+};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
@@ -379,6 +383,31 @@ fn counters(samples: &Samples) -> BTreeMap<String, u64> {
     counters
 }
 
+/// A change of the configuration is no fact.
+fn fact(step: Step) -> Option<Fact> {
+    match step {
+        Step::Event(event) => Some(Fact::Event(event)),
+        Step::Inventory(found, now) => Some(Fact::Inventory { now, found }),
+        Step::Reconfigure(..) => None,
+    }
+}
+
+fn recorded_and_read(facts: &[Fact]) -> Vec<Fact> {
+    let header = Header {
+        kernel: String::new(),
+        tcpwatch: String::new(),
+        recorded_at: String::new(),
+        monotonic_ns: START,
+    };
+    let mut text = Vec::new();
+    let mut recorder = Recorder::begin(&mut text, &header).unwrap();
+    facts.iter().for_each(|fact| recorder.record(&mut fact.clone()).unwrap());
+    let read = Recording::open(&text[..], Path::new("")).unwrap().collect::<Result<Vec<_>, _>>();
+    let read = read.unwrap();
+    assert_eq!(read.len(), facts.len());
+    read
+}
+
 /// Cutting loses nothing.
 fn assert_sums(inventory: &Inventory, samples: &Samples) {
     let namespaces = &inventory.namespaces;
@@ -472,6 +501,21 @@ proptest! {
             prop_assert_eq!(one.findings, other.findings);
             prop_assert_eq!(one.close_wait, other.close_wait);
             prop_assert_eq!(one.namespaces, other.namespaces);
+        }
+    }
+
+    #[test]
+    fn facts_that_were_recorded_are_judged_as_they_were_then(steps in steps()) {
+        let facts: Vec<_> = steps.into_iter().filter_map(fact).collect();
+        let (mut then, mut now) = (Model::new().engine, Model::new().engine);
+        for (fact, read) in facts.iter().zip(recorded_and_read(&facts)) {
+            fact.give_to(&mut then);
+            read.give_to(&mut now);
+            prop_assert_eq!(then.findings(), now.findings());
+            prop_assert_eq!(then.poll_change(), now.poll_change());
+            let (then, now) = (then.samples(), now.samples());
+            prop_assert_eq!(then.close_wait, now.close_wait);
+            prop_assert_eq!(then.namespaces, now.namespaces);
         }
     }
 
