@@ -115,7 +115,7 @@ impl Engine {
     /// What the next inventory is to look at more closely.
     #[must_use]
     pub fn focus(&self) -> Focus {
-        Focus::default()
+        Focus { stacks_of: self.close_wait_pileup.stacks_of(), ..Focus::default() }
     }
 
     /// The next change that a person is told of, oldest first.
