@@ -68,6 +68,16 @@ impl Trend {
         Some((last as f64 - first as f64) * 60.0 / elapsed.as_secs_f64())
     }
 
+    /// Minutes until it is `limit` if it goes on like this; `None` while it does not grow, which is
+    /// in each of the last two eighths of the window.
+    pub(super) fn minutes_to(&self, limit: u64, window: Duration) -> Option<f64> {
+        let (_, last) = self.last?;
+        let left = limit.checked_sub(last).filter(|left| *left > 0)?;
+        let grows = self.parts_grown(2, window / 8) == Some(2);
+        let per_minute = self.per_minute(window).filter(|it| grows && *it > 0.0)?;
+        Some(left as f64 / per_minute)
+    }
+
     /// The value at `time`: that of the last point at or before it.
     fn at(&self, time: Timestamp) -> u64 {
         let before = self.points.iter().rev().find(|(at, _)| *at <= time);
@@ -117,6 +127,18 @@ mod tests {
         assert_eq!(trend_of(stops, 600).parts_grown(4, quarter), Some(2));
         assert_eq!(trend_of(stops, 600).parts_grown(2, quarter), Some(0));
         assert_eq!(trend_of(|second| 600 - second, 600).parts_grown(4, quarter), Some(0));
+    }
+
+    #[test]
+    fn minutes_to_a_limit_are_told_while_it_grows() {
+        // Six a minute.
+        let trend = trend_of(|second| second / 10, 600);
+        let minutes = |limit| trend.minutes_to(limit, WINDOW).map(|minutes| minutes.round());
+        assert_eq!(minutes(120), Some(10.0));
+        assert_eq!(minutes(60), None, "it is there");
+        assert_eq!(minutes(10), None, "it is beyond");
+        assert_eq!(trend_of(|second| second / 10, 140).minutes_to(120, WINDOW), None, "too early");
+        assert_eq!(trend_of(|second| second.min(500), 600).minutes_to(900, WINDOW), None);
     }
 
     #[test]

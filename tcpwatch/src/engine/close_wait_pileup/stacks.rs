@@ -88,6 +88,10 @@ struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     fn parse(text: &'a str) -> Self {
+        let text = match text.trim() {
+            "" => "?",
+            text => text,
+        };
         // From the right: names of C++ have brackets of their own.
         if let Some((name, rest)) = text.rsplit_once(" (")
             && let Some(place) = rest.strip_suffix(')')
@@ -142,6 +146,8 @@ mod tests {
                 "(anonymous namespace)::open",
                 "(anonymous namespace)::open() (a b+0x1)",
             ),
+            (" (", "(", "(()"),
+            ("", "?", "?()"),
             ("operator() (int)", "operator() (int)", "operator() (int)"),
         ];
         for (frame, name, words) in table {

@@ -11,6 +11,7 @@ mod bounds;
 mod close_wait_growth;
 mod close_wait_pileup;
 mod close_wait_stacks;
+mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
 mod levels;
@@ -26,9 +27,9 @@ use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
 use crate::{
     config::Detect,
     facts::{
-        CloseWaitSocket, ConnectFailure, DescriptorUse, DestinationUse, Endpoint, Event, Inventory,
-        Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role,
-        SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
+        CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
+        Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process,
+        Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
     },
 };
 
