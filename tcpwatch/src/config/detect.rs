@@ -71,6 +71,11 @@ section! {
         /// than inventory.interval, or growth cannot be seen. 10m makes quarters of 150s: longer
         /// than min_age, so that a single burst does not appear to grow in each of them.
         pub window: Duration = Duration::from_secs(600), in SECOND..=DAY;
+
+        /// true or false: whether to record the user stacks that open connections, so that the
+        /// finding can name the function. On, because only the processes whose sockets in
+        /// CLOSE_WAIT grow right now are recorded, eight at most: a healthy host pays nothing.
+        pub stacks: bool = true;
     }
     check pileup_thresholds_are_in_order;
 }

@@ -9,6 +9,7 @@
 mod accept_queue_overflow;
 mod board;
 mod close_wait_pileup;
+mod closers;
 mod cut;
 mod ephemeral_port_exhaustion;
 mod finding;
@@ -22,6 +23,7 @@ mod self_connection;
 mod text;
 mod time_wait_exhaustion;
 mod trend;
+mod tw_reuse;
 
 pub use finding::{Evidence, EvidenceMap, Finding, FindingChange, FindingKind, Severity, Subject};
 pub use samples::{
@@ -31,8 +33,8 @@ pub use samples::{
 
 use self::{
     accept_queue_overflow::AcceptQueueOverflow, board::Board, close_wait_pileup::CloseWaitPileup,
-    ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen, sampler::Sampler,
-    self_connect_risk::SelfConnectRisk, self_connection::SelfConnection,
+    closers::Closers, ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen,
+    sampler::Sampler, self_connect_risk::SelfConnectRisk, self_connection::SelfConnection,
     time_wait_exhaustion::TimeWaitExhaustion,
 };
 use crate::{
@@ -53,6 +55,7 @@ pub struct Engine {
     self_connect_risk: SelfConnectRisk,
     half_open: HalfOpen,
     accept_queue_overflow: AcceptQueueOverflow,
+    closers: Closers,
     board: Board,
     sampler: Sampler,
 }
@@ -71,6 +74,7 @@ impl Engine {
             self_connect_risk: SelfConnectRisk::new(detect.self_connect_risk.clone()),
             half_open: HalfOpen::new(detect.syn_flood.clone(), detect.handshake_stall.clone()),
             accept_queue_overflow: AcceptQueueOverflow::new(detect.accept_queue_overflow.clone()),
+            closers: Closers::default(),
             board: Board::default(),
             sampler: Sampler::new(owners),
         }
@@ -101,8 +105,9 @@ impl Engine {
     pub fn handle_inventory(&mut self, inventory: &Inventory, now: Timestamp) {
         let mut found = Vec::new();
         found.extend(self.close_wait_pileup.judge(inventory, now));
-        found.extend(self.time_wait_exhaustion.judge(inventory, now));
-        found.extend(self.ephemeral_port_exhaustion.judge(inventory, now));
+        self.closers.observe(inventory, self.focus().closers, now);
+        found.extend(self.time_wait_exhaustion.judge(inventory, &self.closers, now));
+        found.extend(self.ephemeral_port_exhaustion.judge(inventory, &self.closers, now));
         found.extend(self.self_connection.judge(inventory, now));
         found.extend(self.self_connect_risk.judge(inventory, now));
         found.extend(self.half_open.judge(inventory, now));
@@ -115,7 +120,12 @@ impl Engine {
     /// What the next inventory is to look at more closely.
     #[must_use]
     pub fn focus(&self) -> Focus {
-        Focus::default()
+        Focus {
+            stacks_of: self.close_wait_pileup.stacks_of(),
+            closers: self.time_wait_exhaustion.wants_closers()
+                || self.ephemeral_port_exhaustion.wants_closers(),
+            ..Focus::default()
+        }
     }
 
     /// The next change that a person is told of, oldest first.

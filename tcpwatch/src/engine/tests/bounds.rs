@@ -98,7 +98,7 @@ fn a_maker_is_remembered_for_256_self_connections() {
 }
 
 #[test]
-fn a_hundred_thousand_owners_are_no_more_than_the_trends_that_are_followed() {
+fn a_hundred_thousand_owners_are_no_more_than_the_groups_that_are_followed() {
     let mut watch = Watch::new();
     let since = START - seconds(3_600);
     let sockets = |from: u32| {
@@ -111,10 +111,66 @@ fn a_hundred_thousand_owners_are_no_more_than_the_trends_that_are_followed() {
         watch.pass(INTERVAL);
         watch.see_close_wait(sockets(round * 1_000_000));
     }
-    // 1024 trends, each of a new owner, so each of one point.
+    // 1024 groups, each of a new owner, so each of one point and one socket.
     assert!(memory(&watch) <= once + 2_000, "{once}, then {}", memory(&watch));
-    assert!(once < 1_024 * 200 + 50_000, "{once}");
+    assert!(once < 1_024 * 400 + 50_000, "{once}");
     assert_eq!(watch.engine.samples().close_wait.len(), OWNERS + 1);
+}
+
+#[test]
+fn a_hundred_thousand_closers_and_destinations_are_no_more_than_those_that_are_followed() {
+    let mut watch = Watch::new();
+    let mut look = |from: u32| {
+        let closers = (from..from + GARBAGE).map(|number| CloserCount {
+            netns: HOST,
+            process: process(number, &format!("p{number:09}")),
+            role: Role::Client,
+            peer: Some(peer(number).address),
+            port: 443,
+            count: u64::from(number),
+        });
+        let mut namespace = host();
+        namespace.time_wait.used = 900;
+        let taken = |number| DestinationUse { local: peer(1), peer: peer(number), used: 15_000 };
+        namespace.ports.busy = (from..from + GARBAGE).map(taken).collect();
+        let closers = closers.collect();
+        let inventory = Inventory { closers, ..inventory([namespace], watch.now) };
+        watch.take(&inventory);
+        watch.pass(INTERVAL);
+        memory(&watch)
+    };
+    look(1_000_000);
+    let once = look(1_000_000);
+    let twice = look(2_000_000);
+    assert!(twice <= once + 10_000, "{once}, then {twice}");
+    // 256 closers with two leaders each, 256 destinations.
+    assert!(once < 256 * 1_500 + 50_000, "{once}");
+    watch.see([]);
+    watch.see([]);
+    assert!(memory(&watch) < 10_000, "{} after all has gone", memory(&watch));
+}
+
+#[test]
+fn many_sockets_of_one_owner_are_no_more_than_those_that_are_followed() {
+    let mut watch = Watch::new();
+    let socket = close_wait(&process(12, "leaky"), START - seconds(3_600));
+    let mut look = |from: u32| {
+        let ids = from..from + GARBAGE;
+        // Each by another stack.
+        let sockets = ids.map(|number| CloseWaitSocket {
+            id: number.into(),
+            stack: Some([format!("open_{number}")].into()),
+            ..socket.clone()
+        });
+        watch.see_close_wait(sockets.collect());
+        watch.pass(INTERVAL);
+        memory(&watch)
+    };
+    let once = look(1_000_000);
+    for round in 2..4 {
+        assert!(look(round * 1_000_000) <= once + 1_000);
+    }
+    assert!(once < 20_000, "{once}");
 }
 
 #[test]

@@ -8,7 +8,10 @@
 mod accept_queue_overflow;
 mod board;
 mod bounds;
+mod close_wait_growth;
 mod close_wait_pileup;
+mod close_wait_stacks;
+mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
 mod levels;
@@ -24,9 +27,9 @@ use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
 use crate::{
     config::Detect,
     facts::{
-        CloseWaitSocket, ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Listener,
-        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role, SelfConnectedSocket,
-        TcpState, TimeWaitUse, Timestamp, TwReuse,
+        CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
+        Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process,
+        Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
     },
 };
 
@@ -72,7 +75,12 @@ impl Watch {
 
     /// Judges an inventory of these namespaces, and says what holds.
     fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
-        self.engine.handle_inventory(&inventory(namespaces, self.now), self.now);
+        self.take(&inventory(namespaces, self.now))
+    }
+
+    /// Judges this inventory, and says what holds.
+    fn take(&mut self, inventory: &Inventory) -> &[Finding] {
+        self.engine.handle_inventory(inventory, self.now);
         self.engine.findings()
     }
 

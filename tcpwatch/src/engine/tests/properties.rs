@@ -54,15 +54,23 @@ fn any_owner() -> impl Strategy<Value = Option<Owner>> {
     option::of(owner.prop_map(|(process, fds, holders)| Owner { process, fds, holders }))
 }
 
+/// Frames as the kernel side writes them, and others.
+fn stack() -> impl Strategy<Value = Arc<[String]>> {
+    let frames = ["connect (libc.so.6+0x10)", "open (app+0x1)", "app+0x2", "main", "", " (", ")("];
+    let frame = prop_oneof![9 => select(frames.to_vec()).prop_map(str::to_owned), 1 => name()];
+    vec(frame, 0..4).prop_map(Arc::from)
+}
+
 /// A socket, and how many of its like there are.
 fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
     let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
-    (ends, timestamp(), 0_u32..4, flags, any_owner(), 0_usize..30).prop_map(
-        |((local, peer, role), since, recv_queue, flags, owner, count)| {
+    let identity = (0_u64..20, option::of(stack()));
+    (ends, timestamp(), 0_u32..4, flags, any_owner(), identity, 0_usize..30).prop_map(
+        |((local, peer, role), since, recv_queue, flags, owner, (id, stack), count)| {
             let (since_exact, unaccepted, owner_pending) = flags;
             let socket = CloseWaitSocket {
-                id: 0,
+                id,
                 local,
                 peer,
                 role,
@@ -72,7 +80,7 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
                 unaccepted,
                 owner,
                 owner_pending,
-                stack: None,
+                stack,
             };
             times(count, &socket)
         },
@@ -220,6 +228,8 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.close_wait_pileup.critical = warning + more;
             detect.close_wait_pileup.min_age = seconds(age);
             detect.close_wait_pileup.window = seconds(window);
+            detect.close_wait_pileup.growing = warning / 2 + 1;
+            detect.close_wait_pileup.stacks = enabled[3];
             detect.time_wait_exhaustion.enabled = enabled[1];
             detect.time_wait_exhaustion.window = seconds(window);
             detect.ephemeral_port_exhaustion.enabled = enabled[2];
@@ -242,12 +252,33 @@ fn any_detect() -> impl Strategy<Value = Detect> {
     )
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let inventory = (vec(any_namespace(), 0..5), timestamp(), timestamp()).prop_map(
-        |(namespaces, started, now)| {
-            Step::Inventory(Inventory { started, ..super::inventory(namespaces, now) }, now)
-        },
+fn closer() -> impl Strategy<Value = CloserCount> {
+    let service = (select(vec![Role::Client, Role::Server]), option::of(any_endpoint()));
+    let count = prop_oneof![0_u64..5_000, any::<u64>()];
+    (0_u64..4, any_process(), service, count).prop_map(|(netns, process, (role, peer), count)| {
+        let port = peer.map_or(80, |peer| peer.port);
+        CloserCount { netns, process, role, peer: peer.map(|peer| peer.address), port, count }
+    })
+}
+
+fn any_inventory() -> impl Strategy<Value = Inventory> {
+    let descriptors = prop::collection::btree_map(
+        0_u32..4,
+        (any::<u64>(), any::<u64>()).prop_map(|(open, limit)| DescriptorUse { open, limit }),
+        0..4,
     );
+    (vec(any_namespace(), 0..5), timestamp(), descriptors, vec(closer(), 0..5)).prop_map(
+        |(namespaces, started, descriptors, closers)| Inventory {
+            descriptors,
+            closers,
+            ..super::inventory(namespaces, started)
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let inventory =
+        (any_inventory(), timestamp()).prop_map(|(inventory, now)| Step::Inventory(inventory, now));
     let step = prop_oneof![
         5 => any_event().prop_map(Step::Event),
         4 => inventory,
@@ -290,6 +321,7 @@ impl Model {
         }
         self.follow_changes();
         self.assert_findings_are_well_formed();
+        self.assert_focus_is_bounded();
         self.assert_counters_never_fall();
     }
 
@@ -337,6 +369,13 @@ impl Model {
             }
             assert!(finding.id.starts_with(finding.kind.name()));
         }
+    }
+
+    /// What costs the host something is asked for of few, and once.
+    fn assert_focus_is_bounded(&self) {
+        let focus = self.engine.focus();
+        assert!(focus.stacks_of.len() <= 8, "{focus:?}");
+        assert!(focus.stacks_of.windows(2).all(|pair| pair[0] < pair[1]), "{focus:?}");
     }
 
     fn assert_counters_never_fall(&mut self) {
@@ -488,6 +527,7 @@ proptest! {
         model.take(&Step::Inventory(inventory([], end), end));
         model.take(&Step::Inventory(inventory([], end), end));
         prop_assert!(model.held.is_empty(), "{:?}", model.held);
+        prop_assert!(model.engine.focus().is_empty(), "{:?}", model.engine.focus());
     }
 
     #[test]
@@ -517,6 +557,24 @@ proptest! {
             prop_assert_eq!(then.close_wait, now.close_wait);
             prop_assert_eq!(then.namespaces, now.namespaces);
         }
+    }
+
+    #[test]
+    fn a_leak_that_never_closes_a_socket_is_raised_once_whatever_its_pace(
+        steps in vec((0_u64..4, 1_u64..60), 1..150),
+    ) {
+        let mut watch = Watch::new();
+        let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
+        let mut sockets = Vec::new();
+        for (more, pause) in steps {
+            watch.pass(seconds(pause));
+            let first = sockets.len() as u64;
+            sockets.extend((first..first + more).map(|id| CloseWaitSocket { id, ..leak.clone() }));
+            watch.see_close_wait(sockets.clone());
+        }
+        let told = watch.told();
+        let worse = ["raised warning", "warning to critical"];
+        prop_assert!(worse.starts_with(&told.iter().map(String::as_str).collect::<Vec<_>>()), "{told:?}");
     }
 
     #[test]
