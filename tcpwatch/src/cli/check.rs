@@ -57,7 +57,7 @@ fn look(config: &Config, watch: Option<Duration>) -> Result<Vec<Finding>, CheckE
     programs.require_indispensable()?;
     let (mut ring, _, mut walker, _links) =
         programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets)?;
-    let mut engine = Engine::new(&config.detect, config.limits.owners);
+    let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
     let inventory = match watch {
         Some(watch) => observe(&mut engine, &mut ring, &mut walker, watch)?,
         None => walker.inventory(OwnerPolicy::AtOnce)?,
@@ -99,8 +99,8 @@ fn pileups_of_unproven_age(
     proven: &[Finding],
 ) -> Vec<Finding> {
     let mut detect = config.detect.clone();
-    detect.close_wait_pileup.min_age = Duration::ZERO;
-    let mut engine = Engine::new(&detect, config.limits.owners);
+    detect.close_wait_pileup.edit_all(|pileup| pileup.min_age = Duration::ZERO);
+    let mut engine = Engine::new(&detect, &config.ignore, config.limits.owners);
     engine.handle_inventory(inventory, kernel::now());
     let is_new = |finding: &&Finding| {
         finding.kind == FindingKind::CloseWaitPileup

@@ -22,8 +22,8 @@ use super::{
     trend::Trend,
 };
 use crate::{
-    config,
-    facts::{CloseWaitSocket, Inventory, Namespace, NetnsId, Role, Timestamp, Unread},
+    config::{self, Overridable},
+    facts::{CloseWaitSocket, Inventory, Namespace, NetnsId, Process, Role, Timestamp, Unread},
 };
 
 /// Groups whose growth is followed; more owners than that with old sockets is no leak of one.
@@ -35,7 +35,7 @@ const FDS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct CloseWaitPileup {
-    pub(super) config: config::CloseWaitPileup,
+    pub(super) config: Overridable<config::CloseWaitPileup>,
     levels: Levels,
     trends: HashMap<String, Trend>,
 }
@@ -51,7 +51,7 @@ struct GroupKey<'a> {
 }
 
 impl CloseWaitPileup {
-    pub(super) fn new(config: config::CloseWaitPileup) -> Self {
+    pub(super) fn new(config: Overridable<config::CloseWaitPileup>) -> Self {
         Self { config, levels: Levels::default(), trends: HashMap::new() }
     }
 
@@ -60,17 +60,15 @@ impl CloseWaitPileup {
         self.levels.begin();
         let mut findings = Vec::new();
         let mut followed = HashMap::new();
-        if self.config.enabled {
-            for namespace in &inventory.namespaces {
-                for (key, sockets) in self.groups(namespace, now) {
-                    let id = id(&key);
-                    let trend = self.trends.remove(&id).unwrap_or_default();
-                    let (finding, trend) =
-                        self.judge_group(id.clone(), &sockets, namespace, trend, now);
-                    findings.extend(finding);
-                    if followed.len() < TRENDS {
-                        followed.insert(id, trend);
-                    }
+        for namespace in &inventory.namespaces {
+            for (key, sockets) in self.groups(namespace, now) {
+                let id = id(&key);
+                let trend = self.trends.remove(&id).unwrap_or_default();
+                let (finding, trend) =
+                    self.judge_group(id.clone(), &sockets, namespace, trend, now);
+                findings.extend(finding);
+                if followed.len() < TRENDS {
+                    followed.insert(id, trend);
                 }
             }
         }
@@ -91,10 +89,12 @@ impl CloseWaitPileup {
     ) -> BTreeMap<GroupKey<'a>, Vec<&'a CloseWaitSocket>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for socket in &namespace.close_wait {
-            if socket.owner_pending || now.since(socket.since) < self.config.min_age {
+            let process = process_of(socket);
+            let config = self.config.of(process, socket.service_port());
+            let is_old = now.since(socket.since) >= config.min_age;
+            if socket.owner_pending || !config.enabled || !is_old {
                 continue;
             }
-            let process = socket.owner.as_ref().map(|owner| &*owner.process);
             let key = GroupKey {
                 netns: namespace.id,
                 process: process.map_or("", |process| &process.name),
@@ -115,7 +115,9 @@ impl CloseWaitPileup {
         mut trend: Trend,
         now: Timestamp,
     ) -> (Option<(usize, Finding)>, Trend) {
-        let config = &self.config;
+        // All of a group have the same process, unit and port.
+        let first = sockets.first().expect("a group has at least one socket");
+        let config = self.config.of(process_of(first), first.service_port());
         let count = sockets.len() as u64;
         trend.observe(now, count, config.window);
         let grows = trend.grew_in_every_quarter(config.window);
@@ -127,6 +129,10 @@ impl CloseWaitPileup {
         let group = Group { namespace, sockets, now, grows, per_minute };
         (Some((sockets.len(), group.finding(id, severity))), trend)
     }
+}
+
+fn process_of(socket: &CloseWaitSocket) -> Option<&Process> {
+    socket.owner.as_ref().map(|owner| &*owner.process)
 }
 
 fn id(key: &GroupKey<'_>) -> String {

@@ -20,7 +20,7 @@ use super::{
     EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels, text,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{
         ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Namespace, NetnsId, Process,
         Timestamp, TwReuse,
@@ -34,7 +34,7 @@ const PROCESSES: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct EphemeralPortExhaustion {
-    pub(super) config: config::EphemeralPortExhaustion,
+    pub(super) config: Overridable<config::EphemeralPortExhaustion>,
     levels: Levels,
     failures: HashMap<Destination, Failures>,
 }
@@ -56,6 +56,12 @@ struct Failures {
 }
 
 impl Failures {
+    /// The known one with most of them.
+    fn worst_process(&self) -> Option<&Process> {
+        let (process, _) = self.processes.iter().max_by_key(|(_, count)| *count)?;
+        Some(process)
+    }
+
     /// Or of nobody known at all.
     fn are_of_one_process(&self) -> bool {
         match &*self.processes {
@@ -67,7 +73,7 @@ impl Failures {
 }
 
 impl EphemeralPortExhaustion {
-    pub(super) fn new(config: config::EphemeralPortExhaustion) -> Self {
+    pub(super) fn new(config: Overridable<config::EphemeralPortExhaustion>) -> Self {
         Self { config, levels: Levels::default(), failures: HashMap::new() }
     }
 
@@ -102,11 +108,10 @@ impl EphemeralPortExhaustion {
     /// The destinations near their end at `now`.
     pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
         self.levels.begin();
-        let window = self.config.window;
-        self.failures.retain(|_, failures| now.since(failures.last) <= window);
-        if !self.config.enabled {
-            return Vec::new();
-        }
+        self.failures.retain(|destination, failures| {
+            let config = self.config.of(failures.worst_process(), destination.peer.port);
+            now.since(failures.last) <= config.window
+        });
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
             let mut used: BTreeMap<Destination, Option<&DestinationUse>> = BTreeMap::new();
@@ -133,17 +138,35 @@ impl EphemeralPortExhaustion {
         destination: Option<&DestinationUse>,
         now: Timestamp,
     ) -> Option<Finding> {
+        // The ports are nobody's: only what failed is known to be of a process.
+        let config = self.config.of(None, key.peer.port);
         let available = namespace.ports.available;
         let used = destination.map(|destination| destination.used);
         let ratio = used.map_or(0.0, |used| f64::from(used) / f64::from(available.max(1)));
         let Destination { netns, local, peer } = key;
         let id = format!("ephemeral-port-exhaustion/{netns}/{local}/{peer}");
-        let config = &self.config;
-        let by_ratio = self.levels.judge(&id, ratio, config.warning, config.critical);
-        let failures = self.failures.get(&key);
-        let severity = by_ratio.max(failures.map(|_| Severity::Critical))?;
-        let shortage = Shortage { namespace, key, used, failures };
+        let by_ratio = if config.enabled {
+            self.levels.judge(&id, ratio, config.warning, config.critical)
+        } else {
+            None
+        };
+        let failures = self.wanted_failures(key);
+        let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
+        let shortage = Shortage { namespace, key, used, failures: failures.as_ref() };
         Some(shortage.finding(id, severity, now))
+    }
+
+    /// The failures towards a destination without those of processes for which this is switched
+    /// off: they must not hide what another one suffers.
+    fn wanted_failures(&self, key: Destination) -> Option<Failures> {
+        let all = self.failures.get(&key)?;
+        let is_wanted = |process: Option<&Process>| self.config.of(process, key.peer.port).enabled;
+        let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
+        let nobodys = if is_wanted(None) { all.count - known } else { 0 };
+        let mut processes = all.processes.clone();
+        processes.retain(|(process, _)| is_wanted(Some(process)));
+        let count = nobodys + processes.iter().map(|(_, count)| count).sum::<u64>();
+        (count > 0).then_some(Failures { count, last: all.last, processes })
     }
 }
 
@@ -188,8 +211,7 @@ impl Shortage<'_> {
     }
 
     fn worst_process(&self) -> Option<&Process> {
-        let (process, _) = self.failures?.processes.iter().max_by_key(|(_, count)| *count)?;
-        Some(process)
+        self.failures?.worst_process()
     }
 
     fn title(&self) -> String {
