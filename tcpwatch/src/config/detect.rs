@@ -73,10 +73,9 @@ section! {
         /// than min_age, so that a single burst does not appear to grow in each of them.
         pub window: Duration = Duration::from_secs(600), in SECOND..=DAY;
 
-        /// true or false. Whether to record the user stacks that opened the sockets: those of
-        /// connect(), and of accept() where the kernel lets it (fexit). On, because it is armed
-        /// only while a pileup grows, for few processes at a time, and the stack is where the fix
-        /// goes.
+        /// true or false: whether to record the user stacks that open connections, so that the
+        /// finding can name the function. On, because only the processes whose sockets in
+        /// CLOSE_WAIT grow right now are recorded, eight at most: a healthy host pays nothing.
         pub stacks: bool = true;
     }
     check pileup_thresholds_are_in_order;

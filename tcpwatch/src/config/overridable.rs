@@ -5,8 +5,6 @@
 //! nothing, is a mistake of the person who wrote it, and is refused. Who is judged is known in the
 //! engine: it asks with [`Overridable::of`].
 
-use std::ops::{Deref, DerefMut};
-
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -42,11 +40,11 @@ pub(super) const EXAMPLE: [&str; 4] =
 /// needs more than this has the wrong thresholds in the section.
 const MOST_OVERRIDES: usize = 100;
 
-/// A section, and what differs in it for some processes, units and ports. Where nobody in
-/// particular is judged it stands for the section.
+/// A section, and what differs in it for some processes, units and ports. Its values are had by
+/// asking for whom, so that no detector forgets to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overridable<S> {
-    section: S,
+    pub(super) section: S,
     overrides: Vec<Override<S>>,
 }
 
@@ -77,20 +75,6 @@ impl<S> Overridable<S> {
     pub fn edit_all(&mut self, edit: impl Fn(&mut S)) {
         edit(&mut self.section);
         self.overrides.iter_mut().for_each(|it| edit(&mut it.section));
-    }
-}
-
-impl<S> Deref for Overridable<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        &self.section
-    }
-}
-
-impl<S> DerefMut for Overridable<S> {
-    fn deref_mut(&mut self) -> &mut S {
-        &mut self.section
     }
 }
 

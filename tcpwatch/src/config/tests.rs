@@ -7,7 +7,12 @@
 mod overrides;
 mod refusals;
 
-use std::{fs, path::PathBuf, str::FromStr};
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use proptest::prelude::*;
 
@@ -24,6 +29,21 @@ fn refusal(text: &str) -> String {
     match parse(text) {
         Ok(config) => panic!("accepted: {text:?} as {config:?}"),
         Err(error) => error.to_string(),
+    }
+}
+
+/// Tests, and they alone, read and set the section without asking for whom.
+impl<S> Deref for Overridable<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.section
+    }
+}
+
+impl<S> DerefMut for Overridable<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.section
     }
 }
 

@@ -110,8 +110,8 @@ impl Engine {
         found.extend(self.self_connect_risk.judge(inventory, now));
         found.extend(self.half_open.judge(inventory, now));
         found.extend(self.accept_queue_overflow.judge(inventory, now));
-        found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
         found.iter_mut().for_each(text::keep_plain);
+        found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }
