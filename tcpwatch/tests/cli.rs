@@ -185,6 +185,17 @@ fn check_of_a_leak_younger_than_min_age_is_info_and_0_and_of_an_older_one_1() ->
     assert_eq!(young[0]["severity"], "info", "{young:#?}");
     assert_eq!(young[0]["subject"]["pid"], std::process::id(), "{young:#?}");
 
+    // An override has an age of its own, and nothing is said of what it switches off.
+    for (keys, count) in [("min_age = \"1h\"", 1), ("enabled = false", 0)] {
+        let port = leak.server_address().port();
+        let text = format!("[[detect.close_wait_pileup.override]]\nport = {port}\n{keys}\n");
+        let config = folder.write("override.toml", &text)?;
+        let config = config.to_str().context("a path in UTF-8")?;
+        let (_, found) = findings(&["check", "--json", "--config", config])?;
+        assert_eq!(found.len(), count, "{keys}: {found:#?}");
+        assert!(found.iter().all(|finding| finding["severity"] == "info"), "{found:#?}");
+    }
+
     let config = folder.write("c.toml", "[detect.close_wait_pileup]\nmin_age = \"1s\"\n")?;
     let config = config.to_str().context("a path in UTF-8")?;
     let (code, old) = poll("the age to be proven", || {

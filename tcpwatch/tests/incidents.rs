@@ -61,7 +61,7 @@ fn names() -> Result<Vec<String>> {
 /// What the engine says of a recording: every change of a finding, in order.
 fn changes(name: &str) -> Result<Vec<FindingChange>> {
     let config = config()?;
-    let mut engine = Engine::new(&config.detect, config.limits.owners);
+    let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
     let mut changes = Vec::new();
     for fact in open(name)? {
         fact?.give_to(&mut engine);

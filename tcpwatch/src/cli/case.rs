@@ -50,7 +50,7 @@ pub(super) struct Case<'a> {
 
 impl<'a> Case<'a> {
     pub(super) fn new(config: &'a Config) -> Self {
-        let engine = Engine::new(&config.detect, config.limits.owners);
+        let engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
         Self { config, engine, record: None, inventories: 0, last_inventory: None }
     }
 
@@ -107,8 +107,8 @@ impl<'a> Case<'a> {
 /// What would be a pileup if its sockets were old enough, which one look cannot tell.
 fn pileups_of_unproven_age(config: &Config, only: &Fact, proven: &[Finding]) -> Vec<Finding> {
     let mut detect = config.detect.clone();
-    detect.close_wait_pileup.min_age = Duration::ZERO;
-    let mut engine = Engine::new(&detect, config.limits.owners);
+    detect.close_wait_pileup.edit_all(|pileup| pileup.min_age = Duration::ZERO);
+    let mut engine = Engine::new(&detect, &config.ignore, config.limits.owners);
     only.give_to(&mut engine);
     let is_new = |finding: &&Finding| {
         finding.kind == FindingKind::CloseWaitPileup

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{
     error::Fault,
+    overridable::Overridable,
     section::{Given, section, sections},
     setting::{Setting, choice},
 };
@@ -26,14 +27,14 @@ sections! {
     /// Findings: each kind has a section with its thresholds. A value that reaches a threshold
     /// counts as beyond it; `warning` is never above `critical`.
     pub struct Detect {
-        pub close_wait_pileup: CloseWaitPileup;
+        pub close_wait_pileup: Overridable<CloseWaitPileup>;
         pub time_wait_exhaustion: TimeWaitExhaustion;
-        pub ephemeral_port_exhaustion: EphemeralPortExhaustion;
-        pub self_connection: SelfConnection;
-        pub self_connect_risk: SelfConnectRisk;
-        pub syn_flood: SynFlood;
-        pub handshake_stall: HandshakeStall;
-        pub accept_queue_overflow: AcceptQueueOverflow;
+        pub ephemeral_port_exhaustion: Overridable<EphemeralPortExhaustion>;
+        pub self_connection: Overridable<SelfConnection>;
+        pub self_connect_risk: Overridable<SelfConnectRisk>;
+        pub syn_flood: Overridable<SynFlood>;
+        pub handshake_stall: Overridable<HandshakeStall>;
+        pub accept_queue_overflow: Overridable<AcceptQueueOverflow>;
     }
 }
 
@@ -102,6 +103,8 @@ section! {
         pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
     }
     check time_wait_thresholds_are_in_order;
+    no override because "no override, for TIME_WAIT is counted by namespace, and has no process, \
+                         unit or port";
 }
 
 section! {
@@ -283,11 +286,11 @@ fn in_order<T: Setting + PartialOrd>(
     if warning <= critical {
         return Ok(());
     }
-    let by_default = |key| if given.table.contains_key(key) { "" } else { " by default" };
+    let from = |key| if given.table.contains_key(key) { "" } else { given.else_from };
     let at_least =
-        format!("no less than `warning`, which is {}{}", warning.show(), by_default("warning"));
+        format!("no less than `warning`, which is {}{}", warning.show(), from("warning"));
     let at_most =
-        format!("no more than `critical`, which is {}{}", critical.show(), by_default("critical"));
+        format!("no more than `critical`, which is {}{}", critical.show(), from("critical"));
     let fault = given.refuse("critical", at_least);
     fault.or_else(|| given.refuse("warning", at_most)).map_or(Ok(()), Err)
 }

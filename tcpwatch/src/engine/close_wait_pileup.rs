@@ -33,8 +33,10 @@ use super::{
     trend::Trend,
 };
 use crate::{
-    config,
-    facts::{CloseWaitSocket, DescriptorUse, Inventory, Namespace, NetnsId, Role, Timestamp},
+    config::{self, Overridable},
+    facts::{
+        CloseWaitSocket, DescriptorUse, Inventory, Namespace, NetnsId, Process, Role, Timestamp,
+    },
 };
 
 /// Groups that are followed; more owners than that with old sockets is no leak of one.
@@ -53,7 +55,7 @@ const FORESIGHT: f64 = 30.0 * 24.0 * 60.0;
 
 #[derive(Debug)]
 pub(super) struct CloseWaitPileup {
-    pub(super) config: config::CloseWaitPileup,
+    pub(super) config: Overridable<config::CloseWaitPileup>,
     levels: Levels,
     followed: HashMap<String, Followed>,
     growing: Vec<u32>,
@@ -104,14 +106,14 @@ struct Descriptors {
 type Holders<'a> = Vec<(u32, Vec<&'a CloseWaitSocket>)>;
 
 impl CloseWaitPileup {
-    pub(super) fn new(config: config::CloseWaitPileup) -> Self {
+    pub(super) fn new(config: Overridable<config::CloseWaitPileup>) -> Self {
         Self { config, levels: Levels::default(), followed: HashMap::new(), growing: Vec::new() }
     }
 
     /// The processes whose user stacks are wanted: the holders of groups of `growing` or more that
     /// have grown within the last quarter of the window.
     pub(super) fn stacks_of(&self) -> Vec<u32> {
-        if self.config.enabled && self.config.stacks { self.growing.clone() } else { Vec::new() }
+        self.growing.clone()
     }
 
     /// The pileups that hold at `now`.
@@ -120,29 +122,22 @@ impl CloseWaitPileup {
         let mut before = std::mem::take(&mut self.followed);
         let mut findings = Vec::new();
         let mut growing = Vec::new();
-        if self.config.enabled {
-            for namespace in &inventory.namespaces {
-                let present = Present::new(&namespace.close_wait);
-                for (key, sockets) in self.groups(namespace, now) {
-                    let id = id(&key);
-                    let mut followed = before.remove(&id).unwrap_or_default();
-                    let look = Look { inventory, namespace, present: &present, now };
-                    let holders = holders(&sockets);
-                    findings.extend(self.judge_group(
-                        &id,
-                        &sockets,
-                        &holders,
-                        &look,
-                        &mut followed,
-                    ));
-                    let count = sockets.len();
-                    let lately = self.config.window / 4;
-                    if count as u64 >= self.config.growing && followed.trend.grew_within(lately) {
-                        growing.extend(holders.iter().map(|(pid, held)| (held.len(), *pid)));
-                    }
-                    if self.followed.len() < GROUPS {
-                        self.followed.insert(id, followed);
-                    }
+        for namespace in &inventory.namespaces {
+            let present = Present::new(&namespace.close_wait);
+            for (key, sockets) in self.groups(namespace, now) {
+                let id = id(&key);
+                let mut followed = before.remove(&id).unwrap_or_default();
+                let look = Look { inventory, namespace, present: &present, now };
+                let holders = holders(&sockets);
+                findings.extend(self.judge_group(&id, &sockets, &holders, &look, &mut followed));
+                let config = self.config_of(&sockets);
+                let grows = sockets.len() as u64 >= config.growing
+                    && followed.trend.grew_within(config.window / 4);
+                if config.stacks && grows {
+                    growing.extend(holders.iter().map(|(pid, held)| (held.len(), *pid)));
+                }
+                if self.followed.len() < GROUPS {
+                    self.followed.insert(id, followed);
                 }
             }
         }
@@ -163,10 +158,12 @@ impl CloseWaitPileup {
     ) -> BTreeMap<GroupKey<'a>, Vec<&'a CloseWaitSocket>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for socket in &namespace.close_wait {
-            if socket.owner_pending || now.since(socket.since) < self.config.min_age {
+            let process = process_of(socket);
+            let config = self.config.of(process, socket.service_port());
+            let is_young = now.since(socket.since) < config.min_age;
+            if !config.enabled || socket.owner_pending || is_young {
                 continue;
             }
-            let process = socket.owner.as_ref().map(|owner| &*owner.process);
             let key = GroupKey {
                 netns: namespace.id,
                 process: process.map_or("", |process| &process.name),
@@ -179,6 +176,12 @@ impl CloseWaitPileup {
         groups
     }
 
+    /// All sockets of a group have the same process, unit and port.
+    fn config_of(&self, sockets: &[&CloseWaitSocket]) -> &config::CloseWaitPileup {
+        let first = sockets.first().expect("a group has at least one socket");
+        self.config.of(process_of(first), first.service_port())
+    }
+
     fn judge_group(
         &mut self,
         id: &str,
@@ -187,7 +190,8 @@ impl CloseWaitPileup {
         look: &Look<'_>,
         followed: &mut Followed,
     ) -> Option<(usize, Finding)> {
-        let config = &self.config;
+        let config = self.config_of(sockets).clone();
+        let config = &config;
         let count = sockets.len() as u64;
         followed.trend.observe(look.now, count, config.window);
         let leaving = followed.leaving(sockets, look, config.window);
@@ -299,6 +303,10 @@ impl Followed {
         let soon = NEAR_LIMIT.as_secs_f64() / 60.0 / release;
         grows && (is_full || minutes_left.is_some_and(|minutes| minutes < soon))
     }
+}
+
+fn process_of(socket: &CloseWaitSocket) -> Option<&Process> {
+    socket.owner.as_ref().map(|owner| &*owner.process)
 }
 
 fn id(key: &GroupKey<'_>) -> String {

@@ -30,7 +30,7 @@ use super::{
     trend::Trend,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{
         ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Namespace, NetnsId, Process,
         Timestamp,
@@ -53,7 +53,7 @@ const WORST: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct EphemeralPortExhaustion {
-    pub(super) config: config::EphemeralPortExhaustion,
+    pub(super) config: Overridable<config::EphemeralPortExhaustion>,
     levels: Levels,
     failures: HashMap<Destination, Failures>,
     trends: HashMap<Destination, Trend>,
@@ -77,6 +77,11 @@ struct Failures {
 }
 
 impl Failures {
+    fn worst_process(&self) -> Option<&Process> {
+        let (process, _) = self.processes.iter().max_by_key(|(_, count)| *count)?;
+        Some(process)
+    }
+
     /// Or of nobody known at all.
     fn are_of_one_process(&self) -> bool {
         match &*self.processes {
@@ -88,7 +93,7 @@ impl Failures {
 }
 
 impl EphemeralPortExhaustion {
-    pub(super) fn new(config: config::EphemeralPortExhaustion) -> Self {
+    pub(super) fn new(config: Overridable<config::EphemeralPortExhaustion>) -> Self {
         Self {
             config,
             levels: Levels::default(),
@@ -128,7 +133,7 @@ impl EphemeralPortExhaustion {
 
     /// Whether it is to be counted who closes connections.
     pub(super) fn wants_closers(&self) -> bool {
-        self.config.enabled && self.nearing.is_near()
+        self.nearing.is_near()
     }
 
     /// The destinations near their end at `now`.
@@ -139,14 +144,13 @@ impl EphemeralPortExhaustion {
         now: Timestamp,
     ) -> Vec<Finding> {
         self.levels.begin();
-        let window = self.config.window;
-        self.failures.retain(|_, failures| now.since(failures.last) <= window);
+        self.failures.retain(|destination, failures| {
+            let config = self.config.of(failures.worst_process(), destination.peer.port);
+            now.since(failures.last) <= config.window
+        });
         let mut trends = std::mem::take(&mut self.trends);
-        if !self.config.enabled {
-            return Vec::new();
-        }
         let mut findings = Vec::new();
-        let mut fullest = 0.0_f64;
+        let mut nearest = 0.0_f64;
         for namespace in &inventory.namespaces {
             let mut used: BTreeMap<Destination, Option<u32>> = BTreeMap::new();
             // The worst need not be among the busy: those are the first, not the largest.
@@ -158,7 +162,10 @@ impl EphemeralPortExhaustion {
             }
             for (key, used) in used {
                 let ratio = part_of(used, namespace);
-                fullest = fullest.max(ratio);
+                let config = self.config.of(None, key.peer.port);
+                if config.enabled {
+                    nearest = nearest.max(ratio / config.warning);
+                }
                 let minutes_left = used.filter(|_| ratio >= HALF).and_then(|used| {
                     let trend = trends.remove(&key).unwrap_or_default();
                     self.follow(key, trend, used, namespace, now)
@@ -174,7 +181,7 @@ impl EphemeralPortExhaustion {
                 findings.extend(self.judge_destination(shortage, ratio, now));
             }
         }
-        self.nearing.observe(fullest / self.config.warning, !findings.is_empty());
+        self.nearing.observe(nearest, !findings.is_empty());
         findings.sort_by_key(|finding: &Finding| Reverse(finding.severity));
         findings.truncate(FINDINGS_PER_KIND);
         findings
@@ -205,11 +212,29 @@ impl EphemeralPortExhaustion {
     ) -> Option<Finding> {
         let Destination { netns, local, peer } = shortage.key;
         let id = format!("{}/{netns}/{local}/{peer}", FindingKind::EphemeralPortExhaustion.name());
-        let config = &self.config;
-        let by_ratio = self.levels.judge(&id, ratio, config.warning, config.critical);
-        let failures = self.failures.get(&shortage.key);
-        let severity = by_ratio.max(failures.map(|_| Severity::Critical))?;
-        Some(Shortage { failures, ..shortage }.finding(id, severity, now))
+        // The ports are nobody's: only what failed is known to be of a process.
+        let config = self.config.of(None, peer.port);
+        let by_ratio = if config.enabled {
+            self.levels.judge(&id, ratio, config.warning, config.critical)
+        } else {
+            None
+        };
+        let failures = self.wanted_failures(shortage.key);
+        let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
+        Some(Shortage { failures: failures.as_ref(), ..shortage }.finding(id, severity, now))
+    }
+
+    /// The failures towards a destination without those of processes for which this is switched
+    /// off: they must not hide what another one suffers.
+    fn wanted_failures(&self, key: Destination) -> Option<Failures> {
+        let all = self.failures.get(&key)?;
+        let is_wanted = |process: Option<&Process>| self.config.of(process, key.peer.port).enabled;
+        let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
+        let nobodys = if is_wanted(None) { all.count - known } else { 0 };
+        let mut processes = all.processes.clone();
+        processes.retain(|(process, _)| is_wanted(Some(process)));
+        let count = nobodys + processes.iter().map(|(_, count)| count).sum::<u64>();
+        (count > 0).then_some(Failures { count, last: all.last, processes })
     }
 }
 

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::facts::{Owner, Process, Role, Timestamp};
+use crate::{
+    config,
+    facts::{Owner, Process, Role, Timestamp},
+};
 
 /// What kind of condition; the names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,6 +224,15 @@ impl Subject {
     pub fn set_owner(&mut self, owner: &Owner) {
         self.set_process(&owner.process);
         self.fds.clone_from(&owner.fds);
+    }
+
+    /// Whether nobody wants to hear of it.
+    pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
+        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
+        self.process.as_deref().is_some_and(|process| names(&ignore.processes, process))
+            || names(&ignore.units, self.unit_label())
+            || self.port.is_some_and(|port| ignore.ports.contains(&port))
+            || names(&ignore.namespaces, &self.netns)
     }
 
     /// The `unit` label of the metrics.

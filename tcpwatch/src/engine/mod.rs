@@ -48,6 +48,7 @@ const FINDINGS_PER_KIND: usize = 100;
 /// The whole judgement.
 #[derive(Debug)]
 pub struct Engine {
+    ignore: config::Ignore,
     close_wait_pileup: CloseWaitPileup,
     time_wait_exhaustion: TimeWaitExhaustion,
     ephemeral_port_exhaustion: EphemeralPortExhaustion,
@@ -63,8 +64,9 @@ pub struct Engine {
 impl Engine {
     /// Knows nothing yet. `owners` bounds how many owners are named in the samples.
     #[must_use]
-    pub fn new(detect: &config::Detect, owners: usize) -> Self {
+    pub fn new(detect: &config::Detect, ignore: &config::Ignore, owners: usize) -> Self {
         Self {
+            ignore: ignore.clone(),
             close_wait_pileup: CloseWaitPileup::new(detect.close_wait_pileup.clone()),
             time_wait_exhaustion: TimeWaitExhaustion::new(detect.time_wait_exhaustion.clone()),
             ephemeral_port_exhaustion: EphemeralPortExhaustion::new(
@@ -80,8 +82,9 @@ impl Engine {
         }
     }
 
-    /// Takes new thresholds; history and findings stay.
-    pub fn reconfigure(&mut self, detect: &config::Detect, owners: usize) {
+    /// Takes new thresholds; history and findings stay. The next inventory is judged by them.
+    pub fn reconfigure(&mut self, detect: &config::Detect, ignore: &config::Ignore, owners: usize) {
+        self.ignore = ignore.clone();
         self.close_wait_pileup.config = detect.close_wait_pileup.clone();
         self.time_wait_exhaustion.config = detect.time_wait_exhaustion.clone();
         self.ephemeral_port_exhaustion.config = detect.ephemeral_port_exhaustion.clone();
@@ -113,6 +116,7 @@ impl Engine {
         found.extend(self.half_open.judge(inventory, now));
         found.extend(self.accept_queue_overflow.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
+        found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }

@@ -24,7 +24,7 @@ use super::{
     text,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{
         ConnectFailure, Endpoint, Event, Inventory, Listener, Namespace, NetnsId, PortUse, Process,
         Role, Timestamp,
@@ -41,7 +41,7 @@ const CLIENT_MEMORY: Duration = Duration::from_secs(25 * 3_600);
 
 #[derive(Debug)]
 pub(super) struct SelfConnectRisk {
-    pub(super) config: config::SelfConnectRisk,
+    pub(super) config: Overridable<config::SelfConnectRisk>,
     levels: Levels,
     /// Ports of the range on which somebody listens.
     listening: HashMap<(NetnsId, u16), Listening>,
@@ -65,7 +65,7 @@ struct Dialled {
 }
 
 impl SelfConnectRisk {
-    pub(super) fn new(config: config::SelfConnectRisk) -> Self {
+    pub(super) fn new(config: Overridable<config::SelfConnectRisk>) -> Self {
         Self {
             config,
             levels: Levels::default(),
@@ -92,17 +92,20 @@ impl SelfConnectRisk {
             process: None,
         });
         dialled.last = dialled.last.max(*at);
-        dialled.refused.observe(1, self.config.window, *at);
         if process.is_some() {
             dialled.process.clone_from(process);
         }
+        let config = self.config.of(dialled.process.as_deref(), peer.port);
+        dialled.refused.observe(1, config.window, *at);
     }
 
     /// The ports at risk at `now`.
     pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
         self.levels.begin();
-        let window = self.config.window;
-        self.dialled.retain(|_, dialled| now.since(dialled.last) <= window);
+        self.dialled.retain(|(_, peer), dialled| {
+            let config = self.config.of(dialled.process.as_deref(), peer.port);
+            now.since(dialled.last) <= config.window
+        });
         let mut before = std::mem::take(&mut self.listening);
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
@@ -113,14 +116,14 @@ impl SelfConnectRisk {
                 }
                 let key = (namespace.id, listener.local.port);
                 let listening = self.follow(key, listener, before.remove(&key), now);
-                if self.config.enabled && now.since(listening.since) >= self.config.min_age {
+                let process = listener.owner.as_ref().map(|owner| &*owner.process);
+                let config = self.config.of(process, listener.local.port);
+                if config.enabled && now.since(listening.since) >= config.min_age {
                     let is_dialled = listening.dialled.is_some();
                     findings.push(listener_at_risk(namespace, listener, is_dialled, now));
                 }
             }
-            if self.config.enabled {
-                findings.extend(self.dialled_ports(namespace, &seen, now));
-            }
+            findings.extend(self.dialled_ports(namespace, &seen, now));
         }
         findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
         findings.truncate(FINDINGS_PER_KIND);
@@ -164,11 +167,15 @@ impl SelfConnectRisk {
             if *netns != namespace.id || !in_range || listening.contains(&peer.port) {
                 continue;
             }
-            let refused = dialled.refused.observe(0, self.config.window, now);
+            let process = dialled.process.as_deref();
+            let config = self.config.of(process, peer.port);
+            let refused = dialled.refused.observe(0, config.window, now);
+            if !config.enabled {
+                continue;
+            }
             let id = format!("self-connect-risk/{netns}/{peer}");
-            let threshold = self.config.warning as f64;
+            let threshold = config.warning as f64;
             if self.levels.judge_moves(&id, refused, threshold, f64::INFINITY).is_some() {
-                let process = dialled.process.as_deref();
                 findings.push(dialled_port(id, namespace, *peer, process, refused, now));
             }
         }

@@ -57,7 +57,7 @@ impl<'a> Stage<'a> {
             ring,
             walker,
             _links: Box::new(links),
-            engine: Engine::new(&config.detect, config.limits.owners),
+            engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
             recorder: Recorder::begin(text, &header)?,
         };
         stage.look()?;

@@ -34,7 +34,8 @@ fn unknown_keys_are_refused_with_the_nearest_one() {
         ),
         (
             "banana = 1",
-            "1:1: unknown key `banana`; known here: `web`, `log`, `inventory`, `limits`, `detect`",
+            "1:1: unknown key `banana`; known here: `web`, `log`, `inventory`, `limits`, `detect`, \
+             `ignore`",
         ),
         ("log.levle = \"info\"", "1:5: unknown key `log.levle`; did you mean `level`?"),
         ("log = { levle = \"info\" }", "1:9: unknown key `log.levle`; did you mean `level`?"),
@@ -128,8 +129,8 @@ fn impossible_values_are_refused_at_the_value() {
         ),
         (
             "web.listen_addresses = [\"[::1]:1\", \"[0:0::1]:1\"]",
-            "1:36: web.listen_addresses[1]: expected an address that is not in the list yet, \
-             found string \"[0:0::1]:1\"",
+            "1:36: web.listen_addresses[1]: expected something that is not in the list \
+             yet, found string \"[0:0::1]:1\"",
         ),
         (
             "inventory.interval = \"0s\"",

@@ -210,9 +210,13 @@ fn stacks_are_wanted_only_where_the_configuration_says_so() {
     let mut watch = watch_until(10, |second| 0..10 + second);
     assert_eq!(watch.engine.focus().stacks_of, [12]);
     watch.reconfigure(|detect| detect.close_wait_pileup.stacks = false);
+    watch.see_close_wait(sockets(0..21));
     assert!(watch.engine.focus().is_empty());
     watch.reconfigure(|detect| detect.close_wait_pileup.stacks = true);
+    watch.see_close_wait(sockets(0..22));
+    assert_eq!(watch.engine.focus().stacks_of, [12]);
     watch.reconfigure(|detect| detect.close_wait_pileup.enabled = false);
+    watch.see_close_wait(sockets(0..23));
     assert!(watch.engine.focus().is_empty());
 }
 

@@ -82,8 +82,10 @@ fn closers_are_not_counted_for_a_kind_that_is_disabled() {
     let mut watch = Watch::new();
     watch.see([crowded(1_000, 28_000)]);
     watch.reconfigure(|detect| detect.time_wait_exhaustion.enabled = false);
+    watch.see([crowded(1_000, 28_000)]);
     assert!(watch.engine.focus().closers, "the other kind asks");
     watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+    watch.see([crowded(1_000, 28_000)]);
     assert!(!watch.engine.focus().closers);
 }
 

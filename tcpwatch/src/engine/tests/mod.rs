@@ -15,6 +15,7 @@ mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
 mod levels;
+mod overrides;
 mod properties;
 mod sampler;
 mod self_connect_risk;
@@ -25,7 +26,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
 use crate::{
-    config::Detect,
+    config::{Config, Detect, Ignore},
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
         Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process,
@@ -50,6 +51,7 @@ const fn seconds(seconds: u64) -> Duration {
 struct Watch {
     engine: Engine,
     detect: Detect,
+    ignore: Ignore,
     now: Timestamp,
 }
 
@@ -59,14 +61,26 @@ impl Watch {
     }
 
     fn with(edit: impl FnOnce(&mut Detect)) -> Self {
-        let mut detect = Detect::default();
-        edit(&mut detect);
-        Self { engine: Engine::new(&detect, OWNERS), detect, now: START }
+        let mut watch = Self::configured("");
+        watch.reconfigure(edit);
+        watch
+    }
+
+    /// As the configuration file says.
+    fn configured(file: &str) -> Self {
+        let Config { detect, ignore, .. } = config(file);
+        Self { engine: Engine::new(&detect, &ignore, OWNERS), detect, ignore, now: START }
+    }
+
+    /// Reads another file.
+    fn reload(&mut self, file: &str) {
+        Config { detect: self.detect, ignore: self.ignore, .. } = config(file);
+        self.engine.reconfigure(&self.detect, &self.ignore, OWNERS);
     }
 
     fn reconfigure(&mut self, edit: impl FnOnce(&mut Detect)) {
         edit(&mut self.detect);
-        self.engine.reconfigure(&self.detect, OWNERS);
+        self.engine.reconfigure(&self.detect, &self.ignore, OWNERS);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -116,6 +130,12 @@ impl Watch {
         assert_eq!(findings.len(), 1, "{findings:#?}");
         &findings[0]
     }
+}
+
+/// What a configuration file says.
+#[track_caller]
+fn config(file: &str) -> Config {
+    Config::parse(file, std::path::Path::new("f.toml")).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn inventory(namespaces: impl Into<Vec<Namespace>>, now: Timestamp) -> Inventory {

@@ -19,7 +19,7 @@ use crate::{
 enum Step {
     Event(Event),
     Inventory(Inventory, Timestamp),
-    Reconfigure(Box<Detect>, usize),
+    Reconfigure(Box<(Detect, Ignore)>, usize),
 }
 
 fn timestamp() -> impl Strategy<Value = Timestamp> {
@@ -219,10 +219,25 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn any_detect() -> impl Strategy<Value = Detect> {
-    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
-        |(enabled, warning, more, window, age)| {
-            let mut detect = Detect::default();
+/// Overrides, and what is ignored, of the names and ports that come up here.
+const FILES: [&str; 4] = [
+    "",
+    "[ignore]\nprocesses = [\"a\", \"nginx\"]\nports = [443]\nnamespaces = [\"blue\"]",
+    "[[detect.close_wait_pileup.override]]\nprocess = \"a\"\nwarning = 3\nmin_age = \"0s\"\n\
+     [[detect.close_wait_pileup.override]]\nport = 443\nenabled = false\n\
+     [[detect.accept_queue_overflow.override]]\nport = 80\nwarning = 1\nwindow = \"5s\"\n\
+     [[detect.self_connect_risk.override]]\nprocess = \"b\"\nwindow = \"5s\"",
+    "[[detect.ephemeral_port_exhaustion.override]]\nprocess = \"a\"\nenabled = false\n\
+     [[detect.self_connection.override]]\nport = 40000\nseverity = \"info\"\n\
+     [[detect.syn_flood.override]]\nport = 80\nwarning = 30\n\
+     [[detect.handshake_stall.override]]\nprocess = \"b\"\nenabled = false",
+];
+
+fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
+    let file = select(FILES.to_vec());
+    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
+        |(enabled, warning, more, window, age, file)| {
+            let Config { mut detect, ignore, .. } = config(file);
             detect.close_wait_pileup.enabled = enabled[0];
             detect.close_wait_pileup.warning = warning;
             detect.close_wait_pileup.critical = warning + more;
@@ -247,7 +262,7 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.accept_queue_overflow.warning = warning;
             detect.accept_queue_overflow.critical = warning + more;
             detect.accept_queue_overflow.window = seconds(window);
-            detect
+            (detect, ignore)
         },
     )
 }
@@ -282,7 +297,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         5 => any_event().prop_map(Step::Event),
         4 => inventory,
-        1 => (any_detect(), 1_usize..6).prop_map(|(detect, owners)| Step::Reconfigure(detect.into(), owners)),
+        1 => (any_rules(), 1_usize..6).prop_map(|(rules, owners)| Step::Reconfigure(rules.into(), owners)),
     ];
     vec(step, 1..15)
 }
@@ -290,6 +305,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// An engine, what a reader of its changes believes, and what its counters were.
 struct Model {
     engine: Engine,
+    ignore: Ignore,
     owners: usize,
     held: BTreeMap<String, Severity>,
     counters: BTreeMap<String, u64>,
@@ -299,7 +315,8 @@ impl Model {
     fn new() -> Self {
         let owners = 3;
         Self {
-            engine: Engine::new(&Detect::default(), owners),
+            engine: Engine::new(&Detect::default(), &Ignore::default(), owners),
+            ignore: Ignore::default(),
             owners,
             held: BTreeMap::new(),
             counters: BTreeMap::new(),
@@ -313,9 +330,12 @@ impl Model {
                 self.engine.handle_inventory(inventory, *now);
                 assert_sums(inventory, &self.engine.samples());
                 assert_cut(&self.engine.samples(), self.owners);
+                self.assert_nothing_ignored_is_found();
             }
-            Step::Reconfigure(detect, owners) => {
-                self.engine.reconfigure(detect, *owners);
+            Step::Reconfigure(rules, owners) => {
+                let (detect, ignore) = &**rules;
+                self.engine.reconfigure(detect, ignore, *owners);
+                self.ignore = ignore.clone();
                 self.owners = *owners;
             }
         }
@@ -345,6 +365,15 @@ impl Model {
         let held = findings.map(|finding| (finding.id.clone(), finding.severity)).collect();
         assert_eq!(self.held, held);
         assert_eq!(self.held.len(), self.engine.findings().len(), "an id is of one finding");
+    }
+
+    fn assert_nothing_ignored_is_found(&self) {
+        for Finding { subject, id, .. } in self.engine.findings() {
+            let process = subject.process.clone().unwrap_or_default();
+            assert!(!self.ignore.processes.contains(&process), "{id}");
+            assert!(!self.ignore.ports.contains(&subject.port.unwrap_or_default()), "{id}");
+            assert!(!self.ignore.namespaces.contains(&subject.netns.to_string()), "{id}");
+        }
     }
 
     fn assert_findings_are_well_formed(&self) {
