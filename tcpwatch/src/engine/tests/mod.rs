@@ -13,6 +13,7 @@ mod ephemeral_port_exhaustion;
 mod half_open;
 mod levels;
 mod properties;
+mod reset_storm;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;
@@ -25,8 +26,8 @@ use crate::{
     config::Detect,
     facts::{
         CloseWaitSocket, ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Listener,
-        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role, SelfConnectedSocket,
-        TcpState, TimeWaitUse, Timestamp, TwReuse,
+        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, ResetCount, Role,
+        SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
     },
 };
 
@@ -48,6 +49,8 @@ struct Watch {
     engine: Engine,
     detect: Detect,
     now: Timestamp,
+    /// What the hooks have counted.
+    resets: Option<Vec<ResetCount>>,
 }
 
 impl Watch {
@@ -58,7 +61,7 @@ impl Watch {
     fn with(edit: impl FnOnce(&mut Detect)) -> Self {
         let mut detect = Detect::default();
         edit(&mut detect);
-        Self { engine: Engine::new(&detect, OWNERS), detect, now: START }
+        Self { engine: Engine::new(&detect, OWNERS), detect, now: START, resets: None }
     }
 
     fn reconfigure(&mut self, edit: impl FnOnce(&mut Detect)) {
@@ -72,7 +75,9 @@ impl Watch {
 
     /// Judges an inventory of these namespaces, and says what holds.
     fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
-        self.engine.handle_inventory(&inventory(namespaces, self.now), self.now);
+        let resets = self.resets.clone();
+        let inventory = Inventory { resets, ..inventory(namespaces, self.now) };
+        self.engine.handle_inventory(&inventory, self.now);
         self.engine.findings()
     }
 

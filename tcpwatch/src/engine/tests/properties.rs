@@ -8,7 +8,10 @@ use std::{
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::engine::Samples;
+use crate::{
+    engine::Samples,
+    facts::{ResetCause, SeenReset},
+};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
@@ -182,6 +185,29 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         )
 }
 
+fn any_resets() -> impl Strategy<Value = Option<Vec<ResetCount>>> {
+    let what = prop_oneof![
+        select(ResetCause::ALL.to_vec()).prop_map(SeenReset::Sent),
+        select(TcpState::ALL.to_vec()).prop_map(SeenReset::Received),
+    ];
+    let role = select(vec![Role::Client, Role::Server]);
+    let service = (0_u64..4, role, select(vec![0, 80, 443]), what);
+    let peer = option::of(any_endpoint().prop_map(|endpoint| endpoint.address));
+    let count = prop_oneof![0_u64..3_000, any::<u64>()];
+    let row = (service, option::of(any_process()), peer, count).prop_map(
+        |((netns, role, port, what), process, last_peer, count)| ResetCount {
+            netns,
+            role,
+            port,
+            what,
+            process,
+            last_peer,
+            count,
+        },
+    );
+    option::weighted(0.9, vec(row, 0..8))
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let process = || option::of(any_process());
     prop_oneof![
@@ -208,7 +234,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_detect() -> impl Strategy<Value = Detect> {
-    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
+    (any::<[bool; 9]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
         |(enabled, warning, more, window, age)| {
             let mut detect = Detect::default();
             detect.close_wait_pileup.enabled = enabled[0];
@@ -233,15 +259,22 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.accept_queue_overflow.warning = warning;
             detect.accept_queue_overflow.critical = warning + more;
             detect.accept_queue_overflow.window = seconds(window);
+            detect.reset_storm.enabled = enabled[8];
+            detect.reset_storm.warning = warning;
+            detect.reset_storm.critical = warning + more;
+            detect.reset_storm.window = seconds(window);
+            detect.reset_storm.history = seconds(window + age);
+            detect.reset_storm.factor = 2;
             detect
         },
     )
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let inventory = (vec(any_namespace(), 0..5), timestamp(), timestamp()).prop_map(
-        |(namespaces, started, now)| {
-            Step::Inventory(Inventory { started, ..super::inventory(namespaces, now) }, now)
+    let inventory = (vec(any_namespace(), 0..5), any_resets(), timestamp(), timestamp()).prop_map(
+        |(namespaces, resets, started, now)| {
+            let inventory = super::inventory(namespaces, now);
+            Step::Inventory(Inventory { started, resets, ..inventory }, now)
         },
     );
     let step = prop_oneof![
@@ -472,6 +505,33 @@ proptest! {
             prop_assert_eq!(one.findings, other.findings);
             prop_assert_eq!(one.close_wait, other.close_wait);
             prop_assert_eq!(one.namespaces, other.namespaces);
+        }
+    }
+
+    #[test]
+    fn resets_at_a_constant_rate_raise_nothing_whatever_the_pauses(
+        per_second in 1_u64..10_000,
+        before in 0_u64..1_000_000,
+        pauses in vec(prop_oneof![8 => Just(10), 2 => 1_u64..100, 1 => 1_u64..5_000], 1..300),
+    ) {
+        let mut watch = Watch::with(|detect| {
+            detect.reset_storm.warning = 1;
+            detect.reset_storm.factor = 2;
+        });
+        let mut count = before;
+        for pause in pauses {
+            watch.pass(seconds(pause));
+            count += pause * per_second;
+            watch.resets = Some(vec![ResetCount {
+                netns: HOST,
+                role: Role::Server,
+                port: 443,
+                what: SeenReset::Sent(ResetCause::LingerZero),
+                process: None,
+                last_peer: None,
+                count,
+            }]);
+            prop_assert_eq!(watch.see([host()]), []);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::engine::{NamespaceTotals, Samples};
 
 fn watch_with_owners(owners: usize) -> Watch {
     let detect = Detect::default();
-    Watch { engine: Engine::new(&detect, owners), detect, now: START }
+    Watch { engine: Engine::new(&detect, owners), ..Watch::new() }
 }
 
 fn netstat(overflows: u64) -> Option<NetstatCounters> {
