@@ -35,6 +35,7 @@ sections! {
         pub syn_flood: Overridable<SynFlood>;
         pub handshake_stall: Overridable<HandshakeStall>;
         pub accept_queue_overflow: Overridable<AcceptQueueOverflow>;
+        pub reset_storm: Overridable<ResetStorm>;
     }
 }
 
@@ -235,6 +236,45 @@ section! {
     check queue_thresholds_are_in_order;
 }
 
+section! {
+    /// reset-storm: one process and port send or receive resets at a rate far above what they had
+    /// lately. How they came about, by cause, is in the finding.
+    pub struct ResetStorm {
+        /// true or false. On, because a reset is an error at one end and often nothing but a closed
+        /// connection at the other: only the change of the rate tells.
+        pub enabled: bool = true;
+
+        /// Resets of one process and port within `window`, from 1 to 1000000, that raise a warning,
+        /// if they are `factor` times the usual. 600 a minute is 10 a second: more than one client
+        /// that retries in a loop with pauses, and as much as twenty load balancers whose health
+        /// checks end with a reset every 2s (HAProxy's default), so that a service which is put
+        /// behind fewer is no storm even on its first day.
+        pub warning: u64 = 600, in 1..=MOST_SOCKETS;
+
+        /// Resets of one process and port within `window`, from 1 to 1000000, that are critical, if
+        /// they are `factor` times the usual. 6000 a minute is 100 a second: of a service with
+        /// hundreds of connections a second that is most of them, and no health check.
+        pub critical: u64 = 6_000, in 1..=MOST_SOCKETS;
+
+        /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
+        /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
+        /// raised until so many windows have been watched: 10m with the defaults.
+        pub factor: u32 = 10, in 2..=1_000;
+
+        /// The time over which resets are counted, from 1s to 24h; so long does the finding stand
+        /// after the rate was last high. 60s is what one restart of a service may take, and holds
+        /// six inventories.
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+
+        /// The time before `window` whose mean is the usual number, from 1s to 24h and no shorter
+        /// than `window`. A rate that stays high for as long becomes the usual one, and the finding
+        /// ends. 1h: somebody has read it by then, and jobs that run several times an hour are part
+        /// of the mean.
+        pub history: Duration = Duration::from_secs(3_600), in SECOND..=DAY;
+    }
+    check storm_is_in_order;
+}
+
 choice! {
     /// A severity as the file spells it.
     pub enum ConfigSeverity {
@@ -277,20 +317,32 @@ fn queue_thresholds_are_in_order(it: &AcceptQueueOverflow, given: &Given<'_>) ->
     in_order(it.warning, it.critical, given)
 }
 
+fn storm_is_in_order(it: &ResetStorm, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)?;
+    pair_in_order(("window", it.window), ("history", it.history), given)
+}
+
 /// Equal thresholds are allowed: then nothing is ever only a warning.
 fn in_order<T: Setting + PartialOrd>(
     warning: T,
     critical: T,
     given: &Given<'_>,
 ) -> Result<(), Fault> {
-    if warning <= critical {
+    pair_in_order(("warning", warning), ("critical", critical), given)
+}
+
+/// The value of the first key is not above that of the second.
+fn pair_in_order<T: Setting + PartialOrd>(
+    (lower, least): (&str, T),
+    (upper, most): (&str, T),
+    given: &Given<'_>,
+) -> Result<(), Fault> {
+    if least <= most {
         return Ok(());
     }
     let from = |key| if given.table.contains_key(key) { "" } else { given.else_from };
-    let at_least =
-        format!("no less than `warning`, which is {}{}", warning.show(), from("warning"));
-    let at_most =
-        format!("no more than `critical`, which is {}{}", critical.show(), from("critical"));
-    let fault = given.refuse("critical", at_least);
-    fault.or_else(|| given.refuse("warning", at_most)).map_or(Ok(()), Err)
+    let at_least = format!("no less than `{lower}`, which is {}{}", least.show(), from(lower));
+    let at_most = format!("no more than `{upper}`, which is {}{}", most.show(), from(upper));
+    let fault = given.refuse(upper, at_least);
+    fault.or_else(|| given.refuse(lower, at_most)).map_or(Ok(()), Err)
 }

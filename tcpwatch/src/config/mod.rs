@@ -21,7 +21,7 @@ use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
 
 pub use detect::{
     AcceptQueueOverflow, CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion,
-    HandshakeStall, SelfConnectRisk, SelfConnection, SynFlood, TimeWaitExhaustion,
+    HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, SynFlood, TimeWaitExhaustion,
 };
 pub use error::{Cause, ConfigError, Place};
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};

@@ -28,11 +28,13 @@ pub enum FindingKind {
     HandshakeStall,
     /// A listener's accept queue is full or has overflowed.
     AcceptQueueOverflow,
+    /// Resets at a rate far above what a process and port usually have.
+    ResetStorm,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -41,6 +43,7 @@ impl FindingKind {
         Self::SynFlood,
         Self::HandshakeStall,
         Self::AcceptQueueOverflow,
+        Self::ResetStorm,
     ];
 
     /// The stable name, kebab-case.
@@ -55,6 +58,7 @@ impl FindingKind {
             Self::SynFlood => "syn-flood",
             Self::HandshakeStall => "handshake-stall",
             Self::AcceptQueueOverflow => "accept-queue-overflow",
+            Self::ResetStorm => "reset-storm",
         }
     }
 

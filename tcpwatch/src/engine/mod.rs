@@ -16,6 +16,11 @@ mod finding;
 mod half_open;
 mod level;
 mod moved;
+mod reset_causes;
+mod reset_counts;
+mod reset_rate;
+mod reset_storm;
+mod reset_words;
 mod sampler;
 mod samples;
 mod self_connect_risk;
@@ -34,8 +39,8 @@ pub use samples::{
 use self::{
     accept_queue_overflow::AcceptQueueOverflow, board::Board, close_wait_pileup::CloseWaitPileup,
     closers::Closers, ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen,
-    sampler::Sampler, self_connect_risk::SelfConnectRisk, self_connection::SelfConnection,
-    time_wait_exhaustion::TimeWaitExhaustion,
+    reset_storm::ResetStorm, sampler::Sampler, self_connect_risk::SelfConnectRisk,
+    self_connection::SelfConnection, time_wait_exhaustion::TimeWaitExhaustion,
 };
 use crate::{
     config,
@@ -57,6 +62,7 @@ pub struct Engine {
     half_open: HalfOpen,
     accept_queue_overflow: AcceptQueueOverflow,
     closers: Closers,
+    reset_storm: ResetStorm,
     board: Board,
     sampler: Sampler,
 }
@@ -77,6 +83,7 @@ impl Engine {
             half_open: HalfOpen::new(detect.syn_flood.clone(), detect.handshake_stall.clone()),
             accept_queue_overflow: AcceptQueueOverflow::new(detect.accept_queue_overflow.clone()),
             closers: Closers::default(),
+            reset_storm: ResetStorm::new(detect.reset_storm.clone()),
             board: Board::default(),
             sampler: Sampler::new(owners),
         }
@@ -93,6 +100,7 @@ impl Engine {
         self.half_open.flood = detect.syn_flood.clone();
         self.half_open.stall = detect.handshake_stall.clone();
         self.accept_queue_overflow.config = detect.accept_queue_overflow.clone();
+        self.reset_storm.config = detect.reset_storm.clone();
         self.sampler.reconfigure(owners);
     }
 
@@ -115,6 +123,7 @@ impl Engine {
         found.extend(self.self_connect_risk.judge(inventory, now));
         found.extend(self.half_open.judge(inventory, now));
         found.extend(self.accept_queue_overflow.judge(inventory, now));
+        found.extend(self.reset_storm.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
         found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
         self.board.update(found, now);

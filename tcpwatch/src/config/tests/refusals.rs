@@ -220,6 +220,21 @@ fn a_warning_above_critical_is_refused_where_it_was_set() {
             "3:12: detect.time_wait_exhaustion.critical: expected no less than `warning`, which \
              is 0.5, found float 0.4",
         ),
+        (
+            "[detect.reset_storm]\nwarning = 7000",
+            "2:11: detect.reset_storm.warning: expected no more than `critical`, which is 6000 by \
+             default, found integer 7000",
+        ),
+        (
+            "[detect.reset_storm]\nhistory = \"59s\"",
+            "2:11: detect.reset_storm.history: expected no less than `window`, which is \"60s\" by \
+             default, found string \"59s\"",
+        ),
+        (
+            "[detect.reset_storm]\nwindow = \"2h\"",
+            "2:10: detect.reset_storm.window: expected no more than `history`, which is \"1h\" by \
+             default, found string \"2h\"",
+        ),
     ]);
     parse(&format!("[{pileup}]\nwarning = 200")).expect("equal thresholds are good");
     parse(&format!("[{ports}]\nwarning = 1\ncritical = 1")).expect("equal thresholds are good");

@@ -3,12 +3,26 @@
 //! What the engine remembers is measured by its `Debug` text, which shows every table in full.
 
 use super::{super::FINDINGS_PER_KIND, *};
+use crate::facts::{ResetCause, SeenReset};
 
 const GARBAGE: u32 = 100_000;
 
 /// An address that differs for each number.
 fn peer(number: u32) -> Endpoint {
     Endpoint { address: std::net::Ipv4Addr::from_bits(number).into(), port: 443 }
+}
+
+/// Resets that a process of its own sent from a port of its own.
+fn sent(number: u32, count: u64) -> ResetCount {
+    ResetCount {
+        netns: HOST,
+        role: Role::Server,
+        port: number as u16,
+        what: SeenReset::Sent(ResetCause::LingerZero),
+        process: Some(process(number, &format!("p{number:09}"))),
+        last_peer: Some(peer(number).address),
+        count,
+    }
 }
 
 fn memory(watch: &Watch) -> usize {
@@ -210,8 +224,39 @@ fn a_hundred_thousand_listeners_are_no_more_than_those_that_are_followed() {
 }
 
 #[test]
-fn the_worst_hundred_findings_of_a_kind_are_kept() {
+fn resets_of_a_hundred_thousand_processes_are_no_more_than_those_that_are_followed() {
     let mut watch = Watch::new();
+    let mut look = |from: u32, count: u64| {
+        watch.resets = Some((from..from + GARBAGE).map(|number| sent(number, count)).collect());
+        watch.see([host()]);
+        watch.pass(seconds(600));
+        watch.changes();
+        memory(&watch)
+    };
+    look(1_000_000, 1);
+    let once = look(1_000_000, 10_000_000);
+    // Those that have gone, beside those that have come.
+    look(2_000_000, 10_000_000);
+    let twice = look(2_000_000, 20_000_000);
+    assert!(twice <= once * 2, "{once}, then {twice}");
+    // 8192 counts, 1024 groups with the findings of a hundred.
+    assert!(twice < 8_192 * 250 + 1_024 * 1_500 + 100 * 5_000, "{twice}");
+    watch.resets = Some(Vec::new());
+    for _ in 0..4 {
+        watch.pass(seconds(3_600));
+        watch.see([]);
+    }
+    watch.changes();
+    assert!(memory(&watch) < 100_000, "{} after all has gone", memory(&watch));
+}
+
+#[test]
+fn the_worst_hundred_findings_of_a_kind_are_kept() {
+    // Two windows of half a minute are enough to know that there were no resets.
+    let mut watch = Watch::with(|detect| {
+        detect.reset_storm.window = seconds(30);
+        detect.reset_storm.factor = 2;
+    });
     let since = START - seconds(3_600);
     let mut namespace = host();
     for number in 1..=300 {
@@ -259,8 +304,16 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         all[0].netstat = Some(netstat);
         all
     };
-    watch.see(listening(0));
-    watch.pass(seconds(60));
+    let resets = |factor: u64| {
+        let count = |number| if number > 290 { 20_000 } else { 2_000 };
+        (1..=300).map(|number| sent(number, factor * count(number))).collect()
+    };
+    watch.resets = Some(resets(0));
+    for _ in 0..2 {
+        watch.see(listening(0));
+        watch.pass(seconds(30));
+    }
+    watch.resets = Some(resets(1));
     watch.see(listening(1_000));
     for kind in FindingKind::ALL {
         assert_eq!(findings_of(&watch, kind), FINDINGS_PER_KIND, "{}", kind.name());
@@ -285,6 +338,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
     turned[0].listeners.reverse();
     watch.see(turned);
     assert_eq!(watch.changes(), []);
+    watch.resets = None;
     watch.see([]);
     assert_eq!(watch.changes().len(), FindingKind::ALL.len() * FINDINGS_PER_KIND);
 }

@@ -17,6 +17,7 @@ mod half_open;
 mod levels;
 mod overrides;
 mod properties;
+mod reset_storm;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;
@@ -30,7 +31,7 @@ use crate::{
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
         Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process,
-        Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
+        ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
     },
 };
 
@@ -53,6 +54,8 @@ struct Watch {
     detect: Detect,
     ignore: Ignore,
     now: Timestamp,
+    /// What the hooks have counted.
+    resets: Option<Vec<ResetCount>>,
 }
 
 impl Watch {
@@ -69,7 +72,13 @@ impl Watch {
     /// As the configuration file says.
     fn configured(file: &str) -> Self {
         let Config { detect, ignore, .. } = config(file);
-        Self { engine: Engine::new(&detect, &ignore, OWNERS), detect, ignore, now: START }
+        Self {
+            engine: Engine::new(&detect, &ignore, OWNERS),
+            detect,
+            ignore,
+            now: START,
+            resets: None,
+        }
     }
 
     /// Reads another file.
@@ -89,7 +98,8 @@ impl Watch {
 
     /// Judges an inventory of these namespaces, and says what holds.
     fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
-        self.take(&inventory(namespaces, self.now))
+        let resets = self.resets.clone();
+        self.take(&Inventory { resets, ..inventory(namespaces, self.now) })
     }
 
     /// Judges this inventory, and says what holds.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::facts::SeenReset;
 
 /// A process and the port of its service.
 type Who = (Arc<Process>, u16);
@@ -40,6 +41,11 @@ fn listener((process, port): &Who) -> Listener {
 /// Brings `kind` about for both, and says at whose ports it is found a minute later.
 fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     let everybody = [backupd(), restored()];
+    // What is usual must be known first.
+    watch.resets = Some(Vec::new());
+    watch.see([host()]);
+    watch.pass(seconds(600));
+    let mut resets = Vec::new();
     let began = watch.now;
     let mut now = host();
     let mut then = host();
@@ -85,10 +91,20 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 let overflows = NetstatCounters { listen_overflows: 80, ..Default::default() };
                 then.netstat = Some(overflows);
             }
+            FindingKind::ResetStorm => resets.push(ResetCount {
+                netns: HOST,
+                role: Role::Client,
+                port: *port,
+                what: SeenReset::Received(TcpState::SynSent),
+                process: Some(Arc::clone(process)),
+                last_peer: None,
+                count: 700,
+            }),
         }
     }
     watch.see([now]);
     watch.pass(seconds(60));
+    watch.resets = Some(resets);
     let found = watch.see([then]).iter().filter(|finding| finding.kind == kind);
     found.filter_map(|finding| finding.subject.port).collect()
 }
@@ -125,6 +141,7 @@ fn every_kind_is_judged_by_the_thresholds_of_the_override() {
             FindingKind::SelfConnectRisk => "min_age = \"61s\"",
             FindingKind::SynFlood | FindingKind::HandshakeStall => "warning = 301",
             FindingKind::AcceptQueueOverflow => "warning = 41",
+            FindingKind::ResetStorm => "warning = 701",
             // The first has no threshold, the second no overrides.
             FindingKind::SelfConnection | FindingKind::TimeWaitExhaustion => continue,
         };

@@ -11,6 +11,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::*;
 use crate::{
     engine::Samples,
+    facts::{ResetCause, SeenReset},
     incident::{Fact, Header, Recorder, Recording},
 };
 
@@ -194,6 +195,29 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         )
 }
 
+fn any_resets() -> impl Strategy<Value = Option<Vec<ResetCount>>> {
+    let what = prop_oneof![
+        select(ResetCause::ALL.to_vec()).prop_map(SeenReset::Sent),
+        select(TcpState::ALL.to_vec()).prop_map(SeenReset::Received),
+    ];
+    let role = select(vec![Role::Client, Role::Server]);
+    let service = (0_u64..4, role, select(vec![0, 80, 443]), what);
+    let peer = option::of(any_endpoint().prop_map(|endpoint| endpoint.address));
+    let count = prop_oneof![0_u64..3_000, any::<u64>()];
+    let row = (service, option::of(any_process()), peer, count).prop_map(
+        |((netns, role, port, what), process, last_peer, count)| ResetCount {
+            netns,
+            role,
+            port,
+            what,
+            process,
+            last_peer,
+            count,
+        },
+    );
+    option::weighted(0.9, vec(row, 0..8))
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let process = || option::of(any_process());
     prop_oneof![
@@ -235,7 +259,7 @@ const FILES: [&str; 4] = [
 
 fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
     let file = select(FILES.to_vec());
-    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
+    (any::<[bool; 9]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
         |(enabled, warning, more, window, age, file)| {
             let Config { mut detect, ignore, .. } = config(file);
             detect.close_wait_pileup.enabled = enabled[0];
@@ -262,6 +286,12 @@ fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
             detect.accept_queue_overflow.warning = warning;
             detect.accept_queue_overflow.critical = warning + more;
             detect.accept_queue_overflow.window = seconds(window);
+            detect.reset_storm.enabled = enabled[8];
+            detect.reset_storm.warning = warning;
+            detect.reset_storm.critical = warning + more;
+            detect.reset_storm.window = seconds(window);
+            detect.reset_storm.history = seconds(window + age);
+            detect.reset_storm.factor = 2;
             (detect, ignore)
         },
     )
@@ -282,13 +312,13 @@ fn any_inventory() -> impl Strategy<Value = Inventory> {
         (any::<u64>(), any::<u64>()).prop_map(|(open, limit)| DescriptorUse { open, limit }),
         0..4,
     );
-    (vec(any_namespace(), 0..5), timestamp(), descriptors, vec(closer(), 0..5)).prop_map(
-        |(namespaces, started, descriptors, closers)| Inventory {
+    (vec(any_namespace(), 0..5), timestamp(), descriptors, vec(closer(), 0..5), any_resets())
+        .prop_map(|(namespaces, started, descriptors, closers, resets)| Inventory {
             descriptors,
             closers,
+            resets,
             ..super::inventory(namespaces, started)
-        },
-    )
+        })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -604,6 +634,33 @@ proptest! {
         let told = watch.told();
         let worse = ["raised warning", "warning to critical"];
         prop_assert!(worse.starts_with(&told.iter().map(String::as_str).collect::<Vec<_>>()), "{told:?}");
+    }
+
+    #[test]
+    fn resets_at_a_constant_rate_raise_nothing_whatever_the_pauses(
+        per_second in 1_u64..10_000,
+        before in 0_u64..1_000_000,
+        pauses in vec(prop_oneof![8 => Just(10), 2 => 1_u64..100, 1 => 1_u64..5_000], 1..300),
+    ) {
+        let mut watch = Watch::with(|detect| {
+            detect.reset_storm.warning = 1;
+            detect.reset_storm.factor = 2;
+        });
+        let mut count = before;
+        for pause in pauses {
+            watch.pass(seconds(pause));
+            count += pause * per_second;
+            watch.resets = Some(vec![ResetCount {
+                netns: HOST,
+                role: Role::Server,
+                port: 443,
+                what: SeenReset::Sent(ResetCause::LingerZero),
+                process: None,
+                last_peer: None,
+                count,
+            }]);
+            prop_assert_eq!(watch.see([host()]), []);
+        }
     }
 
     #[test]

@@ -7,8 +7,7 @@ use crate::engine::{NamespaceTotals, Samples};
 
 fn watch_with_owners(owners: usize) -> Watch {
     let detect = Detect::default();
-    let ignore = Ignore::default();
-    Watch { engine: Engine::new(&detect, &ignore, owners), detect, ignore, now: START }
+    Watch { engine: Engine::new(&detect, &Ignore::default(), owners), ..Watch::new() }
 }
 
 fn netstat(overflows: u64) -> Option<NetstatCounters> {
