@@ -206,7 +206,7 @@ pub struct CloseWaitSocket {
     pub owner_pending: bool,
     /// The user stack that opened it, innermost frame first, where
     /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then. A frame is
-    /// `function (object+0x11d6)`, or `object+0x11d6` where the function is not known.
+    /// `function+0x14 (object)`, or `0x55d0 (object)` where the function is not known.
     pub stack: Option<Arc<[String]>>,
 }
 
