@@ -66,7 +66,8 @@ section! {
         /// Sockets of one owner, from 1 to 1000000, that raise a warning already if their number
         /// has grown in every quarter of `window`; from `warning` upwards it adds nothing. 5
         /// because growth in four quarters adds at least four sockets, so that 5 is where a leak
-        /// that began with one socket can first be told from chance.
+        /// that began with one socket can first be told from chance. The warning stands until more
+        /// than a tenth of them is closed.
         pub growing: u64 = 5, in 1..=MOST_SOCKETS;
 
         /// The time over which growth is judged, from 1s to 24h; its quarters should be longer

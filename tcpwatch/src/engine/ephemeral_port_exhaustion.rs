@@ -5,8 +5,8 @@
 //! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port.
 //! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
 //! of the warning on those who close the connections are counted, see `closers`.
-//! Cold start: none; the ports are counted, not their rate. The minutes to the last port need half
-//! a minute of growth.
+//! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
+//! minute of growth.
 //! Recovery: below 0.9 of the threshold, and `window` after the last failure.
 //! Misses: ports of sockets that are bound but neither listen nor are connected are in no table
 //! that the inventory walks, and of many busy destinations the inventory names 32 and the worst; a

@@ -4,7 +4,8 @@
 //! tested on a table of facts. Memory is bounded whatever the facts are.
 //!
 //! [`Engine`] hands each fact to the detectors, one file each. What they find goes to the
-//! `board`, which knows what is new, worse or gone. `sampler` groups the numbers.
+//! `board`, which knows what is new, worse or gone. `sampler` groups the numbers. What costs the
+//! host something is asked for with [`Engine::focus`], and only while a finding needs it.
 
 mod accept_queue_overflow;
 mod board;

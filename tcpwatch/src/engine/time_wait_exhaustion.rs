@@ -5,7 +5,7 @@
 //! Trip: a part of the limit; critical when the overflow counter has moved within `window`, because
 //! then the limit was met. From 0.8 of the warning on those who close are counted, see `closers`.
 //! Cold start: overflows before the first inventory are not counted. The minutes to the limit need
-//! half a minute of growth.
+//! a minute of growth.
 //! Recovery: below 0.9 of the threshold, and `window` after the last overflow.
 //! Misses: nothing of what the kernel counts; who closed before it was counted.
 

@@ -69,11 +69,11 @@ impl Trend {
     }
 
     /// Minutes until it is `limit` if it goes on like this; `None` while it does not grow, which is
-    /// in each of the last two eighths of the window.
+    /// in each of the last two quarters of the window.
     pub(super) fn minutes_to(&self, limit: u64, window: Duration) -> Option<f64> {
         let (_, last) = self.last?;
         let left = limit.checked_sub(last).filter(|left| *left > 0)?;
-        let grows = self.parts_grown(2, window / 8) == Some(2);
+        let grows = self.parts_grown(2, window / 4) == Some(2);
         let per_minute = self.per_minute(window).filter(|it| grows && *it > 0.0)?;
         Some(left as f64 / per_minute)
     }
@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(minutes(120), Some(10.0));
         assert_eq!(minutes(60), None, "it is there");
         assert_eq!(minutes(10), None, "it is beyond");
-        assert_eq!(trend_of(|second| second / 10, 140).minutes_to(120, WINDOW), None, "too early");
-        assert_eq!(trend_of(|second| second.min(500), 600).minutes_to(900, WINDOW), None);
+        assert_eq!(trend_of(|second| second / 10, 290).minutes_to(120, WINDOW), None, "too early");
+        assert_eq!(trend_of(|second| second.min(450), 600).minutes_to(900, WINDOW), None);
     }
 
     #[test]

@@ -215,7 +215,8 @@ pub struct CloseWaitSocket {
     /// Its owner has not been looked for yet.
     pub owner_pending: bool,
     /// The user stack that opened it, innermost frame first, where
-    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then.
+    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then. A frame is
+    /// `function+0x14 (object)`, or `0x55d0 (object)` where the function is not known.
     pub stack: Option<Arc<[String]>>,
 }
 

@@ -14,9 +14,9 @@ const LISTED: usize = 3;
 const TOLD_APART: usize = 256;
 /// Characters of a function's name in a sentence: names of generic code go on for lines.
 const NAME: usize = 100;
-/// How the C library's objects begin: connect() itself tells nothing.
+/// How the C library's objects begin: its connect() tells nothing of who called it.
 const C_LIBRARY: [&str; 5] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl"];
-/// The C library's functions, for where the object is not known.
+/// The same functions where they are linked into the program.
 const CALLS: [&str; 7] = [
     "connect",
     "__connect",
@@ -26,6 +26,9 @@ const CALLS: [&str; 7] = [
     "__libc_accept",
     "__libc_accept4",
 ];
+/// How the functions between a program and the system call begin in Go and Rust.
+const STANDARD_LIBRARIES: [&str; 8] =
+    ["syscall.", "internal/", "runtime.", "runtime/", "net.", "std::", "<std::", "core::"];
 
 /// The stacks of a group's sockets, most frequent first.
 pub(super) struct Stacks(Vec<(Arc<[String]>, u64)>);
@@ -63,7 +66,7 @@ impl Stacks {
         self.0.iter().take(LISTED).map(line).collect()
     }
 
-    /// Who opened most of those that are known, `connect_backend() (app+0x11d6)`, and how many.
+    /// Who opened most of those that are known, `connect_backend() (app)`, and how many.
     pub(super) fn opener(&self) -> Option<(String, u64)> {
         let mut openers: BTreeMap<String, u64> = BTreeMap::new();
         for (stack, count) in &self.0 {
@@ -73,17 +76,18 @@ impl Stacks {
     }
 }
 
-/// The innermost function outside the C library.
+/// The innermost function that the program or a library of its choice has.
 fn opener(stack: &[String]) -> Option<String> {
     let frames = || stack.iter().map(|frame| Frame::parse(frame));
-    let frame = frames().find(|frame| !frame.is_c_library()).or_else(|| frames().next())?;
+    let frame = frames().find(|frame| !frame.is_standard()).or_else(|| frames().next())?;
     Some(frame.in_words())
 }
 
-/// One frame: `function (object+0x11d6)`, or `object+0x11d6` where the function is not known.
+/// One frame: `function+0x14 (object)`, or `0x55d0 (object)` where the function is not known.
 struct Frame<'a> {
-    name: Option<&'a str>,
-    place: Option<&'a str>,
+    text: &'a str,
+    function: Option<&'a str>,
+    object: &'a str,
 }
 
 impl<'a> Frame<'a> {
@@ -93,39 +97,36 @@ impl<'a> Frame<'a> {
             text => text,
         };
         // From the right: names of C++ have brackets of their own.
-        if let Some((name, rest)) = text.rsplit_once(" (")
-            && let Some(place) = rest.strip_suffix(')')
-            && place.contains("+0x")
-        {
-            return Self { name: Some(name), place: Some(place) };
-        }
-        if text.contains("+0x") {
-            return Self { name: None, place: Some(text) };
-        }
-        Self { name: Some(text), place: None }
+        let parts = text.rsplit_once(" (");
+        let parts = parts.and_then(|(place, rest)| Some((place, rest.strip_suffix(')')?)));
+        let (place, object) = parts.unwrap_or((text, ""));
+        let function = place.rsplit_once("+0x").map(|(function, _)| function);
+        Self { text, function: function.filter(|function| !function.is_empty()), object }
     }
 
-    fn is_c_library(&self) -> bool {
-        match (self.place, self.name) {
-            (Some(place), _) => C_LIBRARY.iter().any(|object| place.starts_with(object)),
-            (None, Some(name)) => CALLS.contains(&name),
-            (None, None) => false,
-        }
+    /// Whether it says nothing of who opened the connection.
+    fn is_standard(&self) -> bool {
+        let begins = |text: &str, with: &[&str]| with.iter().any(|it| text.starts_with(it));
+        begins(self.object, &C_LIBRARY)
+            || self.function.is_some_and(|function| {
+                CALLS.contains(&function) || begins(function, &STANDARD_LIBRARIES)
+            })
     }
 
     fn short_name(&self) -> String {
-        text::shorten(self.name.or(self.place).unwrap_or_default(), NAME)
+        text::shorten(self.function.unwrap_or(self.text), NAME)
     }
 
     fn in_words(&self) -> String {
         let name = self.short_name();
-        match (self.name, self.place) {
-            // Demangled names may bring their arguments.
-            (Some(_), Some(place)) if name.ends_with(')') => format!("{name} ({place})"),
-            (Some(_), Some(place)) => format!("{name}() ({place})"),
-            (Some(_), None) if name.ends_with(')') => name,
-            (Some(_), None) => format!("{name}()"),
-            (None, _) => name,
+        if self.function.is_none() {
+            return name;
+        }
+        // Demangled names may bring their arguments.
+        let brackets = if name.ends_with(')') { "" } else { "()" };
+        match self.object {
+            "" => format!("{name}{brackets}"),
+            object => format!("{name}{brackets} ({object})"),
         }
     }
 }
@@ -137,18 +138,19 @@ mod tests {
     #[test]
     fn frames_read_as_a_person_says_them() {
         let table = [
-            ("connect_backend (app+0x11d6)", "connect_backend", "connect_backend() (app+0x11d6)"),
-            ("app+0x11d6", "app+0x11d6", "app+0x11d6"),
-            ("Pool::open", "Pool::open", "Pool::open()"),
-            ("open(int) (app+0x1)", "open(int)", "open(int) (app+0x1)"),
+            ("connect_backend+0x14 (app)", "connect_backend", "connect_backend() (app)"),
+            ("0x55d0 (app)", "0x55d0 (app)", "0x55d0 (app)"),
+            ("0x7f00 ()", "0x7f00 ()", "0x7f00 ()"),
+            ("Lcom/acme/Pool;::open+0x20 ()", "Lcom/acme/Pool;::open", "Lcom/acme/Pool;::open()"),
+            ("open(int)+0x1 (app)", "open(int)", "open(int) (app)"),
             (
-                "(anonymous namespace)::open (a b+0x1)",
+                "(anonymous namespace)::open+0x1 (a b)",
                 "(anonymous namespace)::open",
-                "(anonymous namespace)::open() (a b+0x1)",
+                "(anonymous namespace)::open() (a b)",
             ),
-            (" (", "(", "(()"),
-            ("", "?", "?()"),
-            ("operator() (int)", "operator() (int)", "operator() (int)"),
+            ("operator+(A (int))+0x1 (app)", "operator+(A (int))", "operator+(A (int)) (app)"),
+            (" (", "(", "("),
+            ("", "?", "?"),
         ];
         for (frame, name, words) in table {
             let frame = Frame::parse(frame);
@@ -157,12 +159,25 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_is_not_who_opened_a_connection() {
-        for frame in ["connect (libc.so.6+0x1)", "libc-2.31.so+0x1", "connect", "__libc_accept4"] {
-            assert!(Frame::parse(frame).is_c_library(), "{frame}");
+    fn what_lies_between_a_program_and_the_system_call_did_not_open_a_connection() {
+        let standard = [
+            "connect+0x10 (libc.so.6)",
+            "0x7f00 (libc-2.31.so)",
+            "__libc_accept4+0x1 (app)",
+            "internal/runtime/syscall.Syscall6+0xe (app)",
+            "net.(*sysDialer).dialTCP+0x5c (app)",
+            "std::sys::net::connection::socket::Socket::connect+0x1 (app)",
+        ];
+        for frame in standard {
+            assert!(Frame::parse(frame).is_standard(), "{frame}");
         }
-        for frame in ["connect (libcurl.so.4+0x1)", "app+0x1", "connect_backend"] {
-            assert!(!Frame::parse(frame).is_c_library(), "{frame}");
+        for frame in [
+            "connect_backend+0x1 (app)",
+            "main.fetch+0x1 (app)",
+            "0x1 (app)",
+            "a+0x1 (libcurl.so.4)",
+        ] {
+            assert!(!Frame::parse(frame).is_standard(), "{frame}");
         }
     }
 }

@@ -160,11 +160,12 @@ impl Shortage<'_> {
             place.unwrap_or_default()
         )];
         if ports.range != (1_024, 65_535) {
-            remedies.push(
-                "More ports: sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\" in that \
-                 namespace, with the ports of its listeners in ip_local_reserved_ports."
-                    .to_owned(),
-            );
+            let (low, high) = ports.range;
+            remedies.push(format!(
+                "More ports: ip_local_port_range is {low} to {high}; sysctl -w \
+                 net.ipv4.ip_local_port_range=\"1024 65535\" in that namespace, with the ports of \
+                 its listeners in ip_local_reserved_ports."
+            ));
         }
         remedies.push(self.reuse().remedy());
         remedies.push(

@@ -57,7 +57,7 @@ fn any_owner() -> impl Strategy<Value = Option<Owner>> {
 
 /// Frames as the kernel side writes them, and others.
 fn stack() -> impl Strategy<Value = Arc<[String]>> {
-    let frames = ["connect (libc.so.6+0x10)", "open (app+0x1)", "app+0x2", "main", "", " (", ")("];
+    let frames = ["connect+0x10 (libc.so.6)", "open+0x1 (app)", "0x2 ()", "main", "", " (", ")("];
     let frame = prop_oneof![9 => select(frames.to_vec()).prop_map(str::to_owned), 1 => name()];
     vec(frame, 0..4).prop_map(Arc::from)
 }

@@ -164,14 +164,14 @@ fn the_remedies_name_twice_the_limit_and_what_not_to_do() {
 #[test]
 fn the_minutes_to_the_limit_are_told_while_time_wait_grows() {
     let mut watch = Watch::new();
-    for step in 0..=4 {
-        watch.see([time_wait(820 + step * 10, 0)]);
+    for step in 0..=6 {
+        watch.see([time_wait(800 + step * 10, 0)]);
         watch.pass(INTERVAL);
     }
     // 140 are left, and ten come in ten seconds.
     assert_eq!(text_of(watch.only(), "minutes_to_limit"), "2.333");
     assert_says(&watch.only().explanation, &["At this rate the limit is met in 2 min."]);
-    for _ in 0..3 {
+    for _ in 0..4 {
         watch.see([time_wait(860, 0)]);
         watch.pass(INTERVAL);
     }
