@@ -144,11 +144,13 @@ fn a_hundred_thousand_time_waits_stand_at_once() {
     if !root_or_skip() {
         return;
     }
+    // An emulated machine (`cargo xtask vm`) takes half a minute for so many.
+    let many = if std::env::var_os("TCPWATCH_SLOW").is_some() { 10_000 } else { 100_000 };
     let ns = Namespace::new("t-many").unwrap();
     let started = Instant::now();
-    TimeWaits::make_many(&ns, 100_000, 9_000).unwrap();
-    println!("100,000 TIME_WAIT in {:?}", started.elapsed());
-    assert_eq!(ss_states(&ns), table(&[("TIME-WAIT", 100_000)]));
+    TimeWaits::make_many(&ns, many, 9_000).unwrap();
+    println!("{many} TIME_WAIT in {:?}", started.elapsed());
+    assert_eq!(ss_states(&ns), table(&[("TIME-WAIT", many)]));
     assert_eq!(ns.netstat_counter("TCPTimeWaitOverflow").unwrap(), 0);
 }
 

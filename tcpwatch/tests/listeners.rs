@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll};
+use support::{Agent, begin_connects, listen, poll, within};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -168,31 +168,41 @@ fn half_open_connections_crowd_a_short_queue() -> Result<()> {
 }
 
 #[test]
-fn completed_connections_at_full_speed_are_nothing() -> Result<()> {
+fn ten_thousand_completed_connections_a_second_are_nothing() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    const LASTS: Duration = Duration::from_secs(3);
+    const SECOND: Duration = Duration::from_secs(1);
+    // Two of the seconds as fast as that: an idle machine makes twice as many in each, one that
+    // tests something else beside takes some seconds more. An emulated one makes a thousand.
+    const FAST_SECONDS: usize = 2;
+    const AT_MOST: usize = 20;
+    let fast = if within(SECOND) == SECOND { 10_000 } else { 250 };
+    let fast_ones = |made: &[u32]| made.iter().filter(|&&made| made >= fast).count();
     let agent = Agent::start(QUICK)?;
     let ns = Namespace::new("speed")?;
     let listener = listen(&ns, 7_103, 4_096)?;
     agent.wait_for_inventory()?;
     let ended = AtomicBool::new(false);
-    let made = thread::scope(|scope| -> Result<u32> {
+    let made = thread::scope(|scope| -> Result<Vec<u32>> {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 // The last one comes from below; an error ends the client's side too.
                 drop(listener.accept());
             }
         });
-        let made = ns.enter(|| -> io::Result<u32> {
-            let end = Instant::now() + LASTS;
-            let mut made = 0;
-            while Instant::now() < end {
-                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?;
-                // Closing with a reset leaves no TIME_WAIT, so the ports do not run out.
-                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-                made += 1;
+        let made = ns.enter(|| -> io::Result<Vec<u32>> {
+            let mut made = Vec::new();
+            while fast_ones(&made) < FAST_SECONDS && made.len() < AT_MOST {
+                let end = Instant::now() + SECOND;
+                let mut in_this_second = 0;
+                while Instant::now() < end {
+                    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?;
+                    // Closing with a reset leaves no TIME_WAIT, so the ports do not run out.
+                    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+                    in_this_second += 1;
+                }
+                made.push(in_this_second);
             }
             ended.store(true, Ordering::Relaxed);
             drop(TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?);
@@ -201,11 +211,11 @@ fn completed_connections_at_full_speed_are_nothing() -> Result<()> {
         ended.store(true, Ordering::Relaxed);
         Ok(made??)
     })?;
-    ensure!(made > 1_000, "only {made} connections");
+    ensure!(fast_ones(&made) == FAST_SECONDS, "never {fast} connections a second: {made:?}");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
     assert_told(&agent, &ns, "none", 0, 0)?;
-    println!("{made} connections in {LASTS:?}");
+    println!("connections a second: {made:?}");
     Ok(())
 }
 

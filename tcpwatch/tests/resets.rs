@@ -1,4 +1,5 @@
-//! Resets sent, by cause, against real sockets: each way to provoke one, counted exactly.
+//! Resets sent, by cause, against real sockets: each way to provoke one, counted exactly, and what
+//! could be taken for one.
 //!
 //! The hooks see the whole host, so this file has one test, its situations follow one another, and
 //! nothing else of this process runs beside them. `OutRsts` of the namespace is the witness.
@@ -8,11 +9,11 @@ mod support;
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::Agent;
@@ -29,6 +30,10 @@ const CAUSES: [&str; 10] = [
     "aborted",
     "other",
 ];
+
+/// States in which a full socket without an owner is ended by data, and in which none of these
+/// situations ends one by a reset.
+const ORPHANS: [&str; 2] = ["fin_wait1", "fin_wait2"];
 
 fn listen(port: u16) -> Result<TcpListener> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)
@@ -106,11 +111,77 @@ fn accept_queue_discarded(count: usize, linger: bool) -> Result<()> {
     Ok(())
 }
 
+/// ACKs of connections that nobody knows, half of them to a port that has a listener.
+fn half_open(ns: &Namespace, count: u16) -> Result<()> {
+    let listener = listen(0)?;
+    scenes::stray_acks(ns, count / 2, listener.local_addr()?.port())?;
+    scenes::stray_acks(ns, count / 2, 9)
+}
+
+/// Data for an orphan that is a full socket in FIN_WAIT2 still, not a minisocket: it stays one for
+/// what tcp_fin_timeout is longer than 60 s.
+fn late_data_for_a_full_socket(ns: &Namespace, count: usize) -> Result<()> {
+    let before = ns.netstat_counter("TCPAbortOnData")?;
+    ns.sysctl_set("net.ipv4.tcp_fin_timeout", "120")?;
+    late_data(count)?;
+    ns.sysctl_set("net.ipv4.tcp_fin_timeout", "60")?;
+    // A minisocket would not have counted there.
+    let full = ns.netstat_counter("TCPAbortOnData")? - before;
+    ensure!(full == count as u64, "only {full} of {count} orphans were full sockets");
+    Ok(())
+}
+
+/// `ss -K` for the clients of a port.
+fn kill_clients(ns: &Namespace, count: usize, linger: bool) -> Result<()> {
+    let listener = listen(0)?;
+    let pairs = (0..count).map(|_| pair(&listener)).collect::<Result<Vec<_>>>()?;
+    for (client, _) in pairs.iter().filter(|_| linger) {
+        SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+    }
+    kill(ns, "dport", listener.local_addr()?.port())
+}
+
+/// `ss -K` for connections that wait in an accept queue.
+fn kill_unaccepted(ns: &Namespace, count: usize) -> Result<()> {
+    let listener = listen(0)?;
+    let server = listener.local_addr()?;
+    let clients =
+        (0..count).map(|_| TcpStream::connect(server)).collect::<std::io::Result<Vec<_>>>()?;
+    kill(ns, "sport", server.port())?;
+    drop((listener, clients));
+    Ok(())
+}
+
+fn kill(ns: &Namespace, end: &str, port: u16) -> Result<()> {
+    ns.ss(&["-K", "state", "established", end, "=", &format!(":{port}")]).map(drop)
+}
+
+/// shutdown() of both directions on both sides, and then close(): nothing is left to be reset, not
+/// even with SO_LINGER 0.
+fn shut_down(count: usize, linger: bool) -> Result<()> {
+    let listener = listen(0)?;
+    for _ in 0..count {
+        let (mut client, server) = pair(&listener)?;
+        if linger {
+            SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        }
+        client.shutdown(Shutdown::Both)?;
+        server.shutdown(Shutdown::Both)?;
+        // The server's FIN has arrived when read() returns 0.
+        ensure!(client.read(&mut [0])? == 0, "data from a server that sent none");
+        drop((client, server));
+    }
+    Ok(())
+}
+
 /// connect(AF_UNSPEC) on an established connection.
-fn disconnect(count: usize) -> Result<()> {
+fn disconnect(count: usize, linger: bool) -> Result<()> {
     let listener = listen(0)?;
     for _ in 0..count {
         let (client, _server) = pair(&listener)?;
+        if linger {
+            SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        }
         let unspecified =
             libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
         // SAFETY: the address is a live value of the length that is given.
@@ -139,54 +210,70 @@ fn each_cause_is_counted_exactly_and_all_of_them_are_out_rsts() -> Result<()> {
     }
     let agent = Agent::start_quick()?;
     let ns = Namespace::new("resets")?;
-    let counts = || -> Result<BTreeMap<&str, f64>> {
+    let counts = || -> Result<BTreeMap<String, f64>> {
         let metrics = agent.metrics_of_now()?;
-        let value = |cause: &str| {
-            let series = format!("tcpwatch_resets_sent_total{{cause=\"{cause}\"}}");
-            support::value_in(&metrics, &series).unwrap_or(f64::NAN)
+        let value = |series: String| {
+            let value = support::value_in(&metrics, &series).with_context(|| series.clone())?;
+            Ok((series, value))
         };
-        Ok(CAUSES.iter().map(|&cause| (cause, value(cause))).collect())
+        CAUSES.iter().map(|cause| sent(cause)).chain(ORPHANS.map(received)).map(value).collect()
     };
-    type Situation = fn() -> Result<()>;
-    let situations: [(&str, f64, Situation); 7] = [
-        ("no_listener", 11.0, || no_listener(11)),
-        ("linger_zero", 7.0, || linger_zero(7)),
-        ("unread_data", 5.0, || unread_data(5)),
-        ("late_data", 6.0, || late_data(6)),
-        ("accept_queue_discarded", 3.0, || accept_queue_discarded(3, false)),
-        ("accept_queue_discarded", 3.0, || accept_queue_discarded(3, true)),
-        ("aborted", 2.0, || disconnect(2)),
+    type Situation = fn(&Namespace) -> Result<()>;
+    let situations: [(&str, f64, Situation); 15] = [
+        ("no_listener", 11.0, |_| no_listener(11)),
+        ("half_open", 4.0, |ns| half_open(ns, 4)),
+        ("linger_zero", 7.0, |_| linger_zero(7)),
+        ("unread_data", 5.0, |_| unread_data(5)),
+        ("late_data", 6.0, |_| late_data(6)),
+        ("late_data", 2.0, |ns| late_data_for_a_full_socket(ns, 2)),
+        ("accept_queue_discarded", 3.0, |_| accept_queue_discarded(3, false)),
+        ("accept_queue_discarded", 3.0, |_| accept_queue_discarded(3, true)),
+        ("aborted", 2.0, |_| disconnect(2, false)),
+        ("aborted", 2.0, |_| disconnect(2, true)),
+        ("aborted", 3.0, |ns| kill_clients(ns, 3, false)),
+        ("aborted", 3.0, |ns| kill_clients(ns, 3, true)),
+        ("aborted", 2.0, |ns| kill_unaccepted(ns, 2)),
+        ("linger_zero", 0.0, |_| shut_down(3, false)),
+        ("linger_zero", 0.0, |_| shut_down(3, true)),
     ];
-    for (cause, expected, provoke) in situations {
+    for (number, (cause, expected, provoke)) in situations.into_iter().enumerate() {
         // Somebody else's reset on this host may fall into a try, not into each of them.
         let mut outcome = Ok(());
-        for _ in 0..3 {
+        for _ in 0..5 {
             let before = counts()?;
             let resets = ns.snmp_counter("OutRsts")?;
-            ns.enter(provoke)??;
+            ns.enter(|| provoke(&ns))??;
             let resets = ns.snmp_counter("OutRsts")? - resets;
-            ensure!(resets as f64 == expected, "{cause}: OutRsts grew by {resets}");
+            ensure!(resets as f64 == expected, "{number}: {cause}: OutRsts grew by {resets}");
             outcome = compare(cause, expected, &before, &counts()?);
             if outcome.is_ok() {
                 break;
             }
         }
-        outcome?;
+        outcome.with_context(|| format!("situation {number}"))?;
     }
     Ok(())
 }
 
-/// That cause and no other has grown, by as many as were provoked.
+fn sent(cause: &str) -> String {
+    format!("tcpwatch_resets_sent_total{{cause=\"{cause}\"}}")
+}
+
+fn received(state: &str) -> String {
+    format!("tcpwatch_resets_received_total{{state=\"{state}\"}}")
+}
+
+/// That cause has grown by as many as were provoked; no other has, and no orphan received any.
 fn compare(
     cause: &str,
     expected: f64,
-    before: &BTreeMap<&str, f64>,
-    after: &BTreeMap<&str, f64>,
+    before: &BTreeMap<String, f64>,
+    after: &BTreeMap<String, f64>,
 ) -> Result<()> {
-    for name in CAUSES {
-        let grown = after[name] - before[name];
-        let wanted = if name == cause { expected } else { 0.0 };
-        ensure!(grown == wanted, "{cause}: {name} grew by {grown} instead of {wanted}");
+    for (series, value) in after {
+        let grown = value - before[series];
+        let wanted = if *series == sent(cause) { expected } else { 0.0 };
+        ensure!(grown == wanted, "{cause}: {series} grew by {grown} instead of {wanted}");
     }
     Ok(())
 }

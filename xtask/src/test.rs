@@ -48,6 +48,7 @@ pub(crate) fn test() -> Result<()> {
             ("prometheus", "prometheus"),
         ])
     })?;
+    steps.step("programs that are healthy", healthy_programs)?;
     steps.step("tests", || run(cargo().args(["test", "--workspace"]).current_dir(root())))?;
     if let Some(agent) = watching {
         steps.step("the host stayed quiet", || stayed_quiet(agent))?;
@@ -98,6 +99,18 @@ impl Steps {
             }
         }
     }
+}
+
+/// What tcpwatch/tests/healthy.rs runs. Debian's postgresql keeps its own out of PATH; what it has
+/// there stands for them.
+fn healthy_programs() -> Result<()> {
+    tools::ensure_programs(&[
+        ("nginx", "nginx-light"),
+        ("pg_createcluster", "postgresql"),
+        ("redis-benchmark", "redis-tools"),
+        ("redis-server", "redis-server"),
+        ("wrk", "wrk"),
+    ])
 }
 
 fn root() -> PathBuf {

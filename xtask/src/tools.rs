@@ -40,9 +40,13 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         let hint = format!("sudo apt-get update && sudo apt-get install -y {list}");
         return Err(Missing(format!("not root; run: {hint}")).into());
     }
+    // Some packages start a daemon, which no test asked for. What they start in a PID namespace of
+    // its own ends with apt-get, and SYSTEMD_OFFLINE lets systemctl start nothing (systemctl(1)).
+    // Another start-up of this host does start what is enabled.
     let apt = || {
-        let mut apt = command("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        let mut apt = command("unshare");
+        apt.args(["--fork", "--pid", "--kill-child", "--mount-proc", "apt-get"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive").env("SYSTEMD_OFFLINE", "1");
         apt
     };
     let failed = |what: &str| Missing(format!("{what} failed (no network?); needed: {list}"));

@@ -164,12 +164,14 @@ impl ResetObservation {
 
     /// An active reset whose reason says nothing: the socket tells.
     fn active_cause(&self) -> ResetCause {
+        // close() and disconnect() set the state before they reset. What `ss -K` ends has its own
+        // still, also in an accept queue.
+        if self.state != Some(TcpState::Close) {
+            return if self.has(flags::DEAD) { ResetCause::Timeout } else { ResetCause::Aborted };
+        }
         // Children inherit the listener's SO_LINGER, so the accept queue comes first.
         if !self.has(flags::HAS_SOCKET) && !self.has(flags::DEAD) {
             return ResetCause::AcceptQueueDiscarded;
-        }
-        if self.state != Some(TcpState::Close) {
-            return if self.has(flags::DEAD) { ResetCause::Timeout } else { ResetCause::Aborted };
         }
         if self.has(flags::LINGER_ZERO) && self.has(flags::SHUT_DOWN) {
             return ResetCause::LingerZero;

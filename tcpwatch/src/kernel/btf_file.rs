@@ -67,7 +67,11 @@ struct Record {
 
 impl Record {
     const fn kind(self) -> u32 {
-        (self.info >> 24) & 0x1f
+        Self::kind_of(self.info)
+    }
+
+    const fn kind_of(info: u32) -> u32 {
+        (info >> 24) & 0x1f
     }
 
     /// How many members, parameters or enumerators follow.
@@ -174,11 +178,22 @@ impl BtfFile {
     }
 
     fn find(&self, name: &str, kinds: &[u32]) -> Option<Record> {
+        // A kernel has 100,000 types and more: of most of them one word is looked at.
+        let is_of_kind = |position: usize| {
+            let info = word_at(&self.bytes, position + 4)?;
+            kinds.contains(&Record::kind_of(info)).then_some(())
+        };
         self.types.iter().find_map(|&position| {
+            is_of_kind(position as usize)?;
             let record = self.record_at(position as usize)?;
-            let fits = kinds.contains(&record.kind()) && self.string(record.name)? == name;
-            fits.then_some(record)
+            self.is_called(record, name).then_some(record)
         })
+    }
+
+    fn is_called(&self, record: Record, name: &str) -> bool {
+        let from_there = self.bytes.get(self.strings + record.name as usize..);
+        let rest = from_there.and_then(|bytes| bytes.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 
     /// Bit offset and type id of a member, also one inside an anonymous structure or union.
@@ -237,8 +252,7 @@ impl BtfFile {
 }
 
 fn word_at(bytes: &[u8], position: usize) -> Option<u32> {
-    let word = bytes.get(position..position.checked_add(4)?)?;
-    Some(u32::from_ne_bytes(word.try_into().ok()?))
+    bytes.get(position..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

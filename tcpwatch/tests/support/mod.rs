@@ -224,6 +224,15 @@ impl Daemon {
         Ok(Self { child, log: log.to_owned() })
     }
 
+    /// Waits for its end; returns what it has said, and fails with that if the end was not a good
+    /// one.
+    pub(crate) fn finish(mut self) -> Result<String> {
+        let status = poll("a program to end", || Ok(self.child.try_wait()?))?;
+        let said = fs::read_to_string(&self.log)?;
+        ensure!(status.success(), "{} ended with {status}:\n{said}", self.log.display());
+        Ok(said)
+    }
+
     /// Fails with what it has said if it has ended.
     pub(crate) fn must_run(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
