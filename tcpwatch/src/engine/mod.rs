@@ -15,6 +15,7 @@ mod finding;
 mod half_open;
 mod level;
 mod moved;
+mod reserved_ports;
 mod sampler;
 mod samples;
 mod self_connect_risk;
