@@ -25,11 +25,15 @@ pub enum FindingKind {
     HandshakeStall,
     /// A listener's accept queue is full or has overflowed.
     AcceptQueueOverflow,
+    /// A bind() or listen() failed because the port is taken.
+    BindConflict,
+    /// Sockets wait for a peer that does not answer.
+    StuckState,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -38,6 +42,8 @@ impl FindingKind {
         Self::SynFlood,
         Self::HandshakeStall,
         Self::AcceptQueueOverflow,
+        Self::BindConflict,
+        Self::StuckState,
     ];
 
     /// The stable name, kebab-case.
@@ -52,6 +58,8 @@ impl FindingKind {
             Self::SynFlood => "syn-flood",
             Self::HandshakeStall => "handshake-stall",
             Self::AcceptQueueOverflow => "accept-queue-overflow",
+            Self::BindConflict => "bind-conflict",
+            Self::StuckState => "stuck-state",
         }
     }
 

@@ -7,6 +7,8 @@
 //! `board`, which knows what is new, worse or gone. `sampler` groups the numbers.
 
 mod accept_queue_overflow;
+mod bind_conflict;
+mod bind_refusal;
 mod board;
 mod close_wait_pileup;
 mod cut;
@@ -15,11 +17,13 @@ mod finding;
 mod half_open;
 mod level;
 mod moved;
+mod port_holder;
 mod reserved_ports;
 mod sampler;
 mod samples;
 mod self_connect_risk;
 mod self_connection;
+mod stuck_state;
 mod text;
 mod time_wait_exhaustion;
 mod trend;
@@ -31,9 +35,10 @@ pub use samples::{
 };
 
 use self::{
-    accept_queue_overflow::AcceptQueueOverflow, board::Board, close_wait_pileup::CloseWaitPileup,
-    ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen, sampler::Sampler,
-    self_connect_risk::SelfConnectRisk, self_connection::SelfConnection,
+    accept_queue_overflow::AcceptQueueOverflow, bind_conflict::BindConflict, board::Board,
+    close_wait_pileup::CloseWaitPileup, ephemeral_port_exhaustion::EphemeralPortExhaustion,
+    half_open::HalfOpen, sampler::Sampler, self_connect_risk::SelfConnectRisk,
+    self_connection::SelfConnection, stuck_state::StuckState,
     time_wait_exhaustion::TimeWaitExhaustion,
 };
 use crate::{
@@ -54,6 +59,8 @@ pub struct Engine {
     self_connect_risk: SelfConnectRisk,
     half_open: HalfOpen,
     accept_queue_overflow: AcceptQueueOverflow,
+    bind_conflict: BindConflict,
+    stuck_state: StuckState,
     board: Board,
     sampler: Sampler,
 }
@@ -72,6 +79,8 @@ impl Engine {
             self_connect_risk: SelfConnectRisk::new(detect.self_connect_risk.clone()),
             half_open: HalfOpen::new(detect.syn_flood.clone(), detect.handshake_stall.clone()),
             accept_queue_overflow: AcceptQueueOverflow::new(detect.accept_queue_overflow.clone()),
+            bind_conflict: BindConflict::new(detect.bind_conflict.clone()),
+            stuck_state: StuckState::new(detect.stuck_state.clone()),
             board: Board::default(),
             sampler: Sampler::new(owners),
         }
@@ -87,6 +96,8 @@ impl Engine {
         self.half_open.flood = detect.syn_flood.clone();
         self.half_open.stall = detect.handshake_stall.clone();
         self.accept_queue_overflow.config = detect.accept_queue_overflow.clone();
+        self.bind_conflict.config = detect.bind_conflict.clone();
+        self.stuck_state.config = detect.stuck_state.clone();
         self.sampler.reconfigure(owners);
     }
 
@@ -95,6 +106,7 @@ impl Engine {
         self.ephemeral_port_exhaustion.handle_event(event);
         self.self_connection.handle_event(event);
         self.self_connect_risk.handle_event(event);
+        self.bind_conflict.handle_event(event);
         self.sampler.handle_event(event);
     }
 
@@ -108,6 +120,8 @@ impl Engine {
         found.extend(self.self_connect_risk.judge(inventory, now));
         found.extend(self.half_open.judge(inventory, now));
         found.extend(self.accept_queue_overflow.judge(inventory, now));
+        found.extend(self.bind_conflict.judge(inventory, now));
+        found.extend(self.stuck_state.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
@@ -116,7 +130,7 @@ impl Engine {
     /// What the next inventory is to look at more closely.
     #[must_use]
     pub fn focus(&self) -> Focus {
-        Focus::default()
+        Focus { ports: self.bind_conflict.ports(), ..Focus::default() }
     }
 
     /// The next change that a person is told of, oldest first.

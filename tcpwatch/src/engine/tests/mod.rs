@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod accept_queue_overflow;
+mod bind_conflict;
 mod board;
 mod bounds;
 mod close_wait_pileup;
@@ -16,6 +17,7 @@ mod properties;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;
+mod stuck_state;
 mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -25,8 +27,8 @@ use crate::{
     config::Detect,
     facts::{
         CloseWaitSocket, ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Listener,
-        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role, SelfConnectedSocket,
-        TcpState, TimeWaitUse, Timestamp, TwReuse,
+        Namespace, NetnsId, NetstatCounters, Owner, PortHolder, PortUse, Process, Role,
+        SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse, WaitingSocket,
     },
 };
 

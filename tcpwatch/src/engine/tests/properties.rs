@@ -75,6 +75,36 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
     )
 }
 
+/// A socket that waits for its peer, and how many of its like there are; also in states that the
+/// kernel side does not send.
+fn waiting_sockets() -> impl Strategy<Value = Vec<WaitingSocket>> {
+    let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
+    let flags = (any::<bool>(), prop::bool::weighted(0.1));
+    let state = select(TcpState::ALL.to_vec());
+    (ends, state, timestamp(), flags, any_owner(), 0_usize..30).prop_map(
+        |((local, peer, role), state, since, (orphan, owner_pending), owner, count)| {
+            let socket = WaitingSocket {
+                id: 0,
+                state,
+                local,
+                peer,
+                role,
+                since,
+                orphan,
+                owner,
+                owner_pending,
+            };
+            vec![socket; count]
+        },
+    )
+}
+
+fn port_holder() -> impl Strategy<Value = PortHolder> {
+    let state = select(TcpState::ALL.to_vec());
+    (state, any_endpoint(), any_endpoint(), any_owner())
+        .prop_map(|(state, local, peer, owner)| PortHolder { state, local, peer, owner })
+}
+
 fn port_use() -> impl Strategy<Value = PortUse> {
     let destination = || {
         (any_endpoint(), any_endpoint(), any::<u32>())
@@ -149,6 +179,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         vec(listener, 0..4),
         vec(self_connected, 0..4),
         (netstat(), option::of(0_u64..3)),
+        (vec(waiting_sockets(), 0..4), vec(port_holder(), 0..6)),
     )
         .prop_map(
             |(
@@ -160,6 +191,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 listeners,
                 self_connected,
                 (netstat, syncookies),
+                (waiting, port_holders),
             )| {
                 let mut namespace = Namespace {
                     id,
@@ -170,6 +202,8 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                     close_wait_beyond: BTreeMap::from([((Role::Client, 443), close_wait_beyond)]),
                     listeners,
                     self_connected,
+                    waiting: waiting.concat(),
+                    port_holders,
                     netstat,
                     syncookies,
                     ..Namespace::default()
@@ -204,11 +238,14 @@ fn any_event() -> impl Strategy<Value = Event> {
                 reason,
                 process,
             }),
+        (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
+            |(at, netns, local, process)| Event::BindFailed { at, netns, local, process }
+        ),
     ]
 }
 
 fn any_detect() -> impl Strategy<Value = Detect> {
-    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
+    (any::<[bool; 10]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
         |(enabled, warning, more, window, age)| {
             let mut detect = Detect::default();
             detect.close_wait_pileup.enabled = enabled[0];
@@ -233,6 +270,13 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.accept_queue_overflow.warning = warning;
             detect.accept_queue_overflow.critical = warning + more;
             detect.accept_queue_overflow.window = seconds(window);
+            detect.bind_conflict.enabled = enabled[8];
+            detect.bind_conflict.warning = warning;
+            detect.bind_conflict.window = seconds(window);
+            detect.stuck_state.enabled = enabled[9];
+            detect.stuck_state.warning = warning;
+            detect.stuck_state.critical = warning + more;
+            detect.stuck_state.min_age = seconds(age);
             detect
         },
     )
@@ -349,7 +393,7 @@ impl Model {
 /// What the title must say of the other end, or of the place where somebody listens.
 fn peer_in_title(finding: &Finding) -> String {
     let subject = &finding.subject;
-    if finding.kind == FindingKind::AcceptQueueOverflow {
+    if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
         return subject.local.clone().unwrap();
     }
     match (&subject.peer, subject.port) {
