@@ -7,16 +7,12 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::Namespace;
-
-/// Where the listener is reached: the near end of the dead link.
-const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+use crate::{Namespace, dead_link};
 
 /// `IPPROTO_RAW`: the IP header comes from us (raw(7)).
 const IPPROTO_RAW: i32 = 255;
@@ -30,10 +26,10 @@ const IPPROTO_RAW: i32 = 255;
 pub fn half_open(ns: &Namespace, sources: u16, each: u16, port: u16) -> Result<()> {
     ensure!(sources <= 60_000, "{sources} sources do not fit into 198.18.0.0/16");
     ns.enter(|| -> Result<()> {
-        make_dead_link()?;
+        dead_link::make()?;
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))
             .context("opening a raw socket")?;
-        let target = SocketAddrV4::new(HERE, port);
+        let target = SocketAddrV4::new(dead_link::HERE, port);
         for source in 0..sources {
             let [high, low] = (source + 256).to_be_bytes();
             let from = Ipv4Addr::new(198, 18, high, low);
@@ -50,27 +46,6 @@ pub fn half_open(ns: &Namespace, sources: u16, each: u16, port: u16) -> Result<(
 /// The socket's queue is short; loopback empties it at once.
 fn send(socket: &Socket, packet: &[u8], to: SocketAddrV4) -> io::Result<()> {
     socket.send_to(packet, &std::net::SocketAddr::V4(to).into()).map(drop)
-}
-
-/// A veth pair of which nobody listens at the other end; without ARP, so that
-/// every address behind it seems reachable.
-fn make_dead_link() -> Result<()> {
-    let exists = Command::new("ip").args(["link", "show", "dead"]).output()?.status.success();
-    if exists {
-        return Ok(());
-    }
-    for command in [
-        "link add dead type veth peer name end",
-        "link set dead arp off",
-        "address add 198.18.0.1/16 dev dead",
-        "link set dead up",
-        "link set end up",
-    ] {
-        let output = Command::new("ip").args(command.split(' ')).output().context("running ip")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "ip {command}: {}", said.trim());
-    }
-    Ok(())
 }
 
 /// An IPv4 packet with a TCP header that carries SYN (RFC 791 section 3.1,

@@ -301,7 +301,7 @@ impl Group<'_> {
         };
         let end = match self.state {
             TcpState::SynSent | TcpState::FinWait2 => "",
-            // `tcp_orphan_retries` 0 means 8, the last of which is over after 102 s.
+            // `tcp_orphan_retries` 0 means 8, which took 108 s on 6.18.
             _ if self.are_orphans() => " No process holds them; the kernel gives up after 2 min.",
             _ => " The kernel gives up after some 15 min (tcp_retries2).",
         };
