@@ -36,6 +36,8 @@ sections! {
         pub handshake_stall: Overridable<HandshakeStall>;
         pub accept_queue_overflow: Overridable<AcceptQueueOverflow>;
         pub reset_storm: Overridable<ResetStorm>;
+        pub bind_conflict: Overridable<BindConflict>;
+        pub stuck_state: Overridable<StuckState>;
     }
 }
 
@@ -276,6 +278,61 @@ section! {
     check storm_is_in_order;
 }
 
+section! {
+    /// bind-conflict: a bind() or listen() failed with EADDRINUSE. The finding says what holds the
+    /// port: a listener, a connection, TIME_WAIT.
+    pub struct BindConflict {
+        /// true or false. On, because the program that fails cannot say who has its port. A single
+        /// failure is info; that no port at all is free, which only bind() with port 0 can meet, is
+        /// a warning at once.
+        pub enabled: bool = true;
+
+        /// Failures of one process name at one port within `window`, from 1 to 1000000, that raise a
+        /// warning. 3, because a program that tries the next port fails once at each, and a person
+        /// perhaps twice; nginx tries five times within 3s, systemd restarts a service five times
+        /// within 10s, and both give up then.
+        pub warning: u64 = 3, in 1..=MOST_SOCKETS;
+
+        /// The time over which they are counted, from 1s to 24h; so long does the finding stand
+        /// after the last one, if the process does not get its port before. 60s is how long
+        /// TIME_WAIT holds a port (TCP_TIMEWAIT_LEN).
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+    }
+}
+
+section! {
+    /// stuck-state: sockets of one process wait for a peer that does not answer, in FIN_WAIT2,
+    /// LAST_ACK, CLOSING or SYN_SENT. FIN_WAIT2 that no process holds any more ends by
+    /// tcp_fin_timeout and does not count.
+    pub struct StuckState {
+        /// true or false. On, because it is the peer's fault, and the program here shows it as its
+        /// own slowness at best.
+        pub enabled: bool = true;
+
+        /// How long a socket must have been in FIN_WAIT2, LAST_ACK or CLOSING to count, from 0s to
+        /// 24h. 60s is the kernel's default tcp_fin_timeout: from then on it would itself have
+        /// given up a FIN_WAIT2 that nobody holds. LAST_ACK of a process that has gone ends after
+        /// some 100s.
+        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+
+        /// How long a connect() must have gone unanswered to count, from 0s to 24h. 3s: by
+        /// then the SYN has been sent twice more (RFC 6298: after 1s, and 2s after that), and most
+        /// programs have not given up yet, which they do after 5s to 30s.
+        pub unanswered: Duration = Duration::from_secs(3), in Duration::ZERO..=DAY;
+
+        /// Sockets of one owner in one of these states, from 1 to 1000000, that raise a warning. 10
+        /// is a connection pool of common default size (HikariCP) that does not get through with
+        /// any connection. In LAST_ACK and CLOSING, which the kernel ends by itself, they must be
+        /// of one host, else it is info: clients that vanish are of many.
+        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+
+        /// Sockets of one owner in SYN_SENT or FIN_WAIT2, from 1 to 1000000, that are critical. Each
+        /// holds a descriptor: 200 are a fifth of the customary limit of 1024 open files.
+        pub critical: u64 = 200, in 1..=MOST_SOCKETS;
+    }
+    check stuck_thresholds_are_in_order;
+}
+
 choice! {
     /// A severity as the file spells it.
     pub enum ConfigSeverity {
@@ -321,6 +378,10 @@ fn queue_thresholds_are_in_order(it: &AcceptQueueOverflow, given: &Given<'_>) ->
 fn storm_is_in_order(it: &ResetStorm, given: &Given<'_>) -> Result<(), Fault> {
     in_order(it.warning, it.critical, given)?;
     pair_in_order(("window", it.window), ("history", it.history), given)
+}
+
+fn stuck_thresholds_are_in_order(it: &StuckState, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)
 }
 
 /// Equal thresholds are allowed: then nothing is ever only a warning.

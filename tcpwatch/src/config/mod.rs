@@ -20,8 +20,9 @@ mod tests;
 use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
 
 pub use detect::{
-    AcceptQueueOverflow, CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion,
-    HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, SynFlood, TimeWaitExhaustion,
+    AcceptQueueOverflow, BindConflict, CloseWaitPileup, ConfigSeverity, Detect,
+    EphemeralPortExhaustion, HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection,
+    StuckState, SynFlood, TimeWaitExhaustion,
 };
 pub use error::{Cause, ConfigError, Place};
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};

@@ -30,11 +30,15 @@ pub enum FindingKind {
     AcceptQueueOverflow,
     /// Resets at a rate far above what a process and port usually have.
     ResetStorm,
+    /// A bind() or listen() failed because the port is taken.
+    BindConflict,
+    /// Sockets wait for a peer that does not answer.
+    StuckState,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -44,6 +48,8 @@ impl FindingKind {
         Self::HandshakeStall,
         Self::AcceptQueueOverflow,
         Self::ResetStorm,
+        Self::BindConflict,
+        Self::StuckState,
     ];
 
     /// The stable name, kebab-case.
@@ -59,6 +65,8 @@ impl FindingKind {
             Self::HandshakeStall => "handshake-stall",
             Self::AcceptQueueOverflow => "accept-queue-overflow",
             Self::ResetStorm => "reset-storm",
+            Self::BindConflict => "bind-conflict",
+            Self::StuckState => "stuck-state",
         }
     }
 

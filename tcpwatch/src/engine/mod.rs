@@ -8,6 +8,8 @@
 //! host something is asked for with [`Engine::focus`], and only while a finding needs it.
 
 mod accept_queue_overflow;
+mod bind_conflict;
+mod bind_refusal;
 mod board;
 mod close_wait_pileup;
 mod closers;
@@ -17,6 +19,8 @@ mod finding;
 mod half_open;
 mod level;
 mod moved;
+mod port_holder;
+mod reserved_ports;
 mod reset_causes;
 mod reset_counts;
 mod reset_rate;
@@ -26,6 +30,7 @@ mod sampler;
 mod samples;
 mod self_connect_risk;
 mod self_connection;
+mod stuck_state;
 mod text;
 mod time_wait_exhaustion;
 mod trend;
@@ -38,10 +43,12 @@ pub use samples::{
 };
 
 use self::{
-    accept_queue_overflow::AcceptQueueOverflow, board::Board, close_wait_pileup::CloseWaitPileup,
-    closers::Closers, ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen,
+    accept_queue_overflow::AcceptQueueOverflow, bind_conflict::BindConflict, board::Board,
+    close_wait_pileup::CloseWaitPileup, closers::Closers,
+    ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen,
     reset_storm::ResetStorm, sampler::Sampler, self_connect_risk::SelfConnectRisk,
-    self_connection::SelfConnection, time_wait_exhaustion::TimeWaitExhaustion,
+    self_connection::SelfConnection, stuck_state::StuckState,
+    time_wait_exhaustion::TimeWaitExhaustion,
 };
 use crate::{
     config,
@@ -64,6 +71,8 @@ pub struct Engine {
     accept_queue_overflow: AcceptQueueOverflow,
     closers: Closers,
     reset_storm: ResetStorm,
+    bind_conflict: BindConflict,
+    stuck_state: StuckState,
     board: Board,
     sampler: Sampler,
 }
@@ -85,6 +94,8 @@ impl Engine {
             accept_queue_overflow: AcceptQueueOverflow::new(detect.accept_queue_overflow.clone()),
             closers: Closers::default(),
             reset_storm: ResetStorm::new(detect.reset_storm.clone()),
+            bind_conflict: BindConflict::new(detect.bind_conflict.clone()),
+            stuck_state: StuckState::new(detect.stuck_state.clone()),
             board: Board::default(),
             sampler: Sampler::new(owners),
         }
@@ -102,6 +113,8 @@ impl Engine {
         self.half_open.stall = detect.handshake_stall.clone();
         self.accept_queue_overflow.config = detect.accept_queue_overflow.clone();
         self.reset_storm.config = detect.reset_storm.clone();
+        self.bind_conflict.config = detect.bind_conflict.clone();
+        self.stuck_state.config = detect.stuck_state.clone();
         self.sampler.reconfigure(owners);
     }
 
@@ -110,6 +123,7 @@ impl Engine {
         self.ephemeral_port_exhaustion.handle_event(event);
         self.self_connection.handle_event(event);
         self.self_connect_risk.handle_event(event);
+        self.bind_conflict.handle_event(event);
         self.sampler.handle_event(event);
     }
 
@@ -125,6 +139,8 @@ impl Engine {
         found.extend(self.half_open.judge(inventory, now));
         found.extend(self.accept_queue_overflow.judge(inventory, now));
         found.extend(self.reset_storm.judge(inventory, now));
+        found.extend(self.bind_conflict.judge(inventory, now));
+        found.extend(self.stuck_state.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
         found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
         self.board.update(found, now);
@@ -138,7 +154,7 @@ impl Engine {
             stacks_of: self.close_wait_pileup.stacks_of(),
             closers: self.time_wait_exhaustion.wants_closers()
                 || self.ephemeral_port_exhaustion.wants_closers(),
-            ..Focus::default()
+            ports: self.bind_conflict.ports(),
         }
     }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod accept_queue_overflow;
+mod bind_conflict;
 mod board;
 mod bounds;
 mod close_wait_growth;
@@ -21,6 +22,7 @@ mod reset_storm;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;
+mod stuck_state;
 mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -30,8 +32,9 @@ use crate::{
     config::{Config, Detect, Ignore},
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
-        Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process,
-        ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp, TwReuse,
+        Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortHolder,
+        PortUse, Process, ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp,
+        TwReuse, WaitingSocket,
     },
 };
 

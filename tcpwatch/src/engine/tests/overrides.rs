@@ -91,6 +91,29 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 let overflows = NetstatCounters { listen_overflows: 80, ..Default::default() };
                 then.netstat = Some(overflows);
             }
+            FindingKind::BindConflict => {
+                let local = Endpoint { address: address("0.0.0.0"), port: *port };
+                let process = Some(Arc::clone(process));
+                for at in [began, began + seconds(55), began + seconds(60)] {
+                    let process = process.clone();
+                    let event = Event::BindFailed { at, netns: HOST, local, process };
+                    watch.engine.handle_event(&event);
+                }
+            }
+            FindingKind::StuckState => then.waiting.extend(vec![
+                WaitingSocket {
+                    id: 1,
+                    state: TcpState::SynSent,
+                    local: endpoint("10.0.0.1:40000"),
+                    peer,
+                    role: Role::Client,
+                    since: began + seconds(30),
+                    orphan: false,
+                    owner: owner(process),
+                    owner_pending: false,
+                };
+                10
+            ]),
             FindingKind::ResetStorm => resets.push(ResetCount {
                 netns: HOST,
                 role: Role::Client,
@@ -142,8 +165,11 @@ fn every_kind_is_judged_by_the_thresholds_of_the_override() {
             FindingKind::SynFlood | FindingKind::HandshakeStall => "warning = 301",
             FindingKind::AcceptQueueOverflow => "warning = 41",
             FindingKind::ResetStorm => "warning = 701",
-            // The first has no threshold, the second no overrides.
-            FindingKind::SelfConnection | FindingKind::TimeWaitExhaustion => continue,
+            FindingKind::StuckState => "unanswered = \"31s\"",
+            // The first two are found whatever the threshold, the third has no overrides.
+            FindingKind::BindConflict
+            | FindingKind::SelfConnection
+            | FindingKind::TimeWaitExhaustion => continue,
         };
         for name in NAMES_OF_BACKUPD {
             let file = format!("[[{}.override]]\n{name}\n{keys}", section(kind));

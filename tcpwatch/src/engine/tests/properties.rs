@@ -88,6 +88,36 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
     )
 }
 
+/// A socket that waits for its peer, and how many of its like there are; also in states that the
+/// kernel side does not send.
+fn waiting_sockets() -> impl Strategy<Value = Vec<WaitingSocket>> {
+    let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
+    let flags = (any::<bool>(), prop::bool::weighted(0.1));
+    let state = select(TcpState::ALL.to_vec());
+    (ends, state, timestamp(), flags, any_owner(), 0_usize..30).prop_map(
+        |((local, peer, role), state, since, (orphan, owner_pending), owner, count)| {
+            let socket = WaitingSocket {
+                id: 0,
+                state,
+                local,
+                peer,
+                role,
+                since,
+                orphan,
+                owner,
+                owner_pending,
+            };
+            vec![socket; count]
+        },
+    )
+}
+
+fn port_holder() -> impl Strategy<Value = PortHolder> {
+    let state = select(TcpState::ALL.to_vec());
+    (state, any_endpoint(), any_endpoint(), any_owner())
+        .prop_map(|(state, local, peer, owner)| PortHolder { state, local, peer, owner })
+}
+
 fn port_use() -> impl Strategy<Value = PortUse> {
     let destination = || {
         (any_endpoint(), any_endpoint(), any::<u32>())
@@ -162,6 +192,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         vec(listener, 0..4),
         vec(self_connected, 0..4),
         (netstat(), option::of(0_u64..3)),
+        (vec(waiting_sockets(), 0..4), vec(port_holder(), 0..6)),
     )
         .prop_map(
             |(
@@ -173,6 +204,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 listeners,
                 self_connected,
                 (netstat, syncookies),
+                (waiting, port_holders),
             )| {
                 let mut namespace = Namespace {
                     id,
@@ -183,6 +215,8 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                     close_wait_beyond: BTreeMap::from([((Role::Client, 443), close_wait_beyond)]),
                     listeners,
                     self_connected,
+                    waiting: waiting.concat(),
+                    port_holders,
                     netstat,
                     syncookies,
                     ..Namespace::default()
@@ -240,6 +274,9 @@ fn any_event() -> impl Strategy<Value = Event> {
                 reason,
                 process,
             }),
+        (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
+            |(at, netns, local, process)| Event::BindFailed { at, netns, local, process }
+        ),
     ]
 }
 
@@ -259,7 +296,7 @@ const FILES: [&str; 4] = [
 
 fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
     let file = select(FILES.to_vec());
-    (any::<[bool; 9]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
+    (any::<[bool; 11]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
         |(enabled, warning, more, window, age, file)| {
             let Config { mut detect, ignore, .. } = config(file);
             detect.close_wait_pileup.enabled = enabled[0];
@@ -292,6 +329,13 @@ fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
             detect.reset_storm.window = seconds(window);
             detect.reset_storm.history = seconds(window + age);
             detect.reset_storm.factor = 2;
+            detect.bind_conflict.enabled = enabled[9];
+            detect.bind_conflict.warning = warning;
+            detect.bind_conflict.window = seconds(window);
+            detect.stuck_state.enabled = enabled[10];
+            detect.stuck_state.warning = warning;
+            detect.stuck_state.critical = warning + more;
+            detect.stuck_state.min_age = seconds(age);
             (detect, ignore)
         },
     )
@@ -451,7 +495,7 @@ impl Model {
 /// What the title must say of the other end, or of the place where somebody listens.
 fn peer_in_title(finding: &Finding) -> String {
     let subject = &finding.subject;
-    if finding.kind == FindingKind::AcceptQueueOverflow {
+    if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
         return subject.local.clone().unwrap();
     }
     match (&subject.peer, subject.port) {
