@@ -41,7 +41,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 9] = {
+pub(crate) const SCENES: [Scene; 10] = {
     use FindingKind::*;
     [
         Scene::new(CloseWaitPileup, "orders-api", play::close_wait_pileup),
@@ -54,6 +54,7 @@ pub(crate) const SCENES: [Scene; 9] = {
         Scene::new(SynFlood, "shop", play::syn_flood),
         Scene::new(HandshakeStall, "shop", play::handshake_stall),
         Scene::new(AcceptQueueOverflow, "reports", play::accept_queue_overflow),
+        Scene::new(ResetStorm, "checkout", play::reset_storm),
     ]
 };
 

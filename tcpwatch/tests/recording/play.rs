@@ -123,3 +123,18 @@ pub(super) fn accept_queue_overflow(stage: &mut Stage<'_>) -> Result<()> {
     drop(clients);
     Ok(())
 }
+
+/// A client that does not wait between its tries, while the service is down.
+pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    // Three windows, to know that there were none.
+    stage.watch(10)?;
+    namespace.enter(|| {
+        for _ in 0..250 {
+            ensure!(TcpStream::connect((LOCALHOST, 8_080)).is_err(), "somebody listens");
+        }
+        Ok(())
+    })??;
+    stage.watch_until_raised()?;
+    stage.watch_until_cleared()
+}
