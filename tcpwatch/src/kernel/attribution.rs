@@ -23,8 +23,10 @@ pub(super) struct Attribution {
     processes: ProcessReader,
     /// By pid and name, as long as the tables name them.
     known: HashMap<(u32, [u8; 16]), Arc<Process>>,
-    /// What each origin counted last time.
-    last: HashMap<ResetOrigin, u64>,
+    /// What each origin counted when it was read last, and in which reading. One that a reading has
+    /// missed, because the table moved under it, is kept for the next.
+    last: HashMap<ResetOrigin, (u64, u64)>,
+    reading: u64,
     totals: HashMap<Group, u64>,
 }
 
@@ -59,6 +61,7 @@ impl Attribution {
             processes: ProcessReader::new(),
             known: HashMap::new(),
             last: HashMap::new(),
+            reading: 0,
             totals: HashMap::new(),
         }
     }
@@ -68,12 +71,13 @@ impl Attribution {
     pub(super) fn resets(&mut self, namespaces: &[Namespace]) -> Option<Vec<ResetCount>> {
         let entries: Vec<_> = self.origins.as_ref()?.iter().filter_map(Result::ok).collect();
         let mut groups: HashMap<Group, (u64, Described)> = HashMap::new();
-        let mut last = HashMap::with_capacity(entries.len());
+        self.reading += 1;
+        let reading = self.reading;
         for (origin, entry) in &entries {
             let Some(group) = self.group_of(origin) else { continue };
-            let before = self.last.get(origin).copied().unwrap_or(0);
+            let (before, _) = self.last.get(origin).copied().unwrap_or_default();
             let added = if entry.count >= before { entry.count - before } else { entry.count };
-            last.insert(*origin, entry.count);
+            self.last.insert(*origin, (entry.count, reading));
             let total = groups.entry(group).or_insert_with(|| {
                 let process = match origin.tgid {
                     0 => listener_of(namespaces, &group),
@@ -88,7 +92,7 @@ impl Attribution {
                 total.1.last_peer = Some(peer);
             }
         }
-        self.last = last;
+        self.last.retain(|_, (_, read)| reading - *read <= 1);
         self.totals = groups.iter().map(|(group, (total, _))| (*group, *total)).collect();
         self.forget_processes(entries.iter().map(|(origin, entry)| (origin.tgid, entry.comm)));
         let counts = groups.into_iter().map(|(group, (count, described))| ResetCount {

@@ -13,6 +13,7 @@ use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES, program
 
 use super::{
     hooks::{self, Link},
+    programs::return_free_memory,
     records::Copied,
     symbols::Code,
 };
@@ -104,6 +105,10 @@ impl CloseLook {
             }
         }
         self.of_socket = of_socket;
+        if new_stacks > 0 {
+            // The symbols of a large program take megabytes while they are read.
+            return_free_memory();
+        }
     }
 
     fn words_of(

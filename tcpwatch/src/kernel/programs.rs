@@ -247,8 +247,9 @@ fn raise_limits() {
     }
 }
 
-/// Type information takes some tens of megabytes while it is parsed; glibc would keep them.
-fn return_free_memory() {
+/// Type information takes some tens of megabytes while it is parsed, symbols a few; glibc would keep
+/// them.
+pub(super) fn return_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer and may be called at any time.
     unsafe {

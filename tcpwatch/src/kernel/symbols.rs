@@ -32,6 +32,8 @@ pub(super) struct Code {
 struct Mapping {
     start: u64,
     end: u64,
+    /// Where in its file it begins.
+    offset: u64,
     /// The file's name, `[vdso]`, or empty for code that was made at run time.
     name: String,
 }
@@ -55,8 +57,8 @@ impl Code {
         innermost.into_iter().chain(caller).chain(callers).collect()
     }
 
-    /// Names of the functions of a stack: `connect+0x14 (libc.so.6)`. An address without a symbol
-    /// is told by its place in the file, for addr2line.
+    /// Names of the functions of a stack: `connect+0x14 (libc.so.6)`; without a symbol, the place in
+    /// the file: `0x1136 (app)`.
     pub(super) fn name(&self, addresses: &[u64]) -> Vec<String> {
         // A return address may lie behind the function that called; the call does not.
         let behind_call = |depth: usize| u64::from(depth > 0);
@@ -70,13 +72,17 @@ impl Code {
         let named = symbolizer.symbolize(&Source::Process(process), Input::AbsAddr(&calls));
         let named = named.unwrap_or_default();
         let text = |(depth, &address): (usize, &u64)| {
-            let module = self.mapping_of(address).map_or("?", |mapping| &mapping.name);
+            let mapping = self.mapping_of(address);
+            let module = mapping.map_or("?", |mapping| &mapping.name);
             match named.get(depth) {
                 Some(Symbolized::Sym(symbol)) => {
                     let offset = symbol.offset as u64 + behind_call(depth);
                     format!("{}+{offset:#x} ({module})", symbol.name)
                 }
-                _ => format!("{address:#x} ({module})"),
+                _ => {
+                    let place = mapping.map_or(address, |it| address - it.start + it.offset);
+                    format!("{place:#x} ({module})")
+                }
             }
         };
         addresses.iter().enumerate().map(text).collect()
@@ -123,10 +129,12 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     if !permissions.contains('x') {
         return None;
     }
-    let path = fields.nth(3).unwrap_or("").trim();
+    let offset = fields.next()?;
+    let path = fields.nth(2).unwrap_or("").trim();
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
+        offset: u64::from_str_radix(offset, 16).ok()?,
         name: path.rsplit('/').next().unwrap_or("").trim_end_matches(" (deleted)").to_owned(),
     })
 }
@@ -141,7 +149,7 @@ mod tests {
             "7f0000001000-7f0000002000 r-xp 00001000 08:01 42    /usr/lib/lib c.so (deleted)";
         let mapping = parse_mapping(line).expect("an executable mapping");
         assert_eq!((mapping.start, mapping.end), (0x7f00_0000_1000, 0x7f00_0000_2000));
-        assert_eq!(mapping.name, "lib c.so");
+        assert_eq!((mapping.offset, &*mapping.name), (0x1000, "lib c.so"));
         let made_at_run_time =
             parse_mapping("1000-2000 rwxp 00000000 00:00 0 ").expect("executable");
         assert_eq!(made_at_run_time.name, "");
