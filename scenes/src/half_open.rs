@@ -4,20 +4,14 @@
 //! leads nowhere, so the SYN-ACKs vanish and each request stays until its
 //! retransmissions end (about a minute).
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    process::Command,
-};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Namespace,
+    Namespace, dead_link,
     segment::{Flags, Forger},
 };
-
-/// Where the listener is reached: the near end of the dead link.
-const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 /// Sends SYNs to `port` in `ns` from `sources` addresses, `each` from every
 /// one; a listener on that port, at any address, holds them half open.
@@ -28,9 +22,9 @@ const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub fn half_open(ns: &Namespace, sources: u16, each: u16, port: u16) -> Result<()> {
     ensure!(sources <= 60_000, "{sources} sources do not fit into 198.18.0.0/16");
     ns.enter(|| -> Result<()> {
-        make_dead_link()?;
+        dead_link::make()?;
         let forger = Forger::new().context("opening a raw socket")?;
-        let target = SocketAddrV4::new(HERE, port);
+        let target = SocketAddrV4::new(dead_link::HERE, port);
         for source in 0..sources {
             let [high, low] = (source + 256).to_be_bytes();
             let from = Ipv4Addr::new(198, 18, high, low);
@@ -43,25 +37,4 @@ pub fn half_open(ns: &Namespace, sources: u16, each: u16, port: u16) -> Result<(
         }
         Ok(())
     })?
-}
-
-/// A veth pair of which nobody listens at the other end; without ARP, so that
-/// every address behind it seems reachable.
-fn make_dead_link() -> Result<()> {
-    let exists = Command::new("ip").args(["link", "show", "dead"]).output()?.status.success();
-    if exists {
-        return Ok(());
-    }
-    for command in [
-        "link add dead type veth peer name end",
-        "link set dead arp off",
-        "address add 198.18.0.1/16 dev dead",
-        "link set dead up",
-        "link set end up",
-    ] {
-        let output = Command::new("ip").args(command.split(' ')).output().context("running ip")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "ip {command}: {}", said.trim());
-    }
-    Ok(())
 }

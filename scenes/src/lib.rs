@@ -9,6 +9,7 @@
 //! Nothing here knows tcpwatch, and nothing waits longer than its deadline.
 
 mod close_wait;
+mod dead_link;
 mod established;
 mod fin_wait2;
 mod half_open;
@@ -20,6 +21,8 @@ mod simultaneous_open;
 mod socket_table;
 mod stray_acks;
 mod stream;
+mod stuck;
+mod taken_port;
 mod time_wait;
 mod wait;
 
@@ -33,5 +36,7 @@ pub use self_connection::SelfConnection;
 pub use simultaneous_open::{SimultaneousOpen, simultaneous_open};
 pub use socket_table::{SocketLine, State};
 pub use stray_acks::stray_acks;
+pub use stuck::Stuck;
+pub use taken_port::{TakenPort, bind};
 pub use time_wait::TimeWaits;
 pub use wait::{STEP_DEADLINE, wait_until};

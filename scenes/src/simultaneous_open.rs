@@ -16,16 +16,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use socket2::{SockFilter, Socket};
+use socket2::Socket;
 
 use crate::{
     Namespace, State,
-    stream::tcp_socket,
+    stream::{DROP_ALL, tcp_socket},
     wait::{STEP_DEADLINE, wait_until},
 };
-
-/// Classic BPF: return 0, keep no byte of any segment.
-const DROP_ALL: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
 
 /// The two ends.
 #[derive(Debug)]

@@ -7,12 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::{Namespace, wait::STEP_DEADLINE};
 
 /// As long as the default of net.core.somaxconn, which cuts it anyway.
 const BACKLOG: i32 = 4096;
+
+/// Classic BPF: return 0, keep no byte of any segment. A socket with this filter hears nothing.
+pub(crate) const DROP_ALL: SockFilter =
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
 
 /// A TCP socket of the family of `address`, in the namespace of the thread.
 pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {

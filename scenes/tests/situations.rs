@@ -14,7 +14,8 @@ use std::{
 
 use scenes::{
     CloseWaitLeak, Established, Keeper, Namespace, PortRange, SelfConnection, SimultaneousOpen,
-    State, TimeWaits, orphaned_fin_wait2, root_or_skip, simultaneous_open, wait_until,
+    State, Stuck, TakenPort, TimeWaits, bind, orphaned_fin_wait2, root_or_skip, simultaneous_open,
+    wait_until,
 };
 
 /// `ss -tan` as a table: state to number of sockets.
@@ -255,4 +256,92 @@ fn an_orphan_waits_in_fin_wait2_as_a_minisocket() {
     assert_eq!(ss_states(&ns), table(&[("CLOSE-WAIT", 1), ("FIN-WAIT-2", 1)]));
     assert_eq!(ns.sockstat("tw").unwrap(), 1);
     assert_eq!(orphan.peer().peer_addr().unwrap(), orphan.client_address());
+}
+
+/// Two looks, the second after the segments were sent again, and then the end.
+fn assert_stuck(ns: &Namespace, stuck: Stuck, expected: &[(&str, usize)]) {
+    assert_eq!(ss_states(ns), table(expected));
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(ss_states(ns), table(expected), "it does not end by itself so soon");
+    stuck.end().unwrap();
+}
+
+#[test]
+fn connects_that_nobody_answers_stay_in_syn_sent() {
+    if !root_or_skip() {
+        return;
+    }
+    let ns = Namespace::new("t-syn").unwrap();
+    let stuck = Stuck::in_syn_sent(&ns, 12, 5432).unwrap();
+    assert_eq!((stuck.count(), stuck.server_address().port()), (12, 5432));
+    assert_stuck(&ns, stuck, &[("SYN-SENT", 12)]);
+    assert!(ns.netstat_counter("TCPSynRetrans").unwrap() >= 12, "the SYNs were sent again");
+    assert_eq!(ns.snmp_counter("OutRsts").unwrap(), 0);
+}
+
+#[test]
+fn half_closed_clients_stay_in_fin_wait2_as_full_sockets() {
+    if !root_or_skip() {
+        return;
+    }
+    let ns = Namespace::new("t-half").unwrap();
+    let stuck = Stuck::in_fin_wait2(&ns, 12, 5432).unwrap();
+    assert_eq!(ns.sockstat("tw").unwrap(), 0);
+    assert_stuck(&ns, stuck, &[("FIN-WAIT-2", 12), ("CLOSE-WAIT", 12)]);
+}
+
+#[test]
+fn a_server_that_vanishes_leaves_last_ack_that_nobody_holds() {
+    if !root_or_skip() {
+        return;
+    }
+    let ns = Namespace::new("t-last").unwrap();
+    let stuck = Stuck::in_last_ack(&ns, 12, 5432).unwrap();
+    assert_eq!(ns.sockstat("orphan").unwrap(), 12);
+    assert_stuck(&ns, stuck, &[("LAST-ACK", 12), ("FIN-WAIT-2", 12)]);
+}
+
+#[test]
+fn both_sides_closing_at_once_stay_in_closing_while_one_is_deaf() {
+    if !root_or_skip() {
+        return;
+    }
+    let ns = Namespace::new("t-closing").unwrap();
+    let stuck = Stuck::in_closing(&ns, 12, 5432).unwrap();
+    assert_stuck(&ns, stuck, &[("CLOSING", 12), ("FIN-WAIT-1", 12)]);
+}
+
+/// Whether bind() is refused without SO_REUSEADDR, and with it.
+fn refusals(ns: &Namespace, taken: &TakenPort) -> (bool, bool) {
+    let is_refused = |reuse| {
+        let outcome = bind(ns, taken.address(), reuse).unwrap();
+        outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    (is_refused(false), is_refused(true))
+}
+
+#[test]
+fn so_reuseaddr_frees_what_a_listener_with_it_left_behind_and_nothing_else() {
+    if !root_or_skip() {
+        return;
+    }
+    let ns = Namespace::new("t-taken").unwrap();
+    let address = "127.0.0.1:7000".parse().unwrap();
+    let never = (true, true);
+    let cured = (true, false);
+    let table = [
+        ("a listener", TakenPort::by_listener(&ns, address), never),
+        ("accepted with it", TakenPort::by_accepted(&ns, 7_001, true), cured),
+        ("accepted without", TakenPort::by_accepted(&ns, 7_002, false), never),
+        ("TIME_WAIT with it", TakenPort::by_time_wait(&ns, 7_003, true), cured),
+        ("TIME_WAIT without", TakenPort::by_time_wait(&ns, 7_004, false), never),
+        ("an outgoing connection", TakenPort::by_outgoing(&ns, 7_005), never),
+        ("TIME_WAIT of one", TakenPort::by_outgoing_time_wait(&ns, 7_006), never),
+    ];
+    for (what, taken, expected) in table {
+        let taken = taken.unwrap();
+        assert_eq!(refusals(&ns, &taken), expected, "{what} at {}", taken.address());
+    }
+    let itself = SelfConnection::make(&ns, IpAddr::from([127, 0, 0, 1])).unwrap();
+    assert!(bind(&ns, itself.address(), true).unwrap().is_err());
 }

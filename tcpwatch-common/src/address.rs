@@ -7,7 +7,7 @@ pub const AF_INET: u16 = 2;
 ///
 /// 16 bytes, aligned to 4: the kernel side copies it as four words.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// The four words of the address, each in network byte order.
     pub words: [u32; 4],

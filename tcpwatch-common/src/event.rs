@@ -10,6 +10,8 @@ pub enum EventKind {
     SelfConnection = 1,
     /// A connect() ended without a connection, after SYN_SENT.
     ConnectFailed = 2,
+    /// A bind() or listen() found its port taken.
+    BindFailed = 3,
 }
 
 /// One event. 88 bytes, aligned to 8.
@@ -27,11 +29,12 @@ pub struct Event {
     pub kind: u8,
     /// Zero.
     pub reserved: [u8; 3],
-    /// The socket's ends. A `local_port` of 0 on a failed connect means that none was free.
+    /// The socket's ends. A `local_port` of 0 on a failed connect means that none was free; on a
+    /// failed bind, where there is no peer, that any would have done.
     pub tuple: Tuple,
     /// `sk_err`: the errno that the application will get, 0 where the kernel set none.
     pub error: i32,
-    /// Thread-group id of the process that called connect(); 0 where it was not noted.
+    /// Thread-group id of the process that called connect() or bind(); 0 where it was not noted.
     pub tgid: u32,
     /// `comm` of that process's thread-group leader, NUL-padded.
     pub comm: [u8; 16],

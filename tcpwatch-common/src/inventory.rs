@@ -29,8 +29,14 @@ pub struct Walk {
     /// In: a destination is entered in `busy` when its ports and the pinned ones together reach
     /// this.
     pub busy_at: u32,
+    /// In: CLOCK_MONOTONIC nanoseconds at its beginning.
+    pub now_ns: u64,
     /// In: ports in `ip_local_reserved_ports`, a bit each.
     pub reserved_ports: [u64; PORT_WORDS],
+    /// In: ports whose sockets are copied up whatever their state, a bit each.
+    pub asked_ports: [u64; PORT_WORDS],
+    /// In: how many of these at most; the walk counts down.
+    pub asked_room: u64,
     /// Out: sockets by state; an orphan in FIN_WAIT2 counts there although it is a minisocket.
     pub states: [u64; STATES],
     /// Out: minisockets (TIME_WAIT and orphaned FIN_WAIT2), which `tcp_max_tw_buckets` bounds.
@@ -38,7 +44,9 @@ pub struct Walk {
     /// Out: ports in the range, not reserved, that were bound explicitly; connect() skips them
     /// for every destination (`__inet_hash_connect`, `fastreuse >= 0`).
     pub pinned_ports: u64,
-    /// Out: those ports, a bit each.
+    /// Out: of these, ports of outgoing connections that called bind() before connect().
+    pub bound_ports: u64,
+    /// Out: the pinned ports, a bit each.
     pub pinned: [u64; PORT_WORDS],
     /// Ports whose bucket has been looked at, a bit each: its sockets share it.
     pub looked_at: [u64; PORT_WORDS],
@@ -68,10 +76,14 @@ impl Walk {
         tw_reuse_delay_ms: 1_000,
         reserved0: 0,
         busy_at: u32::MAX,
+        now_ns: 0,
         reserved_ports: [0; PORT_WORDS],
+        asked_ports: [0; PORT_WORDS],
+        asked_room: 0,
         states: [0; STATES],
         time_wait_buckets: 0,
         pinned_ports: 0,
+        bound_ports: 0,
         pinned: [0; PORT_WORDS],
         looked_at: [0; PORT_WORDS],
         scratch: 0,
@@ -85,7 +97,7 @@ impl Walk {
 }
 
 const _: () = assert!(
-    size_of::<Walk>() == 24 + 3 * PORT_WORDS * 8 + (STATES + 4) * 8 + 48 + BUSY_DESTINATIONS * 36
+    size_of::<Walk>() == 32 + 4 * PORT_WORDS * 8 + (STATES + 6) * 8 + 48 + BUSY_DESTINATIONS * 36
 );
 
 /// What limits a connect(): each pair of addresses and destination port has every local port once.
@@ -166,7 +178,8 @@ pub mod socket_flags {
     pub const UNACCEPTED: u8 = 1 << 3;
 }
 
-/// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, or connected to itself. 88 bytes, aligned to 8.
+/// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its
+/// peer, or on a port that was asked for. 88 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRecord {
@@ -183,7 +196,7 @@ pub struct SocketRecord {
     pub sk: u64,
     /// Inode number of the socket's file, 0 without one.
     pub inode: u64,
-    /// CLOSE_WAIT: when it was entered, nanoseconds of CLOCK_MONOTONIC.
+    /// When the state was entered, nanoseconds of CLOCK_MONOTONIC; 0 where that is not asked.
     pub since_ns: u64,
     /// The socket's ends.
     pub tuple: Tuple,

@@ -11,6 +11,7 @@
 mod address;
 mod counters;
 mod event;
+mod focus;
 mod inventory;
 mod note;
 mod offsets;
@@ -19,13 +20,14 @@ mod reset;
 pub use address::{AF_INET, Address, Tuple};
 pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, STATES};
 pub use event::{Event, EventKind};
+pub use focus::{Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS};
 pub use inventory::{
     BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, RequestUse,
     SOURCE_WORDS, SocketRecord, Walk, socket_flags,
 };
 pub use note::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
-pub use reset::{ResetKey, reset_flags};
+pub use reset::{ResetKey, ResetOrigin, ResetOriginUse, reset_flags};
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.
 pub mod programs {
@@ -35,6 +37,14 @@ pub mod programs {
     pub const SEND_RESET: &str = "send_reset";
     /// `tp_btf/tcp_receive_reset`: every reset received by a socket.
     pub const RECEIVE_RESET: &str = "receive_reset";
+    /// `fentry/tcp_v4_send_reset`: before 6.10, resets of IPv4 that no socket sends.
+    pub const PASSIVE_RESET_V4: &str = "passive_reset_v4";
+    /// `fentry/tcp_v6_send_reset`: likewise of IPv6.
+    pub const PASSIVE_RESET_V6: &str = "passive_reset_v6";
+    /// `fexit/inet_csk_get_port`: bind() and listen() that find their port taken.
+    pub const BIND: &str = "bind";
+    /// `fexit/inet_csk_accept`: the stack of who accepts, while it is asked for.
+    pub const ACCEPT: &str = "accept";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";
     /// `iter/task_file`: which process holds a wanted socket, and by which descriptor.
@@ -49,6 +59,14 @@ pub mod maps {
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU hash of [`ResetKey`](crate::ResetKey) to a count.
     pub const RESETS: &str = "RESETS";
+    /// LRU hash of [`ResetOrigin`](crate::ResetOrigin) to [`ResetOriginUse`](crate::ResetOriginUse).
+    pub const RESET_ORIGINS: &str = "RESET_ORIGINS";
+    /// Array of one [`Focus`](crate::Focus).
+    pub const FOCUS: &str = "FOCUS";
+    /// LRU hash of a socket's kernel address to its [`OpeningStack`](crate::OpeningStack).
+    pub const STACKS: &str = "STACKS";
+    /// LRU hash of [`Closer`](crate::Closer) to [`CloserUse`](crate::CloserUse).
+    pub const CLOSERS: &str = "CLOSERS";
     /// Array of one [`Walk`](crate::Walk): a walk's parameters and its results.
     pub const WALK: &str = "WALK";
     /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
@@ -72,6 +90,14 @@ pub mod maps {
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
     /// kernel.
     pub const RESETS_LIMIT: u32 = 1_024;
+    /// Entries of [`RESET_ORIGINS`]. A storm is among the busiest, and stays; who scans ports makes
+    /// room for itself alone.
+    pub const RESET_ORIGINS_LIMIT: u32 = 2_048;
+    /// Entries of [`STACKS`], 350 KiB: sockets of the processes that are looked at. The sample is as
+    /// good with fewer than leak.
+    pub const STACKS_LIMIT: u32 = 1_024;
+    /// Entries of [`CLOSERS`].
+    pub const CLOSERS_LIMIT: u32 = 1_024;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;
 }

@@ -28,9 +28,14 @@ macro_rules! offsets {
             $($(#[$doc])* pub $name: u32,)*
             /// Arguments that `tcp_send_reset` has: 2 before 6.10 (sk, skb), 3 since (reason).
             pub send_reset_arguments: u32,
+            /// Parameters that `inet_csk_accept` has: 4 before 6.10, 2 since; 0 where it is unknown.
+            pub accept_parameters: u32,
             /// 1 with `bpf_get_current_task_btf` (5.11 and later), which allows direct loads from
             /// the current task; else 0.
             pub has_current_task_btf: u32,
+            /// 1 with `bpf_task_pt_regs` (5.15 and later), which tells a task's user stack pointer;
+            /// else 0.
+            pub has_task_pt_regs: u32,
         }
 
         /// The field behind each offset.
@@ -40,7 +45,12 @@ macro_rules! offsets {
 
         impl Offsets {
             /// Nothing looked up yet.
-            pub const ABSENT: Self = Self { $($name: ABSENT,)* send_reset_arguments: 0, has_current_task_btf: 0 };
+            pub const ABSENT: Self = Self { $($name: ABSENT,)*
+                send_reset_arguments: 0,
+                accept_parameters: 0,
+                has_current_task_btf: 0,
+                has_task_pt_regs: 0,
+            };
 
             /// Takes the offsets, one value for each of [`FIELDS`] in order; `false` if there are
             /// too few.
@@ -125,6 +135,8 @@ offsets! {
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
     /// `struct inet_bind_bucket *`.
     tw_tb = "inet_timewait_sock" "tw_tb" optional;
+    /// `u32`, milliseconds of CLOCK_MONOTONIC: when the first SYN was sent, while in SYN_SENT.
+    retrans_stamp = "tcp_sock" "retrans_stamp";
     /// `u32`, milliseconds of CLOCK_MONOTONIC: when TIME_WAIT began. 6.14 and later.
     tw_entry_stamp = "inet_timewait_sock" "tw_entry_stamp" optional;
     /// `unsigned char`: TIME_WAIT or FIN_WAIT2.
@@ -137,6 +149,14 @@ offsets! {
     skb_head = "sk_buff" "head";
     /// `u16`, from `head`.
     skb_transport_header = "sk_buff" "transport_header";
+    /// `u16`, from `head`.
+    skb_network_header = "sk_buff" "network_header";
+    /// `struct net_device *`.
+    skb_dev = "sk_buff" "dev";
+    /// `struct net *` inside `possible_net_t`.
+    dev_net = "net_device" "nd_net.net";
+    /// `unsigned long`: the user stack pointer. x86 alone.
+    pt_regs_sp = "pt_regs" "sp" optional;
     /// `struct task_struct *`.
     group_leader = "task_struct" "group_leader";
     /// `char[16]`.
@@ -151,7 +171,7 @@ offsets! {
     tgid = "task_struct" "tgid";
 }
 
-const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 2) * 4);
+const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 4) * 4);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.

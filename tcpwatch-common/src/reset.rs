@@ -1,4 +1,6 @@
-//! What is seen of a reset that this host sends; the agent concludes the cause.
+//! What is seen of a reset, and of whom; the agent concludes the cause.
+
+use crate::Address;
 
 /// Bits of [`ResetKey::flags`].
 pub mod reset_flags {
@@ -33,6 +35,46 @@ pub struct ResetKey {
     pub flags: u8,
 }
 
+/// Whose resets are counted together. 24 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ResetOrigin {
+    /// Cookie of the network namespace; 0 where the kernel has none.
+    pub netns_cookie: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of the caller of close() or connect(); 0 where neither is known.
+    pub tgid: u32,
+    /// Sent: as in [`RESETS`](crate::maps::RESETS). Received: the socket's state alone.
+    pub seen: ResetKey,
+    /// The service: a client's peer port, a server's local port. Host byte order.
+    pub port: u16,
+    /// 1 where this host is the client, 0 where it is the server or knows no connection.
+    pub is_client: u8,
+    /// 1 for resets received, 0 for those sent.
+    pub received: u8,
+}
+
+/// Resets of one origin. 40 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResetOriginUse {
+    /// How many.
+    pub count: u64,
+    /// The peer of the last one.
+    pub peer: Address,
+    /// `comm` of the leader of [`ResetOrigin::tgid`], NUL-padded.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<ResetOrigin>() == 24 && size_of::<ResetOriginUse>() == 40);
+
 #[cfg(feature = "user")]
-// SAFETY: four bytes, every bit pattern is valid.
-unsafe impl aya::Pod for ResetKey {}
+mod pod {
+    // SAFETY: four bytes, every bit pattern is valid.
+    unsafe impl aya::Pod for super::ResetKey {}
+    // SAFETY: repr(C), the fields fill all of the 24 bytes, and every bit pattern is valid.
+    unsafe impl aya::Pod for super::ResetOrigin {}
+    // SAFETY: likewise, 40 bytes.
+    unsafe impl aya::Pod for super::ResetOriginUse {}
+}

@@ -5,7 +5,8 @@
 //! reader's context; `sk_common` is NULL once, at the end.
 //!
 //! The walk counts states, ports and destinations in the kernel; only sockets in CLOSE_WAIT, in
-//! LISTEN and connected to themselves are copied up. When the buffer is full the kernel shows the
+//! LISTEN, connected to themselves, waiting for their peer, and on ports that were asked for are
+//! copied up. When the buffer is full the kernel shows the
 //! same socket again on the next read, so the copy comes first and nothing is counted unless it
 //! succeeded.
 //!
@@ -61,7 +62,7 @@ fn visit(sk: Sock, walk: &mut Walk, seq: *mut c_void) -> Result<(), BufferFull> 
     match sk.state() {
         state::TIME_WAIT => {
             if let Some(tw) = sk.time_wait() {
-                visit_time_wait(sk, &tw, walk);
+                visit_time_wait(sk, &tw, walk, seq)?;
             }
         }
         state::NEW_SYN_RECV => visit_request(sk, walk),
@@ -108,17 +109,29 @@ fn hash(address: &Address) -> u64 {
 }
 
 #[inline(always)]
-fn visit_time_wait(sk: Sock, tw: &TimeWaitSock, walk: &mut Walk) {
+fn visit_time_wait(
+    sk: Sock,
+    tw: &TimeWaitSock,
+    walk: &mut Walk,
+    seq: *mut c_void,
+) -> Result<(), BufferFull> {
+    if is_asked(walk, sk.local_port()) {
+        let address = sk.address(&mut walk.scratch);
+        let tuple = sk.tuple(sk.local_port());
+        write(seq, &record_of(state::TIME_WAIT, address, tuple))?;
+        walk.asked_room -= 1;
+    }
     walk.time_wait_buckets += 1;
     walk.states[tw.substate() as usize & (STATES - 1)] += 1;
     let port = sk.local_port();
     if !in_range(walk, port) || is_pinned(walk, port, || tw.is_port_pinned()) {
-        return;
+        return Ok(());
     }
     let (local, peer) = sk.addresses();
     if !may_be_reused(tw, walk, &local, &peer) {
         use_port(walk, local, peer, sk.peer_port());
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -129,15 +142,30 @@ fn visit_socket(
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let tuple = sk.tuple(sk.local_port());
-    if sk_state == state::CLOSE_WAIT || sk_state == state::LISTEN || tuple.is_self() {
-        copy_socket(sk, sk_state, tuple, &mut walk.scratch, seq)?;
+    let is_asked = is_asked(walk, tuple.local_port);
+    let waits_since_ns = if waits_for_peer(sk_state) { waits_since(sk, sk_state, walk) } else { 0 };
+    if sk_state == state::CLOSE_WAIT
+        || sk_state == state::LISTEN
+        || waits_since_ns != 0
+        || is_asked
+        || tuple.is_self()
+    {
+        copy_socket(sk, sk_state, tuple, waits_since_ns, &mut walk.scratch, seq)?;
+        walk.asked_room -= u64::from(is_asked);
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
     if in_range(walk, tuple.local_port) {
+        let pinned_before = walk.pinned_ports;
         let bucket_is_pinned =
             || sk_state == state::LISTEN || sk.tcp().is_some_and(TcpSock::is_port_pinned);
         if !is_pinned(walk, tuple.local_port, bucket_is_pinned) {
             use_port(walk, tuple.local, tuple.peer, tuple.peer_port);
+        } else if walk.pinned_ports != pinned_before
+            && sk_state != state::LISTEN
+            && sk.tcp().is_some_and(|tcp| tcp.0.accept_limit() == 0)
+        {
+            // Listeners come first, so nobody listens there, nor was it accepted.
+            walk.bound_ports += 1;
         }
     }
     Ok(())
@@ -149,26 +177,15 @@ fn copy_socket(
     sk: Sock,
     sk_state: u32,
     tuple: Tuple,
+    since_ns: u64,
     scratch: &mut u64,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let Some(tcp) = sk.tcp() else { return Ok(()) };
     let address = sk.address(scratch);
-    let mut record = SocketRecord {
-        state: sk_state as u8,
-        flags: 0,
-        reserved: [0; 2],
-        recv_queue: 0,
-        sk: address,
-        inode: tcp.0.inode(),
-        since_ns: 0,
-        tuple,
-        accept_queue: 0,
-        accept_limit: 0,
-        half_open: 0,
-        drops: 0,
-        reserved2: 0,
-    };
+    let mut record = record_of(sk_state, address, tuple);
+    record.inode = tcp.0.inode();
+    record.since_ns = since_ns;
     if sk_state == state::LISTEN {
         record.accept_queue = tcp.0.accept_queue();
         record.accept_limit = tcp.0.accept_limit();
@@ -193,6 +210,57 @@ fn copy_socket(
         }
     }
     write(seq, &record)
+}
+
+/// A record of which nothing else is known yet.
+#[inline(always)]
+fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
+    SocketRecord {
+        state: sk_state as u8,
+        flags: 0,
+        reserved: [0; 2],
+        recv_queue: 0,
+        sk,
+        inode: 0,
+        since_ns: 0,
+        tuple,
+        accept_queue: 0,
+        accept_limit: 0,
+        half_open: 0,
+        drops: 0,
+        reserved2: 0,
+    }
+}
+
+/// Whether the sockets of this port are asked for, and there is room for one more.
+#[inline(always)]
+fn is_asked(walk: &Walk, port: u16) -> bool {
+    walk.asked_room != 0 && walk.asked_ports[word(port)] & bit(port) != 0
+}
+
+/// Whether only the peer, or a timer, can bring a socket in this state further.
+#[inline(always)]
+fn waits_for_peer(sk_state: u32) -> bool {
+    matches!(sk_state, state::SYN_SENT | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING)
+}
+
+/// Since when such a socket has been waiting, 0 where it is less than a second: of a healthy host
+/// that leaves next to none. In SYN_SENT the first SYN tells; in the others the last segment, sent
+/// or received, is the latest that it can be.
+#[inline(always)]
+fn waits_since(sk: Sock, sk_state: u32, walk: &Walk) -> u64 {
+    const SECOND_NS: u64 = 1_000_000_000;
+    /// No SYN_SENT lasts that long: `tcp_usec_ts` (6.7 and later) makes the stamp microseconds.
+    const IMPLAUSIBLE_MS: u32 = 3_600_000;
+    let Some(tcp) = sk.tcp() else { return 0 };
+    let mut since_ns = tcp.last_segment_ns();
+    if sk_state == state::SYN_SENT {
+        let age_ms = ((walk.now_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
+        if age_ms < IMPLAUSIBLE_MS {
+            since_ns = walk.now_ns - u64::from(age_ms) * 1_000_000;
+        }
+    }
+    if since_ns + SECOND_NS <= walk.now_ns { since_ns } else { 0 }
 }
 
 /// When the socket entered CLOSE_WAIT. One that is older than the programs, or whose note had to

@@ -3,16 +3,23 @@
 //! It observes, counts and copies. It holds no threshold and no text, takes no decision, and
 //! costs the same whatever a remote peer does: every table is of fixed size.
 //!
-//! Hooks: [`set_state`], [`send_reset`], [`receive_reset`]; walks: [`inventory`], [`owners`].
-//! All of them read kernel memory through [`sock`].
+//! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
+//! walks: [`inventory`], [`owners`]. All of them read kernel memory through [`sock`] and
+//! [`segment`].
 #![no_std]
 #![no_main]
 
+mod accept;
+mod bind;
+mod focus;
 mod inventory;
 mod maps;
 mod notes;
+mod origins;
 mod owners;
+mod passive_reset;
 mod receive_reset;
+mod segment;
 mod send_reset;
 mod set_state;
 mod sock;

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
-    Counters, Destination, DestinationUse, Event, NOTE_SETS, NoteSet, RequestUse, ResetKey, Walk,
-    maps as names,
+    Closer, CloserUse, Counters, Destination, DestinationUse, Event, Focus, NOTE_SETS, NoteSet,
+    OpeningStack, RequestUse, ResetKey, ResetOrigin, ResetOriginUse, Walk, maps as names,
 };
 
 #[map]
@@ -17,6 +17,17 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(names::EVENTS_BYTES, 0);
 #[map]
 pub(crate) static RESETS: PerCpuHashMap<ResetKey, u64> =
     PerCpuHashMap::with_max_entries(names::RESETS_LIMIT, 0);
+#[map]
+pub(crate) static RESET_ORIGINS: LruHashMap<ResetOrigin, ResetOriginUse> =
+    LruHashMap::with_max_entries(names::RESET_ORIGINS_LIMIT, 0);
+#[map]
+static FOCUS: Array<Focus> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static STACKS: LruHashMap<u64, OpeningStack> =
+    LruHashMap::with_max_entries(names::STACKS_LIMIT, 0);
+#[map]
+pub(crate) static CLOSERS: LruHashMap<Closer, CloserUse> =
+    LruHashMap::with_max_entries(names::CLOSERS_LIMIT, 0);
 #[map]
 pub(crate) static NOTES: Array<NoteSet> = Array::with_max_entries(NOTE_SETS, 0);
 #[map]
@@ -43,6 +54,14 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
     // program that interrupts this one may add to a counter in between; the worst outcome is a
     // lost increment, never a torn one (each counter is one aligned word).
     Some(unsafe { &mut *counters })
+}
+
+/// What the agent wants looked at now.
+#[inline(always)]
+pub(crate) fn focus() -> Option<&'static Focus> {
+    // SAFETY: the agent writes it as a whole at any time; half an update looks at one process more
+    // or less.
+    unsafe { FOCUS.get_ptr(0)?.as_ref() }
 }
 
 /// The walk under way. One walker runs at a time, so nobody else writes it.

@@ -10,12 +10,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tcpwatch_common::STATES;
+use tcpwatch_common::{Counters, ResetKey, STATES};
 
 use crate::{
     maps::counters,
+    notes,
+    origins::{self, Culprit},
     sock::{SOCK_DEAD, Sock, state},
 };
+
+/// [`ResetOrigin::received`](tcpwatch_common::ResetOrigin::received).
+const RECEIVED: u8 = 1;
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
@@ -25,7 +30,23 @@ fn receive_reset(ctx: BtfTracePointContext) -> i32 {
         let may_be_data = sk_state == state::FIN_WAIT1 || sk_state == state::FIN_WAIT2;
         if !may_be_data || sk.flags() & SOCK_DEAD == 0 {
             counters.resets_received[sk_state as usize & (STATES - 1)] += 1;
+            attribute(sk, sk_state, counters);
         }
     }
     0
+}
+
+/// A refused connect() has its caller noted; of all others the service is known.
+#[inline(always)]
+fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
+    let Some(tcp) = sk.tcp() else { return };
+    let mut culprit = Culprit::UNKNOWN;
+    if sk_state == state::SYN_SENT
+        && let Some(note) = notes::get(sk.address(&mut counters.scratch), state::SYN_SENT)
+    {
+        culprit = Culprit { tgid: note.tgid, comm: note.comm };
+    }
+    let seen = ResetKey { state: sk_state as u8, ..ResetKey::default() };
+    let service = origins::service_of(sk, tcp);
+    origins::count(sk.namespace(), service, (seen, RECEIVED), sk.addresses().1, culprit);
 }

@@ -7,43 +7,85 @@
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/tcp.h#L89>
 
-use core::{ffi::c_void, ptr::with_exposed_provenance};
+use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::bpf_probe_read_kernel, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpwatch_common::{ResetKey, reset_flags as flags};
 
 use crate::{
     maps::{RESETS, counters},
-    sock::{Object, SOCK_DEAD, SOCK_LINGER, Sock, field, offset, state},
+    origins::{self, Culprit},
+    segment::Segment,
+    sock::{SOCK_DEAD, SOCK_LINGER, Sock, offset, state},
 };
 
 /// Arguments of the tracepoint on kernels that give a reason.
 const WITH_REASON: u32 = 3;
+/// [`ResetOrigin::received`](tcpwatch_common::ResetOrigin::received) of what is sent.
+const SENT: u8 = 0;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn send_reset(ctx: BtfTracePointContext) -> i32 {
     let mut key = ResetKey::default();
-    if let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0)) {
-        describe_socket(sk, &mut key);
-    }
-    let skb: *const c_void = ctx.arg(1);
-    if !skb.is_null() {
-        key.flags |= flags::SEGMENT;
-        if segment_has_syn(skb) {
-            key.flags |= flags::SEGMENT_SYN;
-        }
-    }
     // Where the constant is 2 the verifier never looks at the third argument, which older kernels
     // would refuse.
     if offset!(send_reset_arguments) == WITH_REASON {
-        let reason: u32 = ctx.arg::<i32>(2) as u32;
-        key.reason = reason as u8;
+        key.reason = ctx.arg::<i32>(2) as u8;
         key.flags |= flags::HAS_REASON;
     }
-    count(&key);
+    let sk = Sock::new(ctx.arg::<*const c_void>(0));
+    let segment = Segment::new(ctx.arg::<*const c_void>(1));
+    observe(sk, segment, key);
     0
+}
+
+/// Counts a reset by what is seen of it, and for whom it is. `key` has the reason, where the kernel
+/// gives one.
+#[inline(always)]
+pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: ResetKey) {
+    if let Some(sk) = sk {
+        describe_socket(sk, &mut key);
+    }
+    let mut syn_port = 0;
+    if let Some(segment) = &segment {
+        key.flags |= flags::SEGMENT;
+        let header = segment.tcp_header();
+        if header.is_syn() {
+            key.flags |= flags::SEGMENT_SYN;
+            syn_port = header.destination();
+        }
+    }
+    count(&key);
+
+    if let Some(sk) = sk {
+        // A minisocket does not tell which side this host was.
+        if let Some(tcp) = sk.tcp() {
+            let peer = match &segment {
+                Some(segment) if sk.state() == state::LISTEN => segment.source(),
+                _ => sk.addresses().1,
+            };
+            let service = origins::service_of(sk, tcp);
+            origins::count(sk.namespace(), service, (key, SENT), peer, culprit(sk, &segment));
+        }
+    } else if let Some(segment) = segment
+        && let Some(namespace) = segment.namespace()
+    {
+        // A port that nobody listens on is a service that somebody asks for. A segment that is no
+        // SYN is sent by a client to a service, or by a service to a client: that port says nothing.
+        let source = segment.source();
+        origins::count(namespace, (syn_port, 0), (key, SENT), source, Culprit::UNKNOWN);
+    }
+}
+
+/// close() and disconnect leave the socket in CLOSE before they reset, in the caller's context;
+/// timers and `ss -K` do not.
+#[inline(always)]
+fn culprit(sk: Sock, segment: &Option<Segment>) -> Culprit {
+    if segment.is_none() && sk.state() == state::CLOSE {
+        Culprit::current()
+    } else {
+        Culprit::UNKNOWN
+    }
 }
 
 #[inline(always)]
@@ -69,17 +111,6 @@ fn describe_socket(sk: Sock, key: &mut ResetKey) {
     if sk.shutdown() & SHUTDOWN_MASK == SHUTDOWN_MASK {
         key.flags |= flags::SHUT_DOWN;
     }
-}
-
-/// Whether the segment answered carries SYN: byte 13 of the TCP header, bit 1 (RFC 9293 3.1).
-#[inline(always)]
-fn segment_has_syn(skb: *const c_void) -> bool {
-    let skb = Object(skb);
-    let head = field!(skb, skb_head: u64);
-    let transport = field!(skb, skb_transport_header: u16);
-    let tcp_flags = with_exposed_provenance::<u8>((head + u64::from(transport) + 13) as usize);
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(tcp_flags) }.is_ok_and(|byte| byte & 0x02 != 0)
 }
 
 #[inline(always)]

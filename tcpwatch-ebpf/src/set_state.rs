@@ -10,6 +10,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -17,6 +18,7 @@ use aya_ebpf::{
 use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, Event, EventKind, Note, STATES, Tuple};
 
 use crate::{
+    focus,
     maps::{counters, emit},
     notes,
     sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
@@ -29,13 +31,13 @@ fn set_state(ctx: BtfTracePointContext) -> i32 {
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
-        observe(sk, old as u32, new as u32, counters);
+        observe(&ctx, sk, old as u32, new as u32, counters);
     }
     0
 }
 
 #[inline(always)]
-fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
+fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &mut Counters) {
     if sk.protocol() != IPPROTO_TCP {
         return;
     }
@@ -47,7 +49,11 @@ fn observe(sk: Sock, old: u32, new: u32, counters: &mut Counters) {
         _ => {}
     }
     match new {
-        state::SYN_SENT => connect_begun(sk, address, counters),
+        state::SYN_SENT => {
+            connect_begun(sk, address, counters);
+            focus::record_stack(ctx.as_ptr(), address, true);
+        }
+        state::FIN_WAIT1 => focus::count_closer(sk),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         _ => {}
     }
@@ -104,8 +110,8 @@ fn report(sk: Sock, note: Option<Note>, kind: EventKind, tuple: Tuple, counters:
     let (tgid, comm) = note.map_or((0, [0; 16]), |note| (note.tgid, note.comm));
     let event = Event {
         time_ns: now_ns(),
-        netns_cookie: sk.netns_cookie(),
-        netns: sk.netns(),
+        netns_cookie: sk.namespace().cookie(),
+        netns: sk.namespace().inode(),
         kind: kind as u8,
         reserved: [0; 3],
         tuple,

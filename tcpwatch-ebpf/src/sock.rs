@@ -34,7 +34,9 @@ pub(crate) mod state {
     pub(crate) const TIME_WAIT: u32 = 6;
     pub(crate) const CLOSE: u32 = 7;
     pub(crate) const CLOSE_WAIT: u32 = 8;
+    pub(crate) const LAST_ACK: u32 = 9;
     pub(crate) const LISTEN: u32 = 10;
+    pub(crate) const CLOSING: u32 = 11;
     pub(crate) const NEW_SYN_RECV: u32 = 12;
 }
 
@@ -59,6 +61,7 @@ macro_rules! has {
         $crate::sock::offset!($field) != tcpwatch_common::ABSENT
     };
 }
+pub(crate) use has;
 
 /// Loads a field through a typed pointer.
 ///
@@ -82,6 +85,7 @@ macro_rules! field {
 pub(crate) use field;
 
 /// A structure that is only passed through on the way to a field.
+#[derive(Clone, Copy)]
 pub(crate) struct Object(pub(crate) *const c_void);
 
 /// `struct sock`, or what a pointer to one may point to: with a socket in TIME_WAIT or a request
@@ -156,21 +160,9 @@ impl Sock {
         Tuple { local, peer, local_port, peer_port: self.peer_port() }
     }
 
-    /// Inode number of the network namespace.
     #[inline(always)]
-    pub(crate) fn netns(self) -> u32 {
-        let net = Object(field!(self, skc_net: *const c_void));
-        field!(net, net_inum: u32)
-    }
-
-    /// Cookie of the network namespace, 0 without one.
-    #[inline(always)]
-    pub(crate) fn netns_cookie(self) -> u64 {
-        if !has!(net_cookie) {
-            return 0;
-        }
-        let net = Object(field!(self, skc_net: *const c_void));
-        field!(net, net_cookie: u64)
+    pub(crate) fn namespace(self) -> Namespace {
+        Namespace(Object(field!(self, skc_net: *const c_void)))
     }
 
     #[inline(always)]
@@ -262,6 +254,24 @@ impl Sock {
     }
 }
 
+/// `struct net`.
+#[derive(Clone, Copy)]
+pub(crate) struct Namespace(pub(crate) Object);
+
+impl Namespace {
+    /// Its inode number, which another one may get later.
+    #[inline(always)]
+    pub(crate) fn inode(self) -> u32 {
+        field!(self.0, net_inum: u32)
+    }
+
+    /// Its cookie, 0 without one.
+    #[inline(always)]
+    pub(crate) fn cookie(self) -> u64 {
+        if has!(net_cookie) { field!(self.0, net_cookie: u64) } else { 0 }
+    }
+}
+
 /// `struct tcp_sock`, which begins with a `struct sock`.
 #[derive(Clone, Copy)]
 pub(crate) struct TcpSock(pub(crate) Sock);
@@ -277,6 +287,12 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn receive_queue(self) -> u32 {
         field!(self.0, rcv_nxt: u32).wrapping_sub(field!(self.0, copied_seq: u32))
+    }
+
+    /// When the first SYN was sent, milliseconds of CLOCK_MONOTONIC; meaningful in SYN_SENT.
+    #[inline(always)]
+    pub(crate) fn first_syn_ms(self) -> u32 {
+        field!(self.0, retrans_stamp: u32)
     }
 
     /// When the last segment was processed, nanoseconds of CLOCK_MONOTONIC.

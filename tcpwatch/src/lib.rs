@@ -3,12 +3,13 @@
 //! The way of the data is one direction, and so is this list of modules:
 //! [`kernel`] makes [`facts`], the [`engine`] judges them, [`publish`] shows what it found, the
 //! [`agent`] joins the three in one loop, and [`cli`] starts it. [`config`] holds all that can be
-//! set.
+//! set. An [`incident`] is a stream of facts that was recorded, to be judged again.
 
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod facts;
+pub mod incident;
 pub mod kernel;
 pub mod publish;

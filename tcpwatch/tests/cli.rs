@@ -42,6 +42,10 @@ fn bad_usage_is_64_and_for_check_3() -> Result<()> {
     assert_refused(&run(&["check", "--for", "5"])?, 3, &["5"]);
     assert_refused(&run(&["check", "--for", "2h"])?, 3, &["1h"]);
     assert_refused(&run(&["check", "--nonsense"])?, 3, &["--nonsense"]);
+    for other in [["--for", "5s"], ["--record", "it.jsonl"]] {
+        let conflict = [&["check", "--replay", "it.jsonl"][..], &other].concat();
+        assert_refused(&run(&conflict)?, 3, &["--replay", other[0], "cannot be used with"]);
+    }
     Ok(())
 }
 
@@ -181,6 +185,17 @@ fn check_of_a_leak_younger_than_min_age_is_info_and_0_and_of_an_older_one_1() ->
     assert_eq!(young[0]["severity"], "info", "{young:#?}");
     assert_eq!(young[0]["subject"]["pid"], std::process::id(), "{young:#?}");
 
+    // An override has an age of its own, and nothing is said of what it switches off.
+    for (keys, count) in [("min_age = \"1h\"", 1), ("enabled = false", 0)] {
+        let port = leak.server_address().port();
+        let text = format!("[[detect.close_wait_pileup.override]]\nport = {port}\n{keys}\n");
+        let config = folder.write("override.toml", &text)?;
+        let config = config.to_str().context("a path in UTF-8")?;
+        let (_, found) = findings(&["check", "--json", "--config", config])?;
+        assert_eq!(found.len(), count, "{keys}: {found:#?}");
+        assert!(found.iter().all(|finding| finding["severity"] == "info"), "{found:#?}");
+    }
+
     let config = folder.write("c.toml", "[detect.close_wait_pileup]\nmin_age = \"1s\"\n")?;
     let config = config.to_str().context("a path in UTF-8")?;
     let (code, old) = poll("the age to be proven", || {
@@ -199,5 +214,97 @@ fn check_of_a_leak_younger_than_min_age_is_info_and_0_and_of_an_older_one_1() ->
     let (_, watched) = findings(&["check", "--json", "--for", "2s", "--config", config])?;
     assert_eq!(watched.len(), 1, "{watched:#?}");
     drop(leak);
+    Ok(())
+}
+
+/// The findings of a report, less the times of day: two readings of both clocks differ a little.
+fn findings_of(output: &Output) -> Result<Vec<Value>> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let mut report: Value =
+        serde_json::from_slice(&output.stdout).with_context(|| stderr.into_owned())?;
+    let mut findings = report["findings"].take();
+    for finding in findings.as_array_mut().context("no findings")? {
+        let fields = finding.as_object_mut().context("a finding without fields")?;
+        assert!(fields.remove("since").is_some() && fields.remove("last_seen").is_some());
+    }
+    Ok(serde_json::from_value(findings)?)
+}
+
+#[test]
+fn check_is_recorded_and_anybody_may_replay_it_with_the_same_findings() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let copy = copy_for_all(&folder)?;
+    let ns = Namespace::new("record")?;
+    let leak = CloseWaitLeak::client(&ns, 37, 0, false)?;
+    let quick = folder.write("quick.toml", "[detect.close_wait_pileup]\nmin_age = \"1s\"\n")?;
+    let quick = quick.to_str().context("a path in UTF-8")?;
+    let off = folder.write("off.toml", "[detect.close_wait_pileup]\nenabled = false\n")?;
+    let off = off.to_str().context("a path in UTF-8")?;
+    let file = folder.path.join("it.jsonl");
+    let file = file.to_str().context("a path in UTF-8")?;
+    let replay = |config: &str| {
+        let arguments = ["check", "--json", "--replay", file, "--config", config];
+        Command::new(&copy).args(arguments).uid(NOBODY).gid(NOBODY).output()
+    };
+    let pileup = |severity: &'static str| {
+        move |finding: &Value| {
+            finding["kind"] == "close-wait-pileup"
+                && finding["subject"]["pid"] == std::process::id()
+                && finding["severity"] == severity
+        }
+    };
+
+    // Too young to be more than info: one look is replayed as one look.
+    let young = run(&["check", "--json", "--record", file])?;
+    let default = folder.write("default.toml", "")?;
+    let again = replay(default.to_str().context("a path in UTF-8")?)?;
+    assert!(findings_of(&young)?.iter().any(pileup("info")), "{young:?}");
+    assert_eq!(findings_of(&again)?, findings_of(&young)?);
+    assert_eq!(again.status, young.status);
+
+    let recording = ["check", "--json", "--for", "2s", "--config", quick, "--record", file];
+    let watched = run(&recording)?;
+    let again = replay(quick)?;
+    assert!(findings_of(&watched)?.iter().any(pileup("warning")), "{watched:?}");
+    assert_eq!(findings_of(&again)?, findings_of(&watched)?);
+    assert_eq!(again.status, watched.status);
+    // Whoever replays it chooses what counts.
+    assert!(!findings_of(&replay(off)?)?.iter().any(pileup("warning")));
+    drop(leak);
+    Ok(())
+}
+
+#[test]
+fn recording_that_cannot_be_written_or_read_is_3_and_says_where() -> Result<()> {
+    let folder = Folder::new()?;
+    let header = "{\"format\":\"tcpwatch-incident\",\"version\":1,\"kernel\":\"6.1\",\
+                  \"tcpwatch\":\"0.1.0\",\"recorded_at\":\"WHEN\",\"monotonic_ns\":1}\n";
+    let good = header.replace("WHEN", "2026-11-20T08:30:00.000Z");
+    let look = "{\"inventory\":{\"now\":1,\"found\":{}}}\n";
+    let cases = [
+        ("text", "hello\n".to_owned(), ":1: not a recording"),
+        ("later", good.replace("\"version\":1", "\"version\":9"), ":1: recorded in version 9"),
+        ("empty", good.clone(), ": no inventory"),
+        ("time", format!("{header}{look}"), ":1: `recorded_at`"),
+        ("broken", format!("{good}{look}{}", &look[..9]), ":3: column"),
+    ];
+    for (name, text, says) in cases {
+        let file = folder.write(name, &text)?;
+        let file = file.to_str().context("a path in UTF-8")?;
+        let says = format!("{file}{says}");
+        assert_refused(&run(&["check", "--replay", file])?, 3, &[&says]);
+    }
+    assert_refused(&run(&["check", "--replay", "/nonexistent"])?, 3, &["/nonexistent"]);
+    assert_refused(&run(&["check", "--replay", "/"])?, 3, &["/:1: cannot be read"]);
+    if scenes::root_or_skip() {
+        assert_refused(&run(&["check", "--record", "/nonexistent/it"])?, 3, &["/nonexistent/it"]);
+    }
+    let file = folder.write("good", &format!("{good}{look}"))?;
+    let output = run(&["check", "--replay", file.to_str().context("a path in UTF-8")?])?;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stdout.starts_with(b"OK: "), "{output:?}");
     Ok(())
 }

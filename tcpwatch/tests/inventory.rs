@@ -50,32 +50,6 @@ fn states_by_agent(agent: &Agent, ns: &Namespace) -> Result<BTreeMap<&'static st
     Ok(counts)
 }
 
-/// Opens a connection that nobody answers: the peer's address is a black hole.
-fn syn_sent(ns: &Namespace) -> Result<Vec<socket2::Socket>> {
-    ns.enter(|| -> Result<Vec<socket2::Socket>> {
-        let run = |args: &[&str]| -> Result<()> {
-            let status = std::process::Command::new("ip").args(args).status()?;
-            ensure!(status.success(), "ip {args:?}");
-            Ok(())
-        };
-        run(&["link", "add", "hole", "type", "veth", "peer", "name", "bottom"])?;
-        run(&["address", "add", "192.0.2.1/24", "dev", "hole"])?;
-        run(&["link", "set", "hole", "up"])?;
-        run(&["link", "set", "bottom", "up"])?;
-        run(&["neigh", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "hole"])?;
-        let mut sockets = Vec::new();
-        for _ in 0..3 {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            let target = std::net::SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 80));
-            let begun = socket.connect(&target.into());
-            ensure!(begun.is_err_and(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
-            sockets.push(socket);
-        }
-        Ok(sockets)
-    })?
-}
-
 #[test]
 fn sockets_by_state_equal_ss_in_every_namespace_when_nothing_moves() -> Result<()> {
     if !scenes::root_or_skip() {
@@ -91,7 +65,7 @@ fn sockets_by_state_equal_ss_in_every_namespace_when_nothing_moves() -> Result<(
     let _close_wait6 = CloseWaitLeak::server(&first, 6, 0, true)?;
     let _time_waits = TimeWaits::make(&first, 40, 8_000)?;
     let _orphan = scenes::orphaned_fin_wait2(&first)?;
-    let _syn_sent = syn_sent(&first)?;
+    let _syn_sent = support::syn_sent(&first)?;
     let _established2 = Established::make(&second, 11)?;
     let _time_waits2 = TimeWaits::make(&second, 5, 8_000)?;
 

@@ -9,7 +9,7 @@ mod support;
 use std::{
     fs,
     io::{self, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, poll, within};
+use support::{Agent, begin_connects, listen, poll, within};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -92,17 +92,6 @@ fn ns_of(finding: &Value) -> &str {
 /// Half-open requests that end after 7 s instead of a minute: two retransmissions.
 fn short_requests(ns: &Namespace) -> Result<()> {
     ns.sysctl_set("net.ipv4.tcp_synack_retries", "2")
-}
-
-fn listen(ns: &Namespace, port: u16, backlog: i32) -> Result<TcpListener> {
-    ns.enter(|| -> io::Result<TcpListener> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-        socket.listen(backlog)?;
-        Ok(socket.into())
-    })?
-    .with_context(|| format!("listening on port {port}"))
 }
 
 #[test]
@@ -241,17 +230,7 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
     let listener = listen(&ns, 7_104, 5)?;
     agent.wait_for_inventory()?;
     // They send their SYN again after 1, 2 and 4 seconds.
-    let clients = ns.enter(|| -> io::Result<Vec<_>> {
-        let client = || {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, 7_104)).into()) {
-                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-                _ => Ok(socket),
-            }
-        };
-        (0..CLIENTS).map(|_| client()).collect()
-    })??;
+    let clients = begin_connects(&ns, CLIENTS, 7_104)?;
     // It goes on as long as they try, so the number is compared when two looks agree.
     let overflows = || ns.netstat_counter("ListenOverflows");
     let finding = poll("the overflow with all drops", || {

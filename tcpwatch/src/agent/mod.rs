@@ -124,7 +124,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
     }
     let server = tokio::spawn(serve(listeners, queries, limits, stopped));
     let agent = Agent {
-        engine: Engine::new(&config.detect, config.limits.owners),
+        engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
         ring: watch_ring(ring)?,
         more_events: Notify::new(),
@@ -284,10 +284,12 @@ impl Agent {
         self.next_inventory.as_mut().reset(due.into());
     }
 
+    /// What has happened up to now says what the inventory is to look at.
     fn ask_inventory(&mut self) {
+        self.handle_events();
         let policy =
             if self.inventoried { OwnerPolicy::OfThoseThatStay } else { OwnerPolicy::AtOnce };
-        self.walker.ask(policy);
+        self.walker.ask(policy, self.engine.focus());
         self.asked_at = Some(Instant::now());
     }
 
@@ -411,7 +413,7 @@ impl Agent {
                  a restart"
             );
         }
-        self.engine.reconfigure(&config.detect, config.limits.owners);
+        self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker
             .reconfigure(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
         self.config = config;

@@ -18,7 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use crate::{
-    facts::{Inventory, TableUse},
+    facts::{Focus, Inventory, TableUse},
     kernel::{InventoryError, OwnerPolicy, Scope, Walker},
 };
 
@@ -27,7 +27,7 @@ use crate::{
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 enum Order {
-    TakeInventory(OwnerPolicy),
+    TakeInventory(OwnerPolicy, Focus),
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
 
@@ -61,8 +61,8 @@ impl WalkerThread {
                     Order::Reconfigure { scope, close_wait_limit } => {
                         walker.reconfigure(scope, close_wait_limit);
                     }
-                    Order::TakeInventory(policy) => {
-                        if answer.blocking_send(take(&mut walker, policy)).is_err() {
+                    Order::TakeInventory(policy, focus) => {
+                        if answer.blocking_send(take(&mut walker, policy, &focus)).is_err() {
                             break;
                         }
                     }
@@ -74,8 +74,8 @@ impl WalkerThread {
     }
 
     /// Orders an inventory; [`answer`](Self::answer) brings it.
-    pub(super) fn ask(&self, policy: OwnerPolicy) {
-        self.order(Order::TakeInventory(policy));
+    pub(super) fn ask(&self, policy: OwnerPolicy, focus: Focus) {
+        self.order(Order::TakeInventory(policy, focus));
     }
 
     pub(super) fn reconfigure(&self, scope: Scope, close_wait_limit: usize) {
@@ -110,10 +110,10 @@ impl WalkerThread {
     }
 }
 
-fn take(walker: &mut Walker, policy: OwnerPolicy) -> Answer {
+fn take(walker: &mut Walker, policy: OwnerPolicy, focus: &Focus) -> Answer {
     let began = Instant::now();
     let before = thread_cpu_time();
-    let inventory = walker.inventory(policy);
+    let inventory = walker.inventory(policy, focus);
     let outcome = inventory.map(|inventory| (inventory, walker.table_use()));
     Answer {
         began,

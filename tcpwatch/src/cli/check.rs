@@ -1,49 +1,49 @@
 //! `tcpwatch check`: one look at this host, for a person or a monitoring system.
 //!
 //! Without `--for` there is no history: how long a socket has been in CLOSE_WAIT is known only as
-//! "at least", so pileups that are not provably old enough are shown as info.
+//! "at least", so pileups that are not provably old enough are shown as info. What was seen can be
+//! recorded, and a recording judged instead of a host; both go the same way through [`Case`].
 
 use std::{
     fmt::Write as _,
-    io::Write as _,
+    fs::File,
+    io::{BufReader, Write as _},
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::{CheckOptions, Exit, config_source};
+use super::{
+    CheckOptions, Exit,
+    case::{Case, CheckError},
+    config_source,
+};
 use crate::{
     agent::scope,
     config::Config,
-    engine::{Engine, Evidence, Finding, FindingKind, Severity},
-    facts::Inventory,
-    kernel::{
-        self, EventRing, InventoryError, LoadError, LoadOptions, OwnerPolicy, Programs, Walker,
-    },
+    engine::{Evidence, Finding, Severity},
+    incident::{Fact, Recording},
+    kernel::{EventRing, LoadOptions, Programs, Walker},
     publish::{WallClock, findings_json},
 };
 
 /// Inventories in a `--for`, so that growth and recovery show.
 const LOOKS: u32 = 4;
 
-#[derive(Debug, thiserror::Error)]
-enum CheckError {
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Inventory(#[from] InventoryError),
-}
-
 pub(super) fn check(options: &CheckOptions) -> Exit {
     let config = match config_source(options.config.clone()).load() {
         Ok(config) => config,
         Err(error) => return Exit::config(&error),
     };
-    let findings = match look(&config, options.watch) {
-        Ok(findings) => findings,
+    let outcome = match &options.replay {
+        Some(file) => replay(&config, file),
+        None => look(&config, options),
+    };
+    let (findings, wall) = match outcome {
+        Ok(outcome) => outcome,
         Err(CheckError::Load(error)) => return Exit::load(&error),
         Err(error) => return Exit::failed(&error),
     };
-    let wall = WallClock::capture();
     let text = if options.json { findings_json(&findings, wall) } else { report(&findings, wall) };
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
         return Exit::failed(&error);
@@ -51,63 +51,60 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     Exit::Found(findings.iter().map(|finding| finding.severity).max())
 }
 
-fn look(config: &Config, watch: Option<Duration>) -> Result<Vec<Finding>, CheckError> {
-    let options = LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes };
-    let programs = Programs::load(&options)?;
+fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallClock), CheckError> {
+    let mut case = Case::new(config);
+    let load = LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes };
+    let programs = Programs::load(&load)?;
     programs.require_indispensable()?;
+    // Only now, so that who may not look overwrites nothing.
+    if let Some(file) = &options.record {
+        case.record(file)?;
+    }
     let (mut ring, _, mut walker, _links) =
         programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets)?;
-    let mut engine = Engine::new(&config.detect, config.limits.owners);
-    let inventory = match watch {
-        Some(watch) => observe(&mut engine, &mut ring, &mut walker, watch)?,
-        None => walker.inventory(OwnerPolicy::AtOnce)?,
-    };
-    engine.handle_inventory(&inventory, kernel::now());
-    let mut findings = engine.findings().to_vec();
-    if watch.is_none() {
-        findings.extend(pileups_of_unproven_age(config, &inventory, &findings));
+    if let Some(watch) = options.watch {
+        observe(&mut case, &mut ring, &mut walker, watch)?;
     }
-    Ok(findings)
+    case.take_inventory(&mut walker)?;
+    Ok((case.findings(), WallClock::capture()))
 }
 
-/// Watches for a while; returns the last inventory, not judged yet.
+/// Watches for a while, up to the last inventory.
 fn observe(
-    engine: &mut Engine,
+    case: &mut Case<'_>,
     ring: &mut EventRing,
     walker: &mut Walker,
     watch: Duration,
-) -> Result<Inventory, InventoryError> {
+) -> Result<(), CheckError> {
     let began = Instant::now();
     for look in 1..=LOOKS {
-        let inventory = walker.inventory(OwnerPolicy::AtOnce)?;
-        engine.handle_inventory(&inventory, kernel::now());
+        case.take_inventory(walker)?;
         let next = began + watch * look / LOOKS;
         // The ring holds what happens meanwhile; short naps keep it from filling up.
         while let Some(left) = next.checked_duration_since(Instant::now()) {
             sleep(left.min(Duration::from_millis(100)));
             let (events, _) = ring.drain(usize::MAX);
-            events.iter().for_each(|event| engine.handle_event(event));
+            events.into_iter().try_for_each(|event| case.take(Fact::Event(event)))?;
         }
     }
-    walker.inventory(OwnerPolicy::AtOnce)
+    Ok(())
 }
 
-/// What would be a pileup if its sockets were old enough, which one look cannot tell.
-fn pileups_of_unproven_age(
-    config: &Config,
-    inventory: &Inventory,
-    proven: &[Finding],
-) -> Vec<Finding> {
-    let mut detect = config.detect.clone();
-    detect.close_wait_pileup.min_age = Duration::ZERO;
-    let mut engine = Engine::new(&detect, config.limits.owners);
-    engine.handle_inventory(inventory, kernel::now());
-    let is_new = |finding: &&Finding| {
-        finding.kind == FindingKind::CloseWaitPileup
-            && proven.iter().all(|known| known.id != finding.id)
-    };
-    let unproven = engine.findings().iter().filter(is_new).cloned();
-    unproven.map(|finding| Finding { severity: Severity::Info, ..finding }).collect()
+/// Judges what was recorded, in the time of day of then.
+fn replay(config: &Config, file: &Path) -> Result<(Vec<Finding>, WallClock), CheckError> {
+    let unreadable = |error| CheckError::Unreadable { file: file.to_owned(), error };
+    let open = File::open(file).map_err(unreadable)?;
+    let recording = Recording::open(BufReader::new(open), file)?;
+    let then = WallClock::of_recording(recording.header());
+    let mut case = Case::new(config);
+    for fact in recording {
+        case.take(fact?)?;
+    }
+    match then {
+        None => Err(CheckError::NoTime(file.to_owned())),
+        Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
+        Some(then) => Ok((case.findings(), then)),
+    }
 }
 
 /// The first line is what a monitoring system shows; the rest is for a person.

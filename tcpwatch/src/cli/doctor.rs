@@ -6,7 +6,7 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::Exit;
-use crate::kernel::{Hook, LoadError, LoadOptions, Programs, holds};
+use crate::kernel::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds};
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -64,33 +64,31 @@ pub(super) fn doctor(json: bool) -> Exit {
 }
 
 fn hooks(loaded: &Result<Programs, LoadError>) -> Vec<HookRow> {
-    let outcome_of = |hook: &Hook| match loaded {
-        Ok(programs) => {
-            let status = programs.statuses().iter().find(|status| status.hook == *hook);
-            status.map_or(Ok(()), |status| status.outcome.clone())
+    let statuses = match loaded {
+        Ok(programs) => programs.statuses().to_vec(),
+        Err(error) => {
+            let refused = |hook| HookStatus { hook, outcome: Err(error.to_string()) };
+            Hook::ALL.map(refused).to_vec()
         }
-        Err(error) => Err(error.to_string()),
     };
-    Hook::ALL
-        .iter()
-        .map(|hook| {
-            let outcome = outcome_of(hook);
-            HookRow {
-                hook: hook.name,
-                target: hook.target,
-                attached: outcome.is_ok(),
-                remedy: outcome.is_err().then(|| remedy(loaded)),
-                why_not: outcome.err(),
-                lost_without: hook.lost_without,
-            }
-        })
-        .collect()
+    let row = |HookStatus { hook, outcome }| HookRow {
+        hook: hook.name,
+        target: hook.target,
+        attached: outcome.is_ok(),
+        remedy: outcome.is_err().then(|| remedy(loaded, &hook)),
+        why_not: outcome.err(),
+        lost_without: hook.lost_without,
+    };
+    statuses.into_iter().map(row).collect()
 }
 
-fn remedy(loaded: &Result<Programs, LoadError>) -> &'static str {
+fn remedy(loaded: &Result<Programs, LoadError>, hook: &Hook) -> &'static str {
     match loaded {
         Err(error) if error.is_not_permitted() => "run as root, or as the packaged systemd unit",
         Err(LoadError::Btf(_)) => "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, 5.10 or later",
+        Ok(_) if hook.is_trampoline() => {
+            "a kernel with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y, as the distributions have it"
+        }
         Err(_) | Ok(_) => "a newer kernel; tcpwatch is tested on 5.10 and later",
     }
 }

@@ -3,6 +3,7 @@
 //! Usage is checked here and nowhere else; one file per command does the rest. `check` follows the
 //! monitoring-plugins convention and knows no other exit codes; see [`Exit`].
 
+mod case;
 mod check;
 mod config;
 mod doctor;
@@ -85,6 +86,12 @@ struct CheckOptions {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Write down what was seen, to be judged again by --replay: it names processes and addresses
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Judge what was recorded instead of this host; needs no privileges
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "record"])]
+    replay: Option<PathBuf>,
 }
 
 /// From 1 s, below which no rate means anything, to an hour.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{
     error::Fault,
+    overridable::Overridable,
     section::{Given, section, sections},
     setting::{Setting, choice},
 };
@@ -26,14 +27,17 @@ sections! {
     /// Findings: each kind has a section with its thresholds. A value that reaches a threshold
     /// counts as beyond it; `warning` is never above `critical`.
     pub struct Detect {
-        pub close_wait_pileup: CloseWaitPileup;
+        pub close_wait_pileup: Overridable<CloseWaitPileup>;
         pub time_wait_exhaustion: TimeWaitExhaustion;
-        pub ephemeral_port_exhaustion: EphemeralPortExhaustion;
-        pub self_connection: SelfConnection;
-        pub self_connect_risk: SelfConnectRisk;
-        pub syn_flood: SynFlood;
-        pub handshake_stall: HandshakeStall;
-        pub accept_queue_overflow: AcceptQueueOverflow;
+        pub ephemeral_port_exhaustion: Overridable<EphemeralPortExhaustion>;
+        pub self_connection: Overridable<SelfConnection>;
+        pub self_connect_risk: Overridable<SelfConnectRisk>;
+        pub syn_flood: Overridable<SynFlood>;
+        pub handshake_stall: Overridable<HandshakeStall>;
+        pub accept_queue_overflow: Overridable<AcceptQueueOverflow>;
+        pub reset_storm: Overridable<ResetStorm>;
+        pub bind_conflict: Overridable<BindConflict>;
+        pub stuck_state: Overridable<StuckState>;
     }
 }
 
@@ -64,13 +68,19 @@ section! {
         /// Sockets of one owner, from 1 to 1000000, that raise a warning already if their number
         /// has grown in every quarter of `window`; from `warning` upwards it adds nothing. 5
         /// because growth in four quarters adds at least four sockets, so that 5 is where a leak
-        /// that began with one socket can first be told from chance.
+        /// that began with one socket can first be told from chance. The warning stands until more
+        /// than a tenth of them is closed.
         pub growing: u64 = 5, in 1..=MOST_SOCKETS;
 
         /// The time over which growth is judged, from 1s to 24h; its quarters should be longer
         /// than inventory.interval, or growth cannot be seen. 10m makes quarters of 150s: longer
         /// than min_age, so that a single burst does not appear to grow in each of them.
         pub window: Duration = Duration::from_secs(600), in SECOND..=DAY;
+
+        /// true or false: whether to record the user stacks that open connections, so that the
+        /// finding can name the function. On, because only the processes whose sockets in
+        /// CLOSE_WAIT grow right now are recorded, eight at most: a healthy host pays nothing.
+        pub stacks: bool = true;
     }
     check pileup_thresholds_are_in_order;
 }
@@ -97,6 +107,8 @@ section! {
         pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
     }
     check time_wait_thresholds_are_in_order;
+    no override because "no override, for TIME_WAIT is counted by namespace, and has no process, \
+                         unit or port";
 }
 
 section! {
@@ -227,6 +239,100 @@ section! {
     check queue_thresholds_are_in_order;
 }
 
+section! {
+    /// reset-storm: one process and port send or receive resets at a rate far above what they had
+    /// lately. How they came about, by cause, is in the finding.
+    pub struct ResetStorm {
+        /// true or false. On, because a reset is an error at one end and often nothing but a closed
+        /// connection at the other: only the change of the rate tells.
+        pub enabled: bool = true;
+
+        /// Resets of one process and port within `window`, from 1 to 1000000, that raise a warning,
+        /// if they are `factor` times the usual. 600 a minute is 10 a second: more than one client
+        /// that retries in a loop with pauses, and as much as twenty load balancers whose health
+        /// checks end with a reset every 2s (HAProxy's default), so that a service which is put
+        /// behind fewer is no storm even on its first day.
+        pub warning: u64 = 600, in 1..=MOST_SOCKETS;
+
+        /// Resets of one process and port within `window`, from 1 to 1000000, that are critical, if
+        /// they are `factor` times the usual. 6000 a minute is 100 a second: of a service with
+        /// hundreds of connections a second that is most of them, and no health check.
+        pub critical: u64 = 6_000, in 1..=MOST_SOCKETS;
+
+        /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
+        /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
+        /// raised until so many windows have been watched: 10m with the defaults.
+        pub factor: u32 = 10, in 2..=1_000;
+
+        /// The time over which resets are counted, from 1s to 24h; so long does the finding stand
+        /// after the rate was last high. 60s is what one restart of a service may take, and holds
+        /// six inventories.
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+
+        /// The time before `window` whose mean is the usual number, from 1s to 24h and no shorter
+        /// than `window`. A rate that stays high for as long becomes the usual one, and the finding
+        /// ends. 1h: somebody has read it by then, and jobs that run several times an hour are part
+        /// of the mean.
+        pub history: Duration = Duration::from_secs(3_600), in SECOND..=DAY;
+    }
+    check storm_is_in_order;
+}
+
+section! {
+    /// bind-conflict: a bind() or listen() failed with EADDRINUSE. The finding says what holds the
+    /// port: a listener, a connection, TIME_WAIT.
+    pub struct BindConflict {
+        /// true or false. On, because the program that fails cannot say who has its port. A single
+        /// failure is info; that no port at all is free, which only bind() with port 0 can meet, is
+        /// a warning at once.
+        pub enabled: bool = true;
+
+        /// Failures of one process name at one port within `window`, from 1 to 1000000, that raise a
+        /// warning. 3, because a program that tries the next port fails once at each, and a person
+        /// perhaps twice; nginx tries five times within 3s, systemd restarts a service five times
+        /// within 10s, and both give up then.
+        pub warning: u64 = 3, in 1..=MOST_SOCKETS;
+
+        /// The time over which they are counted, from 1s to 24h; so long does the finding stand
+        /// after the last one, if the process does not get its port before. 60s is how long
+        /// TIME_WAIT holds a port (TCP_TIMEWAIT_LEN).
+        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+    }
+}
+
+section! {
+    /// stuck-state: sockets of one process wait for a peer that does not answer, in FIN_WAIT2,
+    /// LAST_ACK, CLOSING or SYN_SENT. FIN_WAIT2 that no process holds any more ends by
+    /// tcp_fin_timeout and does not count.
+    pub struct StuckState {
+        /// true or false. On, because it is the peer's fault, and the program here shows it as its
+        /// own slowness at best.
+        pub enabled: bool = true;
+
+        /// How long a socket must have been in FIN_WAIT2, LAST_ACK or CLOSING to count, from 0s to
+        /// 24h. 60s is the kernel's default tcp_fin_timeout: from then on it would itself have
+        /// given up a FIN_WAIT2 that nobody holds. LAST_ACK of a process that has gone ends after
+        /// some 100s.
+        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+
+        /// How long a connect() must have gone unanswered to count, from 0s to 24h. 3s: by
+        /// then the SYN has been sent twice more (RFC 6298: after 1s, and 2s after that), and most
+        /// programs have not given up yet, which they do after 5s to 30s.
+        pub unanswered: Duration = Duration::from_secs(3), in Duration::ZERO..=DAY;
+
+        /// Sockets of one owner in one of these states, from 1 to 1000000, that raise a warning. 10
+        /// is a connection pool of common default size (HikariCP) that does not get through with
+        /// any connection. In LAST_ACK and CLOSING, which the kernel ends by itself, they must be
+        /// of one host, else it is info: clients that vanish are of many.
+        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+
+        /// Sockets of one owner in SYN_SENT or FIN_WAIT2, from 1 to 1000000, that are critical. Each
+        /// holds a descriptor: 200 are a fifth of the customary limit of 1024 open files.
+        pub critical: u64 = 200, in 1..=MOST_SOCKETS;
+    }
+    check stuck_thresholds_are_in_order;
+}
+
 choice! {
     /// A severity as the file spells it.
     pub enum ConfigSeverity {
@@ -269,20 +375,36 @@ fn queue_thresholds_are_in_order(it: &AcceptQueueOverflow, given: &Given<'_>) ->
     in_order(it.warning, it.critical, given)
 }
 
+fn storm_is_in_order(it: &ResetStorm, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)?;
+    pair_in_order(("window", it.window), ("history", it.history), given)
+}
+
+fn stuck_thresholds_are_in_order(it: &StuckState, given: &Given<'_>) -> Result<(), Fault> {
+    in_order(it.warning, it.critical, given)
+}
+
 /// Equal thresholds are allowed: then nothing is ever only a warning.
 fn in_order<T: Setting + PartialOrd>(
     warning: T,
     critical: T,
     given: &Given<'_>,
 ) -> Result<(), Fault> {
-    if warning <= critical {
+    pair_in_order(("warning", warning), ("critical", critical), given)
+}
+
+/// The value of the first key is not above that of the second.
+fn pair_in_order<T: Setting + PartialOrd>(
+    (lower, least): (&str, T),
+    (upper, most): (&str, T),
+    given: &Given<'_>,
+) -> Result<(), Fault> {
+    if least <= most {
         return Ok(());
     }
-    let by_default = |key| if given.table.contains_key(key) { "" } else { " by default" };
-    let at_least =
-        format!("no less than `warning`, which is {}{}", warning.show(), by_default("warning"));
-    let at_most =
-        format!("no more than `critical`, which is {}{}", critical.show(), by_default("critical"));
-    let fault = given.refuse("critical", at_least);
-    fault.or_else(|| given.refuse("warning", at_most)).map_or(Ok(()), Err)
+    let from = |key| if given.table.contains_key(key) { "" } else { given.else_from };
+    let at_least = format!("no less than `{lower}`, which is {}{}", least.show(), from(lower));
+    let at_most = format!("no more than `{upper}`, which is {}{}", most.show(), from(upper));
+    let fault = given.refuse(upper, at_least);
+    fault.or_else(|| given.refuse(lower, at_most)).map_or(Ok(()), Err)
 }

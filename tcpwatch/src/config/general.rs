@@ -10,9 +10,18 @@ use std::{
 
 use super::{
     error::Fault,
+    name::Name,
     section::{Given, section},
-    setting::choice,
+    setting::{List, PORTS, choice},
 };
+
+/// Most addresses to listen on: more than hosts have interfaces, and few enough to compare each
+/// with each.
+const MOST_ADDRESSES: usize = 64;
+
+/// Most entries of a list of what to ignore. Each finding is compared with each of them; who has
+/// more to ignore wants other thresholds.
+const MOST_IGNORED: usize = 100;
 
 section! {
     /// The HTTP server: page, metrics, API.
@@ -22,7 +31,13 @@ section! {
         /// default ephemeral range (Linux: 32768 to 60999), so that no outgoing connection takes
         /// it while tcpwatch restarts.
         pub listen_addresses: Vec<SocketAddr> =
-            vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 10743))];
+            vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 10743))], in List {
+                of: "addresses with port",
+                example: "[\"127.0.0.1:10743\"]",
+                // With none, nothing could be asked for what was found.
+                length: 1..=MOST_ADDRESSES,
+                each: (),
+            };
     }
 }
 
@@ -117,6 +132,48 @@ section! {
         pub http_connections: usize = 64, in 1..=1024;
     }
     check ring_is_a_power_of_two;
+}
+
+section! {
+    /// Findings that nobody wants to hear of. A finding about one of these is not raised, whatever
+    /// its kind; the metrics of its sockets stay. To say it of one kind alone, override `enabled`.
+    pub struct Ignore {
+        /// Names of processes, from 1 to 15 bytes each as the kernel keeps them; from 0 to 100 of
+        /// them. None, because what is ignored here is ignored on the day when it matters too.
+        pub processes: Vec<String> = Vec::new(), in List {
+            of: "names of processes",
+            example: "[\"backupd\"]",
+            length: 0..=MOST_IGNORED,
+            each: Name::Process,
+        };
+
+        /// Systemd services and scopes ("nginx.service"), and containers and pods by their id cut
+        /// to 12 characters, as the label `unit` has them; from 0 to 100. None, likewise.
+        pub units: Vec<String> = Vec::new(), in List {
+            of: "units",
+            example: "[\"nginx.service\"]",
+            length: 0..=MOST_IGNORED,
+            each: Name::Unit,
+        };
+
+        /// Ports of services, from 1 to 65535 each, as the label `port` has them: the peer's port
+        /// for a client, the listening port for a server; from 0 to 100. None, likewise.
+        pub ports: Vec<u16> = Vec::new(), in List {
+            of: "ports",
+            example: "[8080]",
+            length: 0..=MOST_IGNORED,
+            each: PORTS,
+        };
+
+        /// Network namespaces, by names from 1 to 255 bytes, as the label `netns` has them ("host"
+        /// is the one in which tcpwatch runs); from 0 to 100. None, likewise.
+        pub namespaces: Vec<String> = Vec::new(), in List {
+            of: "names of namespaces",
+            example: "[\"build\"]",
+            length: 0..=MOST_IGNORED,
+            each: Name::Namespace,
+        };
+    }
 }
 
 /// `BPF_MAP_TYPE_RINGBUF` takes nothing else (kernel/bpf/ringbuf.c, `ringbuf_map_alloc`). Together

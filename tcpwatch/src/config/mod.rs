@@ -10,6 +10,8 @@ mod detect;
 mod duration;
 mod error;
 mod general;
+mod name;
+mod overridable;
 mod section;
 mod setting;
 #[cfg(test)]
@@ -18,11 +20,13 @@ mod tests;
 use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
 
 pub use detect::{
-    AcceptQueueOverflow, CloseWaitPileup, ConfigSeverity, Detect, EphemeralPortExhaustion,
-    HandshakeStall, SelfConnectRisk, SelfConnection, SynFlood, TimeWaitExhaustion,
+    AcceptQueueOverflow, BindConflict, CloseWaitPileup, ConfigSeverity, Detect,
+    EphemeralPortExhaustion, HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection,
+    StuckState, SynFlood, TimeWaitExhaustion,
 };
 pub use error::{Cause, ConfigError, Place};
-pub use general::{Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+pub use overridable::Overridable;
 use section::Section;
 
 /// The largest file that is read. The default file has some 100 lines; a thousand times that is
@@ -46,6 +50,7 @@ section::sections! {
         pub inventory: Inventory;
         pub limits: Limits;
         pub detect: Detect;
+        pub ignore: Ignore;
     }
 }
 
@@ -65,10 +70,13 @@ impl Config {
         Self::parse(text, path)
     }
 
-    /// The file that sets every key to its default, each under its comment.
+    /// The file that sets every key to its default, each under its comment. The first section that
+    /// takes overrides shows how one is written.
     pub fn default_toml() -> String {
         let mut file = String::new();
-        for (number, section) in Self::describe("").iter().enumerate() {
+        let sections = Self::describe("");
+        let first_overridable = sections.iter().position(|section| section.overridable);
+        for (number, section) in sections.iter().enumerate() {
             if number > 0 {
                 file.push('\n');
             }
@@ -83,6 +91,12 @@ impl Config {
                 }
                 comment(&mut file, key.docs);
                 let _infallible = writeln!(file, "{} = {}", key.name, key.value);
+            }
+            if first_overridable == Some(number) {
+                file.push('\n');
+                comment(&mut file, &overridable::EXPLANATION);
+                let _infallible = writeln!(file, "#\n# [[{}.override]]", section.path);
+                comment(&mut file, &overridable::EXAMPLE);
             }
         }
         file

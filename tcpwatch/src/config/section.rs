@@ -3,7 +3,9 @@
 //! The macros turn a struct's doc comments, defaults and bounds into the struct, its `Default`, the
 //! reader that refuses what is unknown, and the description that the default file is printed from.
 //! There is one way in: `Deserialize` goes through the same reader, so that nothing is ever
-//! accepted unchecked. What relates two keys is a `check` after the struct.
+//! accepted unchecked. What relates two keys is a `check` after the struct; `no NAME because`
+//! answers a key that somebody would look for there in vain. A section whose values can differ by
+//! process, unit and port is wrapped in `Overridable`.
 
 use serde::{Deserialize as _, Deserializer, de::Error as _};
 use toml::{
@@ -22,11 +24,49 @@ pub(super) trait Section: Default {
     fn describe(path: &str) -> Vec<Described>;
 }
 
+/// A section that holds keys; every one is a [`Section`].
+pub(super) trait Keys: Clone + Default {
+    /// In the order of the struct.
+    const NAMES: &'static [&'static str];
+
+    /// Reads one key of the section `path`; `false` if there is none of that name.
+    fn read_key(
+        &mut self,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+        path: &str,
+    ) -> Result<bool, Fault>;
+
+    /// Whether the values go together.
+    fn check(&self, given: &Given<'_>) -> Result<(), Fault>;
+
+    fn describe_keys(path: &str) -> Described;
+}
+
+impl<K: Keys> Section for K {
+    fn read(table: &DeTable<'_>, path: &str) -> Result<Self, Fault> {
+        let mut section = Self::default();
+        for (key, value) in table {
+            if !section.read_key(key.get_ref(), value, path)? {
+                return Err(Fault::unknown_key(path, key, Self::NAMES));
+            }
+        }
+        section.check(&Given { table, path, else_from: " by default" })?;
+        Ok(section)
+    }
+
+    fn describe(path: &str) -> Vec<Described> {
+        vec![Self::describe_keys(path)]
+    }
+}
+
 /// What the default file says about a section.
 pub(super) struct Described {
     pub(super) path: String,
     pub(super) docs: &'static [&'static str],
     pub(super) keys: Vec<DescribedKey>,
+    /// It takes overrides.
+    pub(super) overridable: bool,
 }
 
 /// What the default file says about a key.
@@ -41,10 +81,12 @@ pub(super) struct DescribedKey {
 pub(super) struct Given<'a> {
     pub(super) table: &'a DeTable<'a>,
     pub(super) path: &'a str,
+    /// Where a key's value comes from that is not given: ` by default`, ` in the section`.
+    pub(super) else_from: &'static str,
 }
 
 impl Given<'_> {
-    /// The fault at `key`, or none if the file leaves the key to its default.
+    /// The fault at `key`, or none if the key is not given here.
     pub(super) fn refuse(&self, key: &str, expected: impl Into<String>) -> Option<Fault> {
         let value = self.table.get(key)?;
         Some(Fault::value(join(self.path, key), expected, value))
@@ -82,6 +124,7 @@ macro_rules! section {
             )+
         }
         $(check $check:path;)?
+        $(no $absent:ident because $why:literal;)?
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, PartialEq)]
@@ -95,45 +138,51 @@ macro_rules! section {
             }
         }
 
-        impl $crate::config::section::Section for $name {
-            fn read(
-                table: &toml::de::DeTable<'_>,
+        impl $crate::config::section::Keys for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($key)),+];
+
+            fn read_key(
+                &mut self,
+                name: &str,
+                value: &toml::Spanned<toml::de::DeValue<'_>>,
                 path: &str,
-            ) -> Result<Self, $crate::config::error::Fault> {
-                let mut section = Self::default();
-                for (key, value) in table {
-                    match key.get_ref().as_ref() {
-                        $(stringify!($key) => {
-                            let path = $crate::config::error::join(path, stringify!($key));
-                            let bounds = $crate::config::section::bounds!($($bounds)?);
-                            section.$key = $crate::config::setting::Setting::read(
-                                value, &path, &bounds,
-                            )?;
-                        })+
-                        _ => {
-                            let known = [$(stringify!($key)),+];
-                            return Err($crate::config::error::Fault::unknown_key(
-                                path, key, &known,
-                            ));
-                        }
-                    }
+            ) -> Result<bool, $crate::config::error::Fault> {
+                let path = $crate::config::error::join(path, name);
+                match name {
+                    $(stringify!($key) => {
+                        let bounds = $crate::config::section::bounds!($($bounds)?);
+                        self.$key =
+                            $crate::config::setting::Setting::read(value, &path, &bounds)?;
+                    })+
+                    $(stringify!($absent) => {
+                        return Err($crate::config::error::Fault::value(path, $why, value));
+                    })?
+                    _ => return Ok(false),
                 }
-                $($check(&section, &$crate::config::section::Given { table, path })?;)?
-                Ok(section)
+                Ok(true)
             }
 
-            fn describe(path: &str) -> Vec<$crate::config::section::Described> {
+            fn check(
+                &self,
+                _given: &$crate::config::section::Given<'_>,
+            ) -> Result<(), $crate::config::error::Fault> {
+                $($check(self, _given)?;)?
+                Ok(())
+            }
+
+            fn describe_keys(path: &str) -> $crate::config::section::Described {
                 let default = Self::default();
                 let keys = vec![$($crate::config::section::DescribedKey {
                     name: stringify!($key),
                     docs: &[$($key_doc),+],
                     value: $crate::config::setting::Setting::show(&default.$key),
                 }),+];
-                vec![$crate::config::section::Described {
+                $crate::config::section::Described {
                     path: path.to_owned(),
                     docs: &[$($doc),+],
                     keys,
-                }]
+                    overridable: false,
+                }
             }
         }
 
@@ -146,7 +195,7 @@ macro_rules! sections {
     (
         $(#[doc = $doc:literal])+
         pub struct $name:ident {
-            $(pub $inner:ident: $type:ident;)+
+            $(pub $inner:ident: $type:ty;)+
         }
     ) => {
         $(#[doc = $doc])+
@@ -183,6 +232,7 @@ macro_rules! sections {
                     path: path.to_owned(),
                     docs: &[$($doc),+],
                     keys: Vec::new(),
+                    overridable: false,
                 }];
                 $(described.extend(<$type as $crate::config::section::Section>::describe(
                     &$crate::config::error::join(path, stringify!($inner)),

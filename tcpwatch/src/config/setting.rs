@@ -13,9 +13,8 @@ use toml::{
 
 use super::{duration, error::Fault};
 
-/// Most addresses to listen on: more than hosts have interfaces, and few enough to compare each
-/// with each.
-const MOST_ADDRESSES: usize = 64;
+/// Ports that a service can have: 0 stands for any.
+pub(super) const PORTS: RangeInclusive<u16> = 1..=u16::MAX;
 
 /// A value that a key can have.
 pub(super) trait Setting: Sized {
@@ -65,7 +64,7 @@ macro_rules! integer_setting {
     )+};
 }
 
-integer_setting!(u32, u64, usize);
+integer_setting!(u16, u32, u64, usize);
 
 /// Ratios: always above 0 and at most 1, for a threshold at nothing is always reached and one
 /// beyond the whole never.
@@ -108,38 +107,63 @@ impl Setting for Duration {
     }
 }
 
-/// Addresses to listen on, none twice. An empty list is refused: nothing could be asked for what
-/// was found.
-impl Setting for Vec<SocketAddr> {
+impl Setting for SocketAddr {
     type Bounds = ();
 
     fn read(value: &Spanned<DeValue<'_>>, key: &str, (): &()) -> Result<Self, Fault> {
-        let Some(array) = value.get_ref().as_array() else {
-            let expected = "an array of addresses with port, such as [\"127.0.0.1:10743\"]";
-            return Err(Fault::value(key, expected, value));
-        };
-        if array.is_empty() || array.len() > MOST_ADDRESSES {
-            let expected = format!("from 1 to {MOST_ADDRESSES} addresses with port");
-            return Err(Fault::value(key, expected, value));
-        }
-        let mut addresses = Self::with_capacity(array.len());
-        for (index, element) in array.iter().enumerate() {
-            let refuse = |expected| Fault::value(format!("{key}[{index}]"), expected, element);
-            let parsed = element.get_ref().as_str().and_then(|text| text.parse().ok());
-            let address = parsed.ok_or_else(|| {
-                refuse("an IP address with port, such as \"127.0.0.1:10743\" or \"[::]:10743\"")
-            })?;
-            if addresses.contains(&address) {
-                return Err(refuse("an address that is not in the list yet"));
-            }
-            addresses.push(address);
-        }
-        Ok(addresses)
+        let address = value.get_ref().as_str().and_then(|text| text.parse().ok());
+        address.ok_or_else(|| {
+            let expected = "an IP address with port, such as \"127.0.0.1:10743\" or \"[::]:10743\"";
+            Fault::value(key, expected, value)
+        })
     }
 
     fn show(&self) -> String {
-        let quoted: Vec<_> = self.iter().map(|address| format!("\"{address}\"")).collect();
-        format!("[{}]", quoted.join(", "))
+        format!("\"{self}\"")
+    }
+}
+
+/// What a list can be.
+pub(super) struct List<B> {
+    /// What it is of, in plural.
+    pub(super) of: &'static str,
+    /// One as TOML.
+    pub(super) example: &'static str,
+    /// How many.
+    pub(super) length: RangeInclusive<usize>,
+    /// Bounds of each.
+    pub(super) each: B,
+}
+
+/// Lists, nothing in them twice.
+impl<T: Setting + PartialEq> Setting for Vec<T> {
+    type Bounds = List<T::Bounds>;
+
+    fn read(value: &Spanned<DeValue<'_>>, key: &str, bounds: &Self::Bounds) -> Result<Self, Fault> {
+        let List { of, example, length, each } = bounds;
+        let Some(array) = value.get_ref().as_array() else {
+            let expected = format!("an array of {of}, such as {example}");
+            return Err(Fault::value(key, expected, value));
+        };
+        if !length.contains(&array.len()) {
+            let expected = format!("from {} to {} {of}", length.start(), length.end());
+            return Err(Fault::value(key, expected, value));
+        }
+        let mut list = Self::with_capacity(array.len());
+        for (index, element) in array.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            let read = T::read(element, &key, each)?;
+            if list.contains(&read) {
+                let expected = "something that is not in the list yet";
+                return Err(Fault::value(key, expected, element));
+            }
+            list.push(read);
+        }
+        Ok(list)
+    }
+
+    fn show(&self) -> String {
+        format!("[{}]", self.iter().map(T::show).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -23,8 +23,8 @@ use super::{
     text,
 };
 use crate::{
-    config,
-    facts::{Endpoint, Inventory, Listener, Namespace, NetnsId, Role, Timestamp},
+    config::{self, Overridable},
+    facts::{Endpoint, Inventory, Listener, Namespace, NetnsId, Process, Role, Timestamp},
 };
 
 /// Places whose drops are followed; the queues of further ones are looked at, but not their drops.
@@ -32,7 +32,7 @@ const PLACES: usize = 8_192;
 
 #[derive(Debug)]
 pub(super) struct AcceptQueueOverflow {
-    pub(super) config: config::AcceptQueueOverflow,
+    pub(super) config: Overridable<config::AcceptQueueOverflow>,
     levels: Levels,
     queues: HashMap<(NetnsId, Endpoint), Queue>,
     overflows: HashMap<NetnsId, u64>,
@@ -50,7 +50,7 @@ struct Queue {
 }
 
 impl AcceptQueueOverflow {
-    pub(super) fn new(config: config::AcceptQueueOverflow) -> Self {
+    pub(super) fn new(config: Overridable<config::AcceptQueueOverflow>) -> Self {
         Self {
             config,
             levels: Levels::default(),
@@ -74,9 +74,7 @@ impl AcceptQueueOverflow {
                 let place = Place { namespace, listeners };
                 let before = queues_before.remove(&key);
                 let (moves, stays_full) = self.follow(key, &place, before, overflowed, now);
-                if self.config.enabled {
-                    findings.extend(self.judge_place(&place, local, moves, stays_full, now));
-                }
+                findings.extend(self.judge_place(&place, local, moves, stays_full, now));
             }
         }
         findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
@@ -126,7 +124,9 @@ impl AcceptQueueOverflow {
         let stays_full = queue.was_full && place.is_full();
         queue.drops = drops;
         queue.was_full = place.is_full();
-        let moves = queue.moved.observe(added, self.config.window, now);
+        let (_, local) = key;
+        let window = self.config.of(place.process(), local.port).window;
+        let moves = queue.moved.observe(added, window, now);
         if self.queues.len() < PLACES {
             self.queues.insert(key, queue);
         }
@@ -142,7 +142,10 @@ impl AcceptQueueOverflow {
         now: Timestamp,
     ) -> Option<Finding> {
         let id = format!("accept-queue-overflow/{}/{local}", place.namespace.id);
-        let config = &self.config;
+        let config = self.config.of(place.process(), local.port);
+        if !config.enabled {
+            return None;
+        }
         let (warning, critical) = (config.warning as f64, config.critical as f64);
         let by_drops = self.levels.judge_moves(&id, moves, warning, critical);
         if stays_full {
@@ -205,6 +208,11 @@ impl Place<'_> {
             (listener.is_full(), listener.accept_queue, Reverse(listener.accept_limit))
         };
         self.listeners.iter().copied().max_by_key(order)
+    }
+
+    /// The one to ask why.
+    fn process(&self) -> Option<&Process> {
+        Some(&*self.worst()?.owner.as_ref()?.process)
     }
 }
 

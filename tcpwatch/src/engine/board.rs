@@ -9,11 +9,12 @@ use std::{
     collections::{HashSet, VecDeque},
 };
 
-use super::{Finding, FindingChange};
+use super::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind};
 use crate::facts::Timestamp;
 
-/// Changes that wait to be polled; the agent polls after each inventory.
-const CHANGES: usize = 1_000;
+/// Changes that wait to be polled: as many as one inventory can make, all that held gone and as many
+/// new ones. The agent polls after each.
+const CHANGES: usize = 2 * FindingKind::ALL.len() * FINDINGS_PER_KIND;
 
 #[derive(Debug, Default)]
 pub(super) struct Board {

@@ -4,40 +4,61 @@
 //! and service port. The peer has closed; only the application can end the state, no timer does
 //! (RFC 9293 section 3.3.2).
 //! Trip: `warning` or `critical` of them; `growing` of them that have become more in every quarter
-//! of `window`.
+//! of `window`; critical too if they grow and the process is near its limit of open files.
 //! Cold start: the ages of sockets older than the agent are lower bounds, so a leak that was there
-//! before is seen as soon as its age is proven.
-//! Recovery: below 0.9 of the threshold; for growth alone, the first quarter that adds nothing.
+//! before is seen as soon as its age is proven. There is no verdict before half a window.
+//! Recovery: below 0.9 of the threshold; for growth alone, below 0.9 of what there were at most: a
+//! quiet hour is no cure, what has leaked is still there.
 //! Misses: a leak spread over more processes than there are sockets; one whose sockets never reach
-//! `min_age` because a keep-alive ends them.
+//! `min_age` because a keep-alive ends them. A leak of less than two sockets in a window is called
+//! stuck.
+
+mod stacks;
+mod turnover;
+mod words;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
+use self::{
+    turnover::{Leaving, Present, Turnover},
+    words::Group,
+};
 use super::{
-    EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels, text,
+    FINDINGS_PER_KIND, Finding, FindingKind, Severity,
+    level::{Levels, RELEASE},
     trend::Trend,
 };
 use crate::{
-    config,
-    facts::{CloseWaitSocket, Inventory, Namespace, NetnsId, Role, Timestamp, Unread},
+    config::{self, Overridable},
+    facts::{
+        CloseWaitSocket, DescriptorUse, Inventory, Namespace, NetnsId, Process, Role, Timestamp,
+    },
 };
 
-/// Groups whose growth is followed; more owners than that with old sockets is no leak of one.
-const TRENDS: usize = 1_024;
-/// Sockets described in the evidence.
-const SAMPLES: usize = 3;
-/// Descriptors named in the subject.
-const FDS: usize = 8;
+/// Groups that are followed; more owners than that with old sockets is no leak of one.
+const GROUPS: usize = 1_024;
+/// Processes whose stacks are recorded at a time: each costs a little with every connection that it
+/// opens, and of many that leak at once the largest tell enough.
+const STACKS_OF: usize = 8;
+/// At most so long before the descriptors run out it is critical. A person who is called needs that
+/// long to log in and restart one process; and less would be over before an alert has fired.
+const NEAR_LIMIT: Duration = Duration::from_secs(600);
+/// At least this part of the descriptors is critical while their number grows, however slowly: what
+/// is left is what an ordinary peak of traffic takes.
+const FULL: f64 = 0.9;
+/// Longest prediction. Nobody's growth is the same for a month.
+const FORESIGHT: f64 = 30.0 * 24.0 * 60.0;
 
 #[derive(Debug)]
 pub(super) struct CloseWaitPileup {
-    pub(super) config: config::CloseWaitPileup,
+    pub(super) config: Overridable<config::CloseWaitPileup>,
     levels: Levels,
-    trends: HashMap<String, Trend>,
+    followed: HashMap<String, Followed>,
+    growing: Vec<u32>,
 }
 
 /// Whose sockets are counted together.
@@ -50,33 +71,79 @@ struct GroupKey<'a> {
     port: u16,
 }
 
+/// What is known of a group from its past.
+#[derive(Debug, Default)]
+struct Followed {
+    trend: Trend,
+    turnover: Turnover,
+    /// The most there were since growth raised a finding.
+    grown_to: Option<u64>,
+    /// It was critical for want of descriptors.
+    was_near_limit: bool,
+}
+
+/// Why the number is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It grows and hardly any leave.
+    Leak,
+    /// It neither grows nor falls.
+    Stuck,
+    /// They leave, later than they should.
+    Slow,
+}
+
+/// Descriptors of the process that holds most of a group.
+#[derive(Clone, Copy, Debug)]
+struct Descriptors {
+    open: u64,
+    limit: u64,
+    /// Until they run out if the group goes on growing like this; `None` while it does not.
+    minutes_left: Option<f64>,
+}
+
+/// Sockets by process, those of the largest first.
+type Holders<'a> = Vec<(u32, Vec<&'a CloseWaitSocket>)>;
+
 impl CloseWaitPileup {
-    pub(super) fn new(config: config::CloseWaitPileup) -> Self {
-        Self { config, levels: Levels::default(), trends: HashMap::new() }
+    pub(super) fn new(config: Overridable<config::CloseWaitPileup>) -> Self {
+        Self { config, levels: Levels::default(), followed: HashMap::new(), growing: Vec::new() }
+    }
+
+    /// The processes whose user stacks are wanted: the holders of groups of `growing` or more that
+    /// have grown within the last quarter of the window.
+    pub(super) fn stacks_of(&self) -> Vec<u32> {
+        self.growing.clone()
     }
 
     /// The pileups that hold at `now`.
     pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
         self.levels.begin();
+        let mut before = std::mem::take(&mut self.followed);
         let mut findings = Vec::new();
-        let mut followed = HashMap::new();
-        if self.config.enabled {
-            for namespace in &inventory.namespaces {
-                for (key, sockets) in self.groups(namespace, now) {
-                    let id = id(&key);
-                    let trend = self.trends.remove(&id).unwrap_or_default();
-                    let (finding, trend) =
-                        self.judge_group(id.clone(), &sockets, namespace, trend, now);
-                    findings.extend(finding);
-                    if followed.len() < TRENDS {
-                        followed.insert(id, trend);
-                    }
+        let mut growing = Vec::new();
+        for namespace in &inventory.namespaces {
+            let present = Present::new(&namespace.close_wait);
+            for (key, sockets) in self.groups(namespace, now) {
+                let id = id(&key);
+                let mut followed = before.remove(&id).unwrap_or_default();
+                let look = Look { inventory, namespace, present: &present, now };
+                let holders = holders(&sockets);
+                findings.extend(self.judge_group(&id, &sockets, &holders, &look, &mut followed));
+                let config = self.config_of(&sockets);
+                let grows = sockets.len() as u64 >= config.growing
+                    && followed.trend.grew_within(config.window / 4);
+                if config.stacks && grows {
+                    growing.extend(holders.iter().map(|(pid, held)| (held.len(), *pid)));
+                }
+                if self.followed.len() < GROUPS {
+                    self.followed.insert(id, followed);
                 }
             }
         }
-        self.trends = followed;
+        self.growing = largest(growing);
         findings.sort_by_key(|(sockets, finding): &(usize, Finding)| {
-            (std::cmp::Reverse(finding.severity), std::cmp::Reverse(*sockets))
+            (Reverse(finding.severity), Reverse(*sockets))
         });
         findings.truncate(FINDINGS_PER_KIND);
         findings.into_iter().map(|(_, finding)| finding).collect()
@@ -91,10 +158,12 @@ impl CloseWaitPileup {
     ) -> BTreeMap<GroupKey<'a>, Vec<&'a CloseWaitSocket>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for socket in &namespace.close_wait {
-            if socket.owner_pending || now.since(socket.since) < self.config.min_age {
+            let process = process_of(socket);
+            let config = self.config.of(process, socket.service_port());
+            let is_young = now.since(socket.since) < config.min_age;
+            if !config.enabled || socket.owner_pending || is_young {
                 continue;
             }
-            let process = socket.owner.as_ref().map(|owner| &*owner.process);
             let key = GroupKey {
                 netns: namespace.id,
                 process: process.map_or("", |process| &process.name),
@@ -107,267 +176,171 @@ impl CloseWaitPileup {
         groups
     }
 
+    /// All sockets of a group have the same process, unit and port.
+    fn config_of(&self, sockets: &[&CloseWaitSocket]) -> &config::CloseWaitPileup {
+        let first = sockets.first().expect("a group has at least one socket");
+        self.config.of(process_of(first), first.service_port())
+    }
+
     fn judge_group(
         &mut self,
-        id: String,
+        id: &str,
         sockets: &[&CloseWaitSocket],
-        namespace: &Namespace,
-        mut trend: Trend,
-        now: Timestamp,
-    ) -> (Option<(usize, Finding)>, Trend) {
-        let config = &self.config;
+        holders: &Holders<'_>,
+        look: &Look<'_>,
+        followed: &mut Followed,
+    ) -> Option<(usize, Finding)> {
+        let config = self.config_of(sockets).clone();
+        let config = &config;
         let count = sockets.len() as u64;
-        trend.observe(now, count, config.window);
-        let grows = trend.grew_in_every_quarter(config.window);
+        followed.trend.observe(look.now, count, config.window);
+        let leaving = followed.leaving(sockets, look, config.window);
+        let by_growth = followed.stands_by_growth(count, config).then_some(Severity::Warning);
         let by_count =
-            self.levels.judge(&id, count as f64, config.warning as f64, config.critical as f64);
-        let growing = (grows && count >= config.growing).then_some(Severity::Warning);
-        let Some(severity) = by_count.max(growing) else { return (None, trend) };
-        let per_minute = trend.per_minute(config.window);
-        let group = Group { namespace, sockets, now, grows, per_minute };
-        (Some((sockets.len(), group.finding(id, severity))), trend)
+            self.levels.judge(id, count as f64, config.warning as f64, config.critical as f64);
+        let descriptors = followed.descriptors(holders, count, look.inventory, config.window);
+        let reached = by_count.max(by_growth);
+        let near_limit = reached.is_some()
+            && descriptors.is_some_and(|it| followed.is_near_limit(it, config.window));
+        followed.was_near_limit = near_limit;
+        let severity = if near_limit { Severity::Critical } else { reached? };
+        let group = Group {
+            namespace: look.namespace,
+            sockets,
+            holders,
+            now: look.now,
+            window: config.window,
+            grows: followed.trend.grew_in_every_quarter(config.window),
+            per_minute: followed.trend.per_minute(config.window),
+            leaving,
+            verdict: leaving.and_then(|leaving| followed.verdict(leaving, config.window)),
+            descriptors,
+            near_limit,
+        };
+        Some((sockets.len(), group.finding(id.to_owned(), severity)))
     }
+}
+
+/// What a group is looked at with.
+struct Look<'a> {
+    inventory: &'a Inventory,
+    namespace: &'a Namespace,
+    present: &'a Present,
+    now: Timestamp,
+}
+
+impl Followed {
+    /// How many sockets leave; `None` while that cannot be known.
+    fn leaving(
+        &mut self,
+        sockets: &[&CloseWaitSocket],
+        look: &Look<'_>,
+        window: Duration,
+    ) -> Option<Leaving> {
+        let service = sockets.first().map(|socket| (socket.role, socket.service_port()))?;
+        if look.namespace.close_wait_beyond.contains_key(&service) {
+            // One that is not described this time has not left.
+            self.turnover = Turnover::default();
+            return None;
+        }
+        self.turnover.observe(sockets, look.present, window, look.now)
+    }
+
+    /// Whether growth makes it a finding. Once it does, it stands until sockets are closed: no
+    /// process closes at night what it has leaked by day, so a pause is not the end.
+    fn stands_by_growth(&mut self, count: u64, config: &config::CloseWaitPileup) -> bool {
+        let is_kept = |most: &u64| count as f64 >= *most as f64 * RELEASE;
+        self.grown_to = self.grown_to.map(|most| most.max(count)).filter(is_kept);
+        if count >= config.growing && self.trend.grew_in_every_quarter(config.window) {
+            self.grown_to = self.grown_to.max(Some(count));
+        }
+        self.grown_to.is_some()
+    }
+
+    fn verdict(&self, leaving: Leaving, window: Duration) -> Option<Verdict> {
+        // A tenth in a window: at the default each would stay for 100 minutes, which to a person
+        // who waits is for ever.
+        if leaving.left * 10 > leaving.followed {
+            return Some(Verdict::Slow);
+        }
+        // One step is a burst, two are growth.
+        match (self.trend.parts_grown(4, window / 4), self.trend.parts_grown(2, window / 4)) {
+            (Some(2..), _) | (None, Some(2)) => Some(Verdict::Leak),
+            (Some(_), _) => Some(Verdict::Stuck),
+            (None, _) => None,
+        }
+    }
+
+    fn descriptors(
+        &self,
+        holders: &Holders<'_>,
+        count: u64,
+        inventory: &Inventory,
+        window: Duration,
+    ) -> Option<Descriptors> {
+        let (pid, held) = holders.first()?;
+        let DescriptorUse { open, limit } = *inventory.descriptors.get(pid)?;
+        // Each process is taken to have its part of the growth.
+        let part = held.len() as f64 / count as f64;
+        let grows = self.was_near_limit || self.trend.grew_within(window / 4);
+        let per_minute = self.trend.per_minute(window).filter(|it| grows && *it > 0.0);
+        let minutes_left = per_minute
+            .map(|per_minute| limit.saturating_sub(open) as f64 / (per_minute * part))
+            .filter(|minutes| *minutes <= FORESIGHT);
+        Some(Descriptors { open, limit, minutes_left })
+    }
+
+    /// Whether accept() and open() are about to fail. It begins with growth in two eighths of the
+    /// window, which one burst does not make, and lasts until a whole window adds nothing.
+    fn is_near_limit(&self, descriptors: Descriptors, window: Duration) -> bool {
+        let (grows, release) = if self.was_near_limit {
+            (self.trend.grew_within(window), RELEASE)
+        } else {
+            (self.trend.parts_grown(2, window / 8) == Some(2), 1.0)
+        };
+        let Descriptors { open, limit, minutes_left } = descriptors;
+        let is_full = open as f64 >= limit as f64 * FULL * release;
+        let soon = NEAR_LIMIT.as_secs_f64() / 60.0 / release;
+        grows && (is_full || minutes_left.is_some_and(|minutes| minutes < soon))
+    }
+}
+
+fn process_of(socket: &CloseWaitSocket) -> Option<&Process> {
+    socket.owner.as_ref().map(|owner| &*owner.process)
 }
 
 fn id(key: &GroupKey<'_>) -> String {
     let GroupKey { netns, process, unit, role, port } = key;
-    format!("close-wait-pileup/{netns}/{process}/{unit}/{}/{port}", role.label())
+    format!(
+        "{}/{netns}/{process}/{unit}/{}/{port}",
+        FindingKind::CloseWaitPileup.name(),
+        role.label()
+    )
 }
 
-/// A pileup, to be put into words.
-struct Group<'a> {
-    namespace: &'a Namespace,
-    sockets: &'a [&'a CloseWaitSocket],
-    now: Timestamp,
-    grows: bool,
-    per_minute: Option<f64>,
+/// By process, the largest first, oldest sockets first.
+fn holders<'a>(sockets: &[&'a CloseWaitSocket]) -> Holders<'a> {
+    let mut by_pid: BTreeMap<u32, Vec<&CloseWaitSocket>> = BTreeMap::new();
+    for socket in sockets {
+        if let Some(owner) = &socket.owner {
+            by_pid.entry(owner.process.pid).or_default().push(socket);
+        }
+    }
+    let mut holders: Holders<'a> = by_pid.into_iter().collect();
+    holders.iter_mut().for_each(|(_, held)| held.sort_by_key(|socket| socket.since));
+    holders.sort_by_key(|(_, held)| Reverse(held.len()));
+    holders
 }
 
-impl Group<'_> {
-    fn finding(&self, id: String, severity: Severity) -> Finding {
-        let subject = self.subject();
-        Finding {
-            id,
-            kind: FindingKind::CloseWaitPileup,
-            severity,
-            title: self.title(&subject),
-            explanation: self.explanation(),
-            evidence: self.evidence(),
-            remedies: self.remedies(&subject),
-            subject,
-            since: self.now,
-            last_seen: self.now,
+/// The processes with most sockets, each once, in the order of their numbers.
+fn largest(mut growing: Vec<(usize, u32)>) -> Vec<u32> {
+    growing.sort_by_key(|(count, pid)| (Reverse(*count), *pid));
+    let mut pids: Vec<u32> = Vec::new();
+    for (_, pid) in growing {
+        if pids.len() < STACKS_OF && !pids.contains(&pid) {
+            pids.push(pid);
         }
     }
-
-    fn oldest(&self) -> &CloseWaitSocket {
-        self.sockets
-            .iter()
-            .min_by_key(|socket| socket.since)
-            .expect("a group has at least one socket")
-    }
-
-    fn oldest_age(&self) -> Duration {
-        self.now.since(self.oldest().since)
-    }
-
-    fn peers(&self) -> HashSet<IpAddr> {
-        self.sockets.iter().map(|socket| socket.peer.address).collect()
-    }
-
-    /// The process that holds most of them, with the descriptors of its oldest sockets.
-    fn subject(&self) -> Subject {
-        let first = self.oldest();
-        let mut subject = Subject {
-            netns: self.namespace.name.clone(),
-            role: Some(first.role),
-            port: Some(first.service_port()),
-            ..Subject::default()
-        };
-        match first.role {
-            Role::Client if self.peers().len() == 1 => subject.peer = Some(first.peer.to_string()),
-            Role::Client => subject.peer = Some(format!("*:{}", first.peer.port)),
-            Role::Server => subject.local = Some(format!("*:{}", first.local.port)),
-        }
-        let mut by_pid: BTreeMap<u32, Vec<&CloseWaitSocket>> = BTreeMap::new();
-        for socket in self.sockets {
-            if let Some(owner) = &socket.owner {
-                by_pid.entry(owner.process.pid).or_default().push(socket);
-            }
-        }
-        if let Some(most) = by_pid.values_mut().max_by_key(|sockets| sockets.len()) {
-            most.sort_by_key(|socket| socket.since);
-            let owners = || most.iter().filter_map(|socket| socket.owner.as_ref());
-            if let Some(owner) = owners().next() {
-                subject.set_process(&owner.process);
-            }
-            subject.fds = owners().flat_map(|owner| owner.fds.iter().copied()).take(FDS).collect();
-        }
-        subject
-    }
-
-    fn title(&self, subject: &Subject) -> String {
-        let first = self.oldest();
-        let who = match (&subject.process, subject.pid) {
-            (Some(name), Some(pid)) => text::named_as(name, pid),
-            _ => text::named(None),
-        };
-        let keeps = match self.processes() {
-            0 | 1 => "keeps".to_owned(),
-            processes => format!("and {} keep", text::count(processes - 1, "more process")),
-        };
-        let count = self.sockets.len() as u64;
-        let hosts = self.peers().len();
-        let what = match first.role {
-            Role::Client => {
-                let connections = text::count(count, "connection");
-                match hosts {
-                    1 => format!("{connections} to {}", first.peer),
-                    hosts => format!("{connections} to port {} of {hosts} hosts", first.peer.port),
-                }
-            }
-            Role::Server => {
-                let accepted = if self.most_are_unaccepted() { "unaccepted" } else { "accepted" };
-                let connections = text::count(count, &format!("{accepted} connection"));
-                let from = match hosts {
-                    1 => first.peer.address.to_string(),
-                    hosts => format!("{hosts} hosts"),
-                };
-                format!("{connections} on port {} from {from}", first.local.port)
-            }
-        };
-        let at_least = if first.since_exact { "" } else { "at least " };
-        let age = text::duration(self.oldest_age());
-        let netns = text::in_netns(&self.namespace.name);
-        let beyond = match self.beyond() {
-            0 => String::new(),
-            beyond => format!("; {beyond} more of that service were too many to look at"),
-        };
-        format!("{who} {keeps} {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}{beyond}")
-    }
-
-    /// Sockets of the same role and port that were counted, not described: whose they are is not
-    /// known.
-    fn beyond(&self) -> u64 {
-        let first = self.oldest();
-        let service = (first.role, first.service_port());
-        self.namespace.close_wait_beyond.get(&service).copied().unwrap_or(0)
-    }
-
-    fn count_of(&self, unread: Unread) -> u64 {
-        self.sockets.iter().filter(|socket| socket.unread() == unread).count() as u64
-    }
-
-    fn unaccepted(&self) -> u64 {
-        self.sockets.iter().filter(|socket| socket.unaccepted).count() as u64
-    }
-
-    fn most_are_unaccepted(&self) -> bool {
-        self.unaccepted() * 2 > self.sockets.len() as u64
-    }
-
-    /// How many processes are known to hold them.
-    fn processes(&self) -> u64 {
-        let owners = self.sockets.iter().filter_map(|socket| socket.owner.as_ref());
-        owners.map(|owner| owner.process.pid).collect::<HashSet<_>>().len() as u64
-    }
-
-    fn explanation(&self) -> String {
-        let total = self.sockets.len() as u64;
-        let (nothing, end, data) = (
-            self.count_of(Unread::Nothing),
-            self.count_of(Unread::End),
-            self.count_of(Unread::Data),
-        );
-        let (number, reading) = if self.most_are_unaccepted() {
-            let reading = "wait in the accept queue: the thread that calls accept() is stuck or \
-                           too slow.";
-            (self.unaccepted(), reading)
-        } else if nothing >= end && nothing >= data {
-            let reading = "were read to the end (Recv-Q 0) and not closed: a code path sees the \
-                           end of the stream, or an error, and does not close the socket.";
-            (nothing, reading)
-        } else if end >= data {
-            let reading = "were not read since (Recv-Q 1, the FIN alone): they lie in a pool, or \
-                           with a thread, that never looks at them again.";
-            (end, reading)
-        } else {
-            let reading = "hold unread data: the process has stopped reading, and closing them \
-                           will send resets.";
-            (data, reading)
-        };
-        let mut text = format!(
-            "The peers have closed; only close() by this process ends it. {number} of {total} \
-             {reading}"
-        );
-        if self.grows {
-            text.push_str(" Their number keeps growing.");
-        }
-        text
-    }
-
-    fn evidence(&self) -> EvidenceMap {
-        let mut evidence = EvidenceMap::default();
-        let exact = self.oldest().since_exact;
-        evidence
-            .count("sockets", self.sockets.len() as u64)
-            .number("oldest_age_seconds", self.oldest_age().as_secs_f64())
-            .text("oldest_age_is", if exact { "exact" } else { "at least" });
-        if self.beyond() > 0 {
-            evidence.count("sockets_of_that_service_not_looked_at", self.beyond());
-        }
-        if let Some(per_minute) = self.per_minute {
-            evidence.number("growth_per_minute", per_minute);
-        }
-        evidence
-            .count("end_seen_not_closed_sockets", self.count_of(Unread::Nothing))
-            .count("never_read_again_sockets", self.count_of(Unread::End))
-            .count("data_unread_sockets", self.count_of(Unread::Data));
-        if self.unaccepted() > 0 {
-            evidence.count("unaccepted_sockets", self.unaccepted());
-        }
-        if self.processes() > 0 {
-            evidence.count("processes", self.processes());
-        }
-        let holders = self.sockets.iter().filter_map(|socket| Some(socket.owner.as_ref()?.holders));
-        if let Some(most) = holders.max().filter(|holders| *holders > 1) {
-            evidence.count("processes_holding_one_socket", u64::from(most));
-        }
-        let mut oldest_first = self.sockets.to_vec();
-        oldest_first.sort_by_key(|socket| socket.since);
-        let described = oldest_first.iter().take(SAMPLES).map(|socket| {
-            let age = self.now.since(socket.since).as_secs();
-            format!("{} -> {} for {age} s, Recv-Q {}", socket.local, socket.peer, socket.recv_queue)
-        });
-        evidence.list("samples", described.collect());
-        evidence
-    }
-
-    fn remedies(&self, subject: &Subject) -> Vec<String> {
-        let first = self.oldest();
-        let (side, port) = match first.role {
-            Role::Client => ("dport", first.peer.port),
-            Role::Server => ("sport", first.local.port),
-        };
-        let list = format!("ss -tnpo state close-wait '( {side} = :{port} )'");
-        let mut remedies =
-            vec![format!("Look at them: {}", text::in_its_namespace(subject, &list))];
-        remedies.push(match first.role {
-            Role::Server if self.most_are_unaccepted() => "Find what keeps the accepting thread \
-                 from accept(): a full pool of workers, a lock, or no file descriptor left \
-                 (EMFILE)."
-                .to_owned(),
-            Role::Client => "In the code: close the connection on every path that ends its use, \
-                 and let the pool drop idle connections sooner than the server does."
-                .to_owned(),
-            Role::Server => "In the code: close the accepted socket when read() returns 0 or an \
-                 error, also on early returns and timeouts."
-                .to_owned(),
-        });
-        remedies.push(match text::restart(subject) {
-            Some(restart) => format!("To free the sockets now: {restart}"),
-            None => "To free the sockets now: restart the process.".to_owned(),
-        });
-        remedies
-    }
+    pids.sort_unstable();
+    pids
 }

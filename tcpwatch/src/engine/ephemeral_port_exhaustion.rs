@@ -3,27 +3,37 @@
 //! Signal: ports taken for one (source, destination, destination port) against those that
 //! `ip_local_port_range` has less the reserved ones; and connect() that failed with EADDRNOTAVAIL,
 //! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port.
-//! Trip: a part of the usable ports; critical when a connect() has failed within `window`.
-//! Cold start: none; the ports are counted, not their rate.
+//! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
+//! of the warning on those who close the connections are counted, see `closers`.
+//! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
+//! minute of growth.
 //! Recovery: below 0.9 of the threshold, and `window` after the last failure.
 //! Misses: ports of sockets that are bound but neither listen nor are connected are in no table
 //! that the inventory walks, and of many busy destinations the inventory names 32 and the worst; a
 //! real failure outranks the count.
 
+mod words;
+
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
+use self::words::Shortage;
 use super::{
-    EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels, text,
+    FINDINGS_PER_KIND, Finding, FindingKind, Severity,
+    closers::{Closers, Nearing},
+    level::Levels,
+    trend::Trend,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{
         ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Namespace, NetnsId, Process,
-        Timestamp, TwReuse,
+        Timestamp,
     },
 };
 
@@ -31,12 +41,23 @@ use crate::{
 const DESTINATIONS: usize = 256;
 /// Processes told apart for each.
 const PROCESSES: usize = 16;
+/// Destinations whose growth is followed, of those that have half of their ports.
+const TRENDS: usize = 256;
+/// From this part of the ports on growth is followed.
+const HALF: f64 = 0.5;
+/// The time over which growth is taken: twice the life of TIME_WAIT, so that the rise that comes
+/// with a new load and ends when its first ports are free again does not count for long.
+const GROWTH_WINDOW: Duration = Duration::from_secs(120);
+/// Destinations that the evidence lists.
+const WORST: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct EphemeralPortExhaustion {
-    pub(super) config: config::EphemeralPortExhaustion,
+    pub(super) config: Overridable<config::EphemeralPortExhaustion>,
     levels: Levels,
     failures: HashMap<Destination, Failures>,
+    trends: HashMap<Destination, Trend>,
+    nearing: Nearing,
 }
 
 /// What has its own set of local ports.
@@ -56,6 +77,11 @@ struct Failures {
 }
 
 impl Failures {
+    fn worst_process(&self) -> Option<&Process> {
+        let (process, _) = self.processes.iter().max_by_key(|(_, count)| *count)?;
+        Some(process)
+    }
+
     /// Or of nobody known at all.
     fn are_of_one_process(&self) -> bool {
         match &*self.processes {
@@ -67,8 +93,14 @@ impl Failures {
 }
 
 impl EphemeralPortExhaustion {
-    pub(super) fn new(config: config::EphemeralPortExhaustion) -> Self {
-        Self { config, levels: Levels::default(), failures: HashMap::new() }
+    pub(super) fn new(config: Overridable<config::EphemeralPortExhaustion>) -> Self {
+        Self {
+            config,
+            levels: Levels::default(),
+            failures: HashMap::new(),
+            trends: HashMap::new(),
+            nearing: Nearing::default(),
+        }
     }
 
     pub(super) fn handle_event(&mut self, event: &Event) {
@@ -99,51 +131,110 @@ impl EphemeralPortExhaustion {
         }
     }
 
+    /// Whether it is to be counted who closes connections.
+    pub(super) fn wants_closers(&self) -> bool {
+        self.nearing.is_near()
+    }
+
     /// The destinations near their end at `now`.
-    pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
+    pub(super) fn judge(
+        &mut self,
+        inventory: &Inventory,
+        closers: &Closers,
+        now: Timestamp,
+    ) -> Vec<Finding> {
         self.levels.begin();
-        let window = self.config.window;
-        self.failures.retain(|_, failures| now.since(failures.last) <= window);
-        if !self.config.enabled {
-            return Vec::new();
-        }
+        self.failures.retain(|destination, failures| {
+            let config = self.config.of(failures.worst_process(), destination.peer.port);
+            now.since(failures.last) <= config.window
+        });
+        let mut trends = std::mem::take(&mut self.trends);
         let mut findings = Vec::new();
+        let mut nearest = 0.0_f64;
         for namespace in &inventory.namespaces {
-            let mut used: BTreeMap<Destination, Option<&DestinationUse>> = BTreeMap::new();
+            let mut used: BTreeMap<Destination, Option<u32>> = BTreeMap::new();
             // The worst need not be among the busy: those are the first, not the largest.
             for destination in namespace.ports.busy.iter().chain(&namespace.ports.worst) {
-                used.insert(key_of(namespace, destination), Some(destination));
+                used.insert(key_of(namespace, destination), Some(destination.used));
             }
             for key in self.failures.keys().filter(|key| key.netns == namespace.id) {
                 used.entry(*key).or_default();
             }
-            for (key, destination) in used {
-                findings.extend(self.judge_destination(namespace, key, destination, now));
+            for (key, used) in used {
+                let ratio = part_of(used, namespace);
+                let config = self.config.of(None, key.peer.port);
+                if config.enabled {
+                    nearest = nearest.max(ratio / config.warning);
+                }
+                let minutes_left = used.filter(|_| ratio >= HALF).and_then(|used| {
+                    let trend = trends.remove(&key).unwrap_or_default();
+                    self.follow(key, trend, used, namespace, now)
+                });
+                let shortage = Shortage {
+                    namespace,
+                    key,
+                    used,
+                    minutes_left,
+                    failures: None,
+                    closers: closers.of_destination(key.netns, key.peer),
+                };
+                findings.extend(self.judge_destination(shortage, ratio, now));
             }
         }
-        findings.sort_by_key(|finding: &Finding| std::cmp::Reverse(finding.severity));
+        self.nearing.observe(nearest, !findings.is_empty());
+        findings.sort_by_key(|finding: &Finding| Reverse(finding.severity));
         findings.truncate(FINDINGS_PER_KIND);
         findings
     }
 
+    /// The minutes until the last port is taken.
+    fn follow(
+        &mut self,
+        key: Destination,
+        mut trend: Trend,
+        used: u32,
+        namespace: &Namespace,
+        now: Timestamp,
+    ) -> Option<f64> {
+        trend.observe(now, used.into(), GROWTH_WINDOW);
+        let minutes = trend.minutes_to(namespace.ports.available.into(), GROWTH_WINDOW);
+        if self.trends.len() < TRENDS {
+            self.trends.insert(key, trend);
+        }
+        minutes
+    }
+
     fn judge_destination(
         &mut self,
-        namespace: &Namespace,
-        key: Destination,
-        destination: Option<&DestinationUse>,
+        shortage: Shortage<'_>,
+        ratio: f64,
         now: Timestamp,
     ) -> Option<Finding> {
-        let available = namespace.ports.available;
-        let used = destination.map(|destination| destination.used);
-        let ratio = used.map_or(0.0, |used| f64::from(used) / f64::from(available.max(1)));
-        let Destination { netns, local, peer } = key;
-        let id = format!("ephemeral-port-exhaustion/{netns}/{local}/{peer}");
-        let config = &self.config;
-        let by_ratio = self.levels.judge(&id, ratio, config.warning, config.critical);
-        let failures = self.failures.get(&key);
-        let severity = by_ratio.max(failures.map(|_| Severity::Critical))?;
-        let shortage = Shortage { namespace, key, used, failures };
-        Some(shortage.finding(id, severity, now))
+        let Destination { netns, local, peer } = shortage.key;
+        let id = format!("{}/{netns}/{local}/{peer}", FindingKind::EphemeralPortExhaustion.name());
+        // The ports are nobody's: only what failed is known to be of a process.
+        let config = self.config.of(None, peer.port);
+        let by_ratio = if config.enabled {
+            self.levels.judge(&id, ratio, config.warning, config.critical)
+        } else {
+            None
+        };
+        let failures = self.wanted_failures(shortage.key);
+        let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
+        Some(Shortage { failures: failures.as_ref(), ..shortage }.finding(id, severity, now))
+    }
+
+    /// The failures towards a destination without those of processes for which this is switched
+    /// off: they must not hide what another one suffers.
+    fn wanted_failures(&self, key: Destination) -> Option<Failures> {
+        let all = self.failures.get(&key)?;
+        let is_wanted = |process: Option<&Process>| self.config.of(process, key.peer.port).enabled;
+        let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
+        let nobodys = if is_wanted(None) { all.count - known } else { 0 };
+        let mut processes = all.processes.clone();
+        processes.retain(|(process, _)| is_wanted(Some(process)));
+        let count = nobodys + processes.iter().map(|(_, count)| count).sum::<u64>();
+        (count > 0).then_some(Failures { count, last: all.last, processes })
     }
 }
 
@@ -151,171 +242,22 @@ fn key_of(namespace: &Namespace, destination: &DestinationUse) -> Destination {
     Destination { netns: namespace.id, local: destination.local.address, peer: destination.peer }
 }
 
-/// A shortage, to be put into words.
-struct Shortage<'a> {
-    namespace: &'a Namespace,
-    key: Destination,
-    /// `None` where the inventory does not name it: fewer than half of the ports are taken, as a
-    /// rule.
-    used: Option<u32>,
-    failures: Option<&'a Failures>,
+fn part_of(used: Option<u32>, namespace: &Namespace) -> f64 {
+    let available = f64::from(namespace.ports.available.max(1));
+    used.map_or(0.0, |used| f64::from(used) / available)
 }
 
-impl Shortage<'_> {
-    fn finding(&self, id: String, severity: Severity, now: Timestamp) -> Finding {
-        let mut subject = Subject {
-            netns: self.namespace.name.clone(),
-            local: Some(self.key.local.to_string()),
-            peer: Some(self.key.peer.to_string()),
-            port: Some(self.key.peer.port),
-            ..Subject::default()
-        };
-        if let Some(process) = self.worst_process() {
-            subject.set_process(process);
-        }
-        Finding {
-            id,
-            kind: FindingKind::EphemeralPortExhaustion,
-            severity,
-            title: self.title(),
-            explanation: self.explanation(),
-            evidence: self.evidence(),
-            subject,
-            remedies: self.remedies(),
-            since: now,
-            last_seen: now,
-        }
+/// The destinations that have taken most, `10.0.0.1 -> 10.0.0.9:443: 25000 of 28232`.
+pub(super) fn worst_destinations(namespace: &Namespace) -> Vec<String> {
+    let ports = &namespace.ports;
+    let mut worst: BTreeMap<Destination, u32> = BTreeMap::new();
+    for destination in ports.busy.iter().chain(&ports.worst) {
+        worst.insert(key_of(namespace, destination), destination.used);
     }
-
-    fn worst_process(&self) -> Option<&Process> {
-        let (process, _) = self.failures?.processes.iter().max_by_key(|(_, count)| *count)?;
-        Some(process)
-    }
-
-    fn title(&self) -> String {
-        let ports = &self.namespace.ports;
-        let netns = text::in_netns(&self.namespace.name);
-        let Destination { local, peer, .. } = self.key;
-        let state = self.used.map(|used| {
-            format!("{used} of {} local ports from {local} to {peer} are taken", ports.available)
-        });
-        match (self.failures, state) {
-            (Some(failures), state) => {
-                let who = text::named(self.worst_process());
-                let most = if failures.are_of_one_process() { "" } else { "most " };
-                let times = text::count(failures.count, "connect() call");
-                let state = state.map(|state| format!(": {state}")).unwrap_or_default();
-                format!("{times} to {peer} found no free local port{netns}, {most}by {who}{state}")
-            }
-            (None, state) => format!("{}{netns}", state.unwrap_or_default()),
-        }
-    }
-
-    fn explanation(&self) -> String {
-        let ports = &self.namespace.ports;
-        let (low, high) = ports.range;
-        let mut text = format!(
-            "A connection needs a local port that is free for its source, destination and \
-             destination port; ip_local_port_range {low}-{high} less the reserved ones leaves {}.",
-            ports.available
-        );
-        text.push_str(match ports.tw_reuse {
-            TwReuse::Never => " TIME_WAIT holds a port for 60 s more, because tcp_tw_reuse is 0.",
-            TwReuse::Always if ports.timestamps => {
-                " Ports in TIME_WAIT are free again after a second (tcp_tw_reuse is 1), so these \
-                 are open connections."
-            }
-            TwReuse::Loopback if self.is_loopback() && ports.timestamps => {
-                " Ports in TIME_WAIT are free again after a second, because this destination is \
-                 loopback and tcp_tw_reuse is 2."
-            }
-            TwReuse::Loopback if ports.timestamps => {
-                " TIME_WAIT holds a port for 60 s more: tcp_tw_reuse is 2, which means loopback \
-                 alone, and this destination is not."
-            }
-            TwReuse::Always | TwReuse::Loopback => {
-                " TIME_WAIT holds a port for 60 s more: tcp_tw_reuse needs tcp_timestamps, which \
-                 are off."
-            }
-        });
-        text
-    }
-
-    fn time_wait_is_reused(&self) -> bool {
-        let ports = &self.namespace.ports;
-        let allowed = match ports.tw_reuse {
-            TwReuse::Never => false,
-            TwReuse::Always => true,
-            TwReuse::Loopback => self.is_loopback(),
-        };
-        allowed && ports.timestamps
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.key.peer.address.is_loopback() || self.key.local.is_loopback()
-    }
-
-    fn evidence(&self) -> EvidenceMap {
-        let ports = &self.namespace.ports;
-        let mut evidence = EvidenceMap::default();
-        if let Some(used) = self.used {
-            evidence.count("used_ports", u64::from(used));
-        }
-        evidence
-            .count("available_ports", u64::from(ports.available))
-            .count("pinned_ports", u64::from(ports.pinned))
-            .text("port_range", format!("{}-{}", ports.range.0, ports.range.1))
-            .text(
-                "tcp_tw_reuse",
-                match ports.tw_reuse {
-                    TwReuse::Never => "0",
-                    TwReuse::Always => "1",
-                    TwReuse::Loopback => "2",
-                },
-            );
-        if let Some(failures) = self.failures {
-            evidence.count("failed_connects", failures.count);
-            let by_process = failures
-                .processes
-                .iter()
-                .map(|(process, count)| format!("{} (pid {}): {count}", process.name, process.pid));
-            evidence.list("failed_connects_by_process", by_process.collect());
-        }
-        evidence
-    }
-
-    fn remedies(&self) -> Vec<String> {
-        let ports = &self.namespace.ports;
-        let mut remedies = vec![
-            "Fewer connections: keep-alive or a connection pool, so that one connection serves \
-             many requests."
-                .to_owned(),
-        ];
-        if ports.range != (1_024, 65_535) {
-            remedies.push(
-                "More ports: sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\" in that \
-                 namespace, with the ports of its listeners in ip_local_reserved_ports."
-                    .to_owned(),
-            );
-        }
-        if !self.time_wait_is_reused() {
-            let timestamps = if ports.timestamps { "" } else { "net.ipv4.tcp_timestamps=1 " };
-            remedies.push(format!(
-                "Ports in TIME_WAIT again after a second: sysctl -w \
-                 {timestamps}net.ipv4.tcp_tw_reuse=1 (safe for outgoing connections with \
-                 timestamps, RFC 6191)."
-            ));
-        }
-        remedies.push(
-            "More destinations or sources: a second address on either side has a set of ports of \
-             its own."
-                .to_owned(),
-        );
-        remedies.push(
-            "Not by tcp_tw_recycle (gone since 4.12) and not by SO_LINGER 0, which turns each \
-             close into a reset and can lose data."
-                .to_owned(),
-        );
-        remedies
-    }
+    let mut worst: Vec<_> = worst.into_iter().collect();
+    worst.sort_by_key(|(_, used)| Reverse(*used));
+    let line = |(Destination { local, peer, .. }, used)| {
+        format!("{local} -> {peer}: {used} of {}", ports.available)
+    };
+    worst.into_iter().take(WORST).map(line).collect()
 }

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::facts::{Owner, Process, Role, Timestamp};
+use crate::{
+    config,
+    facts::{Owner, Process, Role, Timestamp},
+};
 
 /// What kind of condition; the names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,11 +28,17 @@ pub enum FindingKind {
     HandshakeStall,
     /// A listener's accept queue is full or has overflowed.
     AcceptQueueOverflow,
+    /// Resets at a rate far above what a process and port usually have.
+    ResetStorm,
+    /// A bind() or listen() failed because the port is taken.
+    BindConflict,
+    /// Sockets wait for a peer that does not answer.
+    StuckState,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -38,6 +47,9 @@ impl FindingKind {
         Self::SynFlood,
         Self::HandshakeStall,
         Self::AcceptQueueOverflow,
+        Self::ResetStorm,
+        Self::BindConflict,
+        Self::StuckState,
     ];
 
     /// The stable name, kebab-case.
@@ -52,6 +64,9 @@ impl FindingKind {
             Self::SynFlood => "syn-flood",
             Self::HandshakeStall => "handshake-stall",
             Self::AcceptQueueOverflow => "accept-queue-overflow",
+            Self::ResetStorm => "reset-storm",
+            Self::BindConflict => "bind-conflict",
+            Self::StuckState => "stuck-state",
         }
     }
 
@@ -221,6 +236,15 @@ impl Subject {
     pub fn set_owner(&mut self, owner: &Owner) {
         self.set_process(&owner.process);
         self.fds.clone_from(&owner.fds);
+    }
+
+    /// Whether nobody wants to hear of it.
+    pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
+        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
+        self.process.as_deref().is_some_and(|process| names(&ignore.processes, process))
+            || names(&ignore.units, self.unit_label())
+            || self.port.is_some_and(|port| ignore.ports.contains(&port))
+            || names(&ignore.namespaces, &self.netns)
     }
 
     /// The `unit` label of the metrics.

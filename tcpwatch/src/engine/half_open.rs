@@ -23,7 +23,7 @@ use super::{
     EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, level::Levels, text,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{Inventory, Listener, Namespace, NetnsId, Role, Timestamp},
 };
 
@@ -41,15 +41,18 @@ const FULL_PORTS: usize = 1_024;
 
 #[derive(Debug)]
 pub(super) struct HalfOpen {
-    pub(super) flood: config::SynFlood,
-    pub(super) stall: config::HandshakeStall,
+    pub(super) flood: Overridable<config::SynFlood>,
+    pub(super) stall: Overridable<config::HandshakeStall>,
     levels: Levels,
     /// When a port's accept queue was last seen full.
     full: HashMap<(NetnsId, u16), Timestamp>,
 }
 
 impl HalfOpen {
-    pub(super) fn new(flood: config::SynFlood, stall: config::HandshakeStall) -> Self {
+    pub(super) fn new(
+        flood: Overridable<config::SynFlood>,
+        stall: Overridable<config::HandshakeStall>,
+    ) -> Self {
         Self { flood, stall, levels: Levels::default(), full: HashMap::new() }
     }
 
@@ -93,6 +96,9 @@ impl HalfOpen {
         let unanswered = listeners.iter().map(|listener| listener.unanswered).max()?;
         let sources = listeners.iter().map(|listener| listener.unanswered_sources).max()?;
         let limit = listeners.iter().map(|listener| u64::from(listener.accept_limit)).sum();
+        // The one that most wait for; its owner is the one to ask.
+        let listener = listeners.iter().max_by_key(|listener| listener.half_open)?;
+        let process = listener.owner.as_ref().map(|owner| &*owner.process);
         let id = |kind: FindingKind| format!("{}/{}/{port}", kind.name(), namespace.id);
         let (flood, stall) = (id(FindingKind::SynFlood), id(FindingKind::HandshakeStall));
         // What stands already keeps its name near the border.
@@ -103,16 +109,14 @@ impl HalfOpen {
             _ => 1.0,
         };
         let (id, kind, enabled, warning, critical) = if spread(unanswered, sources) >= border {
-            let config = &self.flood;
+            let config = self.flood.of(process, port);
             (flood, FindingKind::SynFlood, config.enabled, config.warning, config.critical)
         } else {
-            let config = &self.stall;
+            let config = self.stall.of(process, port);
             (stall, FindingKind::HandshakeStall, config.enabled, config.warning, config.critical)
         };
         let warning = warning.min(CROWD_LEAST.max(limit / 2)) as f64;
         let severity = self.levels.judge(&id, f64::from(unanswered), warning, critical as f64)?;
-        // The one that most wait for; its owner is the one to ask.
-        let listener = listeners.iter().max_by_key(|listener| listener.half_open)?;
         let crowd = Crowd { kind, namespace, listener, listeners, unanswered, sources, limit };
         enabled.then(|| crowd.finding(id, severity, now))
     }

@@ -6,7 +6,7 @@ use super::{Severity, moved::Moves};
 
 /// A severity once reached is kept until the value has fallen below this part of its threshold, so
 /// that a value that trembles around the threshold raises one finding and not one a minute.
-const RELEASE: f64 = 0.9;
+pub(super) const RELEASE: f64 = 0.9;
 
 /// The severities that were reached last time, by the id of the condition.
 #[derive(Debug, Default)]

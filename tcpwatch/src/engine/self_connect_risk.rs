@@ -21,10 +21,10 @@ use super::{
     EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject,
     level::Levels,
     moved::{Moved, Moves},
-    text,
+    reserved_ports, text,
 };
 use crate::{
-    config,
+    config::{self, Overridable},
     facts::{
         ConnectFailure, Endpoint, Event, Inventory, Listener, Namespace, NetnsId, PortUse, Process,
         Role, Timestamp,
@@ -41,7 +41,7 @@ const CLIENT_MEMORY: Duration = Duration::from_secs(25 * 3_600);
 
 #[derive(Debug)]
 pub(super) struct SelfConnectRisk {
-    pub(super) config: config::SelfConnectRisk,
+    pub(super) config: Overridable<config::SelfConnectRisk>,
     levels: Levels,
     /// Ports of the range on which somebody listens.
     listening: HashMap<(NetnsId, u16), Listening>,
@@ -65,7 +65,7 @@ struct Dialled {
 }
 
 impl SelfConnectRisk {
-    pub(super) fn new(config: config::SelfConnectRisk) -> Self {
+    pub(super) fn new(config: Overridable<config::SelfConnectRisk>) -> Self {
         Self {
             config,
             levels: Levels::default(),
@@ -92,17 +92,20 @@ impl SelfConnectRisk {
             process: None,
         });
         dialled.last = dialled.last.max(*at);
-        dialled.refused.observe(1, self.config.window, *at);
         if process.is_some() {
             dialled.process.clone_from(process);
         }
+        let config = self.config.of(dialled.process.as_deref(), peer.port);
+        dialled.refused.observe(1, config.window, *at);
     }
 
     /// The ports at risk at `now`.
     pub(super) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
         self.levels.begin();
-        let window = self.config.window;
-        self.dialled.retain(|_, dialled| now.since(dialled.last) <= window);
+        self.dialled.retain(|(_, peer), dialled| {
+            let config = self.config.of(dialled.process.as_deref(), peer.port);
+            now.since(dialled.last) <= config.window
+        });
         let mut before = std::mem::take(&mut self.listening);
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
@@ -113,14 +116,14 @@ impl SelfConnectRisk {
                 }
                 let key = (namespace.id, listener.local.port);
                 let listening = self.follow(key, listener, before.remove(&key), now);
-                if self.config.enabled && now.since(listening.since) >= self.config.min_age {
+                let process = listener.owner.as_ref().map(|owner| &*owner.process);
+                let config = self.config.of(process, listener.local.port);
+                if config.enabled && now.since(listening.since) >= config.min_age {
                     let is_dialled = listening.dialled.is_some();
                     findings.push(listener_at_risk(namespace, listener, is_dialled, now));
                 }
             }
-            if self.config.enabled {
-                findings.extend(self.dialled_ports(namespace, &seen, now));
-            }
+            findings.extend(self.dialled_ports(namespace, &seen, now));
         }
         findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
         findings.truncate(FINDINGS_PER_KIND);
@@ -160,15 +163,19 @@ impl SelfConnectRisk {
         let mut findings = Vec::new();
         for ((netns, peer), dialled) in &mut self.dialled {
             let in_range = (low..=high).contains(&peer.port)
-                && !reserved_contain(&namespace.ports.reserved, peer.port);
+                && !reserved_ports::contain(&namespace.ports.reserved, peer.port);
             if *netns != namespace.id || !in_range || listening.contains(&peer.port) {
                 continue;
             }
-            let refused = dialled.refused.observe(0, self.config.window, now);
+            let process = dialled.process.as_deref();
+            let config = self.config.of(process, peer.port);
+            let refused = dialled.refused.observe(0, config.window, now);
+            if !config.enabled {
+                continue;
+            }
             let id = format!("self-connect-risk/{netns}/{peer}");
-            let threshold = self.config.warning as f64;
+            let threshold = config.warning as f64;
             if self.levels.judge_moves(&id, refused, threshold, f64::INFINITY).is_some() {
-                let process = dialled.process.as_deref();
                 findings.push(dialled_port(id, namespace, *peer, process, refused, now));
             }
         }
@@ -341,62 +348,12 @@ fn evidence_of_range(ports: &PortUse) -> EvidenceMap {
 }
 
 fn remedies(subject: &Subject, ports: &PortUse, port: u16) -> Vec<String> {
-    let setting = format!("net.ipv4.ip_local_reserved_ports={}", merged(&ports.reserved, port));
-    let reserve = text::in_its_namespace(subject, &format!("sysctl -w {setting}"));
-    let to_last = match &*subject.netns {
-        "host" => "the same line under /etc/sysctl.d keeps it",
-        _ => "it goes with the namespace, so set it where that is made",
-    };
     let (low, _) = ports.range;
     vec![
-        format!(
-            "Keep the kernel off it: {reserve} (the whole list, with what is reserved now; the \
-             service binds as before; {to_last})"
-        ),
+        reserved_ports::remedy(subject, &ports.reserved, port),
         format!("Or let the service listen below {low}."),
         "In the client: wait longer after each refusal, and close a connection whose getsockname() \
          equals its getpeername()."
             .to_owned(),
     ]
-}
-
-/// Ports and ranges of `ip_local_reserved_ports`, in order.
-fn ranges(reserved: &str) -> impl Iterator<Item = (u16, u16)> {
-    reserved.trim().split(',').filter_map(|part| {
-        let (low, high) = part.split_once('-').unwrap_or((part, part));
-        Some((low.parse().ok()?, high.parse().ok()?))
-    })
-}
-
-fn reserved_contain(reserved: &str, port: u16) -> bool {
-    ranges(reserved).any(|(low, high)| (low..=high).contains(&port))
-}
-
-/// `reserved` and `port` as one value for the sysctl: sorted, neighbours joined.
-fn merged(reserved: &str, port: u16) -> String {
-    let mut all: Vec<(u16, u16)> = ranges(reserved).chain([(port, port)]).collect();
-    all.sort_unstable();
-    let mut joined: Vec<(u16, u16)> = Vec::new();
-    for (low, high) in all {
-        match joined.last_mut() {
-            Some((_, end)) if low <= end.saturating_add(1) => *end = (*end).max(high),
-            _ => joined.push((low, high)),
-        }
-    }
-    let show = |(low, high)| if low == high { format!("{low}") } else { format!("{low}-{high}") };
-    joined.into_iter().map(show).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_is_merged_into_what_is_reserved_already() {
-        assert_eq!(merged("", 40_000), "40000");
-        assert_eq!(merged("8080,50000-50010\n", 40_000), "8080,40000,50000-50010");
-        assert_eq!(merged("39999,40001", 40_000), "39999-40001");
-        assert_eq!(merged("30000-40000", 35_000), "30000-40000");
-        assert_eq!(merged("65535", 65_534), "65534-65535");
-    }
 }

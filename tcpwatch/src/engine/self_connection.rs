@@ -17,7 +17,7 @@ use std::{
 
 use super::{EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, text};
 use crate::{
-    config::{self, ConfigSeverity},
+    config::{self, ConfigSeverity, Overridable},
     facts::{
         Endpoint, Event, Inventory, Namespace, NetnsId, Process, SelfConnectedSocket, Timestamp,
     },
@@ -28,13 +28,13 @@ const MAKERS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct SelfConnection {
-    pub(super) config: config::SelfConnection,
+    pub(super) config: Overridable<config::SelfConnection>,
     /// Who called connect() and when, by namespace and endpoint.
     makers: HashMap<(NetnsId, Endpoint), (Timestamp, Arc<Process>)>,
 }
 
 impl SelfConnection {
-    pub(super) fn new(config: config::SelfConnection) -> Self {
+    pub(super) fn new(config: Overridable<config::SelfConnection>) -> Self {
         Self { config, makers: HashMap::new() }
     }
 
@@ -60,8 +60,7 @@ impl SelfConnection {
         }
         // One made while the tables were walked may be in the next inventory only.
         self.makers.retain(|key, (at, _)| findings.contains_key(key) || *at >= inventory.started);
-        let enabled = if self.config.enabled { FINDINGS_PER_KIND } else { 0 };
-        findings.into_values().take(enabled).collect()
+        findings.into_values().flatten().take(FINDINGS_PER_KIND).collect()
     }
 
     fn finding(
@@ -70,8 +69,14 @@ impl SelfConnection {
         socket: &SelfConnectedSocket,
         maker: Option<&Process>,
         now: Timestamp,
-    ) -> Finding {
+    ) -> Option<Finding> {
         let endpoint = socket.endpoint;
+        let owner = socket.owner.as_ref();
+        let holder = owner.map(|owner| &*owner.process).or(maker);
+        let config = self.config.of(holder, endpoint.port);
+        if !config.enabled {
+            return None;
+        }
         let mut subject = Subject {
             netns: namespace.name.clone(),
             local: Some(endpoint.to_string()),
@@ -79,10 +84,8 @@ impl SelfConnection {
             port: Some(endpoint.port),
             ..Subject::default()
         };
-        let mut holder = maker;
-        if let Some(owner) = &socket.owner {
+        if let Some(owner) = owner {
             subject.set_owner(owner);
-            holder = Some(&owner.process);
         } else if let Some(maker) = maker {
             subject.set_process(maker);
         }
@@ -97,10 +100,10 @@ impl SelfConnection {
         let close = format!("ss -K 'src {endpoint} and dst {endpoint}'");
         let close = text::in_its_namespace(&subject, &close);
         let netns = text::in_netns(&namespace.name);
-        Finding {
+        Some(Finding {
             id: format!("self-connection/{}/{endpoint}", namespace.id),
             kind: FindingKind::SelfConnection,
-            severity: severity(self.config.severity),
+            severity: severity(config.severity),
             title: format!("{who} is connected to itself at {endpoint}{netns}"),
             explanation: format!(
                 "It dialled {endpoint} while nobody listened there, and {} as the source port. \
@@ -133,7 +136,7 @@ impl SelfConnection {
             subject,
             since: now,
             last_seen: now,
-        }
+        })
     }
 }
 

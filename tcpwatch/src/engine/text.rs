@@ -37,6 +37,14 @@ pub(super) fn count(number: u64, noun: &str) -> String {
     }
 }
 
+/// `text` up to `most` characters, with an ellipsis where there were more.
+pub(super) fn shorten(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Replaces what would break a line or drive a terminal: a process may name itself as it likes
 /// (`PR_SET_NAME` takes any byte), and so may who mounts a namespace.
 pub(super) fn keep_plain(finding: &mut Finding) {
@@ -112,6 +120,12 @@ mod tests {
         assert_eq!(shell_word("nginx@1.service"), "nginx@1.service");
         assert_eq!(shell_word(r"dev-disk\x2d1.service"), r"'dev-disk\x2d1.service'");
         assert_eq!(shell_word("a b's"), r"'a b'\''s'");
+    }
+
+    #[test]
+    fn what_is_too_long_ends_in_an_ellipsis() {
+        assert_eq!(shorten("öäü", 3), "öäü");
+        assert_eq!(shorten("öäüß", 3), "öäü…");
     }
 
     #[test]

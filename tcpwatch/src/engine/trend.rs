@@ -32,19 +32,30 @@ impl Trend {
     /// Whether it grew in each quarter of the window that ends with the last observation. `false`
     /// until a whole window has been seen.
     pub(super) fn grew_in_every_quarter(&self, window: Duration) -> bool {
-        let Some((now, last)) = self.last else { return false };
-        if self.points.front().is_none_or(|(at, _)| now.since(*at) < window) {
-            return false;
+        self.parts_grown(4, window / 4) == Some(4)
+    }
+
+    /// In how many of the last `parts` stretches of the length `part` it grew; `None` until it has
+    /// been seen for all of them.
+    pub(super) fn parts_grown(&self, parts: u32, part: Duration) -> Option<u32> {
+        let (now, last) = self.last?;
+        let (first, _) = self.points.front()?;
+        if now.since(*first) < part * parts {
+            return None;
         }
         let mut later = last;
-        for quarter in 1..=4 {
-            let earlier = self.at(now - window / 4 * quarter);
-            if earlier >= later {
-                return false;
-            }
+        let mut grown = 0;
+        for number in 1..=parts {
+            let earlier = self.at(now - part * number);
+            grown += u32::from(earlier < later);
             later = earlier;
         }
-        true
+        Some(grown)
+    }
+
+    /// Whether it is more than it was `time` ago, or when it was first seen if that is later.
+    pub(super) fn grew_within(&self, time: Duration) -> bool {
+        self.last.is_some_and(|(now, last)| last > self.at(now - time))
     }
 
     /// Growth per minute since the oldest point; `None` before a tenth of the window has passed.
@@ -55,6 +66,16 @@ impl Trend {
             return None;
         }
         Some((last as f64 - first as f64) * 60.0 / elapsed.as_secs_f64())
+    }
+
+    /// Minutes until it is `limit` if it goes on like this; `None` while it does not grow, which is
+    /// in each of the last two quarters of the window.
+    pub(super) fn minutes_to(&self, limit: u64, window: Duration) -> Option<f64> {
+        let (_, last) = self.last?;
+        let left = limit.checked_sub(last).filter(|left| *left > 0)?;
+        let grows = self.parts_grown(2, window / 4) == Some(2);
+        let per_minute = self.per_minute(window).filter(|it| grows && *it > 0.0)?;
+        Some(left as f64 / per_minute)
     }
 
     /// The value at `time`: that of the last point at or before it.
@@ -93,6 +114,40 @@ mod tests {
         let stops = |second: u64| second.min(1_600);
         assert!(!trend_of(stops, 1_800).grew_in_every_quarter(WINDOW));
         assert!(!trend_of(|_| 7, 1_800).grew_in_every_quarter(WINDOW));
+    }
+
+    #[test]
+    fn the_parts_that_grew_are_counted_once_all_have_been_seen() {
+        let quarter = WINDOW / 4;
+        // It grows until 300 s and then stands still.
+        let stops = |second: u64| second.min(300);
+        assert_eq!(trend_of(stops, 140).parts_grown(1, quarter), None);
+        assert_eq!(trend_of(stops, 150).parts_grown(1, quarter), Some(1));
+        assert_eq!(trend_of(stops, 300).parts_grown(2, quarter), Some(2));
+        assert_eq!(trend_of(stops, 600).parts_grown(4, quarter), Some(2));
+        assert_eq!(trend_of(stops, 600).parts_grown(2, quarter), Some(0));
+        assert_eq!(trend_of(|second| 600 - second, 600).parts_grown(4, quarter), Some(0));
+    }
+
+    #[test]
+    fn minutes_to_a_limit_are_told_while_it_grows() {
+        // Six a minute.
+        let trend = trend_of(|second| second / 10, 600);
+        let minutes = |limit| trend.minutes_to(limit, WINDOW).map(|minutes| minutes.round());
+        assert_eq!(minutes(120), Some(10.0));
+        assert_eq!(minutes(60), None, "it is there");
+        assert_eq!(minutes(10), None, "it is beyond");
+        assert_eq!(trend_of(|second| second / 10, 290).minutes_to(120, WINDOW), None, "too early");
+        assert_eq!(trend_of(|second| second.min(450), 600).minutes_to(900, WINDOW), None);
+    }
+
+    #[test]
+    fn growth_within_a_time_needs_no_full_window() {
+        let time = Duration::from_secs(150);
+        assert!(!trend_of(|_| 9, 0).grew_within(time));
+        assert!(trend_of(|second| second, 10).grew_within(time));
+        assert!(trend_of(|second| second.min(300), 440).grew_within(time));
+        assert!(!trend_of(|second| second.min(300), 450).grew_within(time));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ResetObservation, TcpState};
+use super::{ResetCause, ResetObservation, TcpState};
 
 /// Totals over all CPUs.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct KernelCounters {
     pub close_wait: CloseWaitDurations,
     /// Resets sent, by what was seen of them; `None` without the hook.
     pub resets_sent: Option<Vec<(ResetObservation, u64)>>,
+    /// Causes that nothing on this kernel tells of.
+    pub unseen_causes: &'static [ResetCause],
     /// Resets received, by the state of the socket; `None` without the hook.
     pub resets_received: Option<Vec<(TcpState, u64)>>,
     /// What was lost, by stage.

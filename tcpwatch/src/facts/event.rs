@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Endpoint, NetnsId, Process, Timestamp};
 
 /// Why a connect() ended without a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ConnectFailure {
     /// ECONNREFUSED: a reset came back; nobody listens there.
     Refused,
@@ -47,7 +50,8 @@ impl ConnectFailure {
 }
 
 /// A rare event, with the process that caused it where the kernel side could note it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A socket was connected to itself: TCP's simultaneous open (RFC 9293 section 3.5) with the
     /// same socket at both ends.

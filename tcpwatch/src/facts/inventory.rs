@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{DescriptorUse, Endpoint, Owner, Process, ResetCount, TcpState, Timestamp};
 
 /// All namespaces, walked one after the other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Inventory {
     /// When the first walk began.
     pub started: Timestamp,
@@ -32,7 +35,8 @@ pub struct Inventory {
 pub type NetnsId = u64;
 
 /// One network namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Namespace {
     /// Which one it is.
     pub id: NetnsId,
@@ -47,6 +51,7 @@ pub struct Namespace {
     /// Sockets in CLOSE_WAIT, up to a limit.
     pub close_wait: Vec<CloseWaitSocket>,
     /// Sockets in CLOSE_WAIT beyond that limit: counted by role and service port, not described.
+    #[serde(with = "super::written::beyond")]
     pub close_wait_beyond: BTreeMap<(Role, u16), u64>,
     /// Listening sockets.
     pub listeners: Vec<Listener>,
@@ -64,7 +69,8 @@ pub struct Namespace {
 }
 
 /// Sockets by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<TcpState, u64>", into = "BTreeMap<TcpState, u64>")]
 pub struct StateCounts([u64; TcpState::ALL.len()]);
 
 impl StateCounts {
@@ -94,7 +100,8 @@ impl StateCounts {
 }
 
 /// Minisockets: TIME_WAIT and orphaned FIN_WAIT2.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TimeWaitUse {
     /// How many there are.
     pub used: u64,
@@ -103,7 +110,8 @@ pub struct TimeWaitUse {
 }
 
 /// `net.ipv4.tcp_tw_reuse`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TwReuse {
     /// 0: a port in TIME_WAIT stays taken for its destination.
     Never,
@@ -116,7 +124,8 @@ pub enum TwReuse {
 
 /// Local ports of outgoing connections. A connect() needs one that is free for its source address,
 /// destination address and destination port together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PortUse {
     /// `ip_local_port_range`, both ends inclusive.
     pub range: (u16, u16),
@@ -139,7 +148,7 @@ pub struct PortUse {
 }
 
 /// Ports taken for one destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationUse {
     /// Source address; the port is 0.
     pub local: Endpoint,
@@ -150,7 +159,8 @@ pub struct DestinationUse {
 }
 
 /// Which side of the connection this host is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It called connect().
     Client,
@@ -182,7 +192,7 @@ pub enum Unread {
 }
 
 /// A socket in CLOSE_WAIT: the peer has closed, this side has not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloseWaitSocket {
     /// The socket's identity while it lives; a kernel address, never to be published.
     pub id: u64,
@@ -205,7 +215,8 @@ pub struct CloseWaitSocket {
     /// Its owner has not been looked for yet.
     pub owner_pending: bool,
     /// The user stack that opened it, innermost frame first, where
-    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then.
+    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then. A frame is
+    /// `function+0x14 (object)`, or `0x55d0 (object)` where the function is not known.
     pub stack: Option<Arc<[String]>>,
 }
 
@@ -231,7 +242,7 @@ impl CloseWaitSocket {
 }
 
 /// A listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Where it listens.
     pub local: Endpoint,
@@ -282,7 +293,7 @@ impl Listener {
 }
 
 /// A socket whose peer is itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SelfConnectedSocket {
     /// The socket's identity while it lives; never to be published.
     pub id: u64,
@@ -295,7 +306,7 @@ pub struct SelfConnectedSocket {
 }
 
 /// A socket that only its peer, or a timer, can bring further.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WaitingSocket {
     /// The socket's identity while it lives; never to be published.
     pub id: u64,
@@ -329,7 +340,7 @@ impl WaitingSocket {
 }
 
 /// A socket on a port that somebody could not have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortHolder {
     /// Its state; TIME_WAIT too.
     pub state: TcpState,
@@ -343,7 +354,7 @@ pub struct PortHolder {
 
 /// Connections that one process closed first, which leaves them in TIME_WAIT here; counted since
 /// [`Focus::closers`](super::Focus::closers) asked for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloserCount {
     /// The network namespace.
     pub netns: NetnsId,
@@ -360,7 +371,8 @@ pub struct CloserCount {
 }
 
 /// Counters of `/proc/net/netstat` of one namespace, since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetstatCounters {
     /// `TCPTimeWaitOverflow`: TIME_WAIT skipped because the limit was reached.
     pub time_wait_overflows: u64,

@@ -2,6 +2,10 @@
 //!
 //! Nothing here reads anything. [`kernel`](crate::kernel) makes facts, the
 //! [`engine`](crate::engine) judges them. All times are CLOCK_MONOTONIC, see [`Timestamp`].
+//!
+//! Facts can be written down, see [`incident`](crate::incident). What was written must stay
+//! readable: a field that a type with `#[serde(default)]` gains is its default there; in any other
+//! type it needs `#[serde(default)]` itself.
 
 mod counters;
 mod endpoint;
@@ -12,6 +16,7 @@ mod process;
 mod reset;
 mod state;
 mod time;
+mod written;
 
 pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
 pub use endpoint::Endpoint;

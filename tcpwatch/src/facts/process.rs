@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Timestamp;
 
 /// A process. What could not be read is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Process {
     /// Process id in the agent's pid namespace.
     pub pid: u32,
@@ -30,7 +33,7 @@ impl Process {
 }
 
 /// Who holds one socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The oldest of the processes that hold it, except pid 1.
     pub process: Arc<Process>,
@@ -41,7 +44,7 @@ pub struct Owner {
 }
 
 /// Open file descriptors of a process against their limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorUse {
     /// How many are open.
     pub open: u64,

@@ -2,12 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tcpwatch_common::{ResetKey, reset_flags as flags};
 
 use super::{NetnsId, Process, Role, TcpState};
 
 /// Why this host sent a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ResetCause {
     /// A SYN for a port on which nobody listens (RFC 9293 section 3.10.7.1).
     NoListener,
@@ -185,7 +187,8 @@ impl ResetObservation {
 }
 
 /// Which resets a [`ResetCount`] counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SeenReset {
     /// This host sent them, for that cause.
     Sent(ResetCause),
@@ -195,7 +198,7 @@ pub enum SeenReset {
 
 /// Resets of one process and service, counted since the hooks were attached. The kernel side keeps
 /// the busiest few; one that was dropped and has come back counts from 0 again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResetCount {
     /// The network namespace.
     pub netns: NetnsId,

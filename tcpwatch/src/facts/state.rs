@@ -1,8 +1,11 @@
 //! TCP states as Linux numbers and spells them.
 
+use serde::{Deserialize, Serialize};
+
 /// A state of a TCP socket (`include/net/tcp_states.h`). Request sockets, which the kernel knows as
 /// `TCP_NEW_SYN_RECV`, are [`SynRecv`](Self::SynRecv), as `ss` shows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 #[allow(missing_docs, reason = "the names are those of RFC 9293 section 3.3.2")]
 pub enum TcpState {

@@ -66,7 +66,10 @@ impl KernelTypes {
         let mut offsets = Offsets::ABSENT;
         assert!(offsets.set_offsets(&values), "there is one value for each of FIELDS");
         offsets.send_reset_arguments = tracepoint_arguments(&btf, "tcp_send_reset");
+        let accept = btf.parameters_of_function("inet_csk_accept").unwrap_or(0);
+        offsets.accept_parameters = u32::try_from(accept).unwrap_or(0);
         offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
+        offsets.has_task_pt_regs = u32::from(has_helper(&btf, "task_pt_regs"));
         Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
     }
 }

@@ -167,6 +167,13 @@ impl BtfFile {
             .then(|| function.length())
     }
 
+    /// Parameters of a function of the kernel.
+    pub(super) fn parameters_of_function(&self, name: &str) -> Option<usize> {
+        let function = self.find(name, &[kind::FUNC])?;
+        let prototype = self.behind_aliases(function.size_or_type)?;
+        (prototype.kind() == kind::FUNC_PROTO).then(|| prototype.length())
+    }
+
     /// Names and values of an enum.
     pub(super) fn enumerators(&self, name: &str) -> Vec<(&str, u32)> {
         let Some(record) = self.find(name, &[kind::ENUM]) else { return Vec::new() };

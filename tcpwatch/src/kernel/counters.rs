@@ -8,34 +8,40 @@ use aya::{
 };
 use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey};
 
-use crate::facts::{CloseWaitDurations, KernelCounters, ResetObservation, ResetReason, TcpState};
+use crate::facts::{
+    CloseWaitDurations, KernelCounters, ResetCause, ResetObservation, ResetReason, TcpState,
+};
+
+/// Where the hooks count.
+pub(super) struct CounterMaps {
+    pub(super) counters: PerCpuArray<MapData, Counters>,
+    /// `None` without the hook.
+    pub(super) resets_sent: Option<PerCpuHashMap<MapData, ResetKey, u64>>,
+    pub(super) sees_resets_received: bool,
+}
 
 /// Reads the counters; one system call and one for each kind of reset.
 pub struct CounterReader {
-    counters: PerCpuArray<MapData, Counters>,
-    resets: PerCpuHashMap<MapData, ResetKey, u64>,
-    sees_resets_sent: bool,
-    sees_resets_received: bool,
+    maps: CounterMaps,
     reset_reasons: Vec<ResetReason>,
+    unseen_causes: &'static [ResetCause],
     programs: Vec<ProgramFd>,
 }
 
 impl CounterReader {
     pub(super) fn new(
-        counters: PerCpuArray<MapData, Counters>,
-        resets: PerCpuHashMap<MapData, ResetKey, u64>,
-        sees_resets_sent: bool,
-        sees_resets_received: bool,
+        maps: CounterMaps,
         reset_reasons: Vec<ResetReason>,
+        unseen_causes: &'static [ResetCause],
         programs: Vec<ProgramFd>,
     ) -> Self {
-        Self { counters, resets, sees_resets_sent, sees_resets_received, reset_reasons, programs }
+        Self { maps, reset_reasons, unseen_causes, programs }
     }
 
     /// Totals since the load; `None` where the map cannot be read.
     #[must_use]
     pub fn read(&self) -> Option<KernelCounters> {
-        let per_cpu = self.counters.get(&0, 0).ok()?;
+        let per_cpu = self.maps.counters.get(&0, 0).ok()?;
         let mut sum = Box::new(Counters::ZERO);
         for cpu in per_cpu.iter() {
             add(&mut sum, cpu);
@@ -43,8 +49,9 @@ impl CounterReader {
         Some(KernelCounters {
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
-            resets_sent: self.sees_resets_sent.then(|| self.resets_sent()),
-            resets_received: self.sees_resets_received.then(|| by_state(&sum.resets_received)),
+            resets_sent: self.maps.resets_sent.as_ref().map(|resets| self.resets_sent(resets)),
+            unseen_causes: self.unseen_causes,
+            resets_received: self.maps.sees_resets_received.then(|| by_state(&sum.resets_received)),
             lost: vec![
                 ("ring_buffer", sum.events_lost),
                 ("notes", sum.notes_evicted),
@@ -54,17 +61,16 @@ impl CounterReader {
         })
     }
 
-    fn resets_sent(&self) -> Vec<(ResetObservation, u64)> {
-        let reason_of = |number: u8| self.reset_reasons.get(usize::from(number)).copied();
-        self.resets
+    fn resets_sent(
+        &self,
+        resets: &PerCpuHashMap<MapData, ResetKey, u64>,
+    ) -> Vec<(ResetObservation, u64)> {
+        let decoded =
+            |key| ResetObservation::decode(key, |number| reason_of(&self.reset_reasons, number));
+        resets
             .iter()
             .filter_map(Result::ok)
-            .map(|(key, per_cpu)| {
-                let observation = ResetObservation::decode(key, |number| {
-                    reason_of(number).unwrap_or(ResetReason::Other)
-                });
-                (observation, per_cpu.iter().sum())
-            })
+            .map(|(key, per_cpu)| (decoded(key), per_cpu.iter().sum()))
             .collect()
     }
 
@@ -82,6 +88,11 @@ impl CounterReader {
             })
             .sum()
     }
+}
+
+/// The reason behind the running kernel's number.
+pub(super) fn reason_of(reasons: &[ResetReason], number: u8) -> ResetReason {
+    reasons.get(usize::from(number)).copied().unwrap_or(ResetReason::Other)
 }
 
 fn add(sum: &mut Counters, cpu: &Counters) {

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use tcpwatch_common as wire;
 
-use super::{ProcessReader, namespaces};
+use super::{ProcessReader, namespaces::NetnsIds};
 use crate::facts::{ConnectFailure, Endpoint, Event, Process, Timestamp};
 
 /// Processes remembered between two drains, so that a burst of one process reads /proc once.
@@ -20,22 +20,14 @@ pub struct EventRing {
     ring: RingBuf<MapData>,
     processes: ProcessReader,
     callers: HashMap<u32, Arc<Process>>,
-    /// Whether namespaces have cookies, so that events name them by theirs.
-    has_cookies: bool,
+    ids: NetnsIds,
     /// Records that could not be decoded: of another version, or of a size that does not fit.
     malformed: u64,
 }
 
 impl EventRing {
-    /// `tells_cookies`: whether the kernel side can read a namespace's cookie.
-    pub(super) fn new(ring: RingBuf<MapData>, tells_cookies: bool) -> Self {
-        Self {
-            ring,
-            processes: ProcessReader::new(),
-            callers: HashMap::new(),
-            has_cookies: tells_cookies && namespaces::cookie().is_some(),
-            malformed: 0,
-        }
+    pub(super) fn new(ring: RingBuf<MapData>, ids: NetnsIds) -> Self {
+        Self { ring, processes: ProcessReader::new(), callers: HashMap::new(), ids, malformed: 0 }
     }
 
     /// Takes at most `limit` events, oldest first, and says whether there may be more.
@@ -67,19 +59,21 @@ impl EventRing {
         let local = Endpoint::from_kernel(tuple.local, tuple.local_port);
         let peer = Endpoint::from_kernel(tuple.peer, tuple.peer_port);
         let process = self.caller(record);
-        let netns = if self.has_cookies { record.netns_cookie } else { u64::from(record.netns) };
+        let netns = self.ids.of_event(record.netns_cookie, record.netns);
         if record.kind == wire::EventKind::SelfConnection as u8 {
             Some(Event::SelfConnection { at, netns, endpoint: local, process })
         } else if record.kind == wire::EventKind::ConnectFailed as u8 {
             let reason = connect_failure(record.error, tuple.local_port);
             Some(Event::ConnectFailed { at, netns, local, peer, reason, process })
+        } else if record.kind == wire::EventKind::BindFailed as u8 {
+            Some(Event::BindFailed { at, netns, local, process })
         } else {
             self.malformed += 1;
             None
         }
     }
 
-    /// The process that called connect(): its name as noted then, and what /proc still says of it.
+    /// The process that called connect() or bind(): its name as noted then, and what /proc still says of it.
     fn caller(&mut self, record: &wire::Event) -> Option<Arc<Process>> {
         if record.tgid == 0 {
             return None;

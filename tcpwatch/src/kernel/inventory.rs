@@ -27,16 +27,23 @@ use tcpwatch_common::{
 
 use super::{
     Scope,
+    attribution::Attribution,
     clock::now,
-    namespaces::{self, FoundNamespace},
+    close_look::CloseLook,
+    descriptors,
+    namespaces::{self, FoundNamespace, NetnsIds},
     owners::OwnerBook,
     records::{Copied, estimate_distinct, read_records},
     settings::{self, Settings},
 };
 use crate::facts::{
-    DestinationUse, Endpoint, Inventory, Namespace, NetnsId, PortUse, StateCounts, TableUse,
+    DestinationUse, Endpoint, Focus, Inventory, Namespace, PortUse, StateCounts, TableUse,
     TcpState, TimeWaitUse, Timestamp, TwReuse,
 };
+
+/// Sockets that are described of the ports that are asked for, in each namespace: enough to see
+/// every kind of holder, for listeners come first.
+const PORT_HOLDERS: u64 = 256;
 
 /// Why an inventory could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +101,13 @@ pub struct Walker {
     destinations: BpfHashMap<MapData, Destination, WireUse>,
     requests: BpfHashMap<MapData, u32, RequestUse>,
     owners: Option<OwnerBook>,
-    tells_cookies: bool,
+    attribution: Attribution,
+    close_look: CloseLook,
+    ids: NetnsIds,
     scope: Scope,
     close_wait_limit: usize,
+    /// What this inventory is asked to look at.
+    focus: Focus,
     generation: u32,
     scratch: Box<Walk>,
     /// The calling thread may be in another namespace than the agent's.
@@ -104,11 +115,11 @@ pub struct Walker {
     /// Ends an inventory under way.
     stop: Arc<AtomicBool>,
     failed_look_ups: u64,
-    /// Since when sockets without an exact time are in CLOSE_WAIT, by address and inode; those of
-    /// the last inventory.
-    close_wait_since: HashMap<(u64, u64), Timestamp>,
-    /// Inodes of sockets that the last inventory saw in CLOSE_WAIT.
-    last_close_wait: HashSet<u64>,
+    /// Since when sockets without an exact time are in their state, by address, inode and state;
+    /// those of the last inventory.
+    since: HashMap<(u64, u64, TcpState), Timestamp>,
+    /// Inodes of sockets that the last inventory saw in CLOSE_WAIT, or waiting for their peer.
+    last_staying: HashSet<u64>,
     destinations_seen: u64,
 }
 
@@ -116,7 +127,8 @@ impl Walker {
     pub(super) fn new(
         ebpf: Ebpf,
         maps: WalkerMaps,
-        tells_cookies: bool,
+        (attribution, close_look): (Attribution, CloseLook),
+        ids: NetnsIds,
         scope: Scope,
         close_wait_limit: usize,
     ) -> Self {
@@ -127,16 +139,19 @@ impl Walker {
             destinations,
             requests,
             owners: wanted.map(OwnerBook::new),
-            tells_cookies,
+            attribution,
+            close_look,
+            ids,
             scope,
             close_wait_limit,
+            focus: Focus::default(),
             generation: 0,
             scratch: Box::new(Walk::ZERO),
             away: false,
             stop: Arc::default(),
             failed_look_ups: 0,
-            close_wait_since: HashMap::new(),
-            last_close_wait: HashSet::new(),
+            since: HashMap::new(),
+            last_staying: HashSet::new(),
             destinations_seen: 0,
         }
     }
@@ -147,11 +162,21 @@ impl Walker {
         self.close_wait_limit = close_wait_limit;
     }
 
-    /// Walks every namespace and names the owners of the sockets that matter. Blocks for some
+    /// Walks every namespace and names the owners of the sockets that matter. What `focus` asks for
+    /// is looked at from now on, until another one asks for something else. Blocks for some
     /// milliseconds for each 10,000 sockets. The calling thread's network namespace changes while
     /// it runs; at the end it is the agent's own again.
-    pub fn inventory(&mut self, policy: OwnerPolicy) -> Result<Inventory, InventoryError> {
+    pub fn inventory(
+        &mut self,
+        policy: OwnerPolicy,
+        focus: &Focus,
+    ) -> Result<Inventory, InventoryError> {
         let started = now();
+        if self.focus.closers && !focus.closers {
+            self.attribution.forget_closers();
+        }
+        self.close_look.ask(&mut self.ebpf, focus);
+        self.focus = focus.clone();
         let began = Instant::now();
         self.destinations_seen = 0;
         let host = FoundNamespace::host().map_err(InventoryError::Namespace)?;
@@ -181,17 +206,21 @@ impl Walker {
         self.come_home(&host)?;
         let walked = began.elapsed();
         self.name_owners(&mut copied, policy);
-        self.remember_close_wait(&mut copied);
+        self.remember_since(&mut copied);
+        self.close_look.name_stacks(&mut copied);
         let undescribed = copied.iter().map(|copied| copied.undescribed).sum();
-        let namespaces = copied.into_iter().map(|copied| copied.namespace).collect();
+        let namespaces: Vec<Namespace> =
+            copied.into_iter().map(|copied| copied.namespace).collect();
         Ok(Inventory {
+            descriptors: descriptors::of_close_wait(&namespaces),
+            resets: self.attribution.resets(&namespaces),
+            closers: if focus.closers { self.attribution.closers() } else { Vec::new() },
             started,
             finished: now(),
             walked,
             namespaces,
             unseen_namespaces,
             undescribed,
-            ..Inventory::default()
         })
     }
 
@@ -236,7 +265,7 @@ impl Walker {
         let settings = Settings::read();
         let available = settings.available_ports();
         let mut copied = Copied::of(Namespace {
-            id: self.identify(handle),
+            id: self.ids.of_thread(handle.inode),
             name: handle.name.clone(),
             time_wait: TimeWaitUse { used: 0, limit: settings.time_wait_limit },
             ports: PortUse {
@@ -255,19 +284,14 @@ impl Walker {
             return Ok(copied);
         }
         self.prepare(&settings, available)?;
-        self.run(|record| copied.take(record, *room))?;
+        let asked_ports = self.focus.ports.clone();
+        self.run(|record| copied.take(record, *room, &asked_ports))?;
         *room -= copied.namespace.close_wait.len();
         *self.scratch = self.walk.get(&0, 0)?;
         self.destinations_seen = self.destinations_seen.max(self.scratch.destinations);
         self.take_aggregates(&mut copied.namespace);
         self.describe_listeners(&mut copied.namespace, &settings);
         Ok(copied)
-    }
-
-    /// As events identify it: by cookie where the kernel side can read it.
-    fn identify(&self, handle: &FoundNamespace) -> NetnsId {
-        let cookie = self.tells_cookies.then(namespaces::cookie).flatten();
-        cookie.unwrap_or(u64::from(handle.inode))
     }
 
     fn prepare(&mut self, settings: &Settings, available: u32) -> Result<(), InventoryError> {
@@ -285,6 +309,11 @@ impl Walker {
         walk.busy_at = available.div_ceil(2).max(1);
         walk.tw_reuse_delay_ms = settings.tw_reuse_delay_ms;
         walk.reserved_ports = *settings.reserved_ports;
+        walk.now_ns = now().as_ns();
+        walk.asked_room = if self.focus.ports.is_empty() { 0 } else { PORT_HOLDERS };
+        for port in &self.focus.ports {
+            walk.asked_ports[usize::from(port / 64)] |= 1 << (port % 64);
+        }
         self.walk.set(0, *walk, 0)?;
         Ok(())
     }
@@ -312,6 +341,7 @@ impl Walker {
         namespace.time_wait.used = walk.time_wait_buckets;
         let ports = &mut namespace.ports;
         ports.pinned = u32::try_from(walk.pinned_ports).unwrap_or(u32::MAX);
+        ports.bound_before_connect = u32::try_from(walk.bound_ports).unwrap_or(u32::MAX);
         let described = |destination: &Destination, used: u32| DestinationUse {
             local: Endpoint::from_kernel(destination.local, 0),
             peer: Endpoint::from_kernel(destination.peer, destination.peer_port),
@@ -368,19 +398,22 @@ impl Walker {
     /// Without owners an inventory is still one.
     fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) {
         let mut wanted = HashSet::new();
-        let mut close_wait = HashSet::new();
+        let mut staying = HashSet::new();
         for namespace in &*copied {
-            close_wait.extend(namespace.close_wait_inodes.iter().copied());
+            staying.extend(namespace.close_wait_inodes.iter().copied());
+            staying.extend(namespace.waiting_inodes.iter().copied());
             wanted.extend(namespace.listener_inodes.iter().copied());
             wanted.extend(namespace.self_connected_inodes.iter().copied());
+            wanted.extend(namespace.port_holder_inodes.iter().copied());
         }
         wanted.extend(
-            close_wait.iter().copied().filter(|inode| {
-                policy == OwnerPolicy::AtOnce || self.last_close_wait.contains(inode)
-            }),
+            staying
+                .iter()
+                .copied()
+                .filter(|inode| policy == OwnerPolicy::AtOnce || self.last_staying.contains(inode)),
         );
         wanted.remove(&0);
-        self.last_close_wait = close_wait;
+        self.last_staying = staying;
         let Some(owners) = &mut self.owners else { return };
         if policy == OwnerPolicy::AtOnce {
             owners.allow_pass();
@@ -394,23 +427,32 @@ impl Walker {
         }
     }
 
-    /// Keeps the time since which a socket is known to be in CLOSE_WAIT, for those that have no
-    /// note of it in the kernel: a keep-alive must not make them younger.
-    fn remember_close_wait(&mut self, copied: &mut [Copied]) {
+    /// Keeps the time since which a socket is known to be in its state, for those of which the kernel
+    /// tells no exact one: a keep-alive or a retransmission must not make them younger.
+    fn remember_since(&mut self, copied: &mut [Copied]) {
         let mut known = HashMap::new();
-        for namespace in copied {
-            let inodes = namespace.close_wait_inodes.iter();
-            for (socket, &inode) in namespace.namespace.close_wait.iter_mut().zip(inodes) {
-                if socket.since_exact {
-                    continue;
+        let mut remember = |id, inode, state, since: &mut Timestamp| {
+            let key = (id, inode, state);
+            if let Some(&before) = self.since.get(&key) {
+                *since = before.min(*since);
+            }
+            known.insert(key, *since);
+        };
+        for copied in copied {
+            let inodes = copied.close_wait_inodes.iter();
+            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
+                if !socket.since_exact {
+                    remember(socket.id, inode, TcpState::CloseWait, &mut socket.since);
                 }
-                let key = (socket.id, inode);
-                if let Some(&since) = self.close_wait_since.get(&key) {
-                    socket.since = socket.since.min(since);
+            }
+            let inodes = copied.waiting_inodes.iter();
+            for (socket, &inode) in copied.namespace.waiting.iter_mut().zip(inodes) {
+                // In SYN_SENT it is exact, and the socket may have been there before.
+                if socket.state != TcpState::SynSent {
+                    remember(socket.id, inode, socket.state, &mut socket.since);
                 }
-                known.insert(key, socket.since);
             }
         }
-        self.close_wait_since = known;
+        self.since = known;
     }
 }

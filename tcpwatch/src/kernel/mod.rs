@@ -5,11 +5,15 @@
 //! hooks count) and [`Walker`] (an inventory of every namespace, with the owners of the sockets
 //! that stay). The walker blocks, so the agent runs it on a thread of its own.
 
+mod attribution;
 mod btf;
 mod btf_file;
 mod clock;
+mod close_look;
 mod counters;
+mod descriptors;
 mod events;
+mod hooks;
 mod inventory;
 mod namespaces;
 mod owners;
@@ -17,11 +21,13 @@ mod process;
 mod programs;
 mod records;
 mod settings;
+mod symbols;
 
 pub use clock::now;
 pub use counters::CounterReader;
 pub use events::EventRing;
+pub use hooks::{Hook, HookStatus};
 pub use inventory::{InventoryError, OwnerPolicy, Walker};
 pub use namespaces::Scope;
 pub use process::{ProcessReader, parse_cgroup};
-pub use programs::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds};
+pub use programs::{LoadError, LoadOptions, Programs, holds};

@@ -36,7 +36,7 @@ pub enum Scope {
 }
 
 /// Identifies the namespace of the calling thread: its cookie; `None` before 5.14.
-pub(super) fn cookie() -> Option<NetnsId> {
+fn cookie() -> Option<NetnsId> {
     let socket =
         rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
             .ok()?;
@@ -53,6 +53,30 @@ pub(super) fn cookie() -> Option<NetnsId> {
         )
     };
     (result == 0).then_some(cookie)
+}
+
+/// How namespaces are identified: by cookie where the kernel side and this one can both read it,
+/// else by inode number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NetnsIds {
+    by_cookie: bool,
+}
+
+impl NetnsIds {
+    pub(super) fn new(kernel_side_reads_cookies: bool) -> Self {
+        Self { by_cookie: kernel_side_reads_cookies && cookie().is_some() }
+    }
+
+    /// As the kernel side names one.
+    pub(super) fn of_event(self, cookie: u64, inode: u32) -> NetnsId {
+        if self.by_cookie { cookie } else { u64::from(inode) }
+    }
+
+    /// That of the calling thread, whose inode number is known.
+    pub(super) fn of_thread(self, inode: u32) -> NetnsId {
+        let cookie = self.by_cookie.then(cookie).flatten();
+        cookie.unwrap_or(u64::from(inode))
+    }
 }
 
 /// A namespace that was found. It is opened only to be entered: there may be more of them than

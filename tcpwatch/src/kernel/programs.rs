@@ -1,24 +1,30 @@
 //! Loads the kernel side and attaches its hooks.
 //!
 //! The object is compiled ahead and embedded; what differs between kernels is set in its
-//! `.rodata` before the load. Only `set_state` and `inventory` are indispensable: each other hook
-//! that this kernel refuses takes away its metrics, says so once, and the rest goes on.
+//! `.rodata` before the load. Only `set_state` and `inventory` are indispensable: each other of the
+//! [`hooks`](super::hooks) that this kernel refuses takes away its metrics, says so once, and the
+//! rest goes on.
 
 use std::io;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
 };
 use rustix::thread::CapabilitySet as Capability;
 use tcpwatch_common::{ABSENT, maps, programs};
 
 use super::{
-    CounterReader, EventRing, Scope, Walker,
+    CounterReader, EventRing, Hook, HookStatus, Scope, Walker,
+    attribution::Attribution,
     btf::{BtfError, KernelTypes},
+    close_look::CloseLook,
+    counters::CounterMaps,
+    hooks::Link,
     inventory::WalkerMaps,
+    namespaces::NetnsIds,
 };
+use crate::facts::ResetCause;
 
 /// The kernel side, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
@@ -67,70 +73,12 @@ impl Default for LoadOptions {
     }
 }
 
-/// A hook, whether or not it could be attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hook {
-    /// The program's name, and the label in `tcpwatch_hook_attached`.
-    pub name: &'static str,
-    /// What it hooks.
-    pub target: &'static str,
-    /// What cannot be seen without it.
-    pub lost_without: &'static str,
-    /// Whether tcpwatch runs without it.
-    pub indispensable: bool,
-}
-
-impl Hook {
-    /// Every hook.
-    pub const ALL: [Self; 5] = [
-        Self {
-            name: programs::SET_STATE,
-            target: "tp_btf/inet_sock_set_state",
-            lost_without: "state transitions, failed connects, self-connections as they happen",
-            indispensable: true,
-        },
-        Self {
-            name: programs::INVENTORY,
-            target: "iter/tcp",
-            lost_without: "every gauge of sockets, ports and queues",
-            indispensable: true,
-        },
-        Self {
-            name: programs::OWNERS,
-            target: "iter/task_file",
-            lost_without: "the process behind a socket",
-            indispensable: false,
-        },
-        Self {
-            name: programs::SEND_RESET,
-            target: "tp_btf/tcp_send_reset",
-            lost_without: "resets sent and their cause",
-            indispensable: false,
-        },
-        Self {
-            name: programs::RECEIVE_RESET,
-            target: "tp_btf/tcp_receive_reset",
-            lost_without: "resets received",
-            indispensable: false,
-        },
-    ];
-}
-
-/// How a hook fared.
-#[derive(Clone, Debug)]
-pub struct HookStatus {
-    /// Which.
-    pub hook: Hook,
-    /// `Err` with the kernel's reason.
-    pub outcome: Result<(), String>,
-}
-
 /// The loaded kernel side. Dropping it, or what it was split into, detaches everything: no link
 /// and no map is pinned.
 pub struct Programs {
     ebpf: Ebpf,
     types: KernelTypes,
-    links: Vec<BtfTracePointLink>,
+    links: Vec<Link>,
     statuses: Vec<HookStatus>,
 }
 
@@ -153,8 +101,8 @@ impl Programs {
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let mut links = Vec::new();
         let mut statuses = Vec::new();
-        for hook in Hook::ALL {
-            let outcome = attach(&mut ebpf, &hook, &btf).map(|link| links.extend(link));
+        for hook in Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets)) {
+            let outcome = hook.attach(&mut ebpf, &btf).map(|link| links.extend(link));
             statuses.push(HookStatus { hook, outcome });
         }
         drop(btf);
@@ -162,7 +110,7 @@ impl Programs {
         Ok(Self { ebpf, types, links, statuses })
     }
 
-    /// How each hook fared, in the order of [`Hook::ALL`].
+    /// How each hook that this kernel needs fared, in the order of [`Hook::ALL`].
     #[must_use]
     pub fn statuses(&self) -> &[HookStatus] {
         &self.statuses
@@ -172,7 +120,7 @@ impl Programs {
     pub fn require_indispensable(&self) -> Result<(), LoadError> {
         for HookStatus { hook, outcome } in &self.statuses {
             if let Err(why) = outcome
-                && hook.indispensable
+                && hook.is_indispensable()
             {
                 return Err(LoadError::Hook { hook: hook.name, why: why.clone() });
             }
@@ -189,10 +137,20 @@ impl Programs {
         mut self,
         scope: Scope,
         close_wait_limit: usize,
-    ) -> Result<(EventRing, CounterReader, Walker, Vec<BtfTracePointLink>), LoadError> {
+    ) -> Result<(EventRing, CounterReader, Walker, Vec<Link>), LoadError> {
+        let ids = NetnsIds::new(self.types.offsets.net_cookie != ABSENT);
+        let reset_reasons = std::mem::take(&mut self.types.reset_reasons);
+        let sees_resets_sent = self.is_attached(programs::SEND_RESET);
+        let sees_resets_received = self.is_attached(programs::RECEIVE_RESET);
+
         let events: RingBuf<MapData> = self.take_map(maps::EVENTS)?;
         let counters: PerCpuArray<MapData, _> = self.take_map(maps::COUNTERS)?;
         let resets: PerCpuHashMap<MapData, _, _> = self.take_map(maps::RESETS)?;
+        let counter_maps = CounterMaps {
+            counters,
+            resets_sent: sees_resets_sent.then_some(resets),
+            sees_resets_received,
+        };
         let finds_owners = self.is_attached(programs::OWNERS);
         let walker_maps = WalkerMaps {
             walk: self.take_map(maps::WALK)?,
@@ -200,23 +158,44 @@ impl Programs {
             requests: self.take_map(maps::REQUESTS)?,
             wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
         };
+        let origins = self.take_map(maps::RESET_ORIGINS)?;
+        let sees_resets = sees_resets_sent || sees_resets_received;
+        let attribution = Attribution::new(
+            sees_resets.then_some(origins),
+            self.take_map(maps::CLOSERS)?,
+            reset_reasons.clone(),
+            ids,
+        );
+        let close_look = CloseLook::new(self.take_map(maps::FOCUS)?, self.take_map(maps::STACKS)?);
 
         let hook_fds = self
             .ebpf
             .programs()
             .filter_map(|(_, program)| program.fd().ok()?.try_clone().ok())
             .collect();
-        let counters = CounterReader::new(
-            counters,
-            resets,
-            self.is_attached(programs::SEND_RESET),
-            self.is_attached(programs::RECEIVE_RESET),
-            self.types.reset_reasons.clone(),
-            hook_fds,
+        let unseen = self.unseen_causes();
+        let counters = CounterReader::new(counter_maps, reset_reasons, unseen, hook_fds);
+        let walker = Walker::new(
+            self.ebpf,
+            walker_maps,
+            (attribution, close_look),
+            ids,
+            scope,
+            close_wait_limit,
         );
-        let tells_cookies = self.types.offsets.net_cookie != ABSENT;
-        let walker = Walker::new(self.ebpf, walker_maps, tells_cookies, scope, close_wait_limit);
-        Ok((EventRing::new(events, tells_cookies), counters, walker, self.links))
+        Ok((EventRing::new(events, ids), counters, walker, self.links))
+    }
+
+    /// Causes of resets that nothing on this kernel tells of.
+    fn unseen_causes(&self) -> &'static [ResetCause] {
+        let passive = [programs::PASSIVE_RESET_V4, programs::PASSIVE_RESET_V6];
+        let is_refused =
+            |status: &HookStatus| status.outcome.is_err() && passive.contains(&status.hook.name);
+        if self.statuses.iter().any(is_refused) {
+            &[ResetCause::NoListener, ResetCause::HalfOpen]
+        } else {
+            &[]
+        }
     }
 
     fn take_map<T>(&mut self, name: &str) -> Result<T, LoadError>
@@ -229,31 +208,6 @@ impl Programs {
             .ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))?;
         T::try_from(map).map_err(|error| LoadError::Object(one_line(&error)))
     }
-}
-
-/// Loads one program and attaches it, if it is one that is attached for good.
-fn attach(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<Option<BtfTracePointLink>, String> {
-    let program = ebpf
-        .program_mut(hook.name)
-        .ok_or_else(|| format!("the object has no program {}", hook.name))?;
-    let (kind, target) = hook.target.split_once('/').expect("a target is kind/name");
-    let attached = if kind == "iter" {
-        let program: &mut Iter = program.try_into().map_err(|error| one_line(&error))?;
-        program.load(target, btf).map(|()| None)
-    } else {
-        let program: &mut BtfTracePoint = program.try_into().map_err(|error| one_line(&error))?;
-        program
-            .load(target, btf)
-            .and_then(|()| program.attach())
-            .and_then(|link| program.take_link(link))
-            .map(Some)
-    };
-    attached.map_err(|error| {
-        if let ProgramError::LoadError { verifier_log, .. } = &error {
-            tracing::debug!(hook = hook.name, %verifier_log, "the verifier's log");
-        }
-        one_line(&error)
-    })
 }
 
 /// Asked before the first system call, because the kernel's EPERM does not say which one it missed.
@@ -303,7 +257,7 @@ fn return_free_memory() {
 }
 
 /// An error with all its causes, on one line; the verifier's log is cut to its last line.
-fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,4 +1,5 @@
-//! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections.
+//! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
+//! wait for their peer, holders of a port.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,11 +10,12 @@ use tcpwatch_common::{SocketRecord, socket_flags as flags};
 
 use super::{inventory::InventoryError, owners::OwnerBook};
 use crate::facts::{
-    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, Role, SelfConnectedSocket, TcpState,
-    Timestamp,
+    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, Role, SelfConnectedSocket,
+    TcpState, Timestamp, WaitingSocket,
 };
 
-/// Listeners, and self-connections, that are described in one namespace. Nobody has so many; who
+/// Listeners, self-connections and sockets that wait for their peer, of each so many are described
+/// in one namespace. Nobody has so many; who
 /// does on purpose fills this and no more.
 const DESCRIBED: usize = 16_384;
 /// One service (role and port) gets at most so large a part of the descriptions of CLOSE_WAIT, so
@@ -27,7 +29,9 @@ pub(super) struct Copied {
     pub(super) close_wait_inodes: Vec<u64>,
     pub(super) listener_inodes: Vec<u64>,
     pub(super) self_connected_inodes: Vec<u64>,
-    /// Listeners and self-connections beyond [`DESCRIBED`].
+    pub(super) waiting_inodes: Vec<u64>,
+    pub(super) port_holder_inodes: Vec<u64>,
+    /// Listeners, self-connections and sockets that wait for their peer beyond [`DESCRIBED`].
     pub(super) undescribed: u64,
     /// Kernel addresses of what is described: a socket that moves while the table is walked may
     /// come twice.
@@ -45,10 +49,25 @@ impl Copied {
     /// Takes one record, in the order of the walk: listeners come first, so their ports are known
     /// before the role of any other socket is asked. At most `close_wait_limit` sockets in
     /// CLOSE_WAIT are described, the rest is counted.
-    pub(super) fn take(&mut self, record: &SocketRecord, close_wait_limit: usize) {
+    pub(super) fn take(
+        &mut self,
+        record: &SocketRecord,
+        close_wait_limit: usize,
+        asked_ports: &[u16],
+    ) {
         let Some(state) = TcpState::from_kernel(record.state) else { return };
         if self.seen.contains(&record.sk) {
             return;
+        }
+        if asked_ports.contains(&record.tuple.local_port) {
+            self.take_port_holder(record, state);
+        }
+        // A minisocket is told for its port alone.
+        if state == TcpState::TimeWait {
+            return;
+        }
+        if is_waiting(state) && record.since_ns != 0 {
+            self.take_waiting(record, state);
         }
         if state == TcpState::Listen {
             self.take_listener(record);
@@ -95,16 +114,52 @@ impl Copied {
         });
     }
 
+    fn take_waiting(&mut self, record: &SocketRecord, state: TcpState) {
+        if self.waiting_inodes.len() >= DESCRIBED {
+            self.undescribed += 1;
+            return;
+        }
+        self.seen.insert(record.sk);
+        self.waiting_inodes.push(record.inode);
+        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
+        let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
+        self.namespace.waiting.push(WaitingSocket {
+            id: record.sk,
+            state,
+            local,
+            peer,
+            role: self.role_of(record, local.port),
+            since: Timestamp::from_ns(record.since_ns),
+            orphan: record.flags & flags::ORPHAN != 0,
+            owner: None,
+            owner_pending: false,
+        });
+    }
+
+    fn take_port_holder(&mut self, record: &SocketRecord, state: TcpState) {
+        self.seen.insert(record.sk);
+        self.port_holder_inodes.push(record.inode);
+        self.namespace.port_holders.push(PortHolder {
+            state,
+            local: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
+            peer: Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port),
+            owner: None,
+        });
+    }
+
+    fn role_of(&self, record: &SocketRecord, local_port: u16) -> Role {
+        let accepted = record.flags & flags::ACCEPTED != 0;
+        if accepted || self.listening.contains(&local_port) { Role::Server } else { Role::Client }
+    }
+
     fn take_close_wait(&mut self, record: &SocketRecord, limit: usize) {
         let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
         let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
-        let accepted = record.flags & flags::ACCEPTED != 0;
-        let is_server = accepted || self.listening.contains(&local.port);
         let socket = CloseWaitSocket {
             id: record.sk,
             local,
             peer,
-            role: if is_server { Role::Server } else { Role::Client },
+            role: self.role_of(record, local.port),
             since: Timestamp::from_ns(record.since_ns),
             since_exact: record.flags & flags::SINCE_EXACT != 0,
             recv_queue: record.recv_queue,
@@ -135,6 +190,13 @@ impl Copied {
         {
             socket.owner = owner_of(inode);
         }
+        for (socket, &inode) in namespace.waiting.iter_mut().zip(&self.waiting_inodes) {
+            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
+            socket.owner = owner_of(inode);
+        }
+        for (holder, &inode) in namespace.port_holders.iter_mut().zip(&self.port_holder_inodes) {
+            holder.owner = owner_of(inode);
+        }
         let listener_owners: HashMap<u16, &Owner> = namespace
             .listeners
             .iter()
@@ -152,6 +214,11 @@ impl Copied {
             };
         }
     }
+}
+
+/// Whether a socket in this state waits for its peer, or for a timer.
+const fn is_waiting(state: TcpState) -> bool {
+    matches!(state, TcpState::SynSent | TcpState::FinWait2 | TcpState::LastAck | TcpState::Closing)
 }
 
 /// How many distinct things set these bits, each one of them by its hash: linear counting (Whang,

@@ -280,7 +280,9 @@ impl Metrics {
         match &counters.resets_sent {
             None => families.resets_sent.clear(),
             Some(observations) => {
-                let every_cause = ResetCause::ALL.map(|cause| (cause, 0)).into_iter();
+                let can_be_seen = |cause: &ResetCause| !counters.unseen_causes.contains(cause);
+                let every_cause =
+                    ResetCause::ALL.into_iter().filter(can_be_seen).map(|cause| (cause, 0));
                 let seen = observations.iter().map(|(seen, total)| (seen.cause(), *total));
                 let totals = every_cause.chain(seen).map(|(cause, total)| ([cause.label()], total));
                 families.resets_sent.grow(totals);

@@ -7,7 +7,7 @@
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::facts::Timestamp;
+use crate::{facts::Timestamp, incident::Header};
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,13 @@ impl WallClock {
     #[must_use]
     pub fn new(now: Timestamp, real_ns: i128) -> Self {
         Self { now, offset_ns: real_ns - i128::from(now.as_ns()) }
+    }
+
+    /// That of the host where a recording was made; `None` if its header has no time of day.
+    #[must_use]
+    pub fn of_recording(header: &Header) -> Option<Self> {
+        let real: jiff::Timestamp = header.recorded_at.parse().ok()?;
+        Some(Self::new(header.monotonic_ns, real.as_nanosecond()))
     }
 
     /// When the clocks were read.

@@ -5,7 +5,7 @@
 use std::{
     env,
     fs::{self, File},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -16,7 +16,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use scenes::Namespace;
 use serde_json::Value;
+use socket2::Socket;
 
 /// A machine that builds at the same time needs a multiple of what an idle one needs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -284,10 +286,66 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
+/// Listens in `ns` at every address, with an accept queue of that length.
+pub(crate) fn listen(ns: &Namespace, port: u16, backlog: i32) -> Result<TcpListener> {
+    ns.enter(|| -> io::Result<TcpListener> {
+        let socket = tcp_socket()?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    })?
+    .with_context(|| format!("listening on port {port}"))
+}
+
+/// Begins `count` connections over loopback and waits for none of them.
+pub(crate) fn begin_connects(ns: &Namespace, count: usize, port: u16) -> Result<Vec<Socket>> {
+    let begin = || {
+        let socket = tcp_socket()?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket),
+        }
+    };
+    ns.enter(|| (0..count).map(|_| begin()).collect::<io::Result<Vec<_>>>())?
+        .with_context(|| format!("connecting to port {port}"))
+}
+
+fn tcp_socket() -> io::Result<Socket> {
+    Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+}
+
 pub(crate) fn skip(why: &str) -> Result<()> {
     if env::var_os("TCPWATCH_REQUIRE_ALL").is_some_and(|value| value == "1") {
         bail!("this test {why}, and TCPWATCH_REQUIRE_ALL=1 turns a skip into a failure");
     }
     println!("skipped: {why}");
     Ok(())
+}
+
+/// Opens three connections that nobody answers: the peer's address is a black hole.
+pub(crate) fn syn_sent(ns: &scenes::Namespace) -> Result<Vec<socket2::Socket>> {
+    ns.enter(|| -> Result<Vec<socket2::Socket>> {
+        let run = |args: &[&str]| -> Result<()> {
+            let status = Command::new("ip").args(args).status()?;
+            ensure!(status.success(), "ip {args:?}");
+            Ok(())
+        };
+        run(&["link", "add", "hole", "type", "veth", "peer", "name", "bottom"])?;
+        run(&["address", "add", "192.0.2.1/24", "dev", "hole"])?;
+        run(&["link", "set", "hole", "up"])?;
+        run(&["link", "set", "bottom", "up"])?;
+        run(&["neigh", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "hole"])?;
+        let mut sockets = Vec::new();
+        for _ in 0..3 {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            let target = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 80));
+            let begun = socket.connect(&target.into());
+            ensure!(begun.is_err_and(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    })?
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write, fs};
 
 use anyhow::{Context, Result};
 
-use super::report::Report;
+use super::report::{Hook, Report};
 use crate::repository;
 
 const FILE: &str = "docs/KERNELS.md";
@@ -35,8 +35,12 @@ fn text(reports: &[&Report]) -> String {
     let _ = writeln!(text, "| kernel | {} |", names.join(" | "));
     let _ = writeln!(text, "|---|{}", ":-:|".repeat(hooks.len()));
     for report in reports {
-        let marks = report.doctor.hooks.iter();
-        let marks: Vec<&str> = marks.map(|hook| if hook.attached { "yes" } else { "–" }).collect();
+        // Before 6.10, and so in the oldest, there are hooks that later kernels have no need of.
+        let mark = |wanted: &Hook| {
+            let asked = report.doctor.hooks.iter().find(|hook| hook.hook == wanted.hook);
+            asked.map_or("not needed", |hook| if hook.attached { "yes" } else { "–" })
+        };
+        let marks: Vec<&str> = hooks.iter().map(mark).collect();
         let _ = writeln!(text, "| {} | {} |", report.release, marks.join(" | "));
     }
     text.push_str("\n| hook | attaches to | lost without it |\n|---|---|---|\n");
@@ -61,29 +65,29 @@ fn text(reports: &[&Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::report::{Doctor, Hook, Report},
-        text,
+        super::report::{Doctor, Report},
+        Hook, text,
     };
 
     #[test]
     fn what_is_absent_is_named_with_its_reason() {
-        let report = |release: &str, why_not: Option<&str>| {
-            let hook = Hook {
-                hook: "owners".into(),
-                target: "iter/task_file".into(),
-                attached: why_not.is_none(),
-                why_not: why_not.map(str::to_owned),
-                lost_without: "owners of sockets".into(),
-            };
-            Report {
-                release: release.into(),
-                doctor: Doctor { hooks: vec![hook] },
-                tests: Vec::new(),
-            }
+        let hook = |name: &str, why_not: Option<&str>| Hook {
+            hook: name.into(),
+            target: format!("iter/{name}"),
+            attached: why_not.is_none(),
+            why_not: why_not.map(str::to_owned),
+            lost_without: "owners of sockets".into(),
         };
-        let both = text(&[&report("5.10.0", Some("it\n cannot")), &report("6.1.0", None)]);
-        assert!(both.contains("| 5.10.0 | – |\n| 6.1.0 | yes |\n"), "{both}");
+        let report = |release: &str, hooks: Vec<Hook>| Report {
+            release: release.into(),
+            doctor: Doctor { hooks },
+            tests: Vec::new(),
+        };
+        let old = report("5.10.0", vec![hook("owners", Some("it\n cannot")), hook("early", None)]);
+        let new = report("6.1.0", vec![hook("owners", None)]);
+        let both = text(&[&old, &new]);
+        assert!(both.contains("| 5.10.0 | – | yes |\n| 6.1.0 | yes | not needed |\n"), "{both}");
         assert!(both.ends_with("absent\n\n- 5.10.0, `owners`: it cannot\n"), "{both}");
-        assert!(text(&[&report("6.1.0", None)]).contains("Nothing: "));
+        assert!(text(&[&new]).contains("Nothing: "));
     }
 }

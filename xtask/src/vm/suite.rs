@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
-/// guest has: the sources, servers, a Prometheus. All others run.
-const NOT_FOR_GUESTS: [&str; 3] = ["documents", "healthy", "prometheus"];
+/// guest has: the sources, servers, a Prometheus, a C compiler. All others run.
+const NOT_FOR_GUESTS: [&str; 5] = ["documents", "healthy", "incidents", "prometheus", "stacks"];
 
 /// What is put into a guest.
 pub(super) struct Suite {

@@ -34,7 +34,8 @@ fn unknown_keys_are_refused_with_the_nearest_one() {
         ),
         (
             "banana = 1",
-            "1:1: unknown key `banana`; known here: `web`, `log`, `inventory`, `limits`, `detect`",
+            "1:1: unknown key `banana`; known here: `web`, `log`, `inventory`, `limits`, `detect`, \
+             `ignore`",
         ),
         ("log.levle = \"info\"", "1:5: unknown key `log.levle`; did you mean `level`?"),
         ("log = { levle = \"info\" }", "1:9: unknown key `log.levle`; did you mean `level`?"),
@@ -128,8 +129,8 @@ fn impossible_values_are_refused_at_the_value() {
         ),
         (
             "web.listen_addresses = [\"[::1]:1\", \"[0:0::1]:1\"]",
-            "1:36: web.listen_addresses[1]: expected an address that is not in the list yet, \
-             found string \"[0:0::1]:1\"",
+            "1:36: web.listen_addresses[1]: expected something that is not in the list \
+             yet, found string \"[0:0::1]:1\"",
         ),
         (
             "inventory.interval = \"0s\"",
@@ -218,6 +219,21 @@ fn a_warning_above_critical_is_refused_where_it_was_set() {
             "[detect.time_wait_exhaustion]\nwarning = 0.5\ncritical = 0.4",
             "3:12: detect.time_wait_exhaustion.critical: expected no less than `warning`, which \
              is 0.5, found float 0.4",
+        ),
+        (
+            "[detect.reset_storm]\nwarning = 7000",
+            "2:11: detect.reset_storm.warning: expected no more than `critical`, which is 6000 by \
+             default, found integer 7000",
+        ),
+        (
+            "[detect.reset_storm]\nhistory = \"59s\"",
+            "2:11: detect.reset_storm.history: expected no less than `window`, which is \"60s\" by \
+             default, found string \"59s\"",
+        ),
+        (
+            "[detect.reset_storm]\nwindow = \"2h\"",
+            "2:10: detect.reset_storm.window: expected no more than `history`, which is \"1h\" by \
+             default, found string \"2h\"",
         ),
     ]);
     parse(&format!("[{pileup}]\nwarning = 200")).expect("equal thresholds are good");

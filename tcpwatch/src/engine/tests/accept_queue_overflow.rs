@@ -118,7 +118,7 @@ fn where_the_kernel_does_not_tell_who_dropped_it_is_the_full_queue() {
     let look = |overflows| listening([listener(6, 0), other.clone()], overflows);
     watch.see([look(3)]);
     // Not two inventories in a row yet, had it not dropped.
-    watch.engine = Engine::new(&watch.detect, OWNERS);
+    watch.engine = Engine::new(&watch.detect, &watch.ignore, OWNERS);
     watch.see([listening([listener(0, 0), other.clone()], 3)]);
     watch.pass(INTERVAL);
     watch.see([look(23)]);

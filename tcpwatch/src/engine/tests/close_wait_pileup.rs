@@ -138,10 +138,16 @@ fn growth_that_stalls_for_a_while_does_not_warn() {
 }
 
 #[test]
-fn growth_that_ends_clears_after_a_quarter_without_it() {
-    let stood = growth(|_| {}, 1_200, |second| 1 + second.min(600) as usize / 60);
-    assert_eq!(stood.first(), Some(&600));
-    assert_eq!(stood.last(), Some(&740));
+fn growth_that_pauses_stands_until_sockets_are_closed() {
+    // Eleven at 600 s; a night of quiet; one in ten is closed, and then another.
+    let closes = |second: u64| match second {
+        0..6_000 => 1 + second.min(600) as usize / 60,
+        6_000..6_500 => 10,
+        _ => 9,
+    };
+    let stood = growth(|_| {}, 7_000, closes);
+    let expected: Vec<u64> = (600..6_500).step_by(10).collect();
+    assert_eq!(stood, expected);
 }
 
 #[test]

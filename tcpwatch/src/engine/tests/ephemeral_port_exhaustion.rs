@@ -259,7 +259,10 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
         let remedies = remedies_of(finding);
         match remedy {
             Some(remedy) => assert!(remedies.contains(remedy), "{case}: {remedies}"),
-            None => assert!(!remedies.contains("tcp_tw_reuse="), "{case}: {remedies}"),
+            None => {
+                assert!(!remedies.contains("tcp_tw_reuse="), "{case}: {remedies}");
+                assert!(remedies.contains("Nothing more is to be had from tcp_tw_reuse"), "{case}");
+            }
         }
         assert_recycle_is_only_warned_of(finding);
     }
@@ -274,6 +277,99 @@ fn a_wider_range_is_proposed_unless_it_is_as_wide_as_can_be() {
         watch.see([namespace]);
         assert_eq!(remedies_of(watch.only()).contains("ip_local_port_range="), proposed);
     }
+}
+
+#[test]
+fn the_remedy_says_what_the_present_value_of_tcp_tw_reuse_means() {
+    use TwReuse::{Always, Loopback, Never};
+    let table = [
+        (Never, true, "Now it is 0: never."),
+        (Always, false, "Now it is 1: always, but without tcp_timestamps it does nothing."),
+        (Loopback, true, "Now it is 2: loopback alone, which this is not."),
+        (Loopback, false, "Now it is 2: loopback alone, which this is not."),
+    ];
+    for (tw_reuse, timestamps, said) in table {
+        let mut watch = Watch::new();
+        let mut namespace = used(28_000);
+        (namespace.ports.tw_reuse, namespace.ports.timestamps) = (tw_reuse, timestamps);
+        watch.see([namespace]);
+        assert_says(&remedies_of(watch.only()), &[said]);
+        assert_eq!(text_of(watch.only(), "tcp_timestamps"), u64::from(timestamps).to_string());
+    }
+}
+
+#[test]
+fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
+    let mut watch = Watch::new();
+    let mut namespace = used(28_000);
+    namespace.ports.bound_before_connect = 12;
+    watch.see([namespace]);
+    let begins = [
+        "Fewer connections: ",
+        "More ports: ",
+        "Ports in TIME_WAIT again ",
+        "More destinations or sources: ",
+        "IP_BIND_ADDRESS_NO_PORT ",
+        "Not by tcp_tw_recycle ",
+    ];
+    let remedies = &watch.only().remedies;
+    assert_eq!(remedies.len(), begins.len(), "{remedies:#?}");
+    for (remedy, begin) in remedies.iter().zip(begins) {
+        assert!(remedy.starts_with(begin), "{remedy}");
+    }
+    assert_says(&remedies[4], &["12 ports here belong to connections that called bind()"]);
+    assert_says(&remedies[5], &["not by SO_LINGER 0"]);
+    assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
+    // Where nobody binds before connect() it is no remedy.
+    let mut watch = Watch::new();
+    watch.see([used(28_000)]);
+    assert!(!remedies_of(watch.only()).contains("IP_BIND_ADDRESS_NO_PORT"));
+    assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "absent");
+}
+
+#[test]
+fn the_minutes_to_the_last_port_are_told_while_their_number_grows() {
+    let mut watch = Watch::new();
+    for step in 0..=12 {
+        // 100 ports in ten seconds.
+        watch.see([used(23_000 + step * 100)]);
+        let minutes = text_of(watch.only(), "minutes_to_last_port");
+        assert_eq!(minutes == "absent", step < 6, "{minutes} after {step} looks");
+        watch.pass(INTERVAL);
+    }
+    // 4032 are left.
+    assert_eq!(text_of(watch.only(), "minutes_to_last_port"), "6.72");
+    assert_says(&watch.only().explanation, &["At this rate the last one is taken in 6 min."]);
+    for _ in 0..4 {
+        watch.see([used(24_200)]);
+        watch.pass(INTERVAL);
+    }
+    assert_eq!(text_of(watch.only(), "minutes_to_last_port"), "absent");
+    // Nor is there a rate of what the inventory does not name.
+    watch.engine.handle_event(&no_port(watch.now, HOST, SOURCE, "10.0.0.8:80", None));
+    watch.see([host()]);
+    assert_eq!(text_of(watch.only(), "minutes_to_last_port"), "absent");
+}
+
+#[test]
+fn the_five_worst_destinations_are_listed() {
+    let mut watch = Watch::new();
+    let mut namespace = busy([
+        destination(SOURCE, "10.0.0.1:80", 20_000),
+        destination(SOURCE, "10.0.0.2:80", 21_000),
+        destination(SOURCE, "10.0.0.3:80", 20_500),
+        destination(SOURCE, "10.0.0.4:80", 15_000),
+        destination(SOURCE, "10.0.0.5:80", 16_000),
+    ]);
+    // The worst is one that the first busy ones leave out.
+    namespace.ports.worst = Some(destination("fe80::1", "[fe80::9]:443", 25_000));
+    watch.see([namespace]);
+    assert_eq!(
+        text_of(watch.only(), "worst_destinations"),
+        "fe80::1 -> [fe80::9]:443: 25000 of 28232; 10.0.0.1 -> 10.0.0.2:80: 21000 of 28232; \
+         10.0.0.1 -> 10.0.0.3:80: 20500 of 28232; 10.0.0.1 -> 10.0.0.1:80: 20000 of 28232; \
+         10.0.0.1 -> 10.0.0.5:80: 16000 of 28232"
+    );
 }
 
 #[test]

@@ -6,27 +6,35 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod accept_queue_overflow;
+mod bind_conflict;
 mod board;
 mod bounds;
+mod close_wait_growth;
 mod close_wait_pileup;
+mod close_wait_stacks;
+mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
 mod levels;
+mod overrides;
 mod properties;
+mod reset_storm;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;
+mod stuck_state;
 mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
 use crate::{
-    config::Detect,
+    config::{Config, Detect, Ignore},
     facts::{
-        CloseWaitSocket, ConnectFailure, DestinationUse, Endpoint, Event, Inventory, Listener,
-        Namespace, NetnsId, NetstatCounters, Owner, PortUse, Process, Role, SelfConnectedSocket,
-        TcpState, TimeWaitUse, Timestamp, TwReuse,
+        CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
+        Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortHolder,
+        PortUse, Process, ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp,
+        TwReuse, WaitingSocket,
     },
 };
 
@@ -47,7 +55,10 @@ const fn seconds(seconds: u64) -> Duration {
 struct Watch {
     engine: Engine,
     detect: Detect,
+    ignore: Ignore,
     now: Timestamp,
+    /// What the hooks have counted.
+    resets: Option<Vec<ResetCount>>,
 }
 
 impl Watch {
@@ -56,14 +67,32 @@ impl Watch {
     }
 
     fn with(edit: impl FnOnce(&mut Detect)) -> Self {
-        let mut detect = Detect::default();
-        edit(&mut detect);
-        Self { engine: Engine::new(&detect, OWNERS), detect, now: START }
+        let mut watch = Self::configured("");
+        watch.reconfigure(edit);
+        watch
+    }
+
+    /// As the configuration file says.
+    fn configured(file: &str) -> Self {
+        let Config { detect, ignore, .. } = config(file);
+        Self {
+            engine: Engine::new(&detect, &ignore, OWNERS),
+            detect,
+            ignore,
+            now: START,
+            resets: None,
+        }
+    }
+
+    /// Reads another file.
+    fn reload(&mut self, file: &str) {
+        Config { detect: self.detect, ignore: self.ignore, .. } = config(file);
+        self.engine.reconfigure(&self.detect, &self.ignore, OWNERS);
     }
 
     fn reconfigure(&mut self, edit: impl FnOnce(&mut Detect)) {
         edit(&mut self.detect);
-        self.engine.reconfigure(&self.detect, OWNERS);
+        self.engine.reconfigure(&self.detect, &self.ignore, OWNERS);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -72,7 +101,13 @@ impl Watch {
 
     /// Judges an inventory of these namespaces, and says what holds.
     fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
-        self.engine.handle_inventory(&inventory(namespaces, self.now), self.now);
+        let resets = self.resets.clone();
+        self.take(&Inventory { resets, ..inventory(namespaces, self.now) })
+    }
+
+    /// Judges this inventory, and says what holds.
+    fn take(&mut self, inventory: &Inventory) -> &[Finding] {
+        self.engine.handle_inventory(inventory, self.now);
         self.engine.findings()
     }
 
@@ -108,6 +143,12 @@ impl Watch {
         assert_eq!(findings.len(), 1, "{findings:#?}");
         &findings[0]
     }
+}
+
+/// What a configuration file says.
+#[track_caller]
+fn config(file: &str) -> Config {
+    Config::parse(file, std::path::Path::new("f.toml")).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn inventory(namespaces: impl Into<Vec<Namespace>>, now: Timestamp) -> Inventory {

@@ -3,19 +3,24 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Debug,
+    path::Path,
 };
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::engine::Samples;
+use crate::{
+    engine::Samples,
+    facts::{ResetCause, SeenReset},
+    incident::{Fact, Header, Recorder, Recording},
+};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
 enum Step {
     Event(Event),
     Inventory(Inventory, Timestamp),
-    Reconfigure(Box<Detect>, usize),
+    Reconfigure(Box<(Detect, Ignore)>, usize),
 }
 
 fn timestamp() -> impl Strategy<Value = Timestamp> {
@@ -50,15 +55,23 @@ fn any_owner() -> impl Strategy<Value = Option<Owner>> {
     option::of(owner.prop_map(|(process, fds, holders)| Owner { process, fds, holders }))
 }
 
+/// Frames as the kernel side writes them, and others.
+fn stack() -> impl Strategy<Value = Arc<[String]>> {
+    let frames = ["connect+0x10 (libc.so.6)", "open+0x1 (app)", "0x2 ()", "main", "", " (", ")("];
+    let frame = prop_oneof![9 => select(frames.to_vec()).prop_map(str::to_owned), 1 => name()];
+    vec(frame, 0..4).prop_map(Arc::from)
+}
+
 /// A socket, and how many of its like there are.
 fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
     let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
-    (ends, timestamp(), 0_u32..4, flags, any_owner(), 0_usize..30).prop_map(
-        |((local, peer, role), since, recv_queue, flags, owner, count)| {
+    let identity = (0_u64..20, option::of(stack()));
+    (ends, timestamp(), 0_u32..4, flags, any_owner(), identity, 0_usize..30).prop_map(
+        |((local, peer, role), since, recv_queue, flags, owner, (id, stack), count)| {
             let (since_exact, unaccepted, owner_pending) = flags;
             let socket = CloseWaitSocket {
-                id: 0,
+                id,
                 local,
                 peer,
                 role,
@@ -68,11 +81,41 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
                 unaccepted,
                 owner,
                 owner_pending,
-                stack: None,
+                stack,
             };
             times(count, &socket)
         },
     )
+}
+
+/// A socket that waits for its peer, and how many of its like there are; also in states that the
+/// kernel side does not send.
+fn waiting_sockets() -> impl Strategy<Value = Vec<WaitingSocket>> {
+    let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
+    let flags = (any::<bool>(), prop::bool::weighted(0.1));
+    let state = select(TcpState::ALL.to_vec());
+    (ends, state, timestamp(), flags, any_owner(), 0_usize..30).prop_map(
+        |((local, peer, role), state, since, (orphan, owner_pending), owner, count)| {
+            let socket = WaitingSocket {
+                id: 0,
+                state,
+                local,
+                peer,
+                role,
+                since,
+                orphan,
+                owner,
+                owner_pending,
+            };
+            vec![socket; count]
+        },
+    )
+}
+
+fn port_holder() -> impl Strategy<Value = PortHolder> {
+    let state = select(TcpState::ALL.to_vec());
+    (state, any_endpoint(), any_endpoint(), any_owner())
+        .prop_map(|(state, local, peer, owner)| PortHolder { state, local, peer, owner })
 }
 
 fn port_use() -> impl Strategy<Value = PortUse> {
@@ -149,6 +192,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         vec(listener, 0..4),
         vec(self_connected, 0..4),
         (netstat(), option::of(0_u64..3)),
+        (vec(waiting_sockets(), 0..4), vec(port_holder(), 0..6)),
     )
         .prop_map(
             |(
@@ -160,6 +204,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 listeners,
                 self_connected,
                 (netstat, syncookies),
+                (waiting, port_holders),
             )| {
                 let mut namespace = Namespace {
                     id,
@@ -170,6 +215,8 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                     close_wait_beyond: BTreeMap::from([((Role::Client, 443), close_wait_beyond)]),
                     listeners,
                     self_connected,
+                    waiting: waiting.concat(),
+                    port_holders,
                     netstat,
                     syncookies,
                     ..Namespace::default()
@@ -180,6 +227,29 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 namespace
             },
         )
+}
+
+fn any_resets() -> impl Strategy<Value = Option<Vec<ResetCount>>> {
+    let what = prop_oneof![
+        select(ResetCause::ALL.to_vec()).prop_map(SeenReset::Sent),
+        select(TcpState::ALL.to_vec()).prop_map(SeenReset::Received),
+    ];
+    let role = select(vec![Role::Client, Role::Server]);
+    let service = (0_u64..4, role, select(vec![0, 80, 443]), what);
+    let peer = option::of(any_endpoint().prop_map(|endpoint| endpoint.address));
+    let count = prop_oneof![0_u64..3_000, any::<u64>()];
+    let row = (service, option::of(any_process()), peer, count).prop_map(
+        |((netns, role, port, what), process, last_peer, count)| ResetCount {
+            netns,
+            role,
+            port,
+            what,
+            process,
+            last_peer,
+            count,
+        },
+    );
+    option::weighted(0.9, vec(row, 0..8))
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -204,18 +274,38 @@ fn any_event() -> impl Strategy<Value = Event> {
                 reason,
                 process,
             }),
+        (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
+            |(at, netns, local, process)| Event::BindFailed { at, netns, local, process }
+        ),
     ]
 }
 
-fn any_detect() -> impl Strategy<Value = Detect> {
-    (any::<[bool; 8]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100).prop_map(
-        |(enabled, warning, more, window, age)| {
-            let mut detect = Detect::default();
+/// Overrides, and what is ignored, of the names and ports that come up here.
+const FILES: [&str; 4] = [
+    "",
+    "[ignore]\nprocesses = [\"a\", \"nginx\"]\nports = [443]\nnamespaces = [\"blue\"]",
+    "[[detect.close_wait_pileup.override]]\nprocess = \"a\"\nwarning = 3\nmin_age = \"0s\"\n\
+     [[detect.close_wait_pileup.override]]\nport = 443\nenabled = false\n\
+     [[detect.accept_queue_overflow.override]]\nport = 80\nwarning = 1\nwindow = \"5s\"\n\
+     [[detect.self_connect_risk.override]]\nprocess = \"b\"\nwindow = \"5s\"",
+    "[[detect.ephemeral_port_exhaustion.override]]\nprocess = \"a\"\nenabled = false\n\
+     [[detect.self_connection.override]]\nport = 40000\nseverity = \"info\"\n\
+     [[detect.syn_flood.override]]\nport = 80\nwarning = 30\n\
+     [[detect.handshake_stall.override]]\nprocess = \"b\"\nenabled = false",
+];
+
+fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
+    let file = select(FILES.to_vec());
+    (any::<[bool; 11]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
+        |(enabled, warning, more, window, age, file)| {
+            let Config { mut detect, ignore, .. } = config(file);
             detect.close_wait_pileup.enabled = enabled[0];
             detect.close_wait_pileup.warning = warning;
             detect.close_wait_pileup.critical = warning + more;
             detect.close_wait_pileup.min_age = seconds(age);
             detect.close_wait_pileup.window = seconds(window);
+            detect.close_wait_pileup.growing = warning / 2 + 1;
+            detect.close_wait_pileup.stacks = enabled[3];
             detect.time_wait_exhaustion.enabled = enabled[1];
             detect.time_wait_exhaustion.window = seconds(window);
             detect.ephemeral_port_exhaustion.enabled = enabled[2];
@@ -233,21 +323,55 @@ fn any_detect() -> impl Strategy<Value = Detect> {
             detect.accept_queue_overflow.warning = warning;
             detect.accept_queue_overflow.critical = warning + more;
             detect.accept_queue_overflow.window = seconds(window);
-            detect
+            detect.reset_storm.enabled = enabled[8];
+            detect.reset_storm.warning = warning;
+            detect.reset_storm.critical = warning + more;
+            detect.reset_storm.window = seconds(window);
+            detect.reset_storm.history = seconds(window + age);
+            detect.reset_storm.factor = 2;
+            detect.bind_conflict.enabled = enabled[9];
+            detect.bind_conflict.warning = warning;
+            detect.bind_conflict.window = seconds(window);
+            detect.stuck_state.enabled = enabled[10];
+            detect.stuck_state.warning = warning;
+            detect.stuck_state.critical = warning + more;
+            detect.stuck_state.min_age = seconds(age);
+            (detect, ignore)
         },
     )
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let inventory = (vec(any_namespace(), 0..5), timestamp(), timestamp()).prop_map(
-        |(namespaces, started, now)| {
-            Step::Inventory(Inventory { started, ..super::inventory(namespaces, now) }, now)
-        },
+fn closer() -> impl Strategy<Value = CloserCount> {
+    let service = (select(vec![Role::Client, Role::Server]), option::of(any_endpoint()));
+    let count = prop_oneof![0_u64..5_000, any::<u64>()];
+    (0_u64..4, any_process(), service, count).prop_map(|(netns, process, (role, peer), count)| {
+        let port = peer.map_or(80, |peer| peer.port);
+        CloserCount { netns, process, role, peer: peer.map(|peer| peer.address), port, count }
+    })
+}
+
+fn any_inventory() -> impl Strategy<Value = Inventory> {
+    let descriptors = prop::collection::btree_map(
+        0_u32..4,
+        (any::<u64>(), any::<u64>()).prop_map(|(open, limit)| DescriptorUse { open, limit }),
+        0..4,
     );
+    (vec(any_namespace(), 0..5), timestamp(), descriptors, vec(closer(), 0..5), any_resets())
+        .prop_map(|(namespaces, started, descriptors, closers, resets)| Inventory {
+            descriptors,
+            closers,
+            resets,
+            ..super::inventory(namespaces, started)
+        })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let inventory =
+        (any_inventory(), timestamp()).prop_map(|(inventory, now)| Step::Inventory(inventory, now));
     let step = prop_oneof![
         5 => any_event().prop_map(Step::Event),
         4 => inventory,
-        1 => (any_detect(), 1_usize..6).prop_map(|(detect, owners)| Step::Reconfigure(detect.into(), owners)),
+        1 => (any_rules(), 1_usize..6).prop_map(|(rules, owners)| Step::Reconfigure(rules.into(), owners)),
     ];
     vec(step, 1..15)
 }
@@ -255,6 +379,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// An engine, what a reader of its changes believes, and what its counters were.
 struct Model {
     engine: Engine,
+    ignore: Ignore,
     owners: usize,
     held: BTreeMap<String, Severity>,
     counters: BTreeMap<String, u64>,
@@ -264,7 +389,8 @@ impl Model {
     fn new() -> Self {
         let owners = 3;
         Self {
-            engine: Engine::new(&Detect::default(), owners),
+            engine: Engine::new(&Detect::default(), &Ignore::default(), owners),
+            ignore: Ignore::default(),
             owners,
             held: BTreeMap::new(),
             counters: BTreeMap::new(),
@@ -278,14 +404,18 @@ impl Model {
                 self.engine.handle_inventory(inventory, *now);
                 assert_sums(inventory, &self.engine.samples());
                 assert_cut(&self.engine.samples(), self.owners);
+                self.assert_nothing_ignored_is_found();
             }
-            Step::Reconfigure(detect, owners) => {
-                self.engine.reconfigure(detect, *owners);
+            Step::Reconfigure(rules, owners) => {
+                let (detect, ignore) = &**rules;
+                self.engine.reconfigure(detect, ignore, *owners);
+                self.ignore = ignore.clone();
                 self.owners = *owners;
             }
         }
         self.follow_changes();
         self.assert_findings_are_well_formed();
+        self.assert_focus_is_bounded();
         self.assert_counters_never_fall();
     }
 
@@ -309,6 +439,15 @@ impl Model {
         let held = findings.map(|finding| (finding.id.clone(), finding.severity)).collect();
         assert_eq!(self.held, held);
         assert_eq!(self.held.len(), self.engine.findings().len(), "an id is of one finding");
+    }
+
+    fn assert_nothing_ignored_is_found(&self) {
+        for Finding { subject, id, .. } in self.engine.findings() {
+            let process = subject.process.clone().unwrap_or_default();
+            assert!(!self.ignore.processes.contains(&process), "{id}");
+            assert!(!self.ignore.ports.contains(&subject.port.unwrap_or_default()), "{id}");
+            assert!(!self.ignore.namespaces.contains(&subject.netns.to_string()), "{id}");
+        }
     }
 
     fn assert_findings_are_well_formed(&self) {
@@ -335,6 +474,13 @@ impl Model {
         }
     }
 
+    /// What costs the host something is asked for of few, and once.
+    fn assert_focus_is_bounded(&self) {
+        let focus = self.engine.focus();
+        assert!(focus.stacks_of.len() <= 8, "{focus:?}");
+        assert!(focus.stacks_of.windows(2).all(|pair| pair[0] < pair[1]), "{focus:?}");
+    }
+
     fn assert_counters_never_fall(&mut self) {
         let samples = self.engine.samples();
         let counters = counters(&samples);
@@ -349,7 +495,7 @@ impl Model {
 /// What the title must say of the other end, or of the place where somebody listens.
 fn peer_in_title(finding: &Finding) -> String {
     let subject = &finding.subject;
-    if finding.kind == FindingKind::AcceptQueueOverflow {
+    if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
         return subject.local.clone().unwrap();
     }
     match (&subject.peer, subject.port) {
@@ -377,6 +523,31 @@ fn counters(samples: &Samples) -> BTreeMap<String, u64> {
         add(format!("{netns:?} cookies"), netstat.syncookies_sent);
     }
     counters
+}
+
+/// A change of the configuration is no fact.
+fn fact(step: Step) -> Option<Fact> {
+    match step {
+        Step::Event(event) => Some(Fact::Event(event)),
+        Step::Inventory(found, now) => Some(Fact::Inventory { now, found }),
+        Step::Reconfigure(..) => None,
+    }
+}
+
+fn recorded_and_read(facts: &[Fact]) -> Vec<Fact> {
+    let header = Header {
+        kernel: String::new(),
+        tcpwatch: String::new(),
+        recorded_at: String::new(),
+        monotonic_ns: START,
+    };
+    let mut text = Vec::new();
+    let mut recorder = Recorder::begin(&mut text, &header).unwrap();
+    facts.iter().for_each(|fact| recorder.record(&mut fact.clone()).unwrap());
+    let read = Recording::open(&text[..], Path::new("")).unwrap().collect::<Result<Vec<_>, _>>();
+    let read = read.unwrap();
+    assert_eq!(read.len(), facts.len());
+    read
 }
 
 /// Cutting loses nothing.
@@ -459,6 +630,7 @@ proptest! {
         model.take(&Step::Inventory(inventory([], end), end));
         model.take(&Step::Inventory(inventory([], end), end));
         prop_assert!(model.held.is_empty(), "{:?}", model.held);
+        prop_assert!(model.engine.focus().is_empty(), "{:?}", model.engine.focus());
     }
 
     #[test]
@@ -472,6 +644,66 @@ proptest! {
             prop_assert_eq!(one.findings, other.findings);
             prop_assert_eq!(one.close_wait, other.close_wait);
             prop_assert_eq!(one.namespaces, other.namespaces);
+        }
+    }
+
+    #[test]
+    fn facts_that_were_recorded_are_judged_as_they_were_then(steps in steps()) {
+        let facts: Vec<_> = steps.into_iter().filter_map(fact).collect();
+        let (mut then, mut now) = (Model::new().engine, Model::new().engine);
+        for (fact, read) in facts.iter().zip(recorded_and_read(&facts)) {
+            fact.give_to(&mut then);
+            read.give_to(&mut now);
+            prop_assert_eq!(then.findings(), now.findings());
+            prop_assert_eq!(then.poll_change(), now.poll_change());
+            let (then, now) = (then.samples(), now.samples());
+            prop_assert_eq!(then.close_wait, now.close_wait);
+            prop_assert_eq!(then.namespaces, now.namespaces);
+        }
+    }
+
+    #[test]
+    fn a_leak_that_never_closes_a_socket_is_raised_once_whatever_its_pace(
+        steps in vec((0_u64..4, 1_u64..60), 1..150),
+    ) {
+        let mut watch = Watch::new();
+        let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
+        let mut sockets = Vec::new();
+        for (more, pause) in steps {
+            watch.pass(seconds(pause));
+            let first = sockets.len() as u64;
+            sockets.extend((first..first + more).map(|id| CloseWaitSocket { id, ..leak.clone() }));
+            watch.see_close_wait(sockets.clone());
+        }
+        let told = watch.told();
+        let worse = ["raised warning", "warning to critical"];
+        prop_assert!(worse.starts_with(&told.iter().map(String::as_str).collect::<Vec<_>>()), "{told:?}");
+    }
+
+    #[test]
+    fn resets_at_a_constant_rate_raise_nothing_whatever_the_pauses(
+        per_second in 1_u64..10_000,
+        before in 0_u64..1_000_000,
+        pauses in vec(prop_oneof![8 => Just(10), 2 => 1_u64..100, 1 => 1_u64..5_000], 1..300),
+    ) {
+        let mut watch = Watch::with(|detect| {
+            detect.reset_storm.warning = 1;
+            detect.reset_storm.factor = 2;
+        });
+        let mut count = before;
+        for pause in pauses {
+            watch.pass(seconds(pause));
+            count += pause * per_second;
+            watch.resets = Some(vec![ResetCount {
+                netns: HOST,
+                role: Role::Server,
+                port: 443,
+                what: SeenReset::Sent(ResetCause::LingerZero),
+                process: None,
+                last_peer: None,
+                count,
+            }]);
+            prop_assert_eq!(watch.see([host()]), []);
         }
     }
 

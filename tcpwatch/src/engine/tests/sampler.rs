@@ -7,7 +7,7 @@ use crate::engine::{NamespaceTotals, Samples};
 
 fn watch_with_owners(owners: usize) -> Watch {
     let detect = Detect::default();
-    Watch { engine: Engine::new(&detect, owners), detect, now: START }
+    Watch { engine: Engine::new(&detect, &Ignore::default(), owners), ..Watch::new() }
 }
 
 fn netstat(overflows: u64) -> Option<NetstatCounters> {
@@ -352,10 +352,10 @@ fn a_counter_keeps_its_name_when_the_limit_falls_and_gets_none_from_other_when_i
     watch.engine.handle_event(&failed(Some(&a), ConnectFailure::Refused));
     watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
     assert_eq!((total_of(&watch, "a"), total_of(&watch, OTHER)), (1, 1));
-    watch.engine.reconfigure(&Detect::default(), 2);
+    watch.engine.reconfigure(&watch.detect, &watch.ignore, 2);
     watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
     assert_eq!((total_of(&watch, "b"), total_of(&watch, OTHER)), (1, 1));
-    watch.engine.reconfigure(&Detect::default(), 1);
+    watch.engine.reconfigure(&watch.detect, &watch.ignore, 1);
     watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
     watch.engine.handle_event(&failed(Some(&a), ConnectFailure::Refused));
     assert_eq!(total_of(&watch, "b"), 2);

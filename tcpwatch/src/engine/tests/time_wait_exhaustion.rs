@@ -162,6 +162,43 @@ fn the_remedies_name_twice_the_limit_and_what_not_to_do() {
 }
 
 #[test]
+fn the_minutes_to_the_limit_are_told_while_time_wait_grows() {
+    let mut watch = Watch::new();
+    for step in 0..=6 {
+        watch.see([time_wait(800 + step * 10, 0)]);
+        watch.pass(INTERVAL);
+    }
+    // 140 are left, and ten come in ten seconds.
+    assert_eq!(text_of(watch.only(), "minutes_to_limit"), "2.333");
+    assert_says(&watch.only().explanation, &["At this rate the limit is met in 2 min."]);
+    for _ in 0..4 {
+        watch.see([time_wait(860, 0)]);
+        watch.pass(INTERVAL);
+    }
+    assert_eq!(text_of(watch.only(), "minutes_to_limit"), "absent");
+}
+
+#[test]
+fn tcp_tw_reuse_is_proposed_where_it_does_not_work_and_said_for_what_is_known() {
+    use TwReuse::{Always, Loopback, Never};
+    let table = [
+        (Never, true, "tcp_tw_reuse=1", "Now it is 0: never."),
+        (Loopback, true, "tcp_tw_reuse=1", "Now it is 2: loopback alone."),
+        (Loopback, false, "tcp_timestamps=1 net", "Now it is 2: loopback alone, and without"),
+        (Always, false, "tcp_timestamps=1 net", "Now it is 1: always, but without"),
+        (Always, true, "Nothing more is to be had", "it is 1, "),
+    ];
+    for (tw_reuse, timestamps, remedy, value) in table {
+        let mut watch = Watch::new();
+        let mut namespace = time_wait(900, 0);
+        (namespace.ports.tw_reuse, namespace.ports.timestamps) = (tw_reuse, timestamps);
+        watch.see([namespace]);
+        assert_says(&watch.only().remedies[1], &[remedy, value]);
+        assert_recycle_is_only_warned_of(watch.only());
+    }
+}
+
+#[test]
 fn disabled_time_wait_raises_nothing_but_keeps_the_baseline() {
     let mut watch = Watch::with(|detect| detect.time_wait_exhaustion.enabled = false);
     watch.see([time_wait(1_000, 1)]);

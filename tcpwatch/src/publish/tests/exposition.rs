@@ -27,6 +27,7 @@ fn counters() -> KernelCounters {
         ResetKey { flags: reset_flags::SEGMENT | reset_flags::SEGMENT_SYN, ..ResetKey::default() };
     let observation = ResetObservation::decode(no_listener, |_| ResetReason::Other);
     KernelCounters {
+        unseen_causes: &[],
         transitions: vec![
             ((TcpState::Established, TcpState::CloseWait), 900),
             // Not among those a working kernel reports, and yet seen.

@@ -1,0 +1,100 @@
+//! What the agent wants looked at more closely for a while: stacks, and who closes first.
+//!
+//! All of it is off on a healthy host, which pays for one look into [`Focus`] with each connect().
+
+use crate::Address;
+
+/// Processes whose stacks are recorded at a time.
+pub const STACK_PROCESSES: usize = 8;
+/// Return addresses of a stack that are kept.
+pub const FRAMES: usize = 24;
+/// Words at the user stack pointer that are kept, see [`OpeningStack::words`].
+pub const STACK_WORDS: usize = 16;
+
+/// What is wanted now. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Focus {
+    /// Thread-group ids whose connect() and accept() leave their stack in
+    /// [`STACKS`](crate::maps::STACKS); 0 where unused, and none after it.
+    pub stacks_of: [u32; STACK_PROCESSES],
+    /// Not 0: who closes first is counted in [`CLOSERS`](crate::maps::CLOSERS).
+    pub closers: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The user stack that opened a socket. 336 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OpeningStack {
+    /// Return addresses by frame pointers, innermost first; 0 from the end on. Code without frame
+    /// pointers leaves only the first, or chance addresses.
+    pub frames: [u64; FRAMES],
+    /// The words at the user stack pointer. A C library's system call is a leaf: the return address
+    /// of its caller is among them, frame pointers or not. Zeros where the kernel does not tell the
+    /// stack pointer (before 5.15, or another architecture than x86).
+    pub words: [u64; STACK_WORDS],
+    /// Thread-group id of the caller.
+    pub tgid: u32,
+    /// 1 where it called connect(), 0 where accept().
+    pub is_client: u32,
+    /// Zero.
+    pub reserved: [u32; 2],
+}
+
+impl OpeningStack {
+    /// Nothing recorded.
+    pub const ZERO: Self = Self {
+        frames: [0; FRAMES],
+        words: [0; STACK_WORDS],
+        tgid: 0,
+        is_client: 0,
+        reserved: [0; 2],
+    };
+}
+
+/// Who closed connections of which service first. 40 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Closer {
+    /// Cookie of the network namespace; 0 where the kernel has none.
+    pub netns_cookie: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of the caller of close() or shutdown().
+    pub tgid: u32,
+    /// The peer's address for a client; zeros for a server, which has many.
+    pub peer: Address,
+    /// A client's peer port, a server's local port. Host byte order.
+    pub port: u16,
+    /// 1 where this host is the client.
+    pub is_client: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How often. 24 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CloserUse {
+    /// Connections.
+    pub count: u64,
+    /// `comm` of the leader of [`Closer::tgid`], NUL-padded.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Focus>() == 40 && size_of::<OpeningStack>() == 336);
+const _: () = assert!(size_of::<Closer>() == 40 && size_of::<CloserUse>() == 24);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C) without padding, and every bit pattern is valid.
+    unsafe impl aya::Pod for super::Focus {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::OpeningStack {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Closer {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::CloserUse {}
+}

@@ -1,0 +1,41 @@
+//! `inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg)`
+//!
+//! fexit, 5.5 and later; `(sk, flags, err, kern)` before 6.10. Returns the accepted socket, or NULL.
+//! Runs in the context of who called accept(). Attached only while stacks are asked for.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c#L660>
+
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, macros::fexit, programs::FExitContext};
+
+use crate::{
+    focus,
+    maps::counters,
+    sock::{Sock, offset},
+};
+
+/// Parameters since 6.10, and before; the return value follows them.
+const PARAMETERS: u32 = 2;
+const PARAMETERS_BEFORE: u32 = 4;
+
+#[fexit(function = "inet_csk_accept")]
+fn accept(ctx: FExitContext) -> i32 {
+    // One after the other: a choice between them would be one load at an offset that is no constant,
+    // which the verifier refuses.
+    if offset!(accept_parameters) == PARAMETERS {
+        record(&ctx, ctx.arg(PARAMETERS as usize));
+    }
+    if offset!(accept_parameters) == PARAMETERS_BEFORE {
+        record(&ctx, ctx.arg(PARAMETERS_BEFORE as usize));
+    }
+    0
+}
+
+#[inline(always)]
+fn record(ctx: &FExitContext, accepted: *const c_void) {
+    if let (Some(sk), Some(counters)) = (Sock::new(accepted), counters()) {
+        let address = sk.address(&mut counters.scratch);
+        focus::record_stack(ctx.as_ptr(), address, false);
+    }
+}

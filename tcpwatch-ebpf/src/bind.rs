@@ -1,0 +1,57 @@
+//! `inet_csk_get_port(struct sock *sk, unsigned short snum)`
+//!
+//! fexit, 5.5 and later; no tracepoint tells of a failed bind(). It gives a socket its local port:
+//! at bind(), and again at listen(). Returns 0, or where the port is taken -EADDRINUSE (1 before
+//! 5.19). Runs in the caller's context with the socket locked; `sk` is never NULL. `snum` is 0 where
+//! any port will do. connect() finds its port by another way.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c#L493>
+
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::fexit, programs::FExitContext};
+use tcpwatch_common::{Event, EventKind};
+
+use crate::{
+    maps::{counters, emit},
+    origins::Culprit,
+    sock::{IPPROTO_TCP, Sock},
+};
+
+/// The return value follows the two arguments.
+const RETURNED: usize = 2;
+
+#[fexit(function = "inet_csk_get_port")]
+fn bind(ctx: FExitContext) -> i32 {
+    let returned: i32 = ctx.arg(RETURNED);
+    if returned != 0
+        && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
+    {
+        report(sk, ctx.arg::<u16>(1));
+    }
+    0
+}
+
+#[inline(always)]
+fn report(sk: Sock, port: u16) {
+    let Some(counters) = counters() else { return };
+    if sk.protocol() != IPPROTO_TCP {
+        return;
+    }
+    let culprit = Culprit::current();
+    let namespace = sk.namespace();
+    let event = Event {
+        // SAFETY: no arguments, no effects.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        netns_cookie: namespace.cookie(),
+        netns: namespace.inode(),
+        kind: EventKind::BindFailed as u8,
+        reserved: [0; 3],
+        tuple: sk.tuple(port),
+        error: 0,
+        tgid: culprit.tgid,
+        comm: culprit.comm,
+        reserved2: 0,
+    };
+    emit(event, counters);
+}

@@ -1,0 +1,110 @@
+//! What is looked at only while the agent asks for it; see [`tcpwatch_common::Focus`].
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_F_USER_STACK,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{
+            bpf_get_current_task_btf, bpf_get_stack, bpf_probe_read_user, bpf_task_pt_regs,
+        },
+    },
+};
+use tcpwatch_common::{
+    Address, Closer, CloserUse, FRAMES, OpeningStack, STACK_PROCESSES, STACK_WORDS,
+};
+
+use crate::{
+    maps::{CLOSERS, STACKS, focus},
+    origins::{self, Culprit},
+    sock::{Object, Sock, field, has, offset},
+};
+
+/// What a new entry begins as: too large for the program's own stack.
+static NO_STACK: OpeningStack = OpeningStack::ZERO;
+
+/// Keeps the user stack of the running system call, which has opened the socket at `sk`, if the
+/// calling process is one of those asked for. `ctx` is the program's context.
+#[inline(always)]
+pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
+    let Some(focus) = focus() else { return };
+    if focus.stacks_of[0] == 0 {
+        return;
+    }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let mut is_wanted = false;
+    let mut index = 0;
+    while index < STACK_PROCESSES {
+        is_wanted |= focus.stacks_of[index] == tgid;
+        index += 1;
+    }
+    if !is_wanted {
+        // The address may have been that of a socket whose stack is kept.
+        let _ = STACKS.remove(&sk);
+        return;
+    }
+    if STACKS.insert(&sk, &NO_STACK, 0).is_err() {
+        return;
+    }
+    let Some(stack) = STACKS.get_ptr_mut(&sk) else { return };
+    // SAFETY: an entry of the map, which belongs to the socket that the caller is opening.
+    let stack = unsafe { &mut *stack };
+    stack.tgid = tgid;
+    stack.is_client = u32::from(is_client);
+    let frames = (&raw mut stack.frames).cast();
+    // SAFETY: `frames` is writable for that size, and `ctx` the program's own. What cannot be had
+    // stays 0.
+    unsafe {
+        bpf_get_stack(ctx, frames, (FRAMES * 8) as u32, u64::from(BPF_F_USER_STACK));
+    }
+    read_words(stack);
+}
+
+/// The words at the user stack pointer.
+#[inline(always)]
+fn read_words(stack: &mut OpeningStack) {
+    if offset!(has_task_pt_regs) == 0 || !has!(pt_regs_sp) {
+        return;
+    }
+    // SAFETY: no arguments; returns a typed pointer to the current task.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: takes a typed pointer to a task; returns one to its registers.
+    let registers = Object(unsafe { bpf_task_pt_regs(task) } as *const c_void);
+    let stack_pointer = field!(registers, pt_regs_sp: u64);
+    let words = (&raw mut stack.words).cast();
+    // SAFETY: `words` is writable for that size; the helper checks the user's address.
+    unsafe {
+        bpf_probe_read_user(words, (STACK_WORDS * 8) as u32, stack_pointer as *const c_void);
+    }
+}
+
+/// Counts who closes first, which leaves the connection in TIME_WAIT here: to FIN_WAIT1 goes a
+/// socket in close() or shutdown() alone, in the caller's context.
+#[inline(always)]
+pub(crate) fn count_closer(sk: Sock) {
+    if focus().is_none_or(|focus| focus.closers == 0) {
+        return;
+    }
+    let Some(tcp) = sk.tcp() else { return };
+    let (port, is_client) = origins::service_of(sk, tcp);
+    let culprit = Culprit::current();
+    let namespace = sk.namespace();
+    let peer = if is_client == 1 { sk.addresses().1 } else { Address { words: [0; 4] } };
+    let closer = Closer {
+        netns_cookie: namespace.cookie(),
+        netns: namespace.inode(),
+        tgid: culprit.tgid,
+        peer,
+        port,
+        is_client: u16::from(is_client),
+        reserved: 0,
+    };
+    match CLOSERS.get_ptr_mut(&closer) {
+        // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate bears.
+        Some(entry) => unsafe { (*entry).count += 1 },
+        None => {
+            let _ = CLOSERS.insert(&closer, CloserUse { count: 1, comm: culprit.comm }, 0);
+        }
+    }
+}

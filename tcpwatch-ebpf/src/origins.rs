@@ -1,0 +1,75 @@
+//! Whose resets they are: a table of the busiest origins, for the agent to see a storm by.
+//!
+//! The exact totals are in `RESETS` and in the counters. Here an origin that is rare may be dropped
+//! for another one; a storm's is never rare.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use tcpwatch_common::{Address, ResetKey, ResetOrigin, ResetOriginUse};
+
+use crate::{
+    maps::RESET_ORIGINS,
+    sock::{Namespace, Sock, TcpSock, current_leader_comm, state},
+};
+
+/// Who did it.
+#[derive(Clone, Copy)]
+pub(crate) struct Culprit {
+    pub(crate) tgid: u32,
+    pub(crate) comm: [u8; 16],
+}
+
+impl Culprit {
+    /// Where the hook runs in softirq, or in whoever was interrupted by it.
+    pub(crate) const UNKNOWN: Self = Self { tgid: 0, comm: [0; 16] };
+
+    /// Where the hook runs in the system call that did it.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        Self { tgid: (bpf_get_current_pid_tgid() >> 32) as u32, comm: current_leader_comm() }
+    }
+}
+
+/// The service that a full socket belongs to: its port, and whether this host is its client.
+#[inline(always)]
+pub(crate) fn service_of(sk: Sock, tcp: TcpSock) -> (u16, u8) {
+    if sk.state() == state::LISTEN || sk.accept_limit() != 0 {
+        (tcp.source_port(), 0)
+    } else {
+        (sk.peer_port(), 1)
+    }
+}
+
+/// Counts one reset.
+#[inline(always)]
+pub(crate) fn count(
+    namespace: Namespace,
+    (port, is_client): (u16, u8),
+    (seen, received): (ResetKey, u8),
+    peer: Address,
+    culprit: Culprit,
+) {
+    let origin = ResetOrigin {
+        netns_cookie: namespace.cookie(),
+        netns: namespace.inode(),
+        tgid: culprit.tgid,
+        seen,
+        port,
+        is_client,
+        received,
+    };
+    match RESET_ORIGINS.get_ptr_mut(&origin) {
+        Some(entry) => {
+            // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate
+            // bears; the address is an example for a person.
+            unsafe {
+                (*entry).count += 1;
+                (*entry).peer = peer;
+            }
+        }
+        // An LRU map makes room; that it cannot is not to be expected, and costs one count.
+        None => {
+            let entry = ResetOriginUse { count: 1, peer, comm: culprit.comm };
+            let _ = RESET_ORIGINS.insert(&origin, entry, 0);
+        }
+    }
+}

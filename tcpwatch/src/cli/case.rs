@@ -1,0 +1,119 @@
+//! What a check has seen: judged, and recorded where that was asked for.
+//!
+//! Facts from this host and facts from a recording come the same way, so that a recording leads to
+//! the findings that were printed when it was made.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    agent::VERSION,
+    config::Config,
+    engine::{Engine, Finding, FindingKind, Severity},
+    incident::{Fact, Header, IncidentError, Recorder},
+    kernel::{self, InventoryError, LoadError, OwnerPolicy, Walker},
+    publish::WallClock,
+};
+
+/// Why nothing could be judged.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    #[error("cannot write {}: {error}", file.display())]
+    Unwritable { file: PathBuf, error: io::Error },
+    #[error("cannot read {}: {error}", file.display())]
+    Unreadable { file: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Incident(#[from] IncidentError),
+    #[error("{}:1: `recorded_at` is no time in RFC 3339", .0.display())]
+    NoTime(PathBuf),
+    #[error("{}: no inventory was recorded, so there is nothing to judge", .0.display())]
+    NoInventory(PathBuf),
+}
+
+/// An engine with what it was given.
+pub(super) struct Case<'a> {
+    config: &'a Config,
+    engine: Engine,
+    /// The file of `--record`.
+    record: Option<(PathBuf, Recorder<File>)>,
+    inventories: usize,
+    last_inventory: Option<Fact>,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(config: &'a Config) -> Self {
+        let engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
+        Self { config, engine, record: None, inventories: 0, last_inventory: None }
+    }
+
+    /// Records from here on.
+    pub(super) fn record(&mut self, file: &Path) -> Result<(), CheckError> {
+        let wall = WallClock::capture();
+        let header = Header {
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            tcpwatch: VERSION.to_owned(),
+            recorded_at: wall.rfc3339(wall.now()),
+            monotonic_ns: wall.now(),
+        };
+        let recorder = File::create(file).and_then(|open| Recorder::begin(open, &header));
+        let recorder =
+            recorder.map_err(|error| CheckError::Unwritable { file: file.to_owned(), error })?;
+        self.record = Some((file.to_owned(), recorder));
+        Ok(())
+    }
+
+    /// Looks at this host.
+    pub(super) fn take_inventory(&mut self, walker: &mut Walker) -> Result<(), CheckError> {
+        let found = walker.inventory(OwnerPolicy::AtOnce, &self.engine.focus())?;
+        self.take(Fact::Inventory { now: kernel::now(), found })
+    }
+
+    pub(super) fn take(&mut self, mut fact: Fact) -> Result<(), CheckError> {
+        if let Some((file, recorder)) = &mut self.record {
+            let written = recorder.record(&mut fact);
+            written.map_err(|error| CheckError::Unwritable { file: file.clone(), error })?;
+        }
+        fact.give_to(&mut self.engine);
+        if matches!(fact, Fact::Inventory { .. }) {
+            self.inventories += 1;
+            self.last_inventory = Some(fact);
+        }
+        Ok(())
+    }
+
+    /// Whether there was an inventory: without one nothing is judged.
+    pub(super) fn has_looked(&self) -> bool {
+        self.last_inventory.is_some()
+    }
+
+    /// What holds.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let mut findings = self.engine.findings().to_vec();
+        if let (1, Some(only)) = (self.inventories, &self.last_inventory) {
+            findings.extend(pileups_of_unproven_age(self.config, only, &findings));
+        }
+        findings
+    }
+}
+
+/// What would be a pileup if its sockets were old enough, which one look cannot tell.
+fn pileups_of_unproven_age(config: &Config, only: &Fact, proven: &[Finding]) -> Vec<Finding> {
+    let mut detect = config.detect.clone();
+    detect.close_wait_pileup.edit_all(|pileup| pileup.min_age = Duration::ZERO);
+    let mut engine = Engine::new(&detect, &config.ignore, config.limits.owners);
+    only.give_to(&mut engine);
+    let is_new = |finding: &&Finding| {
+        finding.kind == FindingKind::CloseWaitPileup
+            && proven.iter().all(|known| known.id != finding.id)
+    };
+    let unproven = engine.findings().iter().filter(is_new).cloned();
+    unproven.map(|finding| Finding { severity: Severity::Info, ..finding }).collect()
+}

@@ -1,0 +1,253 @@
+//! Who closes connections: when it is counted, the rates, who is named.
+
+use super::*;
+
+/// One process's closes to 10.0.0.9:5432 in the agent's own namespace.
+fn to_database(process: &Arc<Process>, count: u64) -> CloserCount {
+    CloserCount {
+        netns: HOST,
+        process: Arc::clone(process),
+        role: Role::Client,
+        peer: Some(address("10.0.0.9")),
+        port: 5_432,
+        count,
+    }
+}
+
+/// A server's on port 80.
+fn as_server(process: &Arc<Process>, count: u64) -> CloserCount {
+    CloserCount { role: Role::Server, peer: None, port: 80, ..to_database(process, count) }
+}
+
+/// The agent's own namespace with so many of 1000 minisockets, and of the ports to the database.
+fn crowded(time_wait: u64, ports: u32) -> Namespace {
+    let mut namespace = host();
+    namespace.time_wait.used = time_wait;
+    namespace.ports.busy = vec![destination("10.0.0.1", "10.0.0.9:5432", ports)];
+    namespace
+}
+
+/// TIME_WAIT at its warning, and these counts, an interval later.
+fn see(watch: &mut Watch, closers: Vec<CloserCount>) {
+    watch.pass(INTERVAL);
+    let inventory = Inventory { closers, ..inventory([crowded(850, 0)], watch.now) };
+    watch.take(&inventory);
+}
+
+fn closers_of(watch: &Watch) -> String {
+    text_of(watch.only(), "closers")
+}
+
+#[test]
+fn closers_are_counted_when_a_threshold_nears_and_until_it_is_far() {
+    // 0.8 and 0.72 of the warning at 0.8: 640 and 576 of 1000.
+    let steps = [
+        (0, false),
+        (639, false),
+        (641, true),
+        (577, true),
+        (575, false),
+        (639, false),
+        (641, true),
+    ];
+    let mut watch = Watch::new();
+    for (used, wanted) in steps {
+        watch.see([crowded(used, 0)]);
+        assert_eq!(watch.engine.focus().closers, wanted, "{used} of 1000");
+    }
+    // Of 28232 ports 0.64 and 0.576 are 18068.48 and 16261.6.
+    let steps = [(18_068, false), (18_069, true), (16_262, true), (16_261, false)];
+    let mut watch = Watch::new();
+    for (ports, wanted) in steps {
+        watch.see([crowded(0, ports)]);
+        assert_eq!(watch.engine.focus().closers, wanted, "{ports} ports");
+    }
+}
+
+#[test]
+fn closers_are_counted_while_a_finding_stands() {
+    let mut watch = Watch::new();
+    watch.see([host()]);
+    assert!(watch.engine.focus().is_empty());
+    watch.engine.handle_event(&no_port(watch.now, HOST, "10.0.0.1", "10.0.0.9:5432", None));
+    watch.see([host()]);
+    assert!(watch.engine.focus().closers);
+    watch.pass(seconds(61));
+    watch.see([host()]);
+    assert!(watch.engine.focus().is_empty());
+}
+
+#[test]
+fn closers_are_not_counted_for_a_kind_that_is_disabled() {
+    let mut watch = Watch::new();
+    watch.see([crowded(1_000, 28_000)]);
+    watch.reconfigure(|detect| detect.time_wait_exhaustion.enabled = false);
+    watch.see([crowded(1_000, 28_000)]);
+    assert!(watch.engine.focus().closers, "the other kind asks");
+    watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+    watch.see([crowded(1_000, 28_000)]);
+    assert!(!watch.engine.focus().closers);
+}
+
+#[test]
+fn a_rate_is_the_difference_of_two_counts() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    let pgbench = process(12, "pgbench");
+    // What was counted before the first look says nothing of a rate.
+    see(&mut watch, vec![to_database(&pgbench, 90_000)]);
+    assert_eq!(closers_of(&watch), "absent");
+    see(&mut watch, vec![to_database(&pgbench, 94_100)]);
+    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 410/s to 10.0.0.9:5432");
+    // Over a minute: ten seconds of pause are a sixth of it.
+    for count in [98_200, 102_300, 106_400, 110_500, 110_500] {
+        see(&mut watch, vec![to_database(&pgbench, count)]);
+    }
+    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 342/s to 10.0.0.9:5432");
+}
+
+#[test]
+fn a_count_that_falls_began_again() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    let pgbench = process(12, "pgbench");
+    for count in [90_000, 91_000, 500] {
+        see(&mut watch, vec![to_database(&pgbench, count)]);
+    }
+    // 1000 and 500 in 20 s.
+    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 75/s to 10.0.0.9:5432");
+}
+
+#[test]
+fn who_is_new_has_counted_since_the_look_before() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    see(&mut watch, vec![to_database(&process(12, "pgbench"), 55)]);
+    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 5.5/s to 10.0.0.9:5432");
+    // Another process of the same number is another.
+    let started = Process { started: START, ..(*process(12, "curl")).clone() };
+    see(&mut watch, vec![to_database(&Arc::new(started), 1_000)]);
+    assert_eq!(closers_of(&watch), "curl (pid 12) closes 100/s to 10.0.0.9:5432");
+}
+
+#[test]
+fn five_closers_are_listed_the_fastest_first() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    let of = |pid: u32| as_server(&process(pid, "app"), u64::from(pid) * 100);
+    see(&mut watch, (1..=7).map(of).collect());
+    assert_eq!(
+        closers_of(&watch),
+        "app (pid 7) closes 70/s on port 80; app (pid 6) closes 60/s on port 80; \
+         app (pid 5) closes 50/s on port 80; app (pid 4) closes 40/s on port 80; \
+         app (pid 3) closes 30/s on port 80"
+    );
+}
+
+#[test]
+fn a_name_stays_until_another_closes_twice_as_much() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    let (red, blue) = (process(1, "red"), process(2, "blue"));
+    let mut counts = [0, 0];
+    let mut named = |added: [u64; 2]| {
+        counts = [counts[0] + added[0], counts[1] + added[1]];
+        see(&mut watch, vec![to_database(&red, counts[0]), to_database(&blue, counts[1])]);
+        watch.only().subject.process.clone()
+    };
+    assert_eq!(named([110, 100]).as_deref(), Some("red"));
+    for _ in 0..10 {
+        assert_eq!(named([100, 190]).as_deref(), Some("red"));
+    }
+    let last = (0..7).map(|_| named([100, 210])).last().flatten();
+    assert_eq!(last.as_deref(), Some("blue"));
+    assert_eq!(watch.told(), ["raised warning"]);
+}
+
+#[test]
+fn a_client_that_makes_time_wait_is_named_and_told_to_keep_its_connections() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    let pgbench = process_in(12, "pgbench", "bench.service");
+    see(&mut watch, vec![to_database(&pgbench, 4_100)]);
+    let finding = watch.only();
+    let closes = "pgbench (pid 12) closes 410/s to 10.0.0.9:5432";
+    assert_eq!(finding.title, format!("TIME_WAIT holds 850 of 1000 sockets (85 %); {closes}"));
+    assert_says(&finding.explanation, &[closes]);
+    assert_eq!(finding.subject.unit.as_deref(), Some("bench.service"));
+    assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.9:5432"));
+    assert_says(&finding.remedies[0], &["connection pool in pgbench (pid 12)."]);
+    assert_says(&finding.remedies[1], &["tcp_tw_reuse=1", "2: loopback alone, which this is not"]);
+    assert_says(&finding.remedies[2], &["tcp_max_tw_buckets=4096"]);
+}
+
+#[test]
+fn a_server_that_makes_time_wait_is_to_let_its_clients_close_first() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    see(&mut watch, vec![as_server(&process(80, "nginx"), 9_000)]);
+    let finding = watch.only();
+    assert_says(&finding.title, &["; nginx (pid 80) closes 900/s on port 80"]);
+    assert_says(
+        &finding.remedies[0],
+        &["keep-alive in nginx (pid 80)", "so that they close first"],
+    );
+    assert!(!remedies_of(finding).contains("tcp_tw_reuse"), "connect() takes none of its ports");
+}
+
+#[test]
+fn a_destination_is_told_of_its_own_closers() {
+    let mut watch = Watch::new();
+    let namespace = || crowded(0, 25_000);
+    let other_host = |process: &Arc<Process>, count| CloserCount {
+        peer: Some(address("10.0.0.8")),
+        ..to_database(process, count)
+    };
+    let other_netns =
+        |process: &Arc<Process>, count| CloserCount { netns: 5, ..to_database(process, count) };
+    let (pgbench, psql) = (process(12, "pgbench"), process(13, "psql"));
+    watch.see([namespace()]);
+    for count in [0, 4_100] {
+        let closers = vec![
+            to_database(&pgbench, count),
+            to_database(&psql, count / 100),
+            other_host(&process(14, "else"), count * 2),
+            other_netns(&process(15, "else"), count * 2),
+            as_server(&process(16, "else"), count * 2),
+        ];
+        watch.pass(INTERVAL);
+        watch.take(&Inventory { closers, ..inventory([namespace()], watch.now) });
+    }
+    let finding = watch.only();
+    assert_says(&finding.title, &["are taken; pgbench (pid 12) closes 410/s"]);
+    let both = "pgbench (pid 12) closes 410/s to 10.0.0.9:5432; psql (pid 13) closes 4.1/s to 10.0.0.9:5432";
+    assert_eq!(closers_of(&watch), both);
+    assert_eq!(finding.subject.process.as_deref(), Some("pgbench"));
+    assert_says(&finding.remedies[0], &["connection pool in pgbench (pid 12), so"]);
+    // Who fails is more than who closes, and a name that is not known is not guessed.
+    watch.engine.handle_event(&no_port(watch.now, HOST, "10.0.0.1", "10.0.0.9:5432", None));
+    watch.pass(INTERVAL);
+    watch.take(&Inventory {
+        closers: vec![to_database(&pgbench, 8_200)],
+        ..inventory([namespace()], watch.now)
+    });
+    assert_says(&watch.only().title, &["found no free local port, by an unknown process"]);
+}
+
+#[test]
+fn rates_of_the_largest_alone_are_followed_and_none_is_invented_for_the_rest() {
+    let mut watch = Watch::new();
+    watch.see([crowded(850, 0)]);
+    see(&mut watch, Vec::new());
+    // 300 with large counts; then one that had no place comes to the front.
+    let of = |pid: u32| as_server(&process(pid, "app"), 1_000_000 + u64::from(pid));
+    see(&mut watch, (1..=300).map(of).collect());
+    see(&mut watch, vec![of(1)]);
+    assert_eq!(closers_of(&watch), "absent");
+    assert_eq!(watch.only().subject.process, None);
+}

@@ -1,0 +1,407 @@
+//! Overrides and what is ignored: they are for whom they name, in every kind, and for nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::facts::SeenReset;
+
+/// A process and the port of its service.
+type Who = (Arc<Process>, u16);
+
+fn backupd() -> Who {
+    (process_in(12, "backupd", "backup.service"), 1_001)
+}
+
+fn restored() -> Who {
+    (process_in(13, "restored", "restore.service"), 1_002)
+}
+
+/// The ways to name `backupd` and not `restored`.
+const NAMES_OF_BACKUPD: [&str; 4] = [
+    "process = \"backupd\"",
+    "unit = \"backup.service\"",
+    "port = 1001",
+    "process = \"backupd\"\nunit = \"backup.service\"\nport = 1001",
+];
+
+/// Every kind whose findings are somebody's.
+fn kinds() -> impl Iterator<Item = FindingKind> {
+    FindingKind::ALL.into_iter().filter(|kind| *kind != FindingKind::TimeWaitExhaustion)
+}
+
+fn section(kind: FindingKind) -> String {
+    format!("detect.{}", kind.name().replace('-', "_"))
+}
+
+fn listener((process, port): &Who) -> Listener {
+    let local = Endpoint { address: address("0.0.0.0"), port: *port };
+    Listener { accept_limit: 4_096, owner: owner(process), ..Listener::at(local) }
+}
+
+/// Brings `kind` about for both, and says at whose ports it is found a minute later.
+fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
+    let everybody = [backupd(), restored()];
+    // What is usual must be known first.
+    watch.resets = Some(Vec::new());
+    watch.see([host()]);
+    watch.pass(seconds(600));
+    let mut resets = Vec::new();
+    let began = watch.now;
+    let mut now = host();
+    let mut then = host();
+    for who in &everybody {
+        let (process, port) = who;
+        let peer = Endpoint { address: address("10.0.0.9"), port: *port };
+        match kind {
+            FindingKind::CloseWaitPileup => {
+                let socket =
+                    CloseWaitSocket { peer, ..close_wait(process, began - seconds(3_600)) };
+                then.close_wait.extend(times(20, &socket));
+            }
+            FindingKind::TimeWaitExhaustion => then.time_wait.used = 900,
+            FindingKind::EphemeralPortExhaustion => {
+                let peer = peer.to_string();
+                let failed = no_port(began, HOST, "10.0.0.1", &peer, Some(process));
+                watch.engine.handle_event(&failed);
+            }
+            FindingKind::SelfConnection => then.self_connected.push(SelfConnectedSocket {
+                id: 1,
+                endpoint: peer,
+                state: TcpState::Established,
+                owner: owner(process),
+            }),
+            FindingKind::SelfConnectRisk => {
+                let listener = Listener { in_port_range: true, ..listener(who) };
+                now.listeners.push(listener.clone());
+                then.listeners.push(listener);
+            }
+            FindingKind::SynFlood | FindingKind::HandshakeStall => {
+                let unanswered_sources = if kind == FindingKind::SynFlood { 300 } else { 3 };
+                let crowd = Listener {
+                    unanswered: 300,
+                    half_open: 300,
+                    unanswered_sources,
+                    ..listener(who)
+                };
+                then.listeners.push(crowd);
+            }
+            FindingKind::AcceptQueueOverflow => {
+                now.listeners.push(Listener { drops: 1, ..listener(who) });
+                then.listeners.push(Listener { drops: 41, ..listener(who) });
+                let overflows = NetstatCounters { listen_overflows: 80, ..Default::default() };
+                then.netstat = Some(overflows);
+            }
+            FindingKind::BindConflict => {
+                let local = Endpoint { address: address("0.0.0.0"), port: *port };
+                let process = Some(Arc::clone(process));
+                for at in [began, began + seconds(55), began + seconds(60)] {
+                    let process = process.clone();
+                    let event = Event::BindFailed { at, netns: HOST, local, process };
+                    watch.engine.handle_event(&event);
+                }
+            }
+            FindingKind::StuckState => then.waiting.extend(vec![
+                WaitingSocket {
+                    id: 1,
+                    state: TcpState::SynSent,
+                    local: endpoint("10.0.0.1:40000"),
+                    peer,
+                    role: Role::Client,
+                    since: began + seconds(30),
+                    orphan: false,
+                    owner: owner(process),
+                    owner_pending: false,
+                };
+                10
+            ]),
+            FindingKind::ResetStorm => resets.push(ResetCount {
+                netns: HOST,
+                role: Role::Client,
+                port: *port,
+                what: SeenReset::Received(TcpState::SynSent),
+                process: Some(Arc::clone(process)),
+                last_peer: None,
+                count: 700,
+            }),
+        }
+    }
+    watch.see([now]);
+    watch.pass(seconds(60));
+    watch.resets = Some(resets);
+    let found = watch.see([then]).iter().filter(|finding| finding.kind == kind);
+    found.filter_map(|finding| finding.subject.port).collect()
+}
+
+#[test]
+fn every_kind_is_found_without_overrides() {
+    for kind in kinds() {
+        assert_eq!(ports_found(&mut Watch::new(), kind), [1_001, 1_002].into(), "{kind:?}");
+    }
+}
+
+#[test]
+fn every_kind_can_be_switched_off_and_on_for_one_process_unit_or_port() {
+    for kind in kinds() {
+        let section = section(kind);
+        for name in NAMES_OF_BACKUPD {
+            let file = format!("[[{section}.override]]\n{name}\nenabled = false");
+            let mut watch = Watch::configured(&file);
+            assert_eq!(ports_found(&mut watch, kind), [1_002].into(), "{file}");
+            let file = format!("[{section}]\nenabled = false\n{}", file.replace("false", "true"));
+            let mut watch = Watch::configured(&file);
+            assert_eq!(ports_found(&mut watch, kind), [1_001].into(), "{file}");
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_judged_by_the_thresholds_of_the_override() {
+    for kind in kinds() {
+        // What would not be reached, or be over.
+        let keys = match kind {
+            FindingKind::CloseWaitPileup => "warning = 21",
+            FindingKind::EphemeralPortExhaustion => "window = \"59s\"",
+            FindingKind::SelfConnectRisk => "min_age = \"61s\"",
+            FindingKind::SynFlood | FindingKind::HandshakeStall => "warning = 301",
+            FindingKind::AcceptQueueOverflow => "warning = 41",
+            FindingKind::ResetStorm => "warning = 701",
+            FindingKind::StuckState => "unanswered = \"31s\"",
+            // The first two are found whatever the threshold, the third has no overrides.
+            FindingKind::BindConflict
+            | FindingKind::SelfConnection
+            | FindingKind::TimeWaitExhaustion => continue,
+        };
+        for name in NAMES_OF_BACKUPD {
+            let file = format!("[[{}.override]]\n{name}\n{keys}", section(kind));
+            let mut watch = Watch::configured(&file);
+            assert_eq!(ports_found(&mut watch, kind), [1_002].into(), "{file}");
+        }
+    }
+}
+
+#[test]
+fn the_severity_of_a_self_connection_is_that_of_the_override() {
+    for name in NAMES_OF_BACKUPD {
+        let file = format!("[[detect.self_connection.override]]\n{name}\nseverity = \"critical\"");
+        let mut watch = Watch::configured(&file);
+        ports_found(&mut watch, FindingKind::SelfConnection);
+        let findings = watch.engine.findings().iter();
+        let severities: Vec<_> = findings.map(|it| (it.subject.port, it.severity)).collect();
+        let expected = [(Some(1_001), Severity::Critical), (Some(1_002), Severity::Warning)];
+        assert_eq!(severities, expected, "{name}");
+    }
+}
+
+#[test]
+fn overrides_are_taken_and_dropped_at_a_reload_with_the_history_kept() {
+    let off = "[[detect.close_wait_pileup.override]]\nport = 1001\nenabled = false";
+    let mut watch = Watch::new();
+    let (backupd, port) = backupd();
+    let peer = Endpoint { address: address("10.0.0.9"), port };
+    let leak = CloseWaitSocket { peer, ..close_wait(&backupd, START - seconds(3_600)) };
+    for file in ["", off, ""] {
+        watch.reload(file);
+        watch.see_close_wait(times(20, &leak));
+        watch.pass(INTERVAL);
+    }
+    assert_eq!(watch.told(), ["raised warning", "cleared warning", "raised warning"]);
+}
+
+#[test]
+fn a_severity_is_kept_down_to_nine_tenths_of_the_threshold_of_the_override() {
+    let file = "[[detect.close_wait_pileup.override]]\nprocess = \"backupd\"\nwarning = 10";
+    let mut watch = Watch::configured(file);
+    let since = START - seconds(3_600);
+    let (lowered, plain) = (close_wait(&backupd().0, since), close_wait(&restored().0, since));
+    for (count, found) in [(9, false), (10, true), (9, true), (8, false), (9, false)] {
+        let mut sockets = times(count, &lowered);
+        sockets.extend(times(19, &plain));
+        let findings = watch.see_close_wait(sockets);
+        let names: Vec<_> = findings.iter().map(|it| it.subject.process.as_deref()).collect();
+        assert_eq!(names, if found { vec![Some("backupd")] } else { vec![] }, "{count} sockets");
+    }
+}
+
+#[test]
+fn the_growth_of_a_pileup_is_judged_by_the_window_and_the_number_of_the_override() {
+    // One more socket in 30 s grows in every quarter of 10 min and of 2 min; seven are there at 180 s.
+    let file = "[[detect.close_wait_pileup.override]]\nprocess = \"backupd\"\n\
+                window = \"2m\"\ngrowing = 7";
+    let mut watch = Watch::configured(file);
+    let since = START - seconds(3_600);
+    let (quick, plain) = (close_wait(&backupd().0, since), close_wait(&restored().0, since));
+    let mut first = BTreeMap::new();
+    for second in (0..=900).step_by(10) {
+        watch.now = START + seconds(second);
+        let count = 1 + second as usize / 30;
+        let mut sockets = times(count.min(19), &quick);
+        sockets.extend(times(count.min(19), &plain));
+        for finding in watch.see_close_wait(sockets) {
+            first.entry(finding.subject.process.clone().unwrap()).or_insert(second);
+        }
+    }
+    let expected = [("backupd".to_owned(), 180), ("restored".to_owned(), 600)];
+    assert_eq!(first, BTreeMap::from(expected));
+}
+
+#[test]
+fn the_container_stands_in_for_the_unit_of_an_override() {
+    let file = "[[detect.close_wait_pileup.override]]\nunit = \"0123456789ab\"\nenabled = false";
+    let mut watch = Watch::configured(file);
+    let boxed = |container: &str| {
+        let container = Some(container.to_owned());
+        let process = Process { container, ..(*process(12, "app")).clone() };
+        close_wait(&Arc::new(process), START - seconds(3_600))
+    };
+    assert_eq!(watch.see_close_wait(times(20, &boxed("0123456789ab"))), []);
+    assert_eq!(watch.see_close_wait(times(20, &boxed("0123456789ac"))).len(), 1);
+}
+
+#[test]
+fn who_is_not_known_is_matched_by_the_port_alone() {
+    let mut nobodys = close_wait(&backupd().0, START - seconds(3_600));
+    nobodys.owner = None;
+    for (name, found) in [("process = \"backupd\"", 1), ("port = 443", 0), ("port = 80", 1)] {
+        let file = format!("[[detect.close_wait_pileup.override]]\n{name}\nenabled = false");
+        let mut watch = Watch::configured(&file);
+        assert_eq!(watch.see_close_wait(times(20, &nobodys)).len(), found, "{name}");
+    }
+}
+
+#[test]
+fn taken_ports_are_judged_by_the_destination_and_failures_by_the_process() {
+    let used = || {
+        let busy = vec![destination("10.0.0.1", "10.0.0.9:443", 25_000)];
+        Namespace { ports: PortUse { busy, ..host().ports }, ..host() }
+    };
+    let kind = "[[detect.ephemeral_port_exhaustion.override]]";
+    let by_port = format!("{kind}\nport = 443\nwarning = 0.9");
+    let by_process = format!("{kind}\nprocess = \"backupd\"\nenabled = false");
+    let (backupd, _) = backupd();
+    for (file, fails, expected) in [
+        ("", false, Some(Severity::Warning)),
+        (&*by_port, false, None),
+        (&*by_port, true, Some(Severity::Critical)),
+        ("", true, Some(Severity::Critical)),
+        // Nearly all ports are taken, whoever fails.
+        (&*by_process, true, Some(Severity::Warning)),
+    ] {
+        let mut watch = Watch::configured(file);
+        if fails {
+            let failed = no_port(START, HOST, "10.0.0.1", "10.0.0.9:443", Some(&backupd));
+            watch.engine.handle_event(&failed);
+        }
+        watch.see([used()]);
+        assert_eq!(watch.severities().first().copied(), expected, "{file}, fails: {fails}");
+    }
+}
+
+#[test]
+fn a_process_whose_failures_are_not_wanted_hides_nobody_elses() {
+    let file = "[[detect.ephemeral_port_exhaustion.override]]\nprocess = \"backupd\"\n\
+                enabled = false";
+    let (mut watch, peer) = (Watch::configured(file), "10.0.0.9:443");
+    let (backupd, restored) = (backupd().0, restored().0);
+    let mut fail = |count, process: Option<&Arc<Process>>| {
+        for _ in 0..count {
+            watch.engine.handle_event(&no_port(START, HOST, "10.0.0.1", peer, process));
+        }
+        let findings = watch.see([host()]);
+        findings.first().map(|it| (it.subject.pid, text_of(it, "failed_connects")))
+    };
+    assert_eq!(fail(9, Some(&backupd)), None);
+    assert_eq!(fail(2, Some(&restored)), Some((Some(13), "2".to_owned())));
+    assert_eq!(fail(3, None), Some((Some(13), "5".to_owned())));
+}
+
+#[test]
+fn a_port_that_is_dialled_in_vain_is_judged_by_who_dials_it() {
+    let kind = "[[detect.self_connect_risk.override]]";
+    for (keys, found) in [
+        ("process = \"backupd\"\nwarning = 6", true),
+        ("process = \"restored\"\nwarning = 6", false),
+        ("port = 40000\nwarning = 6", true),
+        ("port = 40001\nwarning = 6", false),
+        // Five within the window that ends with the last.
+        ("process = \"backupd\"\nwarning = 6\nwindow = \"4s\"", false),
+        ("process = \"backupd\"\nwarning = 6\nenabled = false", false),
+    ] {
+        let mut watch = Watch::configured(&format!("{kind}\n{keys}"));
+        for second in 0..6 {
+            watch.engine.handle_event(&Event::ConnectFailed {
+                at: START + seconds(second),
+                netns: HOST,
+                local: endpoint("127.0.0.1:51000"),
+                peer: endpoint("127.0.0.1:40000"),
+                reason: ConnectFailure::Refused,
+                process: Some(backupd().0),
+            });
+        }
+        watch.now = START + seconds(5);
+        assert_eq!(!watch.see([host()]).is_empty(), found, "{keys}");
+    }
+}
+
+#[test]
+fn dropped_connections_count_within_the_window_of_the_override() {
+    let file = "[[detect.accept_queue_overflow.override]]\nport = 1001\nwindow = \"5s\"";
+    let mut watch = Watch::configured(file);
+    let dropping = |drops| {
+        let listeners = [backupd(), restored()];
+        let listeners = listeners.map(|who| Listener { drops, ..listener(&who) }).into();
+        let listen_overflows = u64::from(drops) * 2;
+        let netstat = NetstatCounters { listen_overflows, ..NetstatCounters::default() };
+        Namespace { listeners, netstat: Some(netstat), ..host() }
+    };
+    for (drops, found) in [(1, 0), (41, 2), (41, 1)] {
+        assert_eq!(watch.see([dropping(drops)]).len(), found, "{drops} drops");
+        watch.pass(INTERVAL);
+    }
+    assert_eq!(watch.only().subject.port, Some(1_002));
+}
+
+#[test]
+fn whoever_is_ignored_is_so_in_every_kind_and_nobody_else_is() {
+    for kind in kinds() {
+        for entry in ["processes = [\"backupd\"]", "units = [\"backup.service\"]", "ports = [1001]"]
+        {
+            let mut watch = Watch::configured(&format!("[ignore]\n{entry}"));
+            assert_eq!(ports_found(&mut watch, kind), [1_002].into(), "{kind:?}: {entry}");
+        }
+        let mut watch = Watch::configured("[ignore]\nnamespaces = [\"blue\"]");
+        assert_eq!(ports_found(&mut watch, kind), [1_001, 1_002].into(), "{kind:?}");
+        let mut watch = Watch::configured("[ignore]\nnamespaces = [\"blue\", \"host\"]");
+        assert_eq!(ports_found(&mut watch, kind), [].into(), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_namespace_is_ignored_by_its_name_also_where_the_finding_is_nobodys() {
+    let mut watch = Watch::configured("[ignore]\nnamespaces = [\"blue\"]");
+    let full = |id, name| Namespace {
+        time_wait: TimeWaitUse { used: 900, limit: Some(1_000) },
+        ..namespace(id, name)
+    };
+    watch.see([full(1, "blue"), full(2, "green"), full(3, "")]);
+    let names: Vec<_> = watch.engine.findings().iter().map(|it| &*it.subject.netns).collect();
+    assert_eq!(names, ["green", ""]);
+}
+
+#[test]
+fn what_becomes_ignored_at_a_reload_is_cleared_once_and_its_numbers_stay() {
+    let mut watch = Watch::new();
+    let leak = close_wait(&backupd().0, START - seconds(3_600));
+    watch.see_close_wait(times(200, &leak));
+    let before = watch.engine.samples().close_wait;
+    assert_eq!(watch.told(), ["raised critical"]);
+    watch.reload("[ignore]\nprocesses = [\"backupd\"]");
+    assert_eq!(watch.engine.findings().len(), 1, "it is judged with the next inventory");
+    watch.see_close_wait(times(200, &leak));
+    watch.see_close_wait(times(200, &leak));
+    assert_eq!(watch.told(), ["cleared critical"]);
+    assert_eq!(watch.engine.samples().close_wait, before);
+    assert_eq!(before[0].sockets, 200);
+    watch.reload("");
+    watch.see_close_wait(times(200, &leak));
+    assert_eq!(watch.told(), ["raised critical"]);
+}

@@ -1,0 +1,70 @@
+//! Incidents as data: a stream of facts, written down as it was judged, and read again.
+//!
+//! A recording is JSON Lines. The first line is the [`Header`]; each further one is a [`Fact`], in
+//! the order in which the engine was given them. Whoever judges them again, with a configuration of
+//! their own, needs neither the kernel nor privileges. Kernel addresses are never written: a
+//! [`Recorder`] puts small numbers in their place.
+//!
+//! Opening files is left to others: a recording is written to a [`Write`](std::io::Write) and read
+//! from a [`BufRead`](std::io::BufRead).
+
+mod reader;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    reader::{IncidentError, Recording},
+    recorder::Recorder,
+};
+use crate::{
+    engine::Engine,
+    facts::{Event, Inventory, Timestamp},
+};
+
+/// Tells a recording from any other file.
+const FORMAT: &str = "tcpwatch-incident";
+
+/// Changes when what was written before cannot be read any more. A fact that gains a field does not
+/// change it.
+const VERSION: u32 = 1;
+
+/// Where and when a recording was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Version of tcpwatch.
+    pub tcpwatch: String,
+    /// Time of day when it began, RFC 3339.
+    pub recorded_at: String,
+    /// The same moment on the clock of all its facts.
+    pub monotonic_ns: Timestamp,
+}
+
+/// One thing that the engine was given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// An event.
+    Event(Event),
+    /// An inventory.
+    Inventory {
+        /// When it was judged.
+        now: Timestamp,
+        /// What it found.
+        found: Inventory,
+    },
+}
+
+impl Fact {
+    /// Lets the engine judge it.
+    pub fn give_to(&self, engine: &mut Engine) {
+        match self {
+            Self::Event(event) => engine.handle_event(event),
+            Self::Inventory { now, found } => engine.handle_inventory(found, *now),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What is looked at only while the engine asks for it: the user stacks that open sockets.
+//!
+//! The kernel side is told by a map; the hook on accept() is attached only meanwhile. A stack is
+//! put into words once, while its process lives, and kept as long as its socket stays.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as BpfHashMap, MapData},
+};
+use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES, programs};
+
+use super::{
+    hooks::{self, Link},
+    records::Copied,
+    symbols::Code,
+};
+use crate::facts::{Focus, Role};
+
+/// Stacks put into words in one inventory. A leak has one, or a few; the rest waits its turn.
+const NEW_STACKS: usize = 16;
+/// Stacks remembered. Beyond that they are put into words again.
+const KNOWN_STACKS: usize = 256;
+
+pub(super) struct CloseLook {
+    focus: Array<MapData, WireFocus>,
+    stacks: BpfHashMap<MapData, u64, OpeningStack>,
+    asked: Focus,
+    accept: Option<Link>,
+    /// Of the sockets that the last inventory saw, by address and inode number.
+    of_socket: HashMap<(u64, u64), Words>,
+    /// By process and return addresses.
+    known: HashMap<(u32, Vec<u64>), Words>,
+}
+
+type Words = Arc<[String]>;
+
+impl CloseLook {
+    pub(super) fn new(
+        focus: Array<MapData, WireFocus>,
+        stacks: BpfHashMap<MapData, u64, OpeningStack>,
+    ) -> Self {
+        Self {
+            focus,
+            stacks,
+            asked: Focus::default(),
+            accept: None,
+            of_socket: HashMap::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// Tells the kernel side what is asked for from now on.
+    pub(super) fn ask(&mut self, ebpf: &mut Ebpf, focus: &Focus) {
+        let before = std::mem::replace(&mut self.asked, focus.clone());
+        if before.stacks_of == focus.stacks_of && before.closers == focus.closers {
+            return;
+        }
+        let mut wire = WireFocus { closers: u32::from(focus.closers), ..WireFocus::default() };
+        for (place, &pid) in wire.stacks_of.iter_mut().zip(&focus.stacks_of) {
+            *place = pid;
+        }
+        if let Err(error) = self.focus.set(0, wire, 0) {
+            tracing::debug!(%error, "cannot ask for stacks");
+        }
+        if focus.stacks_of.is_empty() {
+            self.accept = None;
+            self.forget_stacks();
+        } else if self.accept.is_none() {
+            self.accept = attach_accept(ebpf);
+        }
+    }
+
+    /// Gives the sockets of the inventory their stacks.
+    pub(super) fn name_stacks(&mut self, copied: &mut [Copied]) {
+        if self.asked.stacks_of.is_empty() && self.of_socket.is_empty() {
+            return;
+        }
+        let recorded: HashMap<u64, OpeningStack> =
+            self.stacks.iter().filter_map(Result::ok).collect();
+        let mut of_socket = HashMap::new();
+        let mut codes = HashMap::new();
+        let mut new_stacks = 0;
+        for copied in copied {
+            let inodes = copied.close_wait_inodes.iter();
+            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
+                let key = (socket.id, inode);
+                let words = self.of_socket.get(&key).cloned().or_else(|| {
+                    let stack = recorded.get(&socket.id)?;
+                    let owner = socket.owner.as_ref()?.process.pid;
+                    let is_client = socket.role == Role::Client;
+                    // The address may have been another socket's before.
+                    if stack.tgid != owner || (stack.is_client == 1) != is_client {
+                        return None;
+                    }
+                    let code = codes.entry(owner).or_insert_with(|| Code::of(owner)).as_ref()?;
+                    self.words_of(owner, code, stack, &mut new_stacks)
+                });
+                if let Some(words) = words {
+                    socket.stack = Some(Arc::clone(&words));
+                    of_socket.insert(key, words);
+                }
+            }
+        }
+        self.of_socket = of_socket;
+    }
+
+    fn words_of(
+        &mut self,
+        pid: u32,
+        code: &Code,
+        stack: &OpeningStack,
+        new_stacks: &mut usize,
+    ) -> Option<Words> {
+        let key = (pid, code.return_addresses(stack));
+        if let Some(words) = self.known.get(&key) {
+            return Some(Arc::clone(words));
+        }
+        if key.1.is_empty() || *new_stacks >= NEW_STACKS {
+            return None;
+        }
+        *new_stacks += 1;
+        let words: Words = code.name(&key.1).into();
+        if self.known.len() >= KNOWN_STACKS {
+            self.known.clear();
+        }
+        self.known.insert(key, Arc::clone(&words));
+        Some(words)
+    }
+
+    fn forget_stacks(&mut self) {
+        let keys: Vec<u64> = self.stacks.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            // One that has just gone is gone.
+            let _ = self.stacks.remove(&key);
+        }
+        self.known.clear();
+    }
+}
+
+/// Where the kernel has no fexit, `doctor` has said so.
+fn attach_accept(ebpf: &mut Ebpf) -> Option<Link> {
+    match hooks::attach(ebpf.program_mut(programs::ACCEPT)?) {
+        Ok(link) => Some(link),
+        Err(error) => {
+            tracing::debug!(%error, "the stacks of accept() are not recorded");
+            None
+        }
+    }
+}
+
+/// The kernel side has room for as many as the engine asks for.
+const _: () = assert!(STACK_PROCESSES >= 8);

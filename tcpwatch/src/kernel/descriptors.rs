@@ -1,0 +1,74 @@
+//! How many file descriptors a process has open, and how many it may.
+
+use std::{collections::BTreeMap, fs};
+
+use crate::facts::{DescriptorUse, Namespace};
+
+/// Sockets in CLOSE_WAIT from which on their process's descriptors are counted: before 6.2 each of
+/// them is one step through its folder.
+const SOCKETS: u32 = 5;
+/// Processes whose descriptors are counted in one inventory, those with most sockets.
+const PROCESSES: usize = 32;
+
+/// Those of the processes that hold sockets in CLOSE_WAIT.
+pub(super) fn of_close_wait(namespaces: &[Namespace]) -> BTreeMap<u32, DescriptorUse> {
+    let mut sockets: BTreeMap<u32, u32> = BTreeMap::new();
+    let close_wait = namespaces.iter().flat_map(|namespace| &namespace.close_wait);
+    for owner in close_wait.filter_map(|socket| socket.owner.as_ref()) {
+        *sockets.entry(owner.process.pid).or_default() += 1;
+    }
+    let mut most: Vec<(u32, u32)> =
+        sockets.into_iter().filter(|(_, sockets)| *sockets >= SOCKETS).collect();
+    most.sort_by_key(|(_, sockets)| std::cmp::Reverse(*sockets));
+    most.truncate(PROCESSES);
+    most.into_iter().filter_map(|(pid, _)| Some((pid, of_process(pid)?))).collect()
+}
+
+/// `None` where the process has ended or may not be read, or has no limit.
+fn of_process(pid: u32) -> Option<DescriptorUse> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    Some(DescriptorUse { open: open(pid)?, limit: parse_limit(&limits)? })
+}
+
+/// Since 6.2 the size of the folder is the number of its entries (commit f1f1f2569901), which takes
+/// no permission to know; before, they must be counted.
+fn open(pid: u32) -> Option<u64> {
+    let folder = format!("/proc/{pid}/fd");
+    match fs::metadata(&folder).ok()?.len() {
+        0 => Some(fs::read_dir(folder).ok()?.count() as u64),
+        entries => Some(entries),
+    }
+}
+
+/// The soft limit: `Max open files            1024                 524288               files`.
+fn parse_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_is_read() {
+        let limits = "Limit   Soft Limit  Hard Limit  Units\nMax open files  1024  524288  files\n";
+        assert_eq!(parse_limit(limits), Some(1_024));
+        assert_eq!(parse_limit("Max open files  unlimited  unlimited  files"), None);
+        assert_eq!(parse_limit(""), None);
+    }
+
+    #[test]
+    fn own_descriptors_are_counted() -> std::io::Result<()> {
+        let before = of_process(std::process::id()).expect("a process can read itself");
+        let held: Vec<File> = (0..50).map(|_| File::open("/dev/null")).collect::<Result<_, _>>()?;
+        let after = of_process(std::process::id()).expect("a process can read itself");
+        // Other tests open and close files meanwhile.
+        assert!(after.open >= before.open.saturating_sub(20) + 50, "{before:?} {after:?}");
+        assert!(after.limit >= after.open);
+        drop(held);
+        Ok(())
+    }
+}

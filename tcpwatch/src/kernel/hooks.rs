@@ -1,0 +1,174 @@
+//! The hooks: what each one sees, and how it is attached.
+
+use std::any::Any;
+
+use aya::{
+    Btf, Ebpf,
+    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+};
+use tcpwatch_common::{Offsets, programs};
+
+use super::programs::one_line;
+
+/// A hook, whether or not it could be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The program's name, and the label in `tcpwatch_hook_attached`.
+    pub name: &'static str,
+    /// What it hooks.
+    pub target: &'static str,
+    /// What cannot be seen without it.
+    pub lost_without: &'static str,
+    /// On which kernels, and when.
+    pub(super) need: Need,
+}
+
+/// When a hook is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// tcpwatch does not run without it.
+    Indispensable,
+    /// Always, as far as the kernel has it.
+    Wanted,
+    /// Before 6.10, whose tracepoint does not tell of resets without a socket.
+    BeforeResetReasons,
+    /// Opened for each walk, or attached while something asks for it.
+    OnDemand,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 9] = [
+        Self {
+            name: programs::SET_STATE,
+            target: "tp_btf/inet_sock_set_state",
+            lost_without: "state transitions, failed connects, self-connections as they happen",
+            need: Need::Indispensable,
+        },
+        Self {
+            name: programs::INVENTORY,
+            target: "iter/tcp",
+            lost_without: "every gauge of sockets, ports and queues",
+            need: Need::Indispensable,
+        },
+        Self {
+            name: programs::OWNERS,
+            target: "iter/task_file",
+            lost_without: "the process behind a socket",
+            need: Need::OnDemand,
+        },
+        Self {
+            name: programs::SEND_RESET,
+            target: "tp_btf/tcp_send_reset",
+            lost_without: "resets sent and their cause",
+            need: Need::Wanted,
+        },
+        Self {
+            name: programs::PASSIVE_RESET_V4,
+            target: "fentry/tcp_v4_send_reset",
+            lost_without: "resets sent where nobody listens, or for unknown connections, over IPv4",
+            need: Need::BeforeResetReasons,
+        },
+        Self {
+            name: programs::PASSIVE_RESET_V6,
+            target: "fentry/tcp_v6_send_reset",
+            lost_without: "resets sent where nobody listens, or for unknown connections, over IPv6",
+            need: Need::BeforeResetReasons,
+        },
+        Self {
+            name: programs::RECEIVE_RESET,
+            target: "tp_btf/tcp_receive_reset",
+            lost_without: "resets received",
+            need: Need::Wanted,
+        },
+        Self {
+            name: programs::BIND,
+            target: "fexit/inet_csk_get_port",
+            lost_without: "bind() and listen() that fail because the port is taken",
+            need: Need::Wanted,
+        },
+        Self {
+            name: programs::ACCEPT,
+            target: "fexit/inet_csk_accept",
+            lost_without: "the stack that accepted the connections of a leak",
+            need: Need::OnDemand,
+        },
+    ];
+
+    /// Whether tcpwatch does not run without it.
+    #[must_use]
+    pub fn is_indispensable(&self) -> bool {
+        self.need == Need::Indispensable
+    }
+
+    /// Whether it is attached by a trampoline, which not every kernel has.
+    #[must_use]
+    pub fn is_trampoline(&self) -> bool {
+        self.target.starts_with("fentry/") || self.target.starts_with("fexit/")
+    }
+
+    /// Whether this kernel needs it.
+    pub(super) fn is_needed(&self, offsets: &Offsets) -> bool {
+        /// Arguments of `tcp_send_reset` since 6.10.
+        const WITH_REASON: u32 = 3;
+        self.need != Need::BeforeResetReasons || offsets.send_reset_arguments != WITH_REASON
+    }
+
+    /// Loads the program, and attaches it if it is one that is attached for good.
+    pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, String> {
+        let program = ebpf
+            .program_mut(self.name)
+            .ok_or_else(|| format!("the object has no program {}", self.name))?;
+        let (_, function) = self.target.split_once('/').expect("a target is kind/name");
+        let attached = load(program, function, btf).and_then(|()| {
+            if self.need == Need::OnDemand || matches!(program, Program::Iter(_)) {
+                return Ok(None);
+            }
+            attach(program).map(Some)
+        });
+        attached.map_err(|error| {
+            if let ProgramError::LoadError { verifier_log, .. } = &error {
+                tracing::debug!(hook = self.name, %verifier_log, "the verifier's log");
+            }
+            one_line(&error)
+        })
+    }
+}
+
+/// What keeps a program attached while it lives.
+pub struct Link(#[expect(dead_code, reason = "it is dropped, no more")] Box<dyn Any + Send>);
+
+fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => program.load(function, btf),
+        Program::FEntry(program) => program.load(function, btf),
+        Program::FExit(program) => program.load(function, btf),
+        Program::Iter(program) => program.load(function, btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Attaches a loaded program.
+pub(super) fn attach(program: &mut Program) -> Result<Link, ProgramError> {
+    macro_rules! attached {
+        ($program:expr) => {{
+            let link = $program.attach()?;
+            Ok(Link(Box::new($program.take_link(link)?)))
+        }};
+    }
+    match program {
+        Program::BtfTracePoint(program) => attached!(program as &mut BtfTracePoint),
+        Program::FEntry(program) => attached!(program as &mut FEntry),
+        Program::FExit(program) => attached!(program as &mut FExit),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// How a hook fared.
+#[derive(Clone, Debug)]
+pub struct HookStatus {
+    /// Which.
+    pub hook: Hook,
+    /// `Err` with the kernel's reason.
+    pub outcome: Result<(), String>,
+}

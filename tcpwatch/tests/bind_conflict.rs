@@ -1,0 +1,151 @@
+//! Ports that a process cannot have, with real sockets: who asked, what holds the port, and when it
+//! is over.
+//!
+//! Who fails is a process of its own, this very binary with another name: one that holds the port
+//! itself has no conflict. Kernels and machines without the hook skip these tests.
+
+mod support;
+
+use std::{
+    env, fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::{Namespace, SelfConnection, TakenPort};
+use serde_json::Value;
+use support::{Agent, poll};
+
+/// An inventory every second; a refusal counts for six.
+const QUICK: &str =
+    "[inventory]\ninterval = \"1s\"\n[detect.bind_conflict]\nwindow = \"6s\"\nwarning = 3\n";
+
+const KIND: &str = "bind-conflict";
+
+/// What the process that binds is told, and its name.
+const ADDRESS: &str = "TCPWATCH_TEST_BIND";
+const NAME: &str = "binder";
+
+/// `None` where this kernel does not let the hook attach; it says so.
+fn agent_with_the_hook() -> Result<Option<Agent>> {
+    if !scenes::root_or_skip() {
+        return Ok(None);
+    }
+    let agent = Agent::start(QUICK)?;
+    if agent.value("tcpwatch_hook_attached{hook=\"bind\"}")? == Some(1.0) {
+        return Ok(Some(agent));
+    }
+    println!("skipped: this kernel does not let the hook `bind` attach");
+    Ok(None)
+}
+
+/// Not a test of its own: the process that [`bind_elsewhere`] starts binds here.
+#[test]
+fn as_another_process() -> Result<()> {
+    let Some(address) = env::var(ADDRESS).ok() else { return Ok(()) };
+    fs::write("/proc/self/comm", NAME)?;
+    let address: SocketAddr = address.parse()?;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    let error = socket.bind(&address.into()).and_then(|()| socket.listen(1)).err();
+    let refused = error.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+    ensure!(refused, "{address} was to be taken");
+    Ok(())
+}
+
+/// Another process asks for `address` in `ns` and is refused.
+fn bind_elsewhere(ns: &Namespace, address: SocketAddr) -> Result<()> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["--exact", "as_another_process"]).env(ADDRESS, address.to_string());
+    let status = ns.spawn_in(&mut command)?.wait()?;
+    ensure!(status.success(), "the bind of {address} was not refused");
+    Ok(())
+}
+
+fn wait_for(agent: &Agent, ns: &Namespace, is_wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    poll(KIND, || {
+        let findings = agent.findings(KIND, ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        Ok(findings.into_iter().find(&is_wanted))
+    })
+}
+
+fn wait_until_clear(agent: &Agent, ns: &Namespace) -> Result<()> {
+    poll("bind-conflict to clear", || Ok(agent.findings(KIND, ns.name())?.is_empty().then_some(())))
+}
+
+/// One refusal at what `taken` says; the finding.
+fn refused_once(agent: &Agent, ns: &Namespace, address: SocketAddr) -> Result<Value> {
+    bind_elsewhere(ns, address)?;
+    let finding = wait_for(agent, ns, |_| true)?;
+    assert_eq!(finding["severity"], "info", "{finding:#}");
+    assert_eq!(finding["subject"]["process"], NAME, "{finding:#}");
+    assert_eq!(finding["subject"]["local"], address.to_string(), "{finding:#}");
+    let title = finding["title"].as_str().context("a finding without title")?;
+    assert!(title.starts_with(NAME) && title.contains(&address.to_string()), "{title}");
+    wait_until_clear(agent, ns)?;
+    Ok(finding)
+}
+
+#[test]
+fn a_listener_of_another_process_is_named_and_three_refusals_are_a_warning() -> Result<()> {
+    let Some(agent) = agent_with_the_hook()? else { return Ok(()) };
+    let ns = Namespace::new("taken")?;
+    let listener = TakenPort::by_listener(&ns, SocketAddr::from(([0, 0, 0, 0], 7_200)))?;
+    agent.wait_for_inventory()?;
+    let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_200));
+    for _ in 0..3 {
+        bind_elsewhere(&ns, asked)?;
+    }
+    let is_whole = |finding: &Value| finding["evidence"]["failed_binds"] == 3;
+    let finding = wait_for(&agent, &ns, is_whole)?;
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["evidence"]["held_by"], "listener", "{finding:#}");
+    assert_eq!(finding["evidence"]["holder_local"], "0.0.0.0:7200", "{finding:#}");
+    assert_eq!(finding["evidence"]["holder_pid"], std::process::id(), "{finding:#}");
+    wait_until_clear(&agent, &ns)?;
+    let log = agent.log()?;
+    let of_kind = || log.lines().filter(|line| line.contains(ns.name()) && line.contains(KIND));
+    assert_eq!(of_kind().filter(|line| line.contains("raised: ")).count(), 1, "{log}");
+    assert_eq!(of_kind().filter(|line| line.contains("cleared: ")).count(), 1, "{log}");
+    drop(listener);
+    Ok(())
+}
+
+#[test]
+fn what_holds_a_port_without_a_listener_is_told_apart() -> Result<()> {
+    let Some(agent) = agent_with_the_hook()? else { return Ok(()) };
+    let ns = Namespace::new("held")?;
+    let itself = SelfConnection::make(&ns, IpAddr::from(Ipv4Addr::LOCALHOST))?;
+    let table = [
+        // First, because they end after a minute.
+        (TakenPort::by_time_wait(&ns, 7_202, true)?, "accepted connections in TIME_WAIT"),
+        (TakenPort::by_outgoing_time_wait(&ns, 7_204)?, "outgoing connection in TIME_WAIT"),
+        (TakenPort::by_accepted(&ns, 7_201, true)?, "accepted connections"),
+        (TakenPort::by_outgoing(&ns, 7_203)?, "outgoing connection"),
+    ];
+    agent.wait_for_inventory()?;
+    let addresses = table.iter().map(|(taken, expected)| (taken.address(), *expected));
+    for (address, expected) in addresses.chain([(itself.address(), "self-connection")]) {
+        let finding = refused_once(&agent, &ns, address)?;
+        assert_eq!(finding["evidence"]["held_by"], expected, "{finding:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_bound_and_no_more_is_seen_by_nobody_and_it_says_so() -> Result<()> {
+    let Some(agent) = agent_with_the_hook()? else { return Ok(()) };
+    let ns = Namespace::new("bound")?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_205));
+    let bound = ns.enter(|| -> std::io::Result<socket2::Socket> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    })??;
+    agent.wait_for_inventory()?;
+    let finding = refused_once(&agent, &ns, address)?;
+    assert_eq!(finding["evidence"].get("held_by"), None, "{finding:#}");
+    drop(bound);
+    Ok(())
+}

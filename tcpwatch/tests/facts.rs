@@ -1,0 +1,302 @@
+//! What the kernel side tells beyond the inventory of states: whose resets, who closes first, what
+//! holds a port, what waits, and the stacks that open sockets. The facts themselves, without the
+//! engine that judges them.
+
+mod support;
+
+use std::{
+    io::Read,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::{CloseWaitLeak, Namespace, State, TimeWaits};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::poll;
+use tcpwatch::{
+    facts::{
+        Focus, Inventory, Namespace as SeenNamespace, ResetCause, ResetCount, Role, SeenReset,
+        TcpState,
+    },
+    kernel::{LoadOptions, OwnerPolicy, Programs, Scope, Walker},
+};
+
+/// The kernel side alone. Dropping it detaches everything.
+struct Kernel {
+    walker: Walker,
+    _others: Box<dyn std::any::Any>,
+}
+
+impl Kernel {
+    fn load() -> Result<Self> {
+        let programs = Programs::load(&LoadOptions::default())?;
+        programs.require_indispensable()?;
+        let (ring, counters, walker, links) = programs.split(Scope::All, 10_000)?;
+        Ok(Self { walker, _others: Box::new((ring, counters, links)) })
+    }
+
+    fn inventory(&mut self, focus: &Focus) -> Result<Inventory> {
+        Ok(self.walker.inventory(OwnerPolicy::AtOnce, focus)?)
+    }
+}
+
+fn seen<'a>(inventory: &'a Inventory, ns: &Namespace) -> Result<&'a SeenNamespace> {
+    let mut namespaces = inventory.namespaces.iter();
+    namespaces.find(|seen| *seen.name == *ns.name()).context("the namespace was not walked")
+}
+
+fn listen() -> Result<TcpListener> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
+}
+
+/// The client's end first.
+fn pair(listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    Ok((client, server))
+}
+
+#[test]
+fn resets_are_told_by_process_service_and_cause() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    const DEAD_PORT: u16 = 9;
+    let ns = Namespace::new("origins")?;
+    let mut kernel = Kernel::load()?;
+    let service = ns.enter(|| -> Result<u16> {
+        for _ in 0..20 {
+            ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, DEAD_PORT)).is_err());
+        }
+        let listener = listen()?;
+        for _ in 0..7 {
+            let (client, server) = pair(&listener)?;
+            SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
+            drop(server);
+            drop(client);
+        }
+        Ok(listener.local_addr()?.port())
+    })??;
+    let inventory = kernel.inventory(&Focus::default())?;
+    let id = seen(&inventory, &ns)?.id;
+    let resets = inventory.resets.as_ref().context("the hooks are attached")?;
+    let of = |role, port, what| {
+        let wanted =
+            |it: &&ResetCount| (it.netns, it.role, it.port, it.what) == (id, role, port, what);
+        resets.iter().find(wanted).with_context(|| format!("no {what:?} for {port}: {resets:?}"))
+    };
+    let pid_of = |count: &ResetCount| count.process.as_ref().map(|process| process.pid);
+
+    let refused = of(Role::Client, DEAD_PORT, SeenReset::Received(TcpState::SynSent))?;
+    assert_eq!((refused.count, pid_of(refused)), (20, Some(process::id())));
+    assert_eq!(refused.last_peer, Some(Ipv4Addr::LOCALHOST.into()));
+    let aborted = of(Role::Server, service, SeenReset::Sent(ResetCause::LingerZero))?;
+    assert_eq!((aborted.count, pid_of(aborted)), (7, Some(process::id())));
+    let answered = of(Role::Server, DEAD_PORT, SeenReset::Sent(ResetCause::NoListener));
+    // Where the kernel does not tell of it `doctor` says so.
+    if support::kernel_is_at_least(6, 10)? {
+        let answered = answered?;
+        assert_eq!((answered.count, pid_of(answered)), (20, None));
+    }
+    let received = of(Role::Client, service, SeenReset::Received(TcpState::Established))?;
+    assert_eq!(received.count, 7);
+
+    // The counts go on.
+    ns.enter(|| assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, DEAD_PORT)).is_err()))?;
+    let inventory = kernel.inventory(&Focus::default())?;
+    let resets = inventory.resets.as_ref().context("the hooks are attached")?;
+    let count = resets
+        .iter()
+        .find(|it| it.netns == id && it.what == SeenReset::Received(TcpState::SynSent));
+    assert_eq!(count.map(|it| it.count), Some(21));
+    Ok(())
+}
+
+#[test]
+fn who_closes_first_is_counted_while_it_is_asked_for() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("closers")?;
+    let mut kernel = Kernel::load()?;
+    let close_first = |count: usize| {
+        ns.enter(|| -> Result<u16> {
+            let listener = listen()?;
+            for _ in 0..count {
+                let (client, mut server) = pair(&listener)?;
+                drop(client);
+                ensure!(server.read(&mut [0])? == 0);
+            }
+            Ok(listener.local_addr()?.port())
+        })?
+    };
+    close_first(5)?;
+    let focus = Focus { closers: true, ..Focus::default() };
+    let inventory = kernel.inventory(&focus)?;
+    assert!(inventory.closers.is_empty(), "nobody asked before: {:?}", inventory.closers);
+    let id = seen(&inventory, &ns)?.id;
+    let port = close_first(12)?;
+    let inventory = kernel.inventory(&focus)?;
+    let closers = inventory.closers.iter().filter(|closer| closer.netns == id);
+    let told: Vec<_> =
+        closers.map(|it| (it.process.pid, it.role, it.peer, it.port, it.count)).collect();
+    let localhost = Some(Ipv4Addr::LOCALHOST.into());
+    assert_eq!(told, [(process::id(), Role::Client, localhost, port, 12)]);
+    // Asked for again, it begins anew.
+    kernel.inventory(&Focus::default())?;
+    close_first(3)?;
+    assert!(kernel.inventory(&focus)?.closers.iter().all(|closer| closer.netns != id));
+    Ok(())
+}
+
+#[test]
+fn holders_of_a_port_are_described_in_whatever_state() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("holders")?;
+    let _time_waits = TimeWaits::make(&ns, 3, 8_000)?;
+    let sockets = ns.sockets()?;
+    let in_time_wait = sockets.iter().find(|socket| socket.state == State::TimeWait);
+    let in_time_wait = in_time_wait.context("three of them")?.local.port();
+    let (listener, connected) = ns.enter(|| -> Result<_> {
+        let listener = listen()?;
+        let ends = pair(&listener)?;
+        Ok((listener, ends))
+    })??;
+    let listening = listener.local_addr()?.port();
+    let connected_from = connected.0.local_addr()?.port();
+    let mut kernel = Kernel::load()?;
+    let ports = vec![in_time_wait, listening, connected_from];
+    let inventory = kernel.inventory(&Focus { ports, ..Focus::default() })?;
+    let mut told: Vec<_> = seen(&inventory, &ns)?
+        .port_holders
+        .iter()
+        .map(|holder| {
+            let pid = holder.owner.as_ref().map(|owner| owner.process.pid);
+            (holder.local.port, holder.state, pid)
+        })
+        .collect();
+    told.sort_unstable();
+    let me = Some(process::id());
+    let mut expected = vec![
+        (in_time_wait, TcpState::TimeWait, None),
+        (listening, TcpState::Established, me),
+        (listening, TcpState::Listen, me),
+        (connected_from, TcpState::Established, me),
+    ];
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    let inventory = kernel.inventory(&Focus::default())?;
+    assert!(seen(&inventory, &ns)?.port_holders.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_bound_before_connect_is_told() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("bound")?;
+    let held = ns.enter(|| -> Result<_> {
+        let listener = listen()?;
+        let mut held = Vec::new();
+        for bind_first in [true, true, false] {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            if bind_first {
+                socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            }
+            socket.connect(&listener.local_addr()?.into())?;
+            held.push((socket, listener.accept()?));
+        }
+        // Its connections keep its port when it is gone; they called neither bind() nor connect().
+        drop(listener);
+        Ok(held)
+    })??;
+    let mut kernel = Kernel::load()?;
+    let inventory = kernel.inventory(&Focus::default())?;
+    let ports = &seen(&inventory, &ns)?.ports;
+    assert_eq!((ports.bound_before_connect, ports.pinned), (2, 3));
+    drop(held);
+    Ok(())
+}
+
+#[test]
+fn sockets_that_wait_for_their_peer_are_described_after_a_second() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("waiting")?;
+    let (client, _server) = ns.enter(|| -> Result<_> {
+        let listener = listen()?;
+        let (client, server) = pair(&listener)?;
+        SockRef::from(&client).shutdown(std::net::Shutdown::Write)?;
+        Ok((client, server))
+    })??;
+    let _syn_sent = support::syn_sent(&ns)?;
+    let mut kernel = Kernel::load()?;
+    let inventory = poll("four sockets to wait for a second", || {
+        let inventory = kernel.inventory(&Focus::default())?;
+        let waiting = seen(&inventory, &ns)?.waiting.len();
+        Ok((waiting == 4).then_some(inventory))
+    })?;
+    let waiting = &seen(&inventory, &ns)?.waiting;
+    let half_closed = waiting.iter().find(|socket| socket.state == TcpState::FinWait2);
+    let half_closed = half_closed.context("FIN_WAIT2")?;
+    assert_eq!(half_closed.local.port, client.local_addr()?.port());
+    assert_eq!((half_closed.role, half_closed.orphan), (Role::Client, false));
+    for socket in waiting {
+        let age = inventory.finished.since(socket.since);
+        ensure!(age >= Duration::from_secs(1) && age < support::DEADLINE, "{socket:?}: {age:?}");
+        let owner = socket.owner.as_ref().map(|owner| owner.process.pid);
+        assert_eq!(owner, Some(process::id()), "{socket:?}");
+    }
+    // Their age grows by the time that passes, retransmissions or not.
+    std::thread::sleep(Duration::from_secs(2));
+    let later = kernel.inventory(&Focus::default())?;
+    let oldest = |inventory: &Inventory| -> Result<_> {
+        let syn_sent = seen(inventory, &ns)?.waiting.iter();
+        let syn_sent = syn_sent.filter(|socket| socket.state == TcpState::SynSent);
+        syn_sent.map(|socket| socket.since).min().context("SYN_SENT")
+    };
+    // The kernel's stamp has milliseconds.
+    let drift = oldest(&later)?.since(oldest(&inventory)?);
+    ensure!(drift <= Duration::from_millis(2), "{drift:?}");
+    Ok(())
+}
+
+#[test]
+fn stacks_are_recorded_for_those_asked_for_alone() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("stacks")?;
+    let mut kernel = Kernel::load()?;
+    let before = CloseWaitLeak::client(&ns, 2, 0, false)?;
+    let focus = Focus { stacks_of: vec![process::id()], ..Focus::default() };
+    kernel.inventory(&focus)?;
+    let leak = CloseWaitLeak::client(&ns, 5, 0, false)?;
+    let inventory = kernel.inventory(&focus)?;
+    let close_wait = &seen(&inventory, &ns)?.close_wait;
+    assert_eq!(close_wait.len(), 7);
+    for socket in close_wait {
+        let is_older = before.streams().iter().any(|stream| {
+            stream.local_addr().is_ok_and(|address| address.port() == socket.local.port)
+        });
+        match &socket.stack {
+            None => ensure!(is_older, "no stack: {socket:?}"),
+            Some(stack) => {
+                ensure!(!is_older, "{stack:?}");
+                ensure!(stack[0].contains("connect"), "{stack:?}");
+            }
+        }
+    }
+    // The stack stays with its socket when nobody asks any more.
+    let inventory = kernel.inventory(&Focus::default())?;
+    let named = seen(&inventory, &ns)?.close_wait.iter().filter(|socket| socket.stack.is_some());
+    assert_eq!(named.count(), 5);
+    drop(leak);
+    Ok(())
+}

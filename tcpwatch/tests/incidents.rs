@@ -1,0 +1,225 @@
+//! Recorded incidents, judged again: the same facts lead to the same findings.
+//!
+//! `incidents/NAME.jsonl` was recorded from a real kernel, `NAME.expected.json` is what the engine
+//! says of it under `incidents/tcpwatch.toml`: each change of a finding, in order. Replaying needs
+//! neither root nor a kernel.
+//!
+//!     UPDATE_INCIDENTS=1 cargo test --package tcpwatch --test incidents
+//!     cargo test --package tcpwatch --test incidents -- --ignored
+//!
+//! The first writes what is expected anew. The second, as root, records anew; with
+//! `INCIDENTS=syn-flood,self-connection` only those. How each is made is told in `recording`.
+
+mod recording;
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io::BufReader,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tcpwatch::{
+    config::Config,
+    engine::{Engine, Finding, FindingChange, FindingKind},
+    incident::Recording,
+    publish::{WallClock, findings_json},
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/incidents")
+}
+
+/// The configuration under which all are recorded and judged.
+fn config() -> Result<Config> {
+    Ok(Config::load(&folder().join("tcpwatch.toml"))?)
+}
+
+fn recording_of(name: &str) -> PathBuf {
+    folder().join(format!("{name}.jsonl"))
+}
+
+fn expected_of(name: &str) -> PathBuf {
+    folder().join(format!("{name}.expected.json"))
+}
+
+/// Names of all recordings.
+fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder())? {
+        let file = entry?.file_name().into_string().ok().context("a name in UTF-8")?;
+        names.extend(file.strip_suffix(".jsonl").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// What the engine says of a recording: every change of a finding, in order.
+fn changes(name: &str) -> Result<Vec<FindingChange>> {
+    let config = config()?;
+    let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
+    let mut changes = Vec::new();
+    for fact in open(name)? {
+        fact?.give_to(&mut engine);
+        let mut at_once: Vec<_> = std::iter::from_fn(|| engine.poll_change()).collect();
+        // What changes at the same moment comes in no order.
+        at_once.sort_by(|a, b| id_of(a).cmp(id_of(b)));
+        changes.extend(at_once);
+    }
+    Ok(changes)
+}
+
+fn id_of(change: &FindingChange) -> &str {
+    match change {
+        FindingChange::Raised(finding)
+        | FindingChange::SeverityChanged { finding, .. }
+        | FindingChange::Cleared(finding) => &finding.id,
+    }
+}
+
+fn open(name: &str) -> Result<Recording<BufReader<File>>> {
+    let path = recording_of(name);
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    Ok(Recording::open(BufReader::new(file), &path)?)
+}
+
+/// The changes as a document, each finding as the API shows it.
+fn told(name: &str) -> Result<String> {
+    let wall = WallClock::of_recording(open(name)?.header()).context("a header without time")?;
+    let show = |finding: &Finding| -> Result<Value> {
+        let mut document: Value =
+            serde_json::from_str(&findings_json(std::slice::from_ref(finding), wall))?;
+        Ok(document["findings"][0].take())
+    };
+    let mut told = Vec::new();
+    for change in changes(name)? {
+        told.push(match &change {
+            FindingChange::Raised(it) => json!({"change": "raised", "finding": show(it)?}),
+            FindingChange::SeverityChanged { finding, from } => {
+                json!({"change": format!("from {from}"), "finding": show(finding)?})
+            }
+            FindingChange::Cleared(it) => json!({"change": "cleared", "finding": show(it)?}),
+        });
+    }
+    Ok(format!("{:#}\n", Value::from(told)))
+}
+
+fn write_expected(name: &str) -> Result<()> {
+    let path = expected_of(name);
+    fs::write(&path, told(name)?).with_context(|| format!("writing {}", path.display()))
+}
+
+#[test]
+fn every_recording_leads_to_the_findings_beside_it() -> Result<()> {
+    for name in names()? {
+        if env::var_os("UPDATE_INCIDENTS").is_some_and(|value| value == "1") {
+            write_expected(&name)?;
+        }
+        let path = expected_of(&name);
+        let expected =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let found = told(&name)?;
+        if found == expected {
+            continue;
+        }
+        let same = found.lines().zip(expected.lines()).take_while(|(found, line)| found == line);
+        let number = same.count();
+        bail!(
+            "{}:{} is not what the engine says; if the engine is right, run \
+             `UPDATE_INCIDENTS=1 cargo test --package tcpwatch --test incidents`\n   \
+             found: {}\nexpected: {}",
+            path.display(),
+            number + 1,
+            found.lines().nth(number).unwrap_or("the end of the file"),
+            expected.lines().nth(number).unwrap_or("the end of the file"),
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_finding_has_a_recording_in_which_it_is_raised_and_cleared() -> Result<()> {
+    for kind in FindingKind::ALL {
+        let mut told = Vec::new();
+        for change in changes(kind.name())? {
+            match change {
+                FindingChange::Raised(finding) if finding.kind == kind => told.push("raised"),
+                FindingChange::Cleared(finding) if finding.kind == kind => told.push("cleared"),
+                _ => {}
+            }
+        }
+        let ended = told.first() == Some(&"raised") && told.last() == Some(&"cleared");
+        ensure!(ended, "{} has this of its kind: {told:?}", kind.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn no_finding_flaps() -> Result<()> {
+    for name in names()? {
+        let mut raised = BTreeMap::<_, u32>::new();
+        let mut cleared = BTreeMap::<_, u32>::new();
+        for change in changes(&name)? {
+            match change {
+                FindingChange::Raised(finding) => *raised.entry(finding.id).or_default() += 1,
+                FindingChange::Cleared(finding) => *cleared.entry(finding.id).or_default() += 1,
+                FindingChange::SeverityChanged { .. } => {}
+            }
+        }
+        let twice = |times: &BTreeMap<String, u32>| times.values().any(|&count| count > 1);
+        ensure!(!twice(&raised), "{name}: raised more than once: {raised:?}");
+        ensure!(!twice(&cleared), "{name}: cleared more than once: {cleared:?}");
+    }
+    Ok(())
+}
+
+/// Larger ones belong to an issue, not into the tree.
+const MOST_BYTES: u64 = 100 * 1024;
+
+/// Where the addresses of the kernel begin, rounded down for every architecture.
+const KERNEL_ADDRESSES: u64 = 0xffff_0000_0000_0000;
+
+#[test]
+fn recordings_are_small_and_tell_nothing_of_the_machine_they_were_made_on() -> Result<()> {
+    for name in names()? {
+        let bytes = fs::metadata(recording_of(&name))?.len();
+        ensure!(bytes <= MOST_BYTES, "{name}.jsonl has {bytes} bytes");
+        for path in [recording_of(&name), expected_of(&name)] {
+            let text = fs::read_to_string(&path)?;
+            let path = path.display();
+            let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+            let address = numbers
+                .find(|number| number.parse().is_ok_and(|number: u64| number >= KERNEL_ADDRESSES));
+            ensure!(address.is_none(), "{path} has what looks like a kernel address: {address:?}");
+            let place = ["0xffff", "/home/", "/root/", "/tmp/", "target/debug"];
+            let place = place.into_iter().find(|place| text.contains(place));
+            ensure!(place.is_none(), "{path} has {place:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "records anew, which takes root and a minute or two"]
+fn record_incidents() -> Result<()> {
+    ensure!(scenes::is_root(), "recording takes root");
+    let wanted = env::var("INCIDENTS").unwrap_or_default();
+    let wanted: Vec<_> = wanted.split(',').filter(|name| !name.is_empty()).collect();
+    for name in &wanted {
+        let is_known = recording::SCENES.iter().any(|scene| scene.name == *name);
+        ensure!(is_known, "INCIDENTS: there is no scene {name:?}");
+    }
+    for scene in &recording::SCENES {
+        if wanted.is_empty() || wanted.contains(&scene.name) {
+            println!("{}", scene.name);
+            let text = recording::record(scene, &config()?).context(scene.name)?;
+            fs::write(recording_of(scene.name), text)?;
+            write_expected(scene.name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Overrides and what is ignored, with real leaks: for whom they are, and at a reload.
+//!
+//! What they match in every kind of finding is tested on facts, in the engine.
+
+mod support;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use scenes::{CloseWaitLeak, Namespace};
+use support::{Agent, poll};
+
+/// An inventory a second; sockets in CLOSE_WAIT count after two.
+const QUICK: &str =
+    "[inventory]\ninterval = \"1s\"\n[detect.close_wait_pileup]\nmin_age = \"2s\"\n";
+
+const OVERRIDE: &str = "[[detect.close_wait_pileup.override]]";
+
+/// Ports of the two services whose connections this process keeps.
+const MANY: u16 = 8_201;
+/// See [`MANY`].
+const FEW: u16 = 8_202;
+
+/// The peers' ports of the pileups found in `ns`.
+fn ports_found(agent: &Agent, ns: &Namespace) -> Result<Vec<u16>> {
+    let mut ports = Vec::new();
+    for finding in agent.findings("close-wait-pileup", ns.name())? {
+        let peer = finding["subject"]["peer"].as_str().context("a finding without peer")?;
+        let (_, port) = peer.rsplit_once(':').context("a peer without port")?;
+        ports.push(port.parse()?);
+    }
+    Ok(ports)
+}
+
+/// Waits until the pileups are these, and sees that they stay so.
+fn assert_found(agent: &Agent, ns: &Namespace, expected: &[u16]) -> Result<()> {
+    poll(&format!("the pileups to be those of {expected:?}"), || {
+        Ok((ports_found(agent, ns)? == expected).then_some(()))
+    })?;
+    for _ in 0..2 {
+        agent.wait_for_inventory()?;
+        assert_eq!(ports_found(agent, ns)?, expected);
+    }
+    Ok(())
+}
+
+fn reload(agent: &Agent, config: &str) -> Result<()> {
+    let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+    agent.folder.write("tcpwatch.toml", &format!("{web}{config}"))?;
+    agent.signal(libc::SIGHUP)
+}
+
+#[test]
+fn an_override_by_port_silences_a_leak_and_one_by_process_lowers_its_threshold() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let own_name = fs::read_to_string("/proc/self/comm")?;
+    let own_name = own_name.trim_end();
+    let silent = format!("{OVERRIDE}\nport = {MANY}\nenabled = false\n");
+    let lowered = format!("{OVERRIDE}\nprocess = \"{own_name}\"\nwarning = 5\n");
+    let agent = Agent::start(&format!("{QUICK}{silent}{lowered}"))?;
+    let ns = Namespace::new("overrides")?;
+    let _many = CloseWaitLeak::client(&ns, 37, MANY, false)?;
+    let _few = CloseWaitLeak::client(&ns, 10, FEW, false)?;
+    assert_found(&agent, &ns, &[FEW])?;
+    let netns = format!("netns=\"{}\"", ns.name());
+    let kept = |port: u16| {
+        agent.sum("tcpwatch_close_wait_sockets", &[&netns, &format!("port=\"{port}\"")])
+    };
+    assert_eq!((kept(MANY)?, kept(FEW)?), (37.0, 10.0), "the metrics stay");
+
+    // Without them it is as the section says, and that is ignored then.
+    reload(&agent, QUICK)?;
+    assert_found(&agent, &ns, &[MANY])?;
+    reload(&agent, &format!("{QUICK}{lowered}[ignore]\nports = [{MANY}]\n"))?;
+    assert_found(&agent, &ns, &[FEW])?;
+    reload(&agent, &format!("{QUICK}{lowered}[ignore]\nprocesses = [\"{own_name}\"]\n"))?;
+    assert_found(&agent, &ns, &[])?;
+    assert_eq!((kept(MANY)?, kept(FEW)?), (37.0, 10.0));
+
+    // The silenced leak was never told of before the reload that let it speak.
+    let log = agent.log()?;
+    let told = |word: &str, port: u16| {
+        let of_port = format!(":{port} ");
+        log.lines()
+            .filter(|line| {
+                line.contains(ns.name()) && line.contains(word) && line.contains(&of_port)
+            })
+            .count()
+    };
+    assert_eq!((told("raised: ", MANY), told("cleared: ", MANY)), (1, 1), "{log}");
+    assert_eq!((told("raised: ", FEW), told("cleared: ", FEW)), (2, 2), "{log}");
+    Ok(())
+}

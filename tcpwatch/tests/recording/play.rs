@@ -1,0 +1,140 @@
+//! The scenes: each makes its situation, waits until it is found, cures it, and waits until the
+//! finding is gone.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, TcpStream},
+};
+
+use anyhow::{Result, ensure};
+use scenes::{CloseWaitLeak, PortRange, SelfConnection, TimeWaits};
+
+use super::Stage;
+use crate::support::{begin_connects, listen};
+
+/// In the default `ip_local_port_range`, and of the parity that connect() tries first.
+const PORT_IN_THE_RANGE: u16 = 45_454;
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A pool whose server has closed its connections.
+pub(super) fn close_wait_pileup(stage: &mut Stage<'_>) -> Result<()> {
+    let mut leak = CloseWaitLeak::client(stage.namespace(), 24, 3_306, false)?;
+    leak.read_to_end()?;
+    stage.watch_until_raised()?;
+    stage.watch(1)?;
+    leak.close(24)?;
+    stage.watch_until_cleared()
+}
+
+/// Short connections up to a low limit, which is then raised.
+pub(super) fn time_wait_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
+    const LIMIT: &str = "net.ipv4.tcp_max_tw_buckets";
+    let namespace = stage.namespace().clone();
+    namespace.sysctl_set(LIMIT, "500")?;
+    TimeWaits::make(&namespace, 490, 8_080)?;
+    stage.watch_until_raised()?;
+    namespace.sysctl_set(LIMIT, "262144")?;
+    stage.watch_until_cleared()
+}
+
+/// A short range, half of it open and half in TIME_WAIT; it is widened when connect() has failed.
+pub(super) fn ephemeral_port_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    let mut range = PortRange::new(&namespace, 40_000..=40_059, 8_443)?;
+    range.use_up(20, 30)?;
+    stage.watch_until_raised()?;
+    range.use_up(10, 0)?;
+    for _ in 0..5 {
+        ensure!(range.connect_once().is_err(), "there was a port left");
+    }
+    stage.watch(2)?;
+    namespace.sysctl_set("net.ipv4.ip_local_port_range", "32768 60999")?;
+    stage.watch_until_cleared()
+}
+
+/// A client that dials a port of its own host until it is given that port.
+pub(super) fn self_connection(stage: &mut Stage<'_>) -> Result<()> {
+    let connection = SelfConnection::by_luck(stage.namespace(), LOCALHOST)?;
+    stage.watch_until_raised()?;
+    connection.close();
+    stage.watch_until_cleared()
+}
+
+/// A listener in the port range, with a client on the same host, until its port is reserved.
+pub(super) fn listener_in_the_port_range(stage: &mut Stage<'_>) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    let _listener = listen(&namespace, PORT_IN_THE_RANGE, 16)?;
+    stage.watch_until_raised()?;
+    let _client = namespace.enter(|| TcpStream::connect((LOCALHOST, PORT_IN_THE_RANGE)))??;
+    stage.watch(2)?;
+    reserve(stage)?;
+    stage.watch_until_cleared()
+}
+
+/// A client that dials while nobody listens, until the port is reserved.
+pub(super) fn port_dialled_in_vain(stage: &mut Stage<'_>) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    for _ in 0..30 {
+        let outcome = namespace.enter(|| TcpStream::connect((LOCALHOST, PORT_IN_THE_RANGE)))?;
+        let refused = outcome.is_err_and(|it| it.kind() == io::ErrorKind::ConnectionRefused);
+        ensure!(refused, "port {PORT_IN_THE_RANGE} did not refuse");
+    }
+    stage.watch_until_raised()?;
+    reserve(stage)?;
+    stage.watch_until_cleared()
+}
+
+fn reserve(stage: &Stage<'_>) -> Result<()> {
+    let port = PORT_IN_THE_RANGE.to_string();
+    stage.namespace().sysctl_set("net.ipv4.ip_local_reserved_ports", &port)
+}
+
+/// Half-open connections of 300 sources, which end by themselves.
+pub(super) fn syn_flood(stage: &mut Stage<'_>) -> Result<()> {
+    half_open(stage, 300, 1)
+}
+
+/// 120 of one source.
+pub(super) fn handshake_stall(stage: &mut Stage<'_>) -> Result<()> {
+    half_open(stage, 1, 120)
+}
+
+fn half_open(stage: &mut Stage<'_>, sources: u16, each: u16) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    // They end after 7 s instead of a minute.
+    namespace.sysctl_set("net.ipv4.tcp_synack_retries", "2")?;
+    let _listener = listen(&namespace, 443, 4_096)?;
+    stage.watch(1)?;
+    scenes::half_open(&namespace, sources, each, 443)?;
+    stage.watch_until_raised()?;
+    stage.watch_until_cleared()
+}
+
+/// Nobody accepts, until the queue is made longer and emptied once.
+pub(super) fn accept_queue_overflow(stage: &mut Stage<'_>) -> Result<()> {
+    let listener = listen(stage.namespace(), 8_080, 5)?;
+    stage.watch(1)?;
+    let clients = begin_connects(stage.namespace(), 20, 8_080)?;
+    stage.watch_until_raised()?;
+    // Room for all whose SYN was dropped; they send it again.
+    socket2::SockRef::from(&listener).listen(128)?;
+    stage.watch_until_cleared()?;
+    drop(clients);
+    Ok(())
+}
+
+/// A client that does not wait between its tries, while the service is down.
+pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
+    let namespace = stage.namespace().clone();
+    // Three windows, to know that there were none.
+    stage.watch(10)?;
+    namespace.enter(|| {
+        for _ in 0..250 {
+            ensure!(TcpStream::connect((LOCALHOST, 8_080)).is_err(), "somebody listens");
+        }
+        Ok(())
+    })??;
+    stage.watch_until_raised()?;
+    stage.watch_until_cleared()
+}

@@ -1,0 +1,180 @@
+//! Storms of resets with real sockets: against the past, with cause and process, and over when they
+//! are over.
+//!
+//! Each test has a network namespace and an agent of its own. What a storm is told from is the time
+//! before it, so each test first lets that pass.
+
+mod support;
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::Namespace;
+use serde_json::Value;
+use socket2::SockRef;
+use support::{Agent, poll};
+
+const KIND: &str = "reset-storm";
+
+/// Two inventories a second; three windows of five seconds must have been watched.
+const QUICK: &str = "[inventory]\ninterval = \"500ms\"\n\
+    [detect.reset_storm]\nwindow = \"5s\"\nfactor = 3\nhistory = \"1m\"\n";
+/// The three windows, and two inventories more.
+const WATCHED: Duration = Duration::from_secs(16);
+
+/// An agent that knows that there were no resets.
+fn agent_that_has_watched() -> Result<Agent> {
+    let agent = Agent::start(QUICK)?;
+    agent.wait_for_inventory()?;
+    thread::sleep(WATCHED);
+    Ok(agent)
+}
+
+/// Whether this kernel tells of all resets and their causes.
+fn causes_are_told() -> Result<bool> {
+    let told = support::kernel_is_at_least(6, 12)?;
+    if !told {
+        println!("this kernel does not tell the causes of resets");
+    }
+    Ok(told)
+}
+
+/// Waits for the storm that has this role and list under this key.
+fn wait_for(agent: &Agent, ns: &Namespace, role: &str, key: &str) -> Result<Value> {
+    poll(&format!("{KIND} of a {role}, {key}"), || {
+        let findings = agent.findings(KIND, ns.name())?;
+        let is_wanted = |finding: &Value| {
+            finding["subject"]["role"] == role && finding["evidence"][key].is_array()
+        };
+        Ok(findings.into_iter().find(is_wanted))
+    })
+}
+
+fn wait_until_clear(agent: &Agent, ns: &Namespace) -> Result<()> {
+    poll("the storms to clear", || Ok(agent.findings(KIND, ns.name())?.is_empty().then_some(())))
+}
+
+/// Each of so many storms in `ns` was raised and cleared once, says the log.
+fn assert_told(agent: &Agent, ns: &Namespace, storms: usize) -> Result<()> {
+    let log = agent.log()?;
+    let told = |word: &str| {
+        let of_kind = log.lines().filter(|line| line.contains(ns.name()) && line.contains(KIND));
+        of_kind.filter(|line| line.contains(word)).count()
+    };
+    assert_eq!((told("raised: "), told("cleared: ")), (storms, storms), "{log}");
+    Ok(())
+}
+
+/// All resets have this cause or state, and there are as many as a storm has at least, and no more
+/// than were provoked.
+fn assert_all(finding: &Value, key: &str, label: &str, provoked: u64) -> Result<()> {
+    let resets = finding["evidence"]["resets_in_window"].as_u64().context("no number")?;
+    ensure!((600..=provoked).contains(&resets), "{finding:#}");
+    assert_eq!(finding["evidence"][key], serde_json::json!([format!("{label} {resets}")]));
+    assert_eq!(finding["evidence"]["last_peer"], "127.0.0.1", "{finding:#}");
+    Ok(())
+}
+
+/// `comm` and pid of this process's main thread, whatever thread has made the sockets.
+fn assert_is_ours(finding: &Value) -> Result<()> {
+    let name = fs::read_to_string("/proc/self/comm")?;
+    assert_eq!(finding["subject"]["process"], name.trim_end(), "{finding:#}");
+    assert_eq!(finding["subject"]["pid"], std::process::id(), "{finding:#}");
+    Ok(())
+}
+
+fn dial_in_vain(port: u16, times: u64) -> Result<()> {
+    for _ in 0..times {
+        ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "somebody listens");
+    }
+    Ok(())
+}
+
+/// Connections that the server closes with SO_LINGER 0.
+fn abort_as_server(listener: &TcpListener, times: u64) -> Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    for _ in 0..times {
+        let client = TcpStream::connect(address)?;
+        let (server, _) = listener.accept()?;
+        SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
+        drop(server);
+        drop(client);
+    }
+    Ok(address)
+}
+
+#[test]
+fn two_thousand_refused_connects_are_a_storm_at_both_ends() -> Result<()> {
+    if !scenes::root_or_skip() || !causes_are_told()? {
+        return Ok(());
+    }
+    let ns = Namespace::new("refused")?;
+    let agent = agent_that_has_watched()?;
+    ns.enter(|| dial_in_vain(9, 2_000))??;
+    let sent = wait_for(&agent, &ns, "server", "by_cause")?;
+    assert_all(&sent, "by_cause", "no_listener", 2_000)?;
+    assert_eq!(sent["severity"], "warning", "{sent:#}");
+    assert_eq!(sent["subject"]["local"], "*:9", "{sent:#}");
+    assert!(sent["subject"].get("process").is_none(), "nobody listens there: {sent:#}");
+    let received = wait_for(&agent, &ns, "client", "by_state")?;
+    assert_all(&received, "by_state", "syn_sent", 2_000)?;
+    assert_eq!(received["subject"]["peer"], "*:9", "{received:#}");
+    assert_is_ours(&received)?;
+    wait_until_clear(&agent, &ns)?;
+    assert_told(&agent, &ns, 2)
+}
+
+#[test]
+fn a_server_that_closes_with_linger_zero_is_named_with_its_cause() -> Result<()> {
+    if !scenes::root_or_skip() || !causes_are_told()? {
+        return Ok(());
+    }
+    let ns = Namespace::new("linger")?;
+    let listener = ns.enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+    let agent = agent_that_has_watched()?;
+    let port = ns.enter(|| abort_as_server(&listener, 1_500))??.port();
+    let sent = wait_for(&agent, &ns, "server", "by_cause")?;
+    assert_all(&sent, "by_cause", "linger_zero", 1_500)?;
+    assert_eq!(sent["subject"]["local"], format!("*:{port}"), "{sent:#}");
+    assert_is_ours(&sent)?;
+    let received = wait_for(&agent, &ns, "client", "by_state")?;
+    assert_all(&received, "by_state", "established", 1_500)?;
+    wait_until_clear(&agent, &ns)?;
+    assert_told(&agent, &ns, 2)
+}
+
+#[test]
+fn health_checks_that_are_refused_all_the_time_are_no_storm() -> Result<()> {
+    if !scenes::root_or_skip() || !causes_are_told()? {
+        return Ok(());
+    }
+    let ns = Namespace::new("checked")?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let checks = scope.spawn(|| {
+            ns.enter(|| -> io::Result<()> {
+                while !done.load(Ordering::Relaxed) {
+                    // 250 a second, twice as many as the least storm.
+                    let _refused = TcpStream::connect((Ipv4Addr::LOCALHOST, 9));
+                    thread::sleep(Duration::from_millis(4));
+                }
+                Ok(())
+            })
+        });
+        let watched = agent_that_has_watched().and_then(|agent| {
+            thread::sleep(WATCHED);
+            let refused = ns.snmp_counter("OutRsts")?;
+            ensure!(refused > 1_000, "only {refused} checks were made");
+            assert_told(&agent, &ns, 0)
+        });
+        done.store(true, Ordering::Relaxed);
+        checks.join().expect("the checks do not panic")??;
+        watched
+    })
+}

@@ -1,0 +1,150 @@
+//! Sockets that wait for their peer, with real sockets: each state is named with its owner and the
+//! host that does not answer, and clears with the cure.
+//!
+//! Each test has a network namespace and an agent of its own.
+
+mod support;
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use scenes::{CloseWaitLeak, Namespace, Stuck};
+use serde_json::Value;
+use support::{Agent, poll};
+
+/// An inventory every second; what has waited for two counts.
+const QUICK: &str = "[inventory]\ninterval = \"1s\"\n\
+    [detect.stuck_state]\nmin_age = \"2s\"\nunanswered = \"2s\"\n";
+
+const KIND: &str = "stuck-state";
+
+fn wait_for(agent: &Agent, ns: &Namespace) -> Result<Value> {
+    poll(KIND, || {
+        let mut findings = agent.findings(KIND, ns.name())?;
+        ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+        // All of them are old within one look or two.
+        Ok(findings.pop().filter(|finding| finding["evidence"]["sockets"] == 12))
+    })
+}
+
+/// Raised once and cleared once, as the log says.
+fn assert_clears(agent: &Agent, ns: &Namespace) -> Result<()> {
+    poll("stuck-state to clear", || Ok(agent.findings(KIND, ns.name())?.is_empty().then_some(())))?;
+    let log = agent.log()?;
+    let of_kind = || log.lines().filter(|line| line.contains(ns.name()) && line.contains(KIND));
+    let told = |word: &str| of_kind().filter(|line| line.contains(word)).count();
+    assert_eq!((told("raised: "), told("cleared: ")), (1, 1), "{log}");
+    Ok(())
+}
+
+fn title(finding: &Value) -> Result<&str> {
+    finding["title"].as_str().context("a finding without title")
+}
+
+fn assert_is_ours(finding: &Value) -> Result<()> {
+    let subject = &finding["subject"];
+    let own_name = fs::read_to_string("/proc/self/comm")?;
+    assert_eq!(subject["process"], own_name.trim_end(), "{finding:#}");
+    assert_eq!(subject["pid"], std::process::id(), "{finding:#}");
+    Ok(())
+}
+
+/// What all twelve clients of `stuck` must be told as.
+fn assert_told(finding: &Value, stuck: &Stuck, state: &str) -> Result<()> {
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    assert_eq!(finding["evidence"]["state"], state, "{finding:#}");
+    assert_eq!(finding["evidence"]["hosts"], 1, "{finding:#}");
+    assert_eq!(finding["subject"]["role"], "client", "{finding:#}");
+    let server = stuck.server_address().to_string();
+    assert_eq!(finding["subject"]["peer"], server, "{finding:#}");
+    assert!(title(finding)?.starts_with(&format!("{server} does not ")), "{finding:#}");
+    Ok(())
+}
+
+#[test]
+fn connects_that_nobody_answers_are_named_with_who_dials_and_whom() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("syn")?;
+    agent.wait_for_inventory()?;
+    let stuck = Stuck::in_syn_sent(&ns, 12, 5432)?;
+    let finding = wait_for(&agent, &ns)?;
+    assert_told(&finding, &stuck, "syn_sent")?;
+    assert_is_ours(&finding)?;
+    assert_eq!(finding["evidence"]["oldest_age_is"], "exact", "{finding:#}");
+    stuck.end()?;
+    assert_clears(&agent, &ns)
+}
+
+#[test]
+fn fin_wait2_that_lasts_is_the_peers_and_named_with_the_owner_here() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("half")?;
+    // Older than the agent.
+    let stuck = Stuck::in_fin_wait2(&ns, 12, 5432)?;
+    let agent = Agent::start(QUICK)?;
+    let finding = wait_for(&agent, &ns)?;
+    assert_told(&finding, &stuck, "fin_wait2")?;
+    assert_is_ours(&finding)?;
+    let remedies = finding["remedies"].to_string();
+    assert!(remedies.contains("close-wait '( sport = :5432 )'"), "{finding:#}");
+    stuck.end()?;
+    assert_clears(&agent, &ns)
+}
+
+#[test]
+fn last_ack_of_a_peer_that_vanished_has_no_owner() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("last")?;
+    agent.wait_for_inventory()?;
+    let stuck = Stuck::in_last_ack(&ns, 12, 5432)?;
+    let finding = wait_for(&agent, &ns)?;
+    assert_told(&finding, &stuck, "last_ack")?;
+    assert_eq!(finding["subject"].get("process"), None, "{finding:#}");
+    assert!(title(&finding)?.contains("that no process holds any more"), "{finding:#}");
+    stuck.end()?;
+    assert_clears(&agent, &ns)
+}
+
+#[test]
+fn closing_is_named_with_the_owner_that_holds_it() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("closing")?;
+    agent.wait_for_inventory()?;
+    let stuck = Stuck::in_closing(&ns, 12, 5432)?;
+    let finding = wait_for(&agent, &ns)?;
+    assert_told(&finding, &stuck, "closing")?;
+    assert_is_ours(&finding)?;
+    stuck.end()?;
+    assert_clears(&agent, &ns)
+}
+
+/// A leak of CLOSE_WAIT has the closing side's orphans in FIN_WAIT2 beside it: no fault of theirs.
+#[test]
+fn fin_wait2_that_nobody_holds_is_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("orphans")?;
+    let leak = CloseWaitLeak::client(&ns, 40, 3306, false)?;
+    assert_eq!(ns.ss_count(scenes::State::FinWait2)?, 40);
+    // Older than min_age by then.
+    for _ in 0..4 {
+        agent.wait_for_inventory()?;
+    }
+    assert_eq!(agent.findings(KIND, ns.name())?, Vec::<Value>::new());
+    assert_eq!(ns.ss_count(scenes::State::FinWait2)?, 40);
+    drop(leak);
+    Ok(())
+}
