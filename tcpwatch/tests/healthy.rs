@@ -9,7 +9,7 @@ mod support;
 
 use std::{
     collections::VecDeque,
-    fs,
+    env, fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -26,11 +26,11 @@ const DEFAULTS: &str = "[inventory]\ninterval = \"1s\"\n";
 /// How long a benchmark puts its load on: several inventories see it at its height.
 const LOAD_SECONDS: &str = "6";
 
-/// How long the sockets are kept of which it matters for how long: no default is about more than
-/// 60 s, which makes the rest some inventories.
+/// How long the sockets are kept of which it matters for how long: what is judged by its age, as
+/// CLOSE_WAIT is, counts after 60 s, and some inventories are to find it then.
 const STAY: Duration = Duration::from_secs(66);
 
-/// Where the servers listen: their own defaults, outside of every ephemeral range.
+/// Where the servers listen, outside of every ephemeral range.
 const NGINX: u16 = 8_080;
 const POSTGRESQL: u16 = 5_432;
 const REDIS: u16 = 6_379;
@@ -46,17 +46,16 @@ fn program_in(ns: &Namespace, program: &Path) -> Command {
 }
 
 /// Where a program is, PostgreSQL's own ones included.
-fn find(program: &str) -> Result<Option<PathBuf>> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    folders.push("/usr/sbin".into());
-    // Debian has them out of PATH, by version.
-    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
-        for version in versions {
-            folders.insert(0, version?.path().join("bin"));
-        }
-    }
-    Ok(folders.into_iter().map(|folder| folder.join(program)).find(|file| file.is_file()))
+fn find(program: &str) -> Option<PathBuf> {
+    // Debian has those out of PATH, by version.
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let postgresql = versions.map(|version| version.path().join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    postgresql
+        .chain(env::split_paths(&path))
+        .chain(["/usr/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Where these programs are; `None` without root or without one of them, which is told.
@@ -64,15 +63,12 @@ fn programs<const N: usize>(names: [&str; N]) -> Result<Option<[PathBuf; N]>> {
     if !scenes::root_or_skip() {
         return Ok(None);
     }
-    let mut found = Vec::new();
-    for name in names {
-        let Some(program) = find(name)? else {
-            skip(&format!("needs {name}"))?;
-            return Ok(None);
-        };
-        found.push(program);
+    let found: Vec<PathBuf> = names.iter().filter_map(|name| find(name)).collect();
+    let found = <[PathBuf; N]>::try_from(found).ok();
+    if found.is_none() {
+        skip(&format!("needs {}", names.join(", ")))?;
     }
-    Ok(found.try_into().ok())
+    Ok(found)
 }
 
 fn wait_for_listener(ns: &Namespace, server: &mut Daemon, port: u16) -> Result<()> {

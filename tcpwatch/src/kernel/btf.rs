@@ -4,7 +4,7 @@
 //! number of arguments of a tracepoint that has changed, and the names of an enum whose numbers
 //! are no stable interface.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io};
 
 use tcpwatch_common::{ABSENT, FIELDS, Offsets};
 
@@ -48,9 +48,13 @@ impl KernelTypes {
             _ => BtfError::Unreadable(error),
         })?;
         let btf = BtfFile::parse(bytes)?;
+        let mut structures = BTreeMap::new();
         let mut values = Vec::with_capacity(FIELDS.len());
         for field in FIELDS {
-            values.push(match btf.offset_of(field.container, field.member) {
+            let container =
+                structures.entry(field.container).or_insert_with(|| btf.structure(field.container));
+            let offset = container.and_then(|container| btf.offset_of(container, field.member));
+            values.push(match offset {
                 Some(offset) => offset,
                 None if field.optional => ABSENT,
                 None => {

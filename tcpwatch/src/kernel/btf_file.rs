@@ -65,6 +65,10 @@ struct Record {
     size_or_type: u32,
 }
 
+/// A structure of the file.
+#[derive(Clone, Copy)]
+pub(super) struct Structure(Record);
+
 impl Record {
     const fn kind(self) -> u32 {
         Self::kind_of(self.info)
@@ -136,10 +140,15 @@ impl BtfFile {
         Ok(file)
     }
 
+    /// A structure, to be asked for members: looking for it is a pass over all types.
+    pub(super) fn structure(&self, name: &str) -> Option<Structure> {
+        self.find(name, &[kind::STRUCT]).map(Structure)
+    }
+
     /// Byte offset of a member of a structure; a dot leads into a nested one. `None` also for a
     /// bit-field, which has no address.
-    pub(super) fn offset_of(&self, container: &str, path: &str) -> Option<u32> {
-        let mut record = self.find(container, &[kind::STRUCT])?;
+    pub(super) fn offset_of(&self, container: Structure, path: &str) -> Option<u32> {
+        let Structure(mut record) = container;
         let mut bits = 0;
         for name in path.split('.') {
             let (member_bits, member) = self.member(record, name, DEPTH)?;
@@ -178,16 +187,17 @@ impl BtfFile {
     }
 
     fn find(&self, name: &str, kinds: &[u32]) -> Option<Record> {
-        // A kernel has 100,000 types and more: of most of them one word is looked at.
-        let is_of_kind = |position: usize| {
-            let info = word_at(&self.bytes, position + 4)?;
-            kinds.contains(&Record::kind_of(info)).then_some(())
-        };
-        self.types.iter().find_map(|&position| {
-            is_of_kind(position as usize)?;
-            let record = self.record_at(position as usize)?;
-            self.is_called(record, name).then_some(record)
-        })
+        for &position in &self.types {
+            let position = position as usize;
+            // A kernel has 100,000 types and more: of most of them one word is looked at.
+            if kinds.contains(&Record::kind_of(word_at(&self.bytes, position + 4)?)) {
+                let record = self.record_at(position)?;
+                if self.is_called(record, name) {
+                    return Some(record);
+                }
+            }
+        }
+        None
     }
 
     fn is_called(&self, record: Record, name: &str) -> bool {
@@ -252,7 +262,8 @@ impl BtfFile {
 }
 
 fn word_at(bytes: &[u8], position: usize) -> Option<u32> {
-    bytes.get(position..)?.first_chunk().copied().map(u32::from_ne_bytes)
+    let word = bytes.get(position..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*word))
 }
 
 #[cfg(test)]
@@ -293,14 +304,18 @@ mod tests {
         file
     }
 
+    fn offset_of(file: &BtfFile, container: &str, path: &str) -> Option<u32> {
+        file.offset_of(file.structure(container)?, path)
+    }
+
     #[test]
     fn members_are_found_through_anonymous_structures_and_typedefs() {
         let file = BtfFile::parse(sample()).expect("the sample is BTF");
-        assert_eq!(file.offset_of("outer", "a"), Some(0));
-        assert_eq!(file.offset_of("outer", "b"), Some(4));
-        assert_eq!(file.offset_of("outer", "c.y"), Some(12));
-        assert_eq!(file.offset_of("outer", "nothing"), None);
-        assert_eq!(file.offset_of("color", "a"), None);
+        assert_eq!(offset_of(&file, "outer", "a"), Some(0));
+        assert_eq!(offset_of(&file, "outer", "b"), Some(4));
+        assert_eq!(offset_of(&file, "outer", "c.y"), Some(12));
+        assert_eq!(offset_of(&file, "outer", "nothing"), None);
+        assert_eq!(offset_of(&file, "color", "a"), None);
     }
 
     #[test]
@@ -328,7 +343,7 @@ mod tests {
     }
 
     fn ask_everything(file: &BtfFile) {
-        let _ = file.offset_of("outer", "c.y");
+        let _ = offset_of(file, "outer", "c.y");
         let _ = file.parameters_of("call");
         let _ = file.enumerators("color");
     }
