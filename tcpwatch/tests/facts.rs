@@ -26,6 +26,8 @@ use tcpwatch::{
 /// The kernel side alone. Dropping it detaches everything.
 struct Kernel {
     walker: Walker,
+    /// The hook on accept() was not refused.
+    sees_accepts: bool,
     _others: Box<dyn std::any::Any>,
 }
 
@@ -33,8 +35,10 @@ impl Kernel {
     fn load() -> Result<Self> {
         let programs = Programs::load(&LoadOptions::default())?;
         programs.require_indispensable()?;
+        let mut statuses = programs.statuses().iter();
+        let sees_accepts = statuses.any(|it| it.hook.name == "accept" && it.outcome.is_ok());
         let (ring, counters, walker, links) = programs.split(Scope::All, 10_000)?;
-        Ok(Self { walker, _others: Box::new((ring, counters, links)) })
+        Ok(Self { walker, sees_accepts, _others: Box::new((ring, counters, links)) })
     }
 
     fn inventory(&mut self, focus: &Focus) -> Result<Inventory> {
@@ -94,12 +98,8 @@ fn resets_are_told_by_process_service_and_cause() -> Result<()> {
     assert_eq!(refused.last_peer, Some(Ipv4Addr::LOCALHOST.into()));
     let aborted = of(Role::Server, service, SeenReset::Sent(ResetCause::LingerZero))?;
     assert_eq!((aborted.count, pid_of(aborted)), (7, Some(process::id())));
-    let answered = of(Role::Server, DEAD_PORT, SeenReset::Sent(ResetCause::NoListener));
-    // Where the kernel does not tell of it `doctor` says so.
-    if support::kernel_is_at_least(6, 10)? {
-        let answered = answered?;
-        assert_eq!((answered.count, pid_of(answered)), (20, None));
-    }
+    let answered = of(Role::Server, DEAD_PORT, SeenReset::Sent(ResetCause::NoListener))?;
+    assert_eq!((answered.count, pid_of(answered)), (20, None));
     let received = of(Role::Client, service, SeenReset::Received(TcpState::Established))?;
     assert_eq!(received.count, 7);
 
@@ -299,5 +299,29 @@ fn stacks_are_recorded_for_those_asked_for_alone() -> Result<()> {
     let named = seen(&inventory, &ns)?.close_wait.iter().filter(|socket| socket.stack.is_some());
     assert_eq!(named.count(), 5);
     drop(leak);
+    Ok(())
+}
+
+#[test]
+fn stacks_of_accept_are_recorded_where_the_kernel_has_trampolines() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("accepts")?;
+    let mut kernel = Kernel::load()?;
+    if !kernel.sees_accepts {
+        println!("skipped: this kernel refuses fexit; guests do not");
+        return Ok(());
+    }
+    let focus = Focus { stacks_of: vec![process::id()], ..Focus::default() };
+    kernel.inventory(&focus)?;
+    let _leak = CloseWaitLeak::server(&ns, 5, 0, false)?;
+    let inventory = kernel.inventory(&focus)?;
+    let close_wait = &seen(&inventory, &ns)?.close_wait;
+    assert_eq!(close_wait.len(), 5);
+    for socket in close_wait {
+        let stack = socket.stack.as_ref().with_context(|| format!("no stack: {socket:?}"))?;
+        ensure!(stack[0].contains("accept"), "{stack:?}");
+    }
     Ok(())
 }

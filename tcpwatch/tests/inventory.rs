@@ -312,9 +312,7 @@ fn counters_agree_with_what_the_kernel_counts_itself() -> Result<()> {
     poll("the hooks to have counted at least as much", || {
         let now = begun(&agent)?;
         let grown = (now.0 - start.0, now.1 - start.1, now.2 - start.2);
-        // Before 6.10 the kernel does not tell of a reset for which there is no socket.
-        let resets = if support::kernel_is_at_least(6, 10)? { 11.0 } else { 0.0 };
-        Ok((grown.0 >= resets && grown.1 >= 31.0 && grown.2 >= 20.0).then_some(()))
+        Ok((grown.0 >= 11.0 && grown.1 >= 31.0 && grown.2 >= 20.0).then_some(()))
     })?;
     drop(established);
     Ok(())

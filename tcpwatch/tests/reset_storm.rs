@@ -36,15 +36,6 @@ fn agent_that_has_watched() -> Result<Agent> {
     Ok(agent)
 }
 
-/// Whether this kernel tells of all resets and their causes.
-fn causes_are_told() -> Result<bool> {
-    let told = support::kernel_is_at_least(6, 12)?;
-    if !told {
-        println!("this kernel does not tell the causes of resets");
-    }
-    Ok(told)
-}
-
 /// Waits for the storm that has this role and list under this key.
 fn wait_for(agent: &Agent, ns: &Namespace, role: &str, key: &str) -> Result<Value> {
     poll(&format!("{KIND} of a {role}, {key}"), || {
@@ -111,7 +102,7 @@ fn abort_as_server(listener: &TcpListener, times: u64) -> Result<SocketAddr> {
 
 #[test]
 fn two_thousand_refused_connects_are_a_storm_at_both_ends() -> Result<()> {
-    if !scenes::root_or_skip() || !causes_are_told()? {
+    if !scenes::root_or_skip() {
         return Ok(());
     }
     let ns = Namespace::new("refused")?;
@@ -132,7 +123,7 @@ fn two_thousand_refused_connects_are_a_storm_at_both_ends() -> Result<()> {
 
 #[test]
 fn a_server_that_closes_with_linger_zero_is_named_with_its_cause() -> Result<()> {
-    if !scenes::root_or_skip() || !causes_are_told()? {
+    if !scenes::root_or_skip() {
         return Ok(());
     }
     let ns = Namespace::new("linger")?;
@@ -151,7 +142,7 @@ fn a_server_that_closes_with_linger_zero_is_named_with_its_cause() -> Result<()>
 
 #[test]
 fn health_checks_that_are_refused_all_the_time_are_no_storm() -> Result<()> {
-    if !scenes::root_or_skip() || !causes_are_told()? {
+    if !scenes::root_or_skip() {
         return Ok(());
     }
     let ns = Namespace::new("checked")?;

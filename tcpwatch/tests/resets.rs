@@ -202,12 +202,6 @@ fn each_cause_is_counted_exactly_and_all_of_them_are_out_rsts() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    // Before 6.10 the kernel does not tell of resets without a socket, before 6.12 it gives no reason
-    // for those that it sends of its own accord: the cause is concluded, and not always right.
-    if !support::kernel_is_at_least(6, 12)? {
-        println!("this kernel does not tell the causes of resets");
-        return Ok(());
-    }
     let agent = Agent::start_quick()?;
     let ns = Namespace::new("resets")?;
     let counts = || -> Result<BTreeMap<String, f64>> {
