@@ -176,6 +176,8 @@ pub mod socket_flags {
     pub const ORPHAN: u8 = 1 << 2;
     /// No process holds it yet: it waits in an accept queue.
     pub const UNACCEPTED: u8 = 1 << 3;
+    /// In TIME_WAIT, or an orphan in FIN_WAIT2: no socket any more. Told only for its port.
+    pub const MINISOCKET: u8 = 1 << 4;
 }
 
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its

@@ -61,6 +61,8 @@ pub mod maps {
     pub const RESETS: &str = "RESETS";
     /// LRU hash of [`ResetOrigin`](crate::ResetOrigin) to [`ResetOriginUse`](crate::ResetOriginUse).
     pub const RESET_ORIGINS: &str = "RESET_ORIGINS";
+    /// LRU hash likewise, of resets that no socket sends.
+    pub const STRAY_RESETS: &str = "STRAY_RESETS";
     /// Array of one [`Focus`](crate::Focus).
     pub const FOCUS: &str = "FOCUS";
     /// LRU hash of a socket's kernel address to its [`OpeningStack`](crate::OpeningStack).
@@ -90,13 +92,17 @@ pub mod maps {
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
     /// kernel.
     pub const RESETS_LIMIT: u32 = 1_024;
-    /// Entries of [`RESET_ORIGINS`]. A storm is among the busiest, and stays; who scans ports makes
-    /// room for itself alone.
+    /// Least entries of each LRU table for each CPU: before 6.16 a CPU keeps 128 free ones to itself,
+    /// so that a small table has none left for the others.
+    pub const LRU_ENTRIES_PER_CPU: u32 = 256;
+    /// Entries of [`RESET_ORIGINS`] at least: processes and services that send or receive resets.
     pub const RESET_ORIGINS_LIMIT: u32 = 2_048;
-    /// Entries of [`STACKS`], 350 KiB: sockets of the processes that are looked at. The sample is as
+    /// Entries of [`STRAY_RESETS`] at least: ports that somebody asks for in vain.
+    pub const STRAY_RESETS_LIMIT: u32 = 1_024;
+    /// Entries of [`STACKS`] at least, 350 KiB: sockets of the processes that are looked at. The sample is as
     /// good with fewer than leak.
     pub const STACKS_LIMIT: u32 = 1_024;
-    /// Entries of [`CLOSERS`].
+    /// Entries of [`CLOSERS`] at least.
     pub const CLOSERS_LIMIT: u32 = 1_024;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;

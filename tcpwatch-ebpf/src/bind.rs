@@ -13,7 +13,7 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::fexit, programs::FExitContext}
 use tcpwatch_common::{Event, EventKind};
 
 use crate::{
-    maps::{counters, emit},
+    maps::{counters, emit_if_calm},
     origins::Culprit,
     sock::{IPPROTO_TCP, Sock},
 };
@@ -53,5 +53,5 @@ fn report(sk: Sock, port: u16) {
         comm: culprit.comm,
         reserved2: 0,
     };
-    emit(event, counters);
+    emit_if_calm(event, counters);
 }

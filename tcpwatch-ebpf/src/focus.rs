@@ -102,7 +102,10 @@ pub(crate) fn count_closer(sk: Sock) {
     };
     match CLOSERS.get_ptr_mut(&closer) {
         // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate bears.
-        Some(entry) => unsafe { (*entry).count += 1 },
+        Some(entry) => unsafe {
+            (*entry).count += 1;
+            (*entry).comm = culprit.comm;
+        },
         None => {
             let _ = CLOSERS.insert(&closer, CloserUse { count: 1, comm: culprit.comm }, 0);
         }

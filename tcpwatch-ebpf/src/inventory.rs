@@ -118,7 +118,9 @@ fn visit_time_wait(
     if is_asked(walk, sk.local_port()) {
         let address = sk.address(&mut walk.scratch);
         let tuple = sk.tuple(sk.local_port());
-        write(seq, &record_of(state::TIME_WAIT, address, tuple))?;
+        let mut record = record_of(tw.substate(), address, tuple);
+        record.flags = flags::MINISOCKET;
+        write(seq, &record)?;
         walk.asked_room -= 1;
     }
     walk.time_wait_buckets += 1;

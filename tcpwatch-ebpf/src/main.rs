@@ -1,7 +1,7 @@
 //! The kernel side of tcpwatch: one file per hook.
 //!
-//! It observes, counts and copies. It holds no threshold and no text, takes no decision, and
-//! costs the same whatever a remote peer does: every table is of fixed size.
+//! It observes, counts and copies. It holds no threshold and no text, takes no decision, and every
+//! table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
 //! walks: [`inventory`], [`owners`]. All of them read kernel memory through [`sock`] and

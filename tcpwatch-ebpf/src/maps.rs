@@ -21,6 +21,9 @@ pub(crate) static RESETS: PerCpuHashMap<ResetKey, u64> =
 pub(crate) static RESET_ORIGINS: LruHashMap<ResetOrigin, ResetOriginUse> =
     LruHashMap::with_max_entries(names::RESET_ORIGINS_LIMIT, 0);
 #[map]
+pub(crate) static STRAY_RESETS: LruHashMap<ResetOrigin, ResetOriginUse> =
+    LruHashMap::with_max_entries(names::STRAY_RESETS_LIMIT, 0);
+#[map]
 static FOCUS: Array<Focus> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static STACKS: LruHashMap<u64, OpeningStack> =
@@ -71,6 +74,17 @@ pub(crate) fn walk() -> Option<&'static mut Walk> {
     // SAFETY: the map lives as long as the program; the agent writes and reads it only between
     // walks, and has one walker.
     Some(unsafe { &mut *walk })
+}
+
+/// Sends an event up that any process can cause as often as it likes: while the ring is half full it
+/// is counted as lost, so that the others find room.
+#[inline(always)]
+pub(crate) fn emit_if_calm(event: Event, counters: &mut Counters) {
+    if EVENTS.query(AVAILABLE_DATA) * 2 > EVENTS.query(RING_SIZE) {
+        counters.events_lost += 1;
+    } else {
+        emit(event, counters);
+    }
 }
 
 /// Sends an event up, or counts it as lost. The agent looks at its leisure; it is woken only when

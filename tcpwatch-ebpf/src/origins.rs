@@ -1,13 +1,17 @@
-//! Whose resets they are: a table of the busiest origins, for the agent to see a storm by.
+//! Whose resets they are: tables of the busiest origins, for the agent to see a storm by.
 //!
-//! The exact totals are in `RESETS` and in the counters. Here an origin that is rare may be dropped
-//! for another one; a storm's is never rare.
+//! The exact totals are in `RESETS` and in the counters. Here an origin that is rare is dropped for
+//! another one, uncounted; a storm's is not rare. Resets that no socket sends have a table of their
+//! own: who scans ports fills that one, and no other storm is hidden.
+//!
+//! Missed: a server whose backlog is 0. Its connections look like a client's, so each is a service of
+//! its own.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, maps::LruHashMap};
 use tcpwatch_common::{Address, ResetKey, ResetOrigin, ResetOriginUse};
 
 use crate::{
-    maps::RESET_ORIGINS,
+    maps::{RESET_ORIGINS, STRAY_RESETS},
     sock::{Namespace, Sock, TcpSock, current_leader_comm, state},
 };
 
@@ -39,7 +43,7 @@ pub(crate) fn service_of(sk: Sock, tcp: TcpSock) -> (u16, u8) {
     }
 }
 
-/// Counts one reset.
+/// Counts the reset of a socket.
 #[inline(always)]
 pub(crate) fn count(
     namespace: Namespace,
@@ -57,19 +61,45 @@ pub(crate) fn count(
         is_client,
         received,
     };
-    match RESET_ORIGINS.get_ptr_mut(&origin) {
+    add(&RESET_ORIGINS, &origin, peer, culprit.comm);
+}
+
+/// Counts a reset that no socket sends. `port` is 0 where that of the segment says nothing.
+#[inline(always)]
+pub(crate) fn count_stray(namespace: Namespace, port: u16, seen: ResetKey, peer: Address) {
+    let origin = ResetOrigin {
+        netns_cookie: namespace.cookie(),
+        netns: namespace.inode(),
+        tgid: 0,
+        seen,
+        port,
+        is_client: 0,
+        received: 0,
+    };
+    add(&STRAY_RESETS, &origin, peer, [0; 16]);
+}
+
+#[inline(always)]
+fn add(
+    table: &LruHashMap<ResetOrigin, ResetOriginUse>,
+    origin: &ResetOrigin,
+    peer: Address,
+    comm: [u8; 16],
+) {
+    match table.get_ptr_mut(origin) {
         Some(entry) => {
             // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate
-            // bears; the address is an example for a person.
+            // bears; the address is an example for a person. The name may have become another one:
+            // by execve(), or because the number is another process's now.
             unsafe {
                 (*entry).count += 1;
                 (*entry).peer = peer;
+                (*entry).comm = comm;
             }
         }
         // An LRU map makes room; that it cannot is not to be expected, and costs one count.
         None => {
-            let entry = ResetOriginUse { count: 1, peer, comm: culprit.comm };
-            let _ = RESET_ORIGINS.insert(&origin, entry, 0);
+            let _ = table.insert(origin, ResetOriginUse { count: 1, peer, comm }, 0);
         }
     }
 }

@@ -9,14 +9,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpwatch_common::{ResetKey, reset_flags as flags};
 
 use crate::{
     maps::{RESETS, counters},
     origins::{self, Culprit},
     segment::Segment,
-    sock::{SOCK_DEAD, SOCK_LINGER, Sock, offset, state},
+    sock::{SOCK_DEAD, SOCK_LINGER, Sock, are_given, offset, state},
 };
 
 /// Arguments of the tracepoint on kernels that give a reason.
@@ -33,9 +33,27 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
         key.reason = ctx.arg::<i32>(2) as u8;
         key.flags |= flags::HAS_REASON;
     }
-    let sk = Sock::new(ctx.arg::<*const c_void>(0));
-    let segment = Segment::new(ctx.arg::<*const c_void>(1));
-    observe(sk, segment, key);
+    let (socket, segment): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    // Each case for itself, so that no pointer is touched that is not there. Kernels that know that
+    // an argument may be NULL want it compared as well; here that comparison never fails.
+    match are_given(ctx.as_ptr()) {
+        (true, true) => {
+            if let (Some(sk), Some(segment)) = (Sock::new(socket), Segment::new(segment)) {
+                observe(Some(sk), Some(segment), key);
+            }
+        }
+        (true, false) => {
+            if let Some(sk) = Sock::new(socket) {
+                observe(Some(sk), None, key);
+            }
+        }
+        (false, true) => {
+            if let Some(segment) = Segment::new(segment) {
+                observe(None, Some(segment), key);
+            }
+        }
+        (false, false) => observe(None, None, key),
+    }
     0
 }
 
@@ -73,7 +91,7 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
         // A port that nobody listens on is a service that somebody asks for. A segment that is no
         // SYN is sent by a client to a service, or by a service to a client: that port says nothing.
         let source = segment.source();
-        origins::count(namespace, (syn_port, 0), (key, SENT), source, Culprit::UNKNOWN);
+        origins::count_stray(namespace, syn_port, key, source);
     }
 }
 

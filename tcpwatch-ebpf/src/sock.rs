@@ -84,6 +84,19 @@ macro_rules! field {
 }
 pub(crate) use field;
 
+/// Whether the first two arguments of a BTF tracepoint are not NULL, asked of their bits. From 6.5
+/// until arguments that may be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp
+/// arguments with PTR_MAYBE_NULL") the verifier takes each for valid and removes the branch of a
+/// comparison with NULL, so the pointer itself must not be asked first. `arguments` is the program's
+/// context.
+#[inline(always)]
+pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
+    // SAFETY: the context is an array of 64-bit arguments, and the helper checks the address.
+    let bits = unsafe { bpf_probe_read_kernel(arguments.cast::<[u64; 2]>()) };
+    let [first, second] = bits.unwrap_or([0; 2]);
+    (first != 0, second != 0)
+}
+
 /// A structure that is only passed through on the way to a field.
 #[derive(Clone, Copy)]
 pub(crate) struct Object(pub(crate) *const c_void);
@@ -101,8 +114,9 @@ impl Sock {
     }
 
     /// The kernel address, as an identity. The verifier allows no arithmetic on a pointer, but
-    /// forgets that it is one on the way through a map: `scratch` lies in one, and nobody else
-    /// uses it meanwhile.
+    /// forgets that it is one on the way through a map: `scratch` lies in one, a word for each CPU.
+    /// A softirq that runs another hook between these two instructions leaves its own socket's
+    /// address; then a note is another socket's, which is rare enough to bear.
     #[inline(always)]
     pub(crate) fn address(self, scratch: &mut u64) -> u64 {
         // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.

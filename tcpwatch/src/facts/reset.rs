@@ -151,7 +151,11 @@ impl ResetObservation {
             }
             Some(Reason::TimeWaitSocket | Reason::AbortOnData) => ResetCause::LateData,
             // Before 6.10 only the socket tells that its application has closed it.
-            None if passive && self.has(flags::DEAD) => ResetCause::LateData,
+            None if passive
+                && (self.has(flags::DEAD) || self.state == Some(TcpState::TimeWait)) =>
+            {
+                ResetCause::LateData
+            }
             Some(Reason::AbortOnClose) => ResetCause::UnreadData,
             Some(Reason::AbortOnTimeout | Reason::KeepaliveTimeout) => ResetCause::Timeout,
             Some(Reason::AbortOnMemory | Reason::AbortOnLinger) => ResetCause::Aborted,

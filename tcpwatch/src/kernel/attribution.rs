@@ -3,32 +3,45 @@
 //! Both are LRU tables, so an origin that was dropped and has come back counts from 0 again. Here
 //! such counts are joined, so that what is handed on only grows while the origin is known.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use tcpwatch_common::{Closer, CloserUse, ResetOrigin, ResetOriginUse};
 
-use super::{ProcessReader, counters::reason_of, events::wire_text, namespaces::NetnsIds};
+use super::{
+    ProcessReader, counters::reason_of, events::wire_text, namespaces::NetnsIds,
+    process::start_ticks,
+};
 use crate::facts::{
-    CloserCount, Endpoint, Namespace, NetnsId, Process, ResetCount, ResetObservation, ResetReason,
-    Role, SeenReset, TcpState,
+    CloserCount, Endpoint, Namespace, NetnsId, Owner, Process, ResetCause, ResetCount,
+    ResetObservation, ResetReason, Role, SeenReset, TcpState,
 };
 
 pub(super) struct Attribution {
     /// `None` where no hook fills it.
-    origins: Option<BpfHashMap<MapData, ResetOrigin, ResetOriginUse>>,
+    origins: Option<[OriginMap; 2]>,
     closers: BpfHashMap<MapData, Closer, CloserUse>,
     reset_reasons: Vec<ResetReason>,
     ids: NetnsIds,
     processes: ProcessReader,
-    /// By pid and name, as long as the tables name them.
-    known: HashMap<(u32, [u8; 16]), Arc<Process>>,
+    /// By pid and name, as long as the tables name them and they live, with [`start_ticks`].
+    known: HashMap<(u32, [u8; 16]), (Arc<Process>, Option<u64>)>,
     /// What each origin counted when it was read last, and in which reading. One that a reading has
     /// missed, because the table moved under it, is kept for the next.
     last: HashMap<ResetOrigin, (u64, u64)>,
     reading: u64,
     totals: HashMap<Group, u64>,
 }
+
+type OriginMap = BpfHashMap<MapData, ResetOrigin, ResetOriginUse>;
+
+/// Entries that are read of a table at most. Reading begins again when the entry that it had come to
+/// is dropped for another one, and may meet some twice.
+const READ_AT_MOST: usize = 16_384;
 
 /// What one [`ResetCount`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +61,7 @@ struct Described {
 
 impl Attribution {
     pub(super) fn new(
-        origins: Option<BpfHashMap<MapData, ResetOrigin, ResetOriginUse>>,
+        origins: Option<[OriginMap; 2]>,
         closers: BpfHashMap<MapData, Closer, CloserUse>,
         reset_reasons: Vec<ResetReason>,
         ids: NetnsIds,
@@ -69,7 +82,11 @@ impl Attribution {
     /// Resets by process and service, `None` without the hooks. Where no process was noted, who
     /// listens on the port is responsible.
     pub(super) fn resets(&mut self, namespaces: &[Namespace]) -> Option<Vec<ResetCount>> {
-        let entries: Vec<_> = self.origins.as_ref()?.iter().filter_map(Result::ok).collect();
+        let tables = self.origins.as_ref()?;
+        let entries: HashMap<ResetOrigin, ResetOriginUse> = tables
+            .iter()
+            .flat_map(|table| table.iter().filter_map(Result::ok).take(READ_AT_MOST))
+            .collect();
         let mut groups: HashMap<Group, (u64, Described)> = HashMap::new();
         self.reading += 1;
         let reading = self.reading;
@@ -125,7 +142,8 @@ impl Attribution {
 
     /// Who closed first, since it was asked for.
     pub(super) fn closers(&mut self) -> Vec<CloserCount> {
-        let entries: Vec<_> = self.closers.iter().filter_map(Result::ok).collect();
+        let entries: HashMap<Closer, CloserUse> =
+            self.closers.iter().filter_map(Result::ok).take(READ_AT_MOST).collect();
         let count_of = |(closer, entry): (Closer, CloserUse)| {
             let is_client = closer.is_client == 1;
             CloserCount {
@@ -142,7 +160,8 @@ impl Attribution {
 
     /// What was counted is of no use when it is asked for again.
     pub(super) fn forget_closers(&mut self) {
-        let keys: Vec<Closer> = self.closers.keys().filter_map(Result::ok).collect();
+        let keys: HashSet<Closer> =
+            self.closers.keys().filter_map(Result::ok).take(READ_AT_MOST).collect();
         for key in keys {
             // One that has just gone is gone.
             let _ = self.closers.remove(&key);
@@ -151,22 +170,35 @@ impl Attribution {
 
     fn process(&mut self, tgid: u32, comm: [u8; 16]) -> Arc<Process> {
         let processes = self.processes;
-        let read = || Arc::new(processes.read(tgid, wire_text(&comm), None));
-        Arc::clone(self.known.entry((tgid, comm)).or_insert_with(read))
+        let read = || {
+            let process = processes.read(tgid, wire_text(&comm), None);
+            (Arc::new(process), start_ticks(tgid))
+        };
+        Arc::clone(&self.known.entry((tgid, comm)).or_insert_with(read).0)
     }
 
+    /// The number of one that has ended may be another process's by now.
     fn forget_processes(&mut self, named: impl Iterator<Item = (u32, [u8; 16])>) {
-        let named: std::collections::HashSet<_> = named.collect();
-        self.known.retain(|process, _| named.contains(process));
+        let named: HashSet<_> = named.collect();
+        self.known.retain(|process, (_, started)| {
+            named.contains(process) && start_ticks(process.0) == *started
+        });
     }
 }
 
+/// Who listens on the port; nobody is blamed where several do.
 fn listener_of(namespaces: &[Namespace], group: &Group) -> Option<Arc<Process>> {
     if group.role == Role::Client {
         return None;
     }
+    // It listens at another address, if at all.
+    if group.what == SeenReset::Sent(ResetCause::NoListener) {
+        return None;
+    }
     let namespace = namespaces.iter().find(|namespace| namespace.id == group.netns)?;
-    let mut listeners = namespace.listeners.iter();
-    let listener = listeners.find(|listener| listener.local.port == group.port)?;
-    Some(Arc::clone(&listener.owner.as_ref()?.process))
+    let listeners = namespace.listeners.iter().filter(|it| it.local.port == group.port);
+    let owners: Vec<&Owner> = listeners.map(|it| it.owner.as_ref()).collect::<Option<_>>()?;
+    let first = owners.first()?;
+    let is_one = owners.iter().all(|owner| owner.process.pid == first.process.pid);
+    is_one.then(|| Arc::clone(&first.process))
 }

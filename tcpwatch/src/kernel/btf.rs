@@ -69,7 +69,9 @@ impl KernelTypes {
         let accept = btf.parameters_of_function("inet_csk_accept").unwrap_or(0);
         offsets.accept_parameters = u32::try_from(accept).unwrap_or(0);
         offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
-        offsets.has_task_pt_regs = u32::from(has_helper(&btf, "task_pt_regs"));
+        // Elsewhere a return address is not told from other words, and is not on the stack.
+        let is_x86 = cfg!(target_arch = "x86_64");
+        offsets.has_task_pt_regs = u32::from(is_x86 && has_helper(&btf, "task_pt_regs"));
         Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
     }
 }

@@ -3,7 +3,10 @@
 //! The kernel side is told by a map; the hook on accept() is attached only meanwhile. A stack is
 //! put into words once, while its process lives, and kept as long as its socket stays.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf,
@@ -21,6 +24,8 @@ use crate::facts::{Focus, Role};
 
 /// Stacks put into words in one inventory. A leak has one, or a few; the rest waits its turn.
 const NEW_STACKS: usize = 16;
+/// Entries that are read of the table at most, see [`Attribution`](super::attribution).
+const READ_AT_MOST: usize = 16_384;
 /// Stacks remembered. Beyond that they are put into words again.
 const KNOWN_STACKS: usize = 256;
 
@@ -79,7 +84,7 @@ impl CloseLook {
             return;
         }
         let recorded: HashMap<u64, OpeningStack> =
-            self.stacks.iter().filter_map(Result::ok).collect();
+            self.stacks.iter().filter_map(Result::ok).take(READ_AT_MOST).collect();
         let mut of_socket = HashMap::new();
         let mut codes = HashMap::new();
         let mut new_stacks = 0;
@@ -135,7 +140,8 @@ impl CloseLook {
     }
 
     fn forget_stacks(&mut self) {
-        let keys: Vec<u64> = self.stacks.keys().filter_map(Result::ok).collect();
+        let keys: HashSet<u64> =
+            self.stacks.keys().filter_map(Result::ok).take(READ_AT_MOST).collect();
         for key in keys {
             // One that has just gone is gone.
             let _ = self.stacks.remove(&key);
@@ -149,7 +155,7 @@ fn attach_accept(ebpf: &mut Ebpf) -> Option<Link> {
     match hooks::attach(ebpf.program_mut(programs::ACCEPT)?) {
         Ok(link) => Some(link),
         Err(error) => {
-            tracing::debug!(%error, "the stacks of accept() are not recorded");
+            tracing::warn!(%error, "the stacks of accept() are not recorded");
             None
         }
     }

@@ -66,13 +66,13 @@ impl Hook {
         Self {
             name: programs::PASSIVE_RESET_V4,
             target: "fentry/tcp_v4_send_reset",
-            lost_without: "resets sent where nobody listens, or for unknown connections, over IPv4",
+            lost_without: "resets that no socket sends (no listener, half-open, late data), over IPv4",
             need: Need::BeforeResetReasons,
         },
         Self {
             name: programs::PASSIVE_RESET_V6,
             target: "fentry/tcp_v6_send_reset",
-            lost_without: "resets sent where nobody listens, or for unknown connections, over IPv6",
+            lost_without: "resets that no socket sends (no listener, half-open, late data), over IPv6",
             need: Need::BeforeResetReasons,
         },
         Self {
@@ -121,10 +121,12 @@ impl Hook {
             .ok_or_else(|| format!("the object has no program {}", self.name))?;
         let (_, function) = self.target.split_once('/').expect("a target is kind/name");
         let attached = load(program, function, btf).and_then(|()| {
-            if self.need == Need::OnDemand || matches!(program, Program::Iter(_)) {
+            if matches!(program, Program::Iter(_)) {
                 return Ok(None);
             }
-            attach(program).map(Some)
+            // One that is attached later is tried now, so that `doctor` knows.
+            let link = attach(program)?;
+            Ok((self.need != Need::OnDemand).then_some(link))
         });
         attached.map_err(|error| {
             if let ProgramError::LoadError { verifier_log, .. } = &error {

@@ -116,8 +116,9 @@ pub struct Walker {
     stop: Arc<AtomicBool>,
     failed_look_ups: u64,
     /// Since when sockets without an exact time are in their state, by address, inode and state;
-    /// those of the last inventory.
-    since: HashMap<(u64, u64, TcpState), Timestamp>,
+    /// with the inventory that saw it last. One that a retransmission has hidden is kept for the next.
+    since: HashMap<(u64, u64, TcpState), (Timestamp, u64)>,
+    inventories: u64,
     /// Inodes of sockets that the last inventory saw in CLOSE_WAIT, or waiting for their peer.
     last_staying: HashSet<u64>,
     destinations_seen: u64,
@@ -151,6 +152,7 @@ impl Walker {
             stop: Arc::default(),
             failed_look_ups: 0,
             since: HashMap::new(),
+            inventories: 0,
             last_staying: HashSet::new(),
             destinations_seen: 0,
         }
@@ -402,6 +404,10 @@ impl Walker {
         for namespace in &*copied {
             staying.extend(namespace.close_wait_inodes.iter().copied());
             staying.extend(namespace.waiting_inodes.iter().copied());
+            // A program gives a connect() up after some seconds: there may be no second time.
+            let waiting = namespace.namespace.waiting.iter().zip(&namespace.waiting_inodes);
+            let connecting = waiting.filter(|(socket, _)| socket.state == TcpState::SynSent);
+            wanted.extend(connecting.map(|(_, inode)| *inode));
             wanted.extend(namespace.listener_inodes.iter().copied());
             wanted.extend(namespace.self_connected_inodes.iter().copied());
             wanted.extend(namespace.port_holder_inodes.iter().copied());
@@ -430,13 +436,13 @@ impl Walker {
     /// Keeps the time since which a socket is known to be in its state, for those of which the kernel
     /// tells no exact one: a keep-alive or a retransmission must not make them younger.
     fn remember_since(&mut self, copied: &mut [Copied]) {
-        let mut known = HashMap::new();
+        self.inventories += 1;
+        let this = self.inventories;
+        let known = &mut self.since;
         let mut remember = |id, inode, state, since: &mut Timestamp| {
-            let key = (id, inode, state);
-            if let Some(&before) = self.since.get(&key) {
-                *since = before.min(*since);
-            }
-            known.insert(key, *since);
+            let entry = known.entry((id, inode, state)).or_insert((*since, this));
+            *entry = (entry.0.min(*since), this);
+            *since = entry.0;
         };
         for copied in copied {
             let inodes = copied.close_wait_inodes.iter();
@@ -453,6 +459,6 @@ impl Walker {
                 }
             }
         }
-        self.since = known;
+        known.retain(|_, (_, seen)| this - *seen <= 1);
     }
 }

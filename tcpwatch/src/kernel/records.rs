@@ -62,8 +62,8 @@ impl Copied {
         if asked_ports.contains(&record.tuple.local_port) {
             self.take_port_holder(record, state);
         }
-        // A minisocket is told for its port alone.
-        if state == TcpState::TimeWait {
+        // It is told for its port alone.
+        if record.flags & flags::MINISOCKET != 0 {
             return;
         }
         if is_waiting(state) && record.since_ns != 0 {
