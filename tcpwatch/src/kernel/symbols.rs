@@ -32,6 +32,8 @@ pub(super) struct Code {
 struct Mapping {
     start: u64,
     end: u64,
+    /// Of its start in the file.
+    offset: u64,
     /// The file's name, `[vdso]`, or empty for code that was made at run time.
     name: String,
 }
@@ -76,7 +78,7 @@ impl Code {
                     let offset = symbol.offset as u64 + behind_call(depth);
                     format!("{}+{offset:#x} ({module})", symbol.name)
                 }
-                _ => format!("{address:#x} ({module})"),
+                _ => format!("{:#x} ({module})", self.place_in_file(address)),
             }
         };
         addresses.iter().enumerate().map(text).collect()
@@ -84,6 +86,12 @@ impl Code {
 
     fn mapping_of(&self, address: u64) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address))
+    }
+
+    /// What is in no mapping keeps its address.
+    fn place_in_file(&self, address: u64) -> u64 {
+        let mapping = self.mapping_of(address);
+        mapping.map_or(address, |mapping| address - mapping.start + mapping.offset)
     }
 
     fn is_return_address(&self, address: u64) -> bool {
@@ -123,10 +131,12 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     if !permissions.contains('x') {
         return None;
     }
-    let path = fields.nth(3).unwrap_or("").trim();
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let path = fields.nth(2).unwrap_or("").trim();
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
+        offset,
         name: path.rsplit('/').next().unwrap_or("").trim_end_matches(" (deleted)").to_owned(),
     })
 }
@@ -141,6 +151,7 @@ mod tests {
             "7f0000001000-7f0000002000 r-xp 00001000 08:01 42    /usr/lib/lib c.so (deleted)";
         let mapping = parse_mapping(line).expect("an executable mapping");
         assert_eq!((mapping.start, mapping.end), (0x7f00_0000_1000, 0x7f00_0000_2000));
+        assert_eq!(mapping.offset, 0x1000);
         assert_eq!(mapping.name, "lib c.so");
         let made_at_run_time =
             parse_mapping("1000-2000 rwxp 00000000 00:00 0 ").expect("executable");
