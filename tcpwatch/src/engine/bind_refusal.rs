@@ -214,8 +214,8 @@ impl BindRefusal<'_> {
                 ],
             ),
             HeldBy::AcceptedTimeWait => (
-                "These connections were closed from this side first. TIME_WAIT holds the port for \
-                 60 s after that, a constant, against every bind() without SO_REUSEADDR."
+                "This side closed first, so TIME_WAIT holds the port here for 60 s, a constant, \
+                 against every bind() without SO_REUSEADDR."
                     .to_owned(),
                 vec![
                     "Wait for a minute, and start again.".to_owned(),

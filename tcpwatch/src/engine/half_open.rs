@@ -167,15 +167,16 @@ impl Crowd<'_> {
 
     fn title(&self) -> String {
         let requests = text::count(u64::from(self.unanswered), "half-open connection");
-        let sources = text::count(u64::from(self.sources), "source");
+        let about = if self.sources == 1 { "" } else { "about " };
+        let sources = format!("{about}{}", text::count(u64::from(self.sources), "source"));
         let port = self.listener.local.port;
         let who = text::named(self.listener.owner.as_ref().map(|owner| &*owner.process));
         let netns = text::in_netns(&self.namespace.name);
         if self.kind == FindingKind::SynFlood {
-            format!("{requests} from about {sources} crowd port {port} of {who}{netns}")
+            format!("{requests} from {sources} crowd port {port} of {who}{netns}")
         } else {
             format!(
-                "{requests} from about {sources} to port {port} of {who}{netns} stay: its \
+                "{requests} from {sources} to port {port} of {who}{netns} stay: its \
                  SYN-ACKs are not answered"
             )
         }

@@ -15,7 +15,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, text};
+use super::{
+    EvidenceMap, FINDINGS_PER_KIND, Finding, FindingKind, Severity, Subject, reserved_ports, text,
+};
 use crate::{
     config::{self, ConfigSeverity, Overridable},
     facts::{
@@ -120,11 +122,9 @@ impl SelfConnection {
                     None => format!("Close it: {close}"),
                 },
                 if inside {
-                    format!(
-                        "Keep the kernel off that port: add {} to \
-                         net.ipv4.ip_local_reserved_ports, or move the service out of {low}-{high}.",
-                        endpoint.port
-                    )
+                    let reserved = &namespace.ports.reserved;
+                    let reserve = reserved_ports::remedy(&subject, reserved, endpoint.port);
+                    format!("{reserve}, or move the service out of {low}-{high}.")
                 } else {
                     "In the code: do not bind() the port that is dialled as the source port."
                         .to_owned()

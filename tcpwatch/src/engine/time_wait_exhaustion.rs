@@ -175,18 +175,19 @@ impl Crowd<'_> {
     fn title(&self) -> String {
         let netns = text::in_netns(&self.namespace.name);
         let TimeWaitUse { used, limit } = self.namespace.time_wait;
-        let of_limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
         let closer = self.closers.first().map(|closer| format!("; {}", closer.in_words()));
         let closer = closer.unwrap_or_default();
         if self.overflowed > 0 {
+            let of_limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
             let skipped = text::count(self.overflowed, "connection");
             return format!(
                 "TIME_WAIT met its limit{netns}: {skipped} skipped it, {used}{of_limit} sockets \
                  are held now{closer}"
             );
         }
+        let of_limit = limit.map(|limit| format!(" of at most {limit}")).unwrap_or_default();
         let percent = (self.ratio.unwrap_or_default() * 100.0).floor();
-        format!("TIME_WAIT holds {used}{of_limit} sockets{netns} ({percent} %){closer}")
+        format!("{used}{of_limit} sockets are in TIME_WAIT{netns} ({percent} %){closer}")
     }
 
     fn explanation(&self) -> String {

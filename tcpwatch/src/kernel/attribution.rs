@@ -28,8 +28,8 @@ pub(super) struct Attribution {
     reset_reasons: Vec<ResetReason>,
     ids: NetnsIds,
     processes: ProcessReader,
-    /// By pid and name, as long as the tables name them and they live, with [`start_ticks`].
-    known: HashMap<(u32, [u8; 16]), (Arc<Process>, Option<u64>)>,
+    /// By pid and name, as long as the tables name them and they live.
+    known: HashMap<(u32, [u8; 16]), Known>,
     /// What each origin counted when it was read last, and in which reading. One that a reading has
     /// missed, because the table moved under it, is kept for the next.
     last: HashMap<ResetOrigin, (u64, u64)>,
@@ -51,6 +51,13 @@ struct Group {
     role: Role,
     port: u16,
     what: SeenReset,
+}
+
+/// A process that was read.
+struct Known {
+    process: Arc<Process>,
+    /// See [`start_ticks`].
+    started: Option<u64>,
 }
 
 /// What a group is told with.
@@ -172,16 +179,16 @@ impl Attribution {
         let processes = self.processes;
         let read = || {
             let process = processes.read(tgid, wire_text(&comm), None);
-            (Arc::new(process), start_ticks(tgid))
+            Known { process: Arc::new(process), started: start_ticks(tgid) }
         };
-        Arc::clone(&self.known.entry((tgid, comm)).or_insert_with(read).0)
+        Arc::clone(&self.known.entry((tgid, comm)).or_insert_with(read).process)
     }
 
     /// The number of one that has ended may be another process's by now.
     fn forget_processes(&mut self, named: impl Iterator<Item = (u32, [u8; 16])>) {
         let named: HashSet<_> = named.collect();
-        self.known.retain(|process, (_, started)| {
-            named.contains(process) && start_ticks(process.0) == *started
+        self.known.retain(|process, known| {
+            named.contains(process) && start_ticks(process.0) == known.started
         });
     }
 }

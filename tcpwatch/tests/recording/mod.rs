@@ -4,6 +4,7 @@
 //! walker, a ring of events and an engine: what the engine is given is what is recorded, less all
 //! that tells of the machine. What goes on beside it, in other namespaces, is left out.
 
+mod another;
 mod play;
 mod stage;
 
@@ -41,7 +42,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 10] = {
+pub(crate) const SCENES: [Scene; 14] = {
     use FindingKind::*;
     [
         Scene::new(CloseWaitPileup, "orders-api", play::close_wait_pileup),
@@ -55,6 +56,11 @@ pub(crate) const SCENES: [Scene; 10] = {
         Scene::new(HandshakeStall, "shop", play::handshake_stall),
         Scene::new(AcceptQueueOverflow, "reports", play::accept_queue_overflow),
         Scene::new(ResetStorm, "checkout", play::reset_storm),
+        Scene::new(StuckState, "ledger", play::unanswered),
+        Scene::new(StuckState, "mailer", play::half_closed).named("stuck-state-half-closed"),
+        Scene::new(BindConflict, "jenkins", play::port_of_another),
+        Scene::new(BindConflict, "orders-api", play::port_in_time_wait)
+            .named("bind-conflict-time-wait"),
     ]
 };
 

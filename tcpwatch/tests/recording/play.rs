@@ -3,13 +3,13 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
 };
 
 use anyhow::{Result, ensure};
-use scenes::{CloseWaitLeak, PortRange, SelfConnection, TimeWaits};
+use scenes::{CloseWaitLeak, Namespace, PortRange, SelfConnection, Stuck, TakenPort, TimeWaits};
 
-use super::Stage;
+use super::{Stage, another::Another};
 use crate::support::{begin_connects, listen};
 
 /// In the default `ip_local_port_range`, and of the parity that connect() tries first.
@@ -17,13 +17,25 @@ const PORT_IN_THE_RANGE: u16 = 45_454;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A pool whose server has closed its connections.
+/// Which somebody has and somebody wants.
+const PORT_FOR_TWO: SocketAddr = SocketAddr::new(LOCALHOST, 8_080);
+
+/// Looks, one a second, after which there is growth in each quarter of a window of 8 s, and a rate of
+/// closes, which takes 6 s.
+const GROWTH: u32 = 9;
+
+/// A client that opens two connections a second and keeps what its server has closed.
 pub(super) fn close_wait_pileup(stage: &mut Stage<'_>) -> Result<()> {
-    let mut leak = CloseWaitLeak::client(stage.namespace(), 24, 3_306, false)?;
+    let mut leak = CloseWaitLeak::client(stage.namespace(), 6, 3_306, false)?;
+    for _ in 0..GROWTH {
+        leak.read_to_end()?;
+        stage.watch(1)?;
+        leak.add(2)?;
+    }
     leak.read_to_end()?;
     stage.watch_until_raised()?;
     stage.watch(1)?;
-    leak.close(24)?;
+    leak.close(leak.count())?;
     stage.watch_until_cleared()
 }
 
@@ -32,8 +44,14 @@ pub(super) fn time_wait_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
     const LIMIT: &str = "net.ipv4.tcp_max_tw_buckets";
     let namespace = stage.namespace().clone();
     namespace.sysctl_set(LIMIT, "500")?;
-    TimeWaits::make(&namespace, 490, 8_080)?;
+    TimeWaits::make(&namespace, 330, 8_080)?;
+    for _ in 0..GROWTH {
+        stage.watch(1)?;
+        TimeWaits::make(&namespace, 8, 8_080)?;
+    }
     stage.watch_until_raised()?;
+    TimeWaits::make(&namespace, 80, 8_080)?;
+    stage.watch(1)?;
     namespace.sysctl_set(LIMIT, "262144")?;
     stage.watch_until_cleared()
 }
@@ -42,7 +60,11 @@ pub(super) fn time_wait_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
 pub(super) fn ephemeral_port_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
     let namespace = stage.namespace().clone();
     let mut range = PortRange::new(&namespace, 40_000..=40_059, 8_443)?;
-    range.use_up(20, 30)?;
+    range.use_up(20, 21)?;
+    for _ in 0..GROWTH {
+        stage.watch(1)?;
+        range.use_up(0, 1)?;
+    }
     stage.watch_until_raised()?;
     range.use_up(10, 0)?;
     for _ in 0..5 {
@@ -136,5 +158,60 @@ pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
         Ok(())
     })??;
     stage.watch_until_raised()?;
+    stage.watch_until_cleared()
+}
+
+/// The listener is there, as another program's, until that ends.
+pub(super) fn port_of_another(stage: &mut Stage<'_>) -> Result<()> {
+    stage.require("bind")?;
+    let namespace = stage.namespace().clone();
+    let other = Another::listening(
+        &namespace,
+        "apache2",
+        (Ipv4Addr::UNSPECIFIED, PORT_FOR_TWO.port()).into(),
+    )?;
+    stage.watch(1)?;
+    be_refused(&namespace)?;
+    stage.watch_until_raised()?;
+    other.end()?;
+    let _listener = scenes::bind(&namespace, PORT_FOR_TWO, true)??;
+    stage.watch_until_cleared()
+}
+
+/// A server that is started anew, without SO_REUSEADDR until it is given it.
+pub(super) fn port_in_time_wait(stage: &mut Stage<'_>) -> Result<()> {
+    stage.require("bind")?;
+    let namespace = stage.namespace().clone();
+    TakenPort::by_time_wait(&namespace, PORT_FOR_TWO.port(), true)?;
+    stage.watch(1)?;
+    be_refused(&namespace)?;
+    stage.watch_until_raised()?;
+    let _listener = scenes::bind(&namespace, PORT_FOR_TWO, true)??;
+    stage.watch_until_cleared()
+}
+
+/// As often as makes a warning.
+fn be_refused(namespace: &Namespace) -> Result<()> {
+    for _ in 0..3 {
+        let outcome = scenes::bind(namespace, PORT_FOR_TWO, false)?;
+        let refused = outcome.is_err_and(|it| it.kind() == io::ErrorKind::AddrInUse);
+        ensure!(refused, "{PORT_FOR_TWO} was to be taken");
+    }
+    Ok(())
+}
+
+/// Connects that nobody answers, until they are given up.
+pub(super) fn unanswered(stage: &mut Stage<'_>) -> Result<()> {
+    let stuck = Stuck::in_syn_sent(stage.namespace(), 12, 5_432)?;
+    stage.watch_until_raised()?;
+    stuck.end()?;
+    stage.watch_until_cleared()
+}
+
+/// Connections that this side has shut down and the peer does not close, until it does.
+pub(super) fn half_closed(stage: &mut Stage<'_>) -> Result<()> {
+    let stuck = Stuck::in_fin_wait2(stage.namespace(), 12, 5_672)?;
+    stage.watch_until_raised()?;
+    stuck.end()?;
     stage.watch_until_cleared()
 }

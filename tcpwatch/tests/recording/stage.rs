@@ -28,6 +28,8 @@ pub(crate) struct Stage<'a> {
     kind: FindingKind,
     namespace: Namespace,
     id: NetnsId,
+    /// Hooks that are not attached.
+    absent: Vec<&'static str>,
     ring: EventRing,
     walker: Walker,
     /// Keeps the hooks attached.
@@ -41,6 +43,8 @@ impl<'a> Stage<'a> {
     pub(super) fn set(kind: FindingKind, config: &Config, text: &'a mut Vec<u8>) -> Result<Self> {
         let programs =
             Programs::load(&LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes })?;
+        let absent = programs.statuses().iter().filter(|status| status.outcome.is_err());
+        let absent = absent.map(|status| status.hook.name).collect();
         let (ring, _, walker, links) =
             programs.split(Scope::All, config.limits.close_wait_sockets)?;
         let wall = WallClock::capture();
@@ -54,6 +58,7 @@ impl<'a> Stage<'a> {
             kind,
             namespace: Namespace::new(kind.name())?,
             id: 0,
+            absent,
             ring,
             walker,
             _links: Box::new(links),
@@ -67,6 +72,16 @@ impl<'a> Stage<'a> {
     /// Where the scene is played.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// For a scene of which nothing is seen without this hook.
+    pub(crate) fn require(&self, hook: &str) -> Result<()> {
+        ensure!(
+            !self.absent.contains(&hook),
+            "this kernel does not let the hook `{hook}` attach; where one does, the scene can be \
+             recorded: cargo xtask vm 6.12 --record NAME"
+        );
+        Ok(())
     }
 
     /// Looks once a second until the finding stands.

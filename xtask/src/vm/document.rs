@@ -82,6 +82,7 @@ mod tests {
             release: release.into(),
             doctor: Doctor { hooks },
             tests: Vec::new(),
+            recordings: Vec::new(),
         };
         let old = report("5.10.0", vec![hook("owners", Some("it\n cannot")), hook("early", None)]);
         let new = report("6.1.0", vec![hook("owners", None)]);

@@ -12,9 +12,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{packages::Kernel, suite::Suite};
+use super::{
+    packages::Kernel,
+    suite::{INCIDENTS, Suite},
+};
 use crate::{
     command::{command, find, output},
+    repository,
     tools::Missing,
 };
 
@@ -53,6 +57,16 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
         list += &format!("{} {}\n", test.name, test.filter);
     }
     archive.file(Path::new("/tests/list"), list.as_bytes());
+    let mut environment = String::new();
+    if let Some(incidents) = &suite.incidents {
+        environment = format!("export INCIDENTS={incidents}\n");
+        // Where the recorder was told that it is, as above.
+        let folder = repository::root().join(INCIDENTS);
+        let config = folder.join("tcpwatch.toml");
+        archive.file(&config, &read(&config)?);
+        archive.link(Path::new("/incidents"), &folder.to_string_lossy());
+    }
+    archive.file(Path::new("/tests/environment"), environment.as_bytes());
     Ok(archive.close())
 }
 

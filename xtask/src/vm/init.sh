@@ -40,6 +40,8 @@ section doctor
 /tcpwatch doctor --json 2>/dev/ttyS0
 close doctor $?
 
+. /tests/environment
+
 # Everything that could be skipped must run; emulation takes its time.
 export TCPWATCH_REQUIRE_ALL=1 TCPWATCH_SLOW=4
 while read -r name filter; do
@@ -51,6 +53,14 @@ while read -r name filter; do
     timeout -s KILL 900 "/tests/$name" --test-threads 1 $filter
     close "$name" $?
 done </tests/list
+
+# What was recorded, if that was asked for.
+for file in /incidents/*.json*; do
+    [ -f "$file" ] || continue
+    section "${file##*/}"
+    cat "$file"
+    close "${file##*/}" $?
+done
 
 section done
 close done 0

@@ -15,6 +15,7 @@ mod suite;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fs,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -40,6 +41,10 @@ pub(crate) struct Arguments {
     /// Run no tests: write docs/KERNELS.md from what `tcpwatch doctor` says on every kernel
     #[arg(long, conflicts_with = "versions")]
     docs: bool,
+    /// Run no tests: record these incidents there, with commas between, into
+    /// tcpwatch/tests/incidents
+    #[arg(long, hide = true, value_name = "INCIDENTS", requires = "versions")]
+    record: Option<String>,
 }
 
 pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
@@ -67,6 +72,9 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     if arguments.docs {
         suite.tests.clear();
     }
+    if let Some(incidents) = &arguments.record {
+        suite.record(incidents)?;
+    }
     let base = image::base(&suite, &folder)?;
     let interrupt = Interrupt::install().context("handling signals")?;
 
@@ -77,6 +85,11 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     let reports = boot_all(kernels, &base, &folder.join("results"), &interrupt)?;
     if arguments.docs {
         document::write(reports.values())?;
+    }
+    for (name, text) in reports.values().flat_map(|report| &report.recordings) {
+        let file = repository::root().join(suite::INCIDENTS).join(name);
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        println!("{}", file.display());
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ pub(super) struct Report {
     pub(super) release: String,
     pub(super) doctor: Doctor,
     pub(super) tests: Vec<Outcome>,
+    /// Incidents that it recorded, with what is expected: names of files, and what is in them.
+    pub(super) recordings: Vec<(String, String)>,
 }
 
 /// `tcpwatch doctor --json`, as far as we read it.
@@ -62,9 +64,14 @@ impl Report {
         let doctor = serde_json::from_str(doctor.text).with_context(|| {
             format!("tcpwatch doctor ended with {} and this: {}", doctor.status, doctor.text)
         })?;
-        let tests =
-            sections.filter(|section| section.name != "done").map(|section| outcome(&section));
-        Ok(Self { release, doctor, tests: tests.collect() })
+        let (recordings, tests): (Vec<_>, Vec<_>) = sections
+            .filter(|section| section.name != "done")
+            .partition(|section| section.name.contains(".json"));
+        let recordings = recordings
+            .into_iter()
+            .map(|section| (section.name.to_owned(), section.text.to_owned()))
+            .collect();
+        Ok(Self { release, doctor, tests: tests.iter().map(outcome).collect(), recordings })
     }
 
     pub(super) fn passed(&self) -> u32 {
@@ -141,7 +148,7 @@ mod tests {
             "{HEAD}@@ begin cli\ntest x ... ok\ntest y ... FAILED\n\nfailures:\n\n---- y stdout \
              ----\nno\n\nfailures:\n    y\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n\n\
              @@ end cli 101 7\n@@ begin agent\ntest z ... @@ end agent 137 900\n\
-             @@ begin done\n@@ end done 0 0\n"
+             @@ begin a.jsonl\n{{}}\n{{}}\n@@ end a.jsonl 0 0\n@@ begin done\n@@ end done 0 0\n"
         );
         let report = Report::parse(&text).expect("a whole report");
         assert_eq!(report.release, "6.1.0");
@@ -152,6 +159,7 @@ mod tests {
         assert_eq!(report.tests[0].seconds, 7);
         assert_eq!(report.tests[1].failed, ["ended with 137 at: test z ..."]);
         assert!(!report.doctor.hooks[0].attached);
+        assert_eq!(report.recordings, [("a.jsonl".to_owned(), "{}\n{}\n".to_owned())]);
     }
 
     #[test]

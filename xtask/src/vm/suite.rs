@@ -13,19 +13,37 @@ use crate::{
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler. All others run.
-const NOT_FOR_GUESTS: [&str; 5] = ["documents", "healthy", "incidents", "prometheus", "stacks"];
+const NOT_FOR_GUESTS: [&str; 4] = ["documents", "healthy", "prometheus", "stacks"];
+
+/// Where the recordings are, and the configuration under which they are made.
+pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
 
 /// What is put into a guest.
+#[derive(Default)]
 pub(super) struct Suite {
     pub(super) tcpwatch: PathBuf,
     pub(super) tests: Vec<TestBinary>,
+    /// Records incidents, if it is asked to.
+    recorder: Option<TestBinary>,
+    /// Those it is asked for.
+    pub(super) incidents: Option<String>,
+}
+
+impl Suite {
+    /// Makes it record `incidents`, and nothing else.
+    pub(super) fn record(&mut self, incidents: &str) -> Result<()> {
+        let recorder = self.recorder.take().context("cargo built no recorder of incidents")?;
+        self.tests = vec![recorder];
+        self.incidents = Some(incidents.to_owned());
+        Ok(())
+    }
 }
 
 /// One of cargo's test binaries.
 pub(super) struct TestBinary {
     pub(super) name: String,
     pub(super) file: PathBuf,
-    /// libtest's filter; empty for all.
+    /// libtest's filter, or another argument for it; empty for all.
     pub(super) filter: &'static str,
 }
 
@@ -62,7 +80,7 @@ pub(super) fn build() -> Result<Suite> {
 }
 
 fn parse(messages: &str) -> Result<Suite> {
-    let mut suite = Suite { tcpwatch: PathBuf::new(), tests: Vec::new() };
+    let mut suite = Suite::default();
     for line in messages.lines() {
         let message: Message = serde_json::from_str(line).context("a message of cargo")?;
         let Message { target: Some(target), profile: Some(profile), executable: Some(file) } =
@@ -74,6 +92,11 @@ fn parse(messages: &str) -> Result<Suite> {
         let (name, filter) = match (kind, target.name.as_str(), profile.test) {
             ("bin", "tcpwatch", false) => {
                 suite.tcpwatch = file;
+                continue;
+            }
+            ("test", name @ "incidents", true) => {
+                let name = name.to_owned();
+                suite.recorder = Some(TestBinary { name, file, filter: "--ignored" });
                 continue;
             }
             ("lib", "tcpwatch", true) => ("kernel", "kernel::"),
@@ -108,12 +131,16 @@ mod tests {
             artifact("lib", "tcpwatch_common", true),
             artifact("test", "agent", true),
             artifact("test", "prometheus", true),
+            artifact("test", "incidents", true),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ];
-        let suite = parse(&messages.join("\n")).expect("messages of cargo");
+        let mut suite = parse(&messages.join("\n")).expect("messages of cargo");
         assert_eq!(suite.tcpwatch.to_str(), Some("/t/tcpwatch-bin"));
         let names: Vec<_> =
             suite.tests.iter().map(|test| (test.name.as_str(), test.filter)).collect();
         assert_eq!(names, [("agent", ""), ("kernel", "kernel::")]);
+        suite.record("syn-flood").expect("a recorder");
+        let files: Vec<_> = suite.tests.iter().map(|test| test.file.to_str()).collect();
+        assert_eq!(files, [Some("/t/incidents-test")]);
     }
 }

@@ -66,6 +66,11 @@ impl Stacks {
         self.0.iter().take(LISTED).map(line).collect()
     }
 
+    /// How many sockets have one.
+    pub(super) fn known(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
     /// Who opened most of those that are known, `connect_backend() (app)`, and how many.
     pub(super) fn opener(&self) -> Option<(String, u64)> {
         let mut openers: BTreeMap<String, u64> = BTreeMap::new();

@@ -188,9 +188,13 @@ impl Group<'_> {
         }
         text.push_str(&self.reading_of_verdict());
         if let Some((opener, count)) = stacks.opener() {
-            let of = match count == total {
-                true => "All".to_owned(),
-                false => format!("{count} of {total}"),
+            let known = stacks.known();
+            let of = match (count == known, known == total) {
+                (true, true) => "All".to_owned(),
+                (false, true) => format!("{count} of {total}"),
+                // The others were open before the stacks were recorded.
+                (true, false) => format!("All {known} whose opening was seen"),
+                (false, false) => format!("{count} of the {known} whose opening was seen"),
             };
             text.push_str(&format!(" {of} were opened by {opener}."));
         }

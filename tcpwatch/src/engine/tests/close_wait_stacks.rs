@@ -32,7 +32,7 @@ fn the_function_that_opened_most_of_the_sockets_is_named() {
         text_of(finding, "stacks"),
         "12 of 25: connect < connect_backend < handle_request < main; 3 of 25: probe"
     );
-    let opener = "12 of 25 were opened by connect_backend() (app).";
+    let opener = "12 of the 15 whose opening was seen were opened by connect_backend() (app).";
     assert_says(&finding.explanation, &[opener]);
     assert_says(&remedies_of(finding), &["Begin with connect_backend() (app): "]);
 }

@@ -176,7 +176,10 @@ fn a_client_that_makes_time_wait_is_named_and_told_to_keep_its_connections() {
     see(&mut watch, vec![to_database(&pgbench, 4_100)]);
     let finding = watch.only();
     let closes = "pgbench (pid 12) closes 410/s to 10.0.0.9:5432";
-    assert_eq!(finding.title, format!("TIME_WAIT holds 850 of 1000 sockets (85 %); {closes}"));
+    assert_eq!(
+        finding.title,
+        format!("850 of at most 1000 sockets are in TIME_WAIT (85 %); {closes}")
+    );
     assert_says(&finding.explanation, &[closes]);
     assert_eq!(finding.subject.unit.as_deref(), Some("bench.service"));
     assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.9:5432"));

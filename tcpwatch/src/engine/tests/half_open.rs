@@ -240,7 +240,7 @@ fn a_stall_says_that_answers_do_not_arrive_and_how_to_follow_them() {
     let finding = watch.only();
     assert_eq!(
         finding.title,
-        "120 half-open connections from about 1 source to port 443 of an unknown process in \
+        "120 half-open connections from 1 source to port 443 of an unknown process in \
          network namespace blue stay: its SYN-ACKs are not answered"
     );
     assert_says(&finding.explanation, &["one direction only", "want no connection"]);

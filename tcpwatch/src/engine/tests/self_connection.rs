@@ -112,7 +112,7 @@ fn the_newest_maker_of_an_endpoint_counts() {
 fn the_words_depend_on_who_chose_the_port() {
     let table = [
         (SELF, "the kernel picked the same port", "ip_local_reserved_ports", "yes"),
-        ("127.0.0.1:32768", "the kernel picked", "add 32768 to", "yes"),
+        ("127.0.0.1:32768", "the kernel picked", "ip_local_reserved_ports=32768 (", "yes"),
         ("127.0.0.1:60999", "the kernel picked", "out of 32768-60999", "yes"),
         ("127.0.0.1:32767", "had bound the same port", "do not bind()", "no"),
         ("127.0.0.1:61000", "had bound the same port", "do not bind()", "no"),

@@ -132,7 +132,7 @@ fn time_wait_says_how_many_of_how_many_where() {
     let finding = watch.only();
     assert_eq!(
         finding.title,
-        "TIME_WAIT holds 859 of 1000 sockets in network namespace blue (85 %)"
+        "859 of at most 1000 sockets are in TIME_WAIT in network namespace blue (85 %)"
     );
     assert_eq!(finding.id, format!("time-wait-exhaustion/{HOST}"));
     // Orphaned FIN_WAIT2 sockets count against the limit too.
