@@ -33,7 +33,8 @@ struct Kernel {
 
 impl Kernel {
     fn load() -> Result<Self> {
-        let programs = Programs::load(&LoadOptions::default())?;
+        let symbols_by = Some(env!("CARGO_BIN_EXE_tcpwatch"));
+        let programs = Programs::load(&LoadOptions { symbols_by, ..LoadOptions::default() })?;
         programs.require_indispensable()?;
         let mut statuses = programs.statuses().iter();
         let sees_accepts = statuses.any(|it| it.hook.name == "accept" && it.outcome.is_ok());

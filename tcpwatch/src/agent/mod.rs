@@ -93,7 +93,10 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
         listeners.push(listener);
     }
     let signals = Signals::new()?;
-    let options = LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes };
+    let options = LoadOptions {
+        ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        symbols_by: Some(kernel::OWN_PROGRAM),
+    };
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
 

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     engine::{Evidence, Finding, Severity},
     incident::{Fact, Recording},
-    kernel::{EventRing, LoadOptions, Programs, Walker},
+    kernel::{self, EventRing, LoadOptions, Programs, Walker},
     publish::{WallClock, findings_json},
 };
 
@@ -53,7 +53,10 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
 
 fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallClock), CheckError> {
     let mut case = Case::new(config);
-    let load = LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes };
+    let load = LoadOptions {
+        ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        symbols_by: Some(kernel::OWN_PROGRAM),
+    };
     let programs = Programs::load(&load)?;
     programs.require_indispensable()?;
     // Only now, so that who may not look overwrites nothing.

@@ -19,6 +19,7 @@ pub use exit::Exit;
 use crate::{
     agent::ConfigSource,
     config::{Config, LogFormat, LogLevel},
+    kernel::describe_addresses,
 };
 
 /// Watches TCP on this host and says what is wrong, whose fault it is and what to do.
@@ -40,6 +41,13 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Name the functions at these addresses of a process; the agent calls this
+    #[command(hide = true)]
+    Symbols {
+        pid: u32,
+        #[arg(value_parser = parse_address)]
+        addresses: Vec<u64>,
     },
     /// Check or print the configuration
     Config {
@@ -112,12 +120,28 @@ pub fn main() -> ExitCode {
             Command::Run(options) => run::run(options),
             Command::Check(options) => check::check(&options),
             Command::Doctor { json } => doctor::doctor(json),
+            Command::Symbols { pid, addresses } => symbols(pid, &addresses),
             Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
             Command::Config { command: ConfigCommand::Default } => config::print_default(),
         },
         Err(exit) => exit,
     };
     if is_check { exit.for_check() } else { exit.into() }
+}
+
+fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
+}
+
+fn symbols(pid: u32, addresses: &[u64]) -> Exit {
+    match describe_addresses(pid, addresses) {
+        Some(names) => {
+            print!("{names}");
+            Exit::Ok
+        }
+        None => Exit::failed(&std::io::Error::other(format!("process {pid} cannot be read"))),
+    }
 }
 
 fn parse() -> Result<Cli, Exit> {

@@ -15,15 +15,16 @@ use aya::{
 use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES, programs};
 
 use super::{
+    code::Code,
     hooks::{self, Link},
-    programs::return_free_memory,
     records::Copied,
-    symbols::Code,
+    symbols,
 };
 use crate::facts::{Focus, Role};
 
-/// Stacks put into words in one inventory. A leak has one, or a few; the rest waits its turn.
-const NEW_STACKS: usize = 16;
+/// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
+/// out of the ordinary. A leak has one, or a few; the rest waits its turn.
+const NEW_STACKS: usize = 4;
 /// Entries that are read of the table at most, see [`Attribution`](super::attribution).
 const READ_AT_MOST: usize = 16_384;
 /// Stacks remembered. Beyond that they are put into words again.
@@ -32,6 +33,9 @@ const KNOWN_STACKS: usize = 256;
 pub(super) struct CloseLook {
     focus: Array<MapData, WireFocus>,
     stacks: BpfHashMap<MapData, u64, OpeningStack>,
+    symbols_by: Option<&'static str>,
+    /// The hook on accept() can be attached.
+    sees_accepts: bool,
     asked: Focus,
     accept: Option<Link>,
     /// Of the sockets that the last inventory saw, by address and inode number.
@@ -46,10 +50,14 @@ impl CloseLook {
     pub(super) fn new(
         focus: Array<MapData, WireFocus>,
         stacks: BpfHashMap<MapData, u64, OpeningStack>,
+        symbols_by: Option<&'static str>,
+        sees_accepts: bool,
     ) -> Self {
         Self {
             focus,
             stacks,
+            symbols_by,
+            sees_accepts,
             asked: Focus::default(),
             accept: None,
             of_socket: HashMap::new(),
@@ -73,7 +81,7 @@ impl CloseLook {
         if focus.stacks_of.is_empty() {
             self.accept = None;
             self.forget_stacks();
-        } else if self.accept.is_none() {
+        } else if self.accept.is_none() && self.sees_accepts {
             self.accept = attach_accept(ebpf);
         }
     }
@@ -110,10 +118,6 @@ impl CloseLook {
             }
         }
         self.of_socket = of_socket;
-        if new_stacks > 0 {
-            // The symbols of a large program take megabytes while they are read.
-            return_free_memory();
-        }
     }
 
     fn words_of(
@@ -131,7 +135,7 @@ impl CloseLook {
             return None;
         }
         *new_stacks += 1;
-        let words: Words = code.name(&key.1).into();
+        let words: Words = symbols::ask(self.symbols_by?, pid, &key.1)?.into();
         if self.known.len() >= KNOWN_STACKS {
             self.known.clear();
         }
@@ -150,7 +154,6 @@ impl CloseLook {
     }
 }
 
-/// Where the kernel has no fexit, `doctor` has said so.
 fn attach_accept(ebpf: &mut Ebpf) -> Option<Link> {
     match hooks::attach(ebpf.program_mut(programs::ACCEPT)?) {
         Ok(link) => Some(link),

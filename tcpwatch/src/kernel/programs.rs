@@ -65,11 +65,13 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Size of the ring buffer; a power of two, a multiple of the page size.
     pub ring_buffer_bytes: u32,
+    /// The tcpwatch that is called for the names of functions; none are told without.
+    pub symbols_by: Option<&'static str>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_buffer_bytes: maps::EVENTS_BYTES }
+        Self { ring_buffer_bytes: maps::EVENTS_BYTES, symbols_by: None }
     }
 }
 
@@ -79,6 +81,7 @@ pub struct Programs {
     ebpf: Ebpf,
     types: KernelTypes,
     links: Vec<Link>,
+    symbols_by: Option<&'static str>,
     statuses: Vec<HookStatus>,
 }
 
@@ -113,7 +116,7 @@ impl Programs {
         }
         drop(btf);
         return_free_memory();
-        Ok(Self { ebpf, types, links, statuses })
+        Ok(Self { ebpf, types, links, symbols_by: options.symbols_by, statuses })
     }
 
     /// How each hook that this kernel needs fared, in the order of [`Hook::ALL`].
@@ -172,7 +175,12 @@ impl Programs {
             reset_reasons.clone(),
             ids,
         );
-        let close_look = CloseLook::new(self.take_map(maps::FOCUS)?, self.take_map(maps::STACKS)?);
+        let close_look = CloseLook::new(
+            self.take_map(maps::FOCUS)?,
+            self.take_map(maps::STACKS)?,
+            self.symbols_by,
+            self.is_attached(programs::ACCEPT),
+        );
 
         let hook_fds = self
             .ebpf
@@ -253,9 +261,8 @@ fn raise_limits() {
     }
 }
 
-/// Type information takes some tens of megabytes while it is parsed, symbols a few; glibc would keep
-/// them.
-pub(super) fn return_free_memory() {
+/// Type information takes some tens of megabytes while it is parsed; glibc would keep them.
+fn return_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer and may be called at any time.
     unsafe {

@@ -1,181 +1,142 @@
-//! From the return addresses of a user stack to the names of its functions.
+//! From return addresses to the names of functions: in a process of its own.
 //!
-//! Code without frame pointers, which is most of what distributions build, leaves the kernel's walk
-//! with the innermost address and chance ones after it. What follows a call instruction inside an
-//! executable mapping is a return address; what does not is left out. The direct caller of the C
-//! library is found among the words at the stack pointer, because its system calls are leaves.
+//! The files that hold the symbols belong to whoever is looked at. One that is truncated while it is
+//! mapped ends its reader by a signal, one that is a FIFO stops it, one that is large takes memory.
+//! So `tcpwatch symbols PID ADDRESS…`, which nobody calls but the agent, reads them, and is given
+//! little time.
 
 use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt,
+    fmt::Write as _,
+    fs,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use blazesym::{
     Pid,
     symbolize::{
-        Input, Symbolized, Symbolizer,
-        source::{Process, Source},
+        Input, Sym, Symbolized, Symbolizer,
+        source::{Elf, Process, Source},
     },
 };
-use rustix::thread::CapabilitySet as Capability;
-use tcpwatch_common::OpeningStack;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::programs::holds;
+use super::code::{Code, Mapping};
 
-/// The executable memory of a process.
-pub(super) struct Code {
-    pid: u32,
-    memory: File,
-    mappings: Vec<Mapping>,
+/// The command by which the agent calls itself.
+const COMMAND: &str = "symbols";
+/// Itself, also where its file has been replaced since (proc(5)).
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// A browser's symbols are read in a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest name that is kept, in characters; C++ knows longer ones.
+const LONGEST_NAME: usize = 120;
+
+/// Asks `program` for the names of a stack, innermost first: `connect+0x14 (libc.so.6)`. `None` where
+/// it cannot be had: the process has ended or may not be read, or it took too long.
+pub(super) fn ask(program: &str, pid: u32, addresses: &[u64]) -> Option<Vec<String>> {
+    let mut command = Command::new(program);
+    command.args([COMMAND, &pid.to_string()]);
+    command.args(addresses.iter().map(|address| format!("{address:#x}")));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let started = command.spawn().inspect_err(|error| {
+        tracing::debug!(%error, program, "cannot ask for symbols");
+    });
+    let mut child = started.ok()?;
+    let names = answer(&mut child);
+    // Both fail only if it has ended already.
+    let _ = child.kill();
+    let _ = child.wait();
+    names.filter(|names| names.len() == addresses.len())
 }
 
-struct Mapping {
-    start: u64,
-    end: u64,
-    /// Where in its file it begins.
-    offset: u64,
-    /// The file's name, `[vdso]`, or empty for code that was made at run time.
-    name: String,
-}
-
-impl Code {
-    /// `None` where the process has ended or may not be read.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        Some(Self { pid, memory, mappings: maps.lines().filter_map(parse_mapping).collect() })
-    }
-
-    /// What of a recorded stack are return addresses, innermost first.
-    pub(super) fn return_addresses(&self, stack: &OpeningStack) -> Vec<u64> {
-        let mut frames = stack.frames.iter().copied().take_while(|address| *address != 0);
-        // The innermost follows the system call itself.
-        let innermost = frames.next().filter(|address| self.mapping_of(*address).is_some());
-        let callers: Vec<u64> = frames.filter(|address| self.is_return_address(*address)).collect();
-        let caller = stack.words.iter().copied().find(|word| self.is_return_address(*word));
-        let caller = caller.filter(|caller| !callers.contains(caller));
-        innermost.into_iter().chain(caller).chain(callers).collect()
-    }
-
-    /// Names of the functions of a stack: `connect+0x14 (libc.so.6)`; without a symbol, the place in
-    /// the file: `0x1136 (app)`.
-    pub(super) fn name(&self, addresses: &[u64]) -> Vec<String> {
-        // A return address may lie behind the function that called; the call does not.
-        let behind_call = |depth: usize| u64::from(depth > 0);
-        let calls: Vec<u64> =
-            addresses.iter().enumerate().map(|(depth, it)| it - behind_call(depth)).collect();
-        let mut process = Process::new(Pid::from(self.pid));
-        // Files of other mount namespaces are reached by /proc/PID/map_files alone.
-        process.map_files = holds(Capability::SYS_ADMIN);
-        let symbolizer =
-            Symbolizer::builder().enable_code_info(false).enable_inlined_fns(false).build();
-        let named = symbolizer.symbolize(&Source::Process(process), Input::AbsAddr(&calls));
-        let named = named.unwrap_or_default();
-        let text = |(depth, &address): (usize, &u64)| {
-            let mapping = self.mapping_of(address);
-            let module = mapping.map_or("?", |mapping| &mapping.name);
-            match named.get(depth) {
-                Some(Symbolized::Sym(symbol)) => {
-                    let offset = symbol.offset as u64 + behind_call(depth);
-                    format!("{}+{offset:#x} ({module})", symbol.name)
-                }
-                _ => {
-                    let place = mapping.map_or(address, |it| address - it.start + it.offset);
-                    format!("{place:#x} ({module})")
-                }
-            }
-        };
-        addresses.iter().enumerate().map(text).collect()
-    }
-
-    fn mapping_of(&self, address: u64) -> Option<&Mapping> {
-        self.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address))
-    }
-
-    fn is_return_address(&self, address: u64) -> bool {
-        let Some(mapping) = self.mapping_of(address) else { return false };
-        let mut before = [0; LONGEST_CALL];
-        let start = address.saturating_sub(LONGEST_CALL as u64);
-        start >= mapping.start
-            && self.memory.read_exact_at(&mut before, start).is_ok()
-            && ends_with_call(&before)
-    }
-}
-
-/// Bytes of the longest form that [`ends_with_call`] knows.
-const LONGEST_CALL: usize = 7;
-
-/// Whether a call instruction ends here: `call rel32` (E8), or one of the forms of `call r/m64`
-/// (FF /2), which are 2, 3, 4, 6 or 7 bytes long (Intel SDM volume 2A, CALL). A redundant prefix
-/// does not matter.
-#[cfg(target_arch = "x86_64")]
-fn ends_with_call(before: &[u8; LONGEST_CALL]) -> bool {
-    let at = |distance: usize| before[LONGEST_CALL - distance];
-    let is_indirect = |length: usize| at(length) == 0xff && (at(length - 1) >> 3) & 7 == 2;
-    at(5) == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(is_indirect)
-}
-
-/// Other architectures are taken at their frame pointers' word.
-#[cfg(not(target_arch = "x86_64"))]
-fn ends_with_call(_: &[u8; LONGEST_CALL]) -> bool {
-    true
-}
-
-/// A line of /proc/PID/maps, if the mapping is executable.
-fn parse_mapping(line: &str) -> Option<Mapping> {
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?;
-    if !permissions.contains('x') {
+/// What it says is far less than a pipe holds, so it can be waited for first.
+fn answer(child: &mut Child) -> Option<Vec<String>> {
+    let asked = Instant::now();
+    let status = loop {
+        match child.try_wait().ok()? {
+            Some(status) => break status,
+            None if asked.elapsed() > PATIENCE => return None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if !status.success() {
         return None;
     }
-    let offset = fields.next()?;
-    let path = fields.nth(2).unwrap_or("").trim();
-    Some(Mapping {
-        start: u64::from_str_radix(start, 16).ok()?,
-        end: u64::from_str_radix(end, 16).ok()?,
-        offset: u64::from_str_radix(offset, 16).ok()?,
-        name: path.rsplit('/').next().unwrap_or("").trim_end_matches(" (deleted)").to_owned(),
-    })
+    let mut text = String::new();
+    child.stdout.take()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    Some(text.lines().map(str::to_owned).collect())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn executable_mappings_are_read_and_others_left_out() {
-        let line =
-            "7f0000001000-7f0000002000 r-xp 00001000 08:01 42    /usr/lib/lib c.so (deleted)";
-        let mapping = parse_mapping(line).expect("an executable mapping");
-        assert_eq!((mapping.start, mapping.end), (0x7f00_0000_1000, 0x7f00_0000_2000));
-        assert_eq!((mapping.offset, &*mapping.name), (0x1000, "lib c.so"));
-        let made_at_run_time =
-            parse_mapping("1000-2000 rwxp 00000000 00:00 0 ").expect("executable");
-        assert_eq!(made_at_run_time.name, "");
-        assert!(parse_mapping("1000-2000 rw-p 00000000 00:00 0 [heap]").is_none());
-        assert!(parse_mapping("garbage").is_none());
+/// The other side: the names of these addresses in `pid`, a line for each. `None` where the process
+/// cannot be read.
+#[must_use]
+pub fn describe(pid: u32, addresses: &[u64]) -> Option<String> {
+    limit_myself();
+    let code = Code::of(pid)?;
+    let symbolizer =
+        Symbolizer::builder().enable_code_info(false).enable_inlined_fns(false).build();
+    let mut text = String::new();
+    for (depth, &address) in addresses.iter().enumerate() {
+        // A return address may lie behind the function that called; the call does not.
+        let behind_call = u64::from(depth > 0);
+        let call = address.saturating_sub(behind_call);
+        let mapping = code.mapping_of(call);
+        let module = mapping.map_or("?", Mapping::name);
+        let symbol = mapping.and_then(|mapping| symbol_of(&symbolizer, pid, mapping, call));
+        let _infallible = match symbol {
+            Some(symbol) => {
+                let name: String = symbol.name.chars().take(LONGEST_NAME).collect();
+                let offset = symbol.offset as u64 + behind_call;
+                writeln!(text, "{}+{offset:#x} ({module})", name.replace(char::is_control, "?"))
+            }
+            // Its place in the file, for addr2line.
+            None => {
+                let place = mapping.map_or(address, |it| it.file_offset(call) + behind_call);
+                writeln!(text, "{place:#x} ({module})")
+            }
+        };
     }
+    Some(text)
+}
 
-    #[cfg(target_arch = "x86_64")]
-    #[test]
-    fn calls_are_told_from_other_instructions() {
-        assert!(ends_with_call(&[0x90, 0x90, 0xe8, 1, 2, 3, 4]), "call rel32");
-        assert!(ends_with_call(&[0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xd0]), "call *%rax");
-        assert!(ends_with_call(&[0x90, 0xff, 0x15, 1, 2, 3, 4]), "call *offset(%rip)");
-        assert!(!ends_with_call(&[0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xe0]), "jmp *%rax");
-        assert!(!ends_with_call(&[0x90; LONGEST_CALL]));
+fn symbol_of<'a>(
+    symbolizer: &'a Symbolizer,
+    pid: u32,
+    mapping: &Mapping,
+    address: u64,
+) -> Option<Sym<'a>> {
+    let symbolized = if mapping.path.starts_with('/') {
+        // By the process's own root: it may see other files under the same path.
+        let path = format!("/proc/{pid}/root{}", mapping.path);
+        if fs::metadata(&path).ok()?.ino() != mapping.inode {
+            return None;
+        }
+        let offset = mapping.file_offset(address);
+        symbolizer.symbolize_single(&Source::Elf(Elf::new(path)), Input::FileOffset(offset))
+    } else {
+        // Code that was made at run time: a perf map, if its maker writes one. Or the vDSO.
+        let mut process = Process::new(Pid::from(pid));
+        process.map_files = false;
+        symbolizer.symbolize_single(&Source::Process(process), Input::AbsAddr(address))
+    };
+    match symbolized.ok()? {
+        Symbolized::Sym(symbol) => Some(symbol),
+        Symbolized::Unknown(_) => None,
     }
+}
 
-    /// This thread's own stack, by the frame pointers that the standard library may not have: the
-    /// return address of this function's call is one, its own address is none.
-    #[test]
-    fn own_functions_are_named() {
-        let code = Code::of(std::process::id()).expect("a process can read itself");
-        let address = own_functions_are_named as fn() as usize as u64;
-        assert!(!code.is_return_address(0) && !code.is_return_address(1 << 47));
-        let names = code.name(&[address]);
-        assert_eq!(names.len(), 1);
-        assert!(names[0].contains("own_functions_are_named"), "{names:?}");
+/// What is read may be made to cost. The time is that of [`PATIENCE`]; of memory a browser's symbols
+/// take some hundred megabytes, most of them mapped.
+fn limit_myself() {
+    const GIB: u64 = 1 << 30;
+    let limits =
+        [(Resource::Cpu, PATIENCE.as_secs()), (Resource::As, 4 * GIB), (Resource::Core, 0)];
+    for (resource, limit) in limits {
+        // One that cannot be set is a guard less.
+        let _ = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
     }
 }

@@ -41,8 +41,10 @@ pub(crate) struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// An empty namespace, looked at once.
     pub(super) fn set(kind: FindingKind, config: &Config, text: &'a mut Vec<u8>) -> Result<Self> {
-        let programs =
-            Programs::load(&LoadOptions { ring_buffer_bytes: config.limits.ring_buffer_bytes })?;
+        let programs = Programs::load(&LoadOptions {
+            ring_buffer_bytes: config.limits.ring_buffer_bytes,
+            symbols_by: Some(env!("CARGO_BIN_EXE_tcpwatch")),
+        })?;
         let absent = programs.statuses().iter().filter(|status| status.outcome.is_err());
         let absent = absent.map(|status| status.hook.name).collect();
         let (ring, _, walker, links) =
