@@ -4,7 +4,6 @@
 //! the kernel, and comes back to its own. It blocks, so it never runs on the async thread.
 
 use std::{
-    collections::{HashMap, HashSet},
     fs::File,
     io,
     net::Ipv4Addr,
@@ -31,6 +30,7 @@ use super::{
     clock::now,
     close_look::CloseLook,
     descriptors,
+    memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
     owners::OwnerBook,
     records::{Copied, estimate_distinct, read_records},
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::facts::{
     DestinationUse, Endpoint, Focus, Inventory, Namespace, PortUse, StateCounts, TableUse,
-    TcpState, TimeWaitUse, Timestamp, TwReuse,
+    TcpState, TimeWaitUse, TwReuse,
 };
 
 /// Sockets that are described of the ports that are asked for, in each namespace: enough to see
@@ -76,15 +76,6 @@ fn in_full(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// When the owner of a socket in CLOSE_WAIT is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnerPolicy {
-    /// When a second inventory sees it: what comes and goes costs nothing.
-    OfThoseThatStay,
-    /// At once: there will be no second inventory.
-    AtOnce,
-}
-
 /// The maps through which a walker and its programs talk.
 pub(super) struct WalkerMaps {
     pub(super) walk: Array<MapData, Walk>,
@@ -115,12 +106,7 @@ pub struct Walker {
     /// Ends an inventory under way.
     stop: Arc<AtomicBool>,
     failed_look_ups: u64,
-    /// Since when sockets without an exact time are in their state, by address, inode and state;
-    /// with the inventory that saw it last. One that a retransmission has hidden is kept for the next.
-    since: HashMap<(u64, u64, TcpState), (Timestamp, u64)>,
-    inventories: u64,
-    /// Inodes of sockets that the last inventory saw in CLOSE_WAIT, or waiting for their peer.
-    last_staying: HashSet<u64>,
+    memory: Memory,
     destinations_seen: u64,
 }
 
@@ -151,9 +137,7 @@ impl Walker {
             away: false,
             stop: Arc::default(),
             failed_look_ups: 0,
-            since: HashMap::new(),
-            inventories: 0,
-            last_staying: HashSet::new(),
+            memory: Memory::default(),
             destinations_seen: 0,
         }
     }
@@ -208,7 +192,7 @@ impl Walker {
         self.come_home(&host)?;
         let walked = began.elapsed();
         self.name_owners(&mut copied, policy);
-        self.remember_since(&mut copied);
+        self.memory.keep_since(&mut copied);
         self.close_look.name_stacks(&mut copied);
         let undescribed = copied.iter().map(|copied| copied.undescribed).sum();
         let namespaces: Vec<Namespace> =
@@ -399,27 +383,7 @@ impl Walker {
 
     /// Without owners an inventory is still one.
     fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) {
-        let mut wanted = HashSet::new();
-        let mut staying = HashSet::new();
-        for namespace in &*copied {
-            staying.extend(namespace.close_wait_inodes.iter().copied());
-            staying.extend(namespace.waiting_inodes.iter().copied());
-            // A program gives a connect() up after some seconds: there may be no second time.
-            let waiting = namespace.namespace.waiting.iter().zip(&namespace.waiting_inodes);
-            let connecting = waiting.filter(|(socket, _)| socket.state == TcpState::SynSent);
-            wanted.extend(connecting.map(|(_, inode)| *inode));
-            wanted.extend(namespace.listener_inodes.iter().copied());
-            wanted.extend(namespace.self_connected_inodes.iter().copied());
-            wanted.extend(namespace.port_holder_inodes.iter().copied());
-        }
-        wanted.extend(
-            staying
-                .iter()
-                .copied()
-                .filter(|inode| policy == OwnerPolicy::AtOnce || self.last_staying.contains(inode)),
-        );
-        wanted.remove(&0);
-        self.last_staying = staying;
+        let wanted = self.memory.wanted(copied, policy);
         let Some(owners) = &mut self.owners else { return };
         if policy == OwnerPolicy::AtOnce {
             owners.allow_pass();
@@ -431,34 +395,5 @@ impl Walker {
         for namespace in copied {
             namespace.set_owners(owners);
         }
-    }
-
-    /// Keeps the time since which a socket is known to be in its state, for those of which the kernel
-    /// tells no exact one: a keep-alive or a retransmission must not make them younger.
-    fn remember_since(&mut self, copied: &mut [Copied]) {
-        self.inventories += 1;
-        let this = self.inventories;
-        let known = &mut self.since;
-        let mut remember = |id, inode, state, since: &mut Timestamp| {
-            let entry = known.entry((id, inode, state)).or_insert((*since, this));
-            *entry = (entry.0.min(*since), this);
-            *since = entry.0;
-        };
-        for copied in copied {
-            let inodes = copied.close_wait_inodes.iter();
-            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
-                if !socket.since_exact {
-                    remember(socket.id, inode, TcpState::CloseWait, &mut socket.since);
-                }
-            }
-            let inodes = copied.waiting_inodes.iter();
-            for (socket, &inode) in copied.namespace.waiting.iter_mut().zip(inodes) {
-                // In SYN_SENT it is exact, and the socket may have been there before.
-                if socket.state != TcpState::SynSent {
-                    remember(socket.id, inode, socket.state, &mut socket.since);
-                }
-            }
-        }
-        known.retain(|_, (_, seen)| this - *seen <= 1);
     }
 }

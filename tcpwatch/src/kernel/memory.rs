@@ -1,0 +1,80 @@
+//! What a walker remembers from one inventory to the next: which sockets stay, and since when.
+
+use std::collections::{HashMap, HashSet};
+
+use super::records::Copied;
+use crate::facts::{TcpState, Timestamp};
+
+/// When the owner of a socket in CLOSE_WAIT is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerPolicy {
+    /// When a second inventory sees it: what comes and goes costs nothing.
+    OfThoseThatStay,
+    /// At once: there will be no second inventory.
+    AtOnce,
+}
+
+/// Sockets by inode number, or by address, inode number and state.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    inventories: u64,
+    /// In CLOSE_WAIT, or waiting for their peer, in the last inventory.
+    staying: HashSet<u64>,
+    /// Since when those without an exact time are in their state, with the inventory that saw them
+    /// last. One that a retransmission has hidden is kept for the next.
+    since: HashMap<(u64, u64, TcpState), (Timestamp, u64)>,
+}
+
+impl Memory {
+    /// The sockets whose owners this inventory asks for.
+    pub(super) fn wanted(&mut self, copied: &[Copied], policy: OwnerPolicy) -> HashSet<u64> {
+        let mut wanted = HashSet::new();
+        let mut staying = HashSet::new();
+        for namespace in copied {
+            staying.extend(namespace.close_wait_inodes.iter().copied());
+            staying.extend(namespace.waiting_inodes.iter().copied());
+            // A program gives a connect() up after some seconds: there may be no second time.
+            let waiting = namespace.namespace.waiting.iter().zip(&namespace.waiting_inodes);
+            let connecting = waiting.filter(|(socket, _)| socket.state == TcpState::SynSent);
+            wanted.extend(connecting.map(|(_, inode)| *inode));
+            wanted.extend(namespace.listener_inodes.iter().copied());
+            wanted.extend(namespace.self_connected_inodes.iter().copied());
+            wanted.extend(namespace.port_holder_inodes.iter().copied());
+        }
+        let is_wanted = |inode: &u64| policy == OwnerPolicy::AtOnce || self.staying.contains(inode);
+        wanted.extend(staying.iter().copied().filter(is_wanted));
+        // Nobody holds it.
+        wanted.remove(&0);
+        self.staying = staying;
+        wanted
+    }
+
+    /// Keeps the time since which a socket is known to be in its state, for those of which the kernel
+    /// tells no exact one: a keep-alive or a retransmission must not make them younger.
+    pub(super) fn keep_since(&mut self, copied: &mut [Copied]) {
+        self.inventories += 1;
+        let this = self.inventories;
+        let known = &mut self.since;
+        let mut keep = |id, inode, state, since: &mut Timestamp| {
+            let entry = known.entry((id, inode, state)).or_insert((*since, this));
+            *entry = (entry.0.min(*since), this);
+            *since = entry.0;
+        };
+        for copied in copied {
+            let inodes = copied.close_wait_inodes.iter();
+            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
+                if !socket.since_exact {
+                    keep(socket.id, inode, TcpState::CloseWait, &mut socket.since);
+                }
+            }
+            let inodes = copied.waiting_inodes.iter();
+            for (socket, &inode) in copied.namespace.waiting.iter_mut().zip(inodes) {
+                // In SYN_SENT it is exact, and the socket may have been there before.
+                if socket.state != TcpState::SynSent {
+                    keep(socket.id, inode, socket.state, &mut socket.since);
+                }
+            }
+        }
+        known.retain(|_, (_, seen)| this - *seen <= 1);
+    }
+}
