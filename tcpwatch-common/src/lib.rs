@@ -43,7 +43,7 @@ pub mod programs {
     pub const PASSIVE_RESET_V6: &str = "passive_reset_v6";
     /// `fexit/inet_csk_get_port`: bind() and listen() that find their port taken.
     pub const BIND: &str = "bind";
-    /// `fexit/inet_csk_accept`: the stack of who accepts, while it is asked for.
+    /// `fexit/inet_csk_accept`: the stack of who accepts, where it is asked for.
     pub const ACCEPT: &str = "accept";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";

@@ -1,7 +1,8 @@
 //! `inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg)`
 //!
 //! fexit, 5.5 and later; `(sk, flags, err, kern)` before 6.10. Returns the accepted socket, or NULL.
-//! Runs in the context of who called accept(). Attached only while stacks are asked for.
+//! Runs in the context of who called accept(). It does nothing unless stacks are asked for; a program
+//! of this kind can be attached anew only since 5.13.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c#L660>
 

@@ -1,25 +1,17 @@
 //! What is looked at only while the engine asks for it: the user stacks that open sockets.
 //!
-//! The kernel side is told by a map; the hook on accept() is attached only meanwhile. A stack is
-//! put into words once, while its process lives, and kept as long as its socket stays.
+//! The kernel side is told by a map. A stack is put into words once, while its process lives, and
+//! kept as long as its socket stays.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData},
-};
-use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES, programs};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData};
+use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES};
 
-use super::{
-    code::Code,
-    hooks::{self, Link},
-    records::Copied,
-    symbols,
-};
+use super::{code::Code, records::Copied, symbols};
 use crate::facts::{Focus, Role};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
@@ -34,10 +26,7 @@ pub(super) struct CloseLook {
     focus: Array<MapData, WireFocus>,
     stacks: BpfHashMap<MapData, u64, OpeningStack>,
     symbols_by: Option<&'static str>,
-    /// The hook on accept() can be attached.
-    sees_accepts: bool,
     asked: Focus,
-    accept: Option<Link>,
     /// Of the sockets that the last inventory saw, by address and inode number.
     of_socket: HashMap<(u64, u64), Words>,
     /// By process and return addresses.
@@ -51,22 +40,19 @@ impl CloseLook {
         focus: Array<MapData, WireFocus>,
         stacks: BpfHashMap<MapData, u64, OpeningStack>,
         symbols_by: Option<&'static str>,
-        sees_accepts: bool,
     ) -> Self {
         Self {
             focus,
             stacks,
             symbols_by,
-            sees_accepts,
             asked: Focus::default(),
-            accept: None,
             of_socket: HashMap::new(),
             known: HashMap::new(),
         }
     }
 
     /// Tells the kernel side what is asked for from now on.
-    pub(super) fn ask(&mut self, ebpf: &mut Ebpf, focus: &Focus) {
+    pub(super) fn ask(&mut self, focus: &Focus) {
         let before = std::mem::replace(&mut self.asked, focus.clone());
         if before.stacks_of == focus.stacks_of && before.closers == focus.closers {
             return;
@@ -79,10 +65,7 @@ impl CloseLook {
             tracing::debug!(%error, "cannot ask for stacks");
         }
         if focus.stacks_of.is_empty() {
-            self.accept = None;
             self.forget_stacks();
-        } else if self.accept.is_none() && self.sees_accepts {
-            self.accept = attach_accept(ebpf);
         }
     }
 
@@ -151,16 +134,6 @@ impl CloseLook {
             let _ = self.stacks.remove(&key);
         }
         self.known.clear();
-    }
-}
-
-fn attach_accept(ebpf: &mut Ebpf) -> Option<Link> {
-    match hooks::attach(ebpf.program_mut(programs::ACCEPT)?) {
-        Ok(link) => Some(link),
-        Err(error) => {
-            tracing::warn!(%error, "the stacks of accept() are not recorded");
-            None
-        }
     }
 }
 

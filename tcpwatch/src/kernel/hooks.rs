@@ -32,8 +32,6 @@ pub(super) enum Need {
     Wanted,
     /// Before 6.10, whose tracepoint does not tell of resets without a socket.
     BeforeResetReasons,
-    /// Opened for each walk, or attached while something asks for it.
-    OnDemand,
 }
 
 impl Hook {
@@ -55,7 +53,7 @@ impl Hook {
             name: programs::OWNERS,
             target: "iter/task_file",
             lost_without: "the process behind a socket",
-            need: Need::OnDemand,
+            need: Need::Wanted,
         },
         Self {
             name: programs::SEND_RESET,
@@ -91,7 +89,7 @@ impl Hook {
             name: programs::ACCEPT,
             target: "fexit/inet_csk_accept",
             lost_without: "the stack that accepted the connections of a leak",
-            need: Need::OnDemand,
+            need: Need::Wanted,
         },
     ];
 
@@ -114,19 +112,16 @@ impl Hook {
         self.need != Need::BeforeResetReasons || offsets.send_reset_arguments != WITH_REASON
     }
 
-    /// Loads the program, and attaches it if it is one that is attached for good.
+    /// Loads the program and attaches it, if it is no walk.
     pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, String> {
         let program = ebpf
             .program_mut(self.name)
             .ok_or_else(|| format!("the object has no program {}", self.name))?;
         let (_, function) = self.target.split_once('/').expect("a target is kind/name");
         let attached = load(program, function, btf).and_then(|()| {
-            if matches!(program, Program::Iter(_)) {
-                return Ok(None);
-            }
-            // One that is attached later is tried now, so that `doctor` knows.
-            let link = attach(program)?;
-            Ok((self.need != Need::OnDemand).then_some(link))
+            // One is opened for each walk.
+            let is_walk = matches!(program, Program::Iter(_));
+            if is_walk { Ok(None) } else { attach(program).map(Some) }
         });
         attached.map_err(|error| {
             if let ProgramError::LoadError { verifier_log, .. } = &error {
@@ -151,7 +146,7 @@ fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<(), ProgramE
 }
 
 /// Attaches a loaded program.
-pub(super) fn attach(program: &mut Program) -> Result<Link, ProgramError> {
+fn attach(program: &mut Program) -> Result<Link, ProgramError> {
     macro_rules! attached {
         ($program:expr) => {{
             let link = $program.attach()?;

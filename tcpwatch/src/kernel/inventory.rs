@@ -161,7 +161,7 @@ impl Walker {
         if self.focus.closers && !focus.closers {
             self.attribution.forget_closers();
         }
-        self.close_look.ask(&mut self.ebpf, focus);
+        self.close_look.ask(focus);
         self.focus = focus.clone();
         let began = Instant::now();
         self.destinations_seen = 0;

@@ -179,7 +179,6 @@ impl Programs {
             self.take_map(maps::FOCUS)?,
             self.take_map(maps::STACKS)?,
             self.symbols_by,
-            self.is_attached(programs::ACCEPT),
         );
 
         let hook_fds = self
