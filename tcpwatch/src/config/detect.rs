@@ -261,7 +261,8 @@ section! {
 
         /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
         /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
-        /// raised until so many windows have been watched: 10m with the defaults.
+        /// raised until so many windows have been watched, of a container or scope since it started:
+        /// 10m with the defaults.
         pub factor: u32 = 10, in 2..=1_000;
 
         /// The time over which resets are counted, from 1s to 24h; so long does the finding stand
