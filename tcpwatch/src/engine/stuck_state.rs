@@ -4,14 +4,17 @@
 //! than `unanswered`, grouped by namespace, state, process, unit, role and service port. A socket
 //! in FIN_WAIT2 that no process holds ends by `tcp_fin_timeout`, and one that is connected to itself
 //! is of another kind: neither counts.
-//! Trip: `warning` or `critical` of a group. LAST_ACK and CLOSING end by a timer of the kernel:
-//! they are never critical, and info as long as no single host has left `warning` of them behind,
-//! because clients that vanish one by one are the ordinary weather of the internet.
+//! Trip: info at `warning` of a group, and `warning` or `critical` of them towards one host. Who
+//! dials or serves many hosts (a mail server, a crawler, a scraper, a proxy) always has some that do
+//! not answer, and clients that vanish one by one are the ordinary weather of the internet. LAST_ACK
+//! and CLOSING end by a timer of the kernel: they are never critical.
 //! Cold start: ages are lower bounds, but for SYN_SENT; what was stuck before the agent began is
 //! seen as soon as its age is proven.
 //! Recovery: the second inventory below 0.9 of the threshold. One alone may have met the moment at
-//! which a program has given up all its connects and has begun anew, so that none of them is old.
-//! Misses: connects that are given up before `unanswered`; what is beyond the sockets that the
+//! which a program has given up all its connects and has begun anew, so that none of them is old. In
+//! SYN_SENT, `window` after the last that was not below: a job that dials each minute pauses longer.
+//! Misses: connects that are given up before `unanswered`; a service of many addresses that is down
+//! as a whole is info; what is beyond the sockets that the
 //! inventory describes; a group spread over more processes than there are sockets.
 
 use std::{
@@ -39,8 +42,19 @@ const FDS: usize = 8;
 pub(super) struct StuckState {
     pub(super) config: Overridable<config::StuckState>,
     levels: Levels,
-    /// What the last inventory showed, and of whom.
-    shown: Vec<(Option<Arc<Process>>, Finding)>,
+    shown: Vec<Shown>,
+}
+
+/// What an inventory showed, and of whom.
+#[derive(Debug)]
+struct Shown {
+    process: Option<Arc<Process>>,
+    state: TcpState,
+    finding: Finding,
+    /// When it was there last.
+    met: Timestamp,
+    /// The inventories since that have not shown it.
+    missed: u32,
 }
 
 /// Whose sockets are counted together.
@@ -69,19 +83,20 @@ impl StuckState {
                 let id = id(&key);
                 if let Some(severity) = self.judge_group(&id, &sockets) {
                     let group = Group { namespace, state: key.state, sockets: &sockets, now };
-                    let owner = sockets[0].owner.as_ref().map(|owner| Arc::clone(&owner.process));
-                    findings.push((sockets.len(), (owner, group.finding(id, severity))));
+                    let process = sockets[0].owner.as_ref().map(|owner| Arc::clone(&owner.process));
+                    let finding = group.finding(id, severity);
+                    let shown = Shown { process, state: key.state, finding, met: now, missed: 0 };
+                    findings.push((sockets.len(), shown));
                 }
             }
         }
-        findings.sort_by_key(|(sockets, (_, finding)): &(usize, (_, Finding))| {
-            (Reverse(finding.severity), Reverse(*sockets))
+        findings.sort_by_key(|(sockets, shown): &(usize, Shown)| {
+            (Reverse(shown.finding.severity), Reverse(*sockets))
         });
         findings.truncate(FINDINGS_PER_KIND);
         self.shown = findings.into_iter().map(|(_, shown)| shown).collect();
-        let mut findings = self.shown.iter().map(|(_, finding)| finding.clone()).collect();
-        self.keep(before, &mut findings);
-        findings
+        self.keep(before, now);
+        self.shown.iter().map(|shown| shown.told(now)).collect()
     }
 
     /// Sockets that have waited long enough. One whose owner is still to be looked for waits for
@@ -119,33 +134,50 @@ impl StuckState {
         // All of a group have the same process, unit and port.
         let first = sockets.first()?;
         let config = self.config.of(process_of(first), first.service_port());
-        let (warning, critical) = (config.warning as f64, config.critical as f64);
-        match first.state {
-            TcpState::LastAck | TcpState::Closing => {
-                let most = by_host(sockets).first().map_or(0, |(_, sockets)| *sockets);
-                // An id ends in a port, so this is no other group's.
-                let host_id = format!("{id}/host");
-                let by_host = self.levels.judge(&host_id, most as f64, warning, f64::INFINITY);
-                let by_count = self.levels.judge(id, count, warning, f64::INFINITY);
-                by_count.map(|_| by_host.unwrap_or(Severity::Info))
-            }
-            _ => self.levels.judge(id, count, warning, critical),
-        }
+        let warning = config.warning as f64;
+        let critical = match first.state {
+            TcpState::LastAck | TcpState::Closing => f64::INFINITY,
+            _ => config.critical as f64,
+        };
+        let most = by_host(sockets).first().map_or(0, |(_, sockets)| *sockets);
+        let by_host = self.levels.judge(&host_id(id), most as f64, warning, critical);
+        let by_count = self.levels.judge(id, count, warning, f64::INFINITY);
+        by_count.map(|_| by_host.unwrap_or(Severity::Info))
     }
 
-    /// Adds what only the last inventory has shown.
-    fn keep(&mut self, before: Vec<(Option<Arc<Process>>, Finding)>, findings: &mut Vec<Finding>) {
-        let shown: HashSet<String> = findings.iter().map(|finding| finding.id.clone()).collect();
-        for (process, finding) in before {
-            let port = finding.subject.port.unwrap_or_default();
-            if !self.config.of(process.as_deref(), port).enabled {
-                continue;
-            }
-            if !shown.contains(&finding.id) && findings.len() < FINDINGS_PER_KIND {
-                self.levels.hold(&finding.id, finding.severity);
-                findings.push(finding);
+    /// Adds what has been there lately and is not now.
+    fn keep(&mut self, before: Vec<Shown>, now: Timestamp) {
+        let ids: HashSet<String> = self.shown.iter().map(|it| it.finding.id.clone()).collect();
+        for mut shown in before {
+            let id = &shown.finding.id;
+            let port = shown.finding.subject.port.unwrap_or_default();
+            let config = self.config.of(shown.process.as_deref(), port);
+            shown.missed += 1;
+            let is_recent = match shown.state {
+                TcpState::SynSent => now.since(shown.met) <= config.window,
+                _ => shown.missed == 1,
+            };
+            let is_wanted = config.enabled && is_recent && !ids.contains(id);
+            if is_wanted && self.shown.len() < FINDINGS_PER_KIND {
+                self.levels.hold(id, Severity::Warning);
+                if shown.finding.severity > Severity::Info {
+                    self.levels.hold(&host_id(id), shown.finding.severity);
+                }
+                self.shown.push(shown);
             }
         }
+    }
+}
+
+impl Shown {
+    /// The finding, and since when it has not been met.
+    fn told(&self, now: Timestamp) -> Finding {
+        let mut finding = self.finding.clone();
+        if self.missed > 1 {
+            let age = text::duration(now.since(self.met));
+            finding.explanation.push_str(&format!(" So many were there last {age} ago."));
+        }
+        finding
     }
 }
 
@@ -163,6 +195,12 @@ fn least_age(config: &config::StuckState, state: TcpState) -> Duration {
 fn id(key: &GroupKey<'_>) -> String {
     let GroupKey { netns, state, process, unit, role, port } = key;
     format!("stuck-state/{}/{netns}/{process}/{unit}/{}/{port}", state.label(), role.label())
+}
+
+/// The condition of the one host with the most sockets. An id ends in a port, so this is no other
+/// group's.
+fn host_id(id: &str) -> String {
+    format!("{id}/host")
 }
 
 /// The hosts at the other end, those with the most sockets first.
