@@ -299,6 +299,21 @@ impl BindRefusal<'_> {
         let place = self.place();
         let here = |command: &str| text::in_its_namespace(&place, command);
         let (low, high) = ports.range;
+        let mut remedies = vec![
+            format!(
+                "See who has them: {}",
+                here(&format!("ss -tanp '( sport >= :{low} and sport <= :{high} )'"))
+            ),
+            "In the code of a client that binds its address before connect(): \
+             IP_BIND_ADDRESS_NO_PORT, which leaves the port to connect()."
+                .to_owned(),
+        ];
+        remedies.extend(reserved_ports::widen(&place, self.namespace));
+        remedies.push(
+            "Close sockets that are bound and not used: they are in no table, so count the \
+             descriptors of the process."
+                .to_owned(),
+        );
         (
             format!(
                 "bind() with port 0 asks for any port of ip_local_port_range {low}-{high} that is \
@@ -306,22 +321,7 @@ impl BindRefusal<'_> {
                  bind() cannot share a port between destinations.",
                 ports.available
             ),
-            vec![
-                format!(
-                    "See who has them: {}",
-                    here(&format!("ss -tanp '( sport >= :{low} and sport <= :{high} )'"))
-                ),
-                "In the code of a client that binds its address before connect(): \
-                 IP_BIND_ADDRESS_NO_PORT, which leaves the port to connect()."
-                    .to_owned(),
-                format!(
-                    "More ports: {}, with the ports of its listeners in ip_local_reserved_ports.",
-                    here("sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"")
-                ),
-                "Close sockets that are bound and not used: they are in no table, so count the \
-                 descriptors of the process."
-                    .to_owned(),
-            ],
+            remedies,
         )
     }
 }

@@ -353,7 +353,8 @@ fn closer() -> impl Strategy<Value = CloserCount> {
 fn any_inventory() -> impl Strategy<Value = Inventory> {
     let descriptors = prop::collection::btree_map(
         0_u32..4,
-        (any::<u64>(), any::<u64>()).prop_map(|(open, limit)| DescriptorUse { open, limit }),
+        (any::<u64>(), any::<u64>(), any::<u64>())
+            .prop_map(|(open, limit, hard_limit)| DescriptorUse { open, limit, hard_limit }),
         0..4,
     );
     (vec(any_namespace(), 0..5), timestamp(), descriptors, vec(closer(), 0..5), any_resets())
