@@ -121,7 +121,8 @@ section! {
 
         /// Part of the usable ports, above 0 and at most 1, that raises a warning. 0.8 leaves
         /// 5646 of the 28232 in the default range; as a port closed first from here stays taken
-        /// for 60s, that is room for 94 more connections per second.
+        /// for 60s, that is room for 94 more connections per second. The ports are the destination's:
+        /// thresholds are overridden by `port` alone.
         pub warning: f64 = 0.8;
 
         /// Part of the usable ports, above 0 and at most 1, that is critical. 0.95 leaves 1411
@@ -134,6 +135,8 @@ section! {
         pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
     }
     check port_thresholds_are_in_order;
+    by port alone warning, critical because "no threshold beside `process` or `unit`, for the ports \
+                         towards a destination are nobody's: match its `port` alone";
 }
 
 section! {
