@@ -12,9 +12,9 @@ use scenes::{CloseWaitLeak, Namespace, Stuck};
 use serde_json::Value;
 use support::{Agent, poll};
 
-/// An inventory every second; what has waited for two counts.
+/// An inventory every second; what has waited for two counts, and is over three later.
 const QUICK: &str = "[inventory]\ninterval = \"1s\"\n\
-    [detect.stuck_state]\nmin_age = \"2s\"\nunanswered = \"2s\"\n";
+    [detect.stuck_state]\nmin_age = \"2s\"\nunanswered = \"2s\"\nwindow = \"3s\"\n";
 
 const KIND: &str = "stuck-state";
 

@@ -121,7 +121,8 @@ section! {
 
         /// Part of the usable ports, above 0 and at most 1, that raises a warning. 0.8 leaves
         /// 5646 of the 28232 in the default range; as a port closed first from here stays taken
-        /// for 60s, that is room for 94 more connections per second.
+        /// for 60s, that is room for 94 more connections per second. The ports are the destination's:
+        /// thresholds are overridden by `port` alone.
         pub warning: f64 = 0.8;
 
         /// Part of the usable ports, above 0 and at most 1, that is critical. 0.95 leaves 1411
@@ -134,6 +135,8 @@ section! {
         pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
     }
     check port_thresholds_are_in_order;
+    by port alone warning, critical because "no threshold beside `process` or `unit`, for the ports \
+                         towards a destination are nobody's: match its `port` alone";
 }
 
 section! {
@@ -261,7 +264,8 @@ section! {
 
         /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
         /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
-        /// raised until so many windows have been watched: 10m with the defaults.
+        /// raised until so many windows have been watched, of a container or scope since it started:
+        /// 10m with the defaults.
         pub factor: u32 = 10, in 2..=1_000;
 
         /// The time over which resets are counted, from 1s to 24h; so long does the finding stand
@@ -290,7 +294,8 @@ section! {
         /// Failures of one process name at one port within `window`, from 1 to 1000000, that raise a
         /// warning. 3, because a program that tries the next port fails once at each, and a person
         /// perhaps twice; nginx tries five times within 3s, systemd restarts a service five times
-        /// within 10s, and both give up then.
+        /// within 10s, and both give up then. However many, it is info while a listener of the same
+        /// program has the port.
         pub warning: u64 = 3, in 1..=MOST_SOCKETS;
 
         /// The time over which they are counted, from 1s to 24h; so long does the finding stand
@@ -320,15 +325,22 @@ section! {
         /// programs have not given up yet, which they do after 5s to 30s.
         pub unanswered: Duration = Duration::from_secs(3), in Duration::ZERO..=DAY;
 
-        /// Sockets of one owner in one of these states, from 1 to 1000000, that raise a warning. 10
-        /// is a connection pool of common default size (HikariCP) that does not get through with
-        /// any connection. In LAST_ACK and CLOSING, which the kernel ends by itself, they must be
-        /// of one host, else it is info: clients that vanish are of many.
+        /// Sockets of one owner in one of these states, and towards one host, from 1 to 1000000,
+        /// that raise a warning; so many towards several hosts are info. 10 is a connection pool of
+        /// common default size (HikariCP) that does not get through with any connection. Of one
+        /// host, because who dials or serves many always has some that do not answer: mail servers,
+        /// crawlers, scrapers, proxies.
         pub warning: u64 = 10, in 1..=MOST_SOCKETS;
 
-        /// Sockets of one owner in SYN_SENT or FIN_WAIT2, from 1 to 1000000, that are critical. Each
-        /// holds a descriptor: 200 are a fifth of the customary limit of 1024 open files.
+        /// Sockets of one owner in SYN_SENT or FIN_WAIT2 towards one host, from 1 to 1000000, that
+        /// are critical. Each holds a descriptor: 200 are a fifth of the customary limit of 1024
+        /// open files.
         pub critical: u64 = 200, in 1..=MOST_SOCKETS;
+
+        /// How long a finding about SYN_SENT stands after so many were there last, from 1s to 24h.
+        /// 2m: a job that dials each minute, and one of whose rounds no inventory meets because it
+        /// gives up soon, is told once and not each minute.
+        pub window: Duration = Duration::from_secs(120), in SECOND..=DAY;
     }
     check stuck_thresholds_are_in_order;
 }

@@ -137,6 +137,8 @@ section! {
 section! {
     /// Findings that nobody wants to hear of. A finding about one of these is not raised, whatever
     /// its kind; the metrics of its sockets stay. To say it of one kind alone, override `enabled`.
+    /// Processes and units do not count for time-wait-exhaustion and ephemeral-port-exhaustion, which
+    /// are a namespace's and a destination's, whoever uses them up; for the former no port does.
     pub struct Ignore {
         /// Names of processes, from 1 to 15 bytes each as the kernel keeps them; from 0 to 100 of
         /// them. None, because what is ignored here is ignored on the day when it matters too.

@@ -145,6 +145,12 @@ impl<S: Keys> Override<S> {
             }
             changes = true;
         }
+        let (by_port_alone, why) = S::BY_PORT_ALONE;
+        let mut keys = table.iter();
+        let in_vain = keys.find(|(key, _)| by_port_alone.contains(&key.get_ref().as_ref()));
+        if let Some((key, value)) = in_vain.filter(|_| read.matcher.names_somebody()) {
+            return Err(Fault::value(join(path, key.get_ref()), why, value));
+        }
         if read.matcher == Matcher::default() {
             return refuse(format!("at least one of `{}` to match", Matcher::NAMES.join("`, `")));
         }
@@ -182,6 +188,11 @@ impl Matcher {
         self.process.as_deref().is_none_or(is_process)
             && self.unit.as_deref().is_none_or(is_in)
             && self.port.is_none_or(|wanted| wanted == port)
+    }
+
+    /// Whether it is for a process or a unit.
+    fn names_somebody(&self) -> bool {
+        self.process.is_some() || self.unit.is_some()
     }
 
     /// Whether it matches whatever `other` matches.

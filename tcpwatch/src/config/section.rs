@@ -4,7 +4,8 @@
 //! reader that refuses what is unknown, and the description that the default file is printed from.
 //! There is one way in: `Deserialize` goes through the same reader, so that nothing is ever
 //! accepted unchecked. What relates two keys is a `check` after the struct; `no NAME because`
-//! answers a key that somebody would look for there in vain. A section whose values can differ by
+//! answers a key that somebody would look for there in vain, `by port alone KEYS because` one that an
+//! override by process or unit would set in vain. A section whose values can differ by
 //! process, unit and port is wrapped in `Overridable`.
 
 use serde::{Deserialize as _, Deserializer, de::Error as _};
@@ -28,6 +29,9 @@ pub(super) trait Section: Default {
 pub(super) trait Keys: Clone + Default {
     /// In the order of the struct.
     const NAMES: &'static [&'static str];
+
+    /// Keys that an override by process or unit cannot have, and why.
+    const BY_PORT_ALONE: (&'static [&'static str], &'static str) = (&[], "");
 
     /// Reads one key of the section `path`; `false` if there is none of that name.
     fn read_key(
@@ -125,6 +129,7 @@ macro_rules! section {
         }
         $(check $check:path;)?
         $(no $absent:ident because $why:literal;)?
+        $(by port alone $($nobodys:ident),+ because $reason:literal;)?
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +145,8 @@ macro_rules! section {
 
         impl $crate::config::section::Keys for $name {
             const NAMES: &'static [&'static str] = &[$(stringify!($key)),+];
+            $(const BY_PORT_ALONE: (&'static [&'static str], &'static str) =
+                (&[$(stringify!($nobodys)),+], $reason);)?
 
             fn read_key(
                 &mut self,

@@ -3,11 +3,14 @@
 //! Signal: a bind() or listen() that failed with EADDRINUSE, grouped by namespace, process name and
 //! port; a service that is restarted again and again has another pid each time. What holds the port
 //! is in the next inventory, which is asked for it ([`BindConflict::ports`]).
-//! Trip: info at the first failure, warning at `warning` of them within `window`. That not even
-//! port 0 could be had, which stands for any, is a warning at once: nobody tries another after that.
+//! Trip: info at the first failure, warning at `warning` of them within `window`, but not where a
+//! listener of the same program has the port: that one serves, and a second instance, or a check of
+//! its configuration (`nginx -t`), does not. That not even port 0 could be had, which stands for any,
+//! is a warning at once: nobody tries another after that.
 //! Cold start: none; what failed before the agent began is not known.
 //! Recovery: `window` after the last failure, or when the process, or one of that name that was
-//! started since, listens there. A program that binds the same port for both families, and is told
+//! started since, listens there; or when it has come to listen on another port instead, as sshd does
+//! for X11, until it fails again. A program that binds the same port for both families, and is told
 //! that it has one of them already, raises nothing.
 //! Misses: a holder that is bound but neither listens nor is connected, which is in no table; one
 //! that was gone before the inventory. On kernels without the hook, everything.
@@ -27,7 +30,7 @@ use super::{
 };
 use crate::{
     config::{self, Overridable},
-    facts::{Endpoint, Event, Inventory, Namespace, NetnsId, Process, Timestamp},
+    facts::{Endpoint, Event, Inventory, Namespace, NetnsId, Owner, Process, Timestamp},
 };
 
 /// Conflicts that are remembered; a program that tries port after port makes one for each.
@@ -61,6 +64,8 @@ struct Conflict {
     process: Option<Arc<Process>>,
     /// What was last seen to hold it.
     holding: Option<Holding>,
+    /// Which process was seen to listen on another port, and since when.
+    elsewhere: Option<(u32, Timestamp)>,
 }
 
 impl BindConflict {
@@ -82,6 +87,7 @@ impl BindConflict {
             local: *local,
             process: None,
             holding: None,
+            elsewhere: None,
         });
         let config = self.config.of(process.as_deref(), local.port);
         conflict.failed.observe(1, config.window, *at);
@@ -96,7 +102,8 @@ impl BindConflict {
             .conflicts
             .iter()
             .filter(|(key, conflict)| {
-                key.port != 0 && self.config.of(conflict.process.as_deref(), key.port).enabled
+                let config = self.config.of(conflict.process.as_deref(), key.port);
+                key.port != 0 && config.enabled && !conflict.is_settled()
             })
             .map(|(key, conflict)| (Reverse(conflict.last), key.port))
             .collect();
@@ -125,6 +132,7 @@ impl BindConflict {
                 key.netns == namespace.id && conflict.first <= inventory.started
             });
             for (key, conflict) in here {
+                conflict.look_elsewhere(namespace, inventory.started);
                 let process = conflict.process.as_deref();
                 if let Some(holding) = port_holder::holding(namespace, conflict.local, process) {
                     conflict.holding = Some(holding);
@@ -136,8 +144,9 @@ impl BindConflict {
                 let threshold = config.warning as f64;
                 let level = self.levels.judge_moves(&id, failures, threshold, f64::INFINITY);
                 let least = if *port == 0 { Severity::Warning } else { Severity::Info };
-                let severity = level.unwrap_or(least).max(least);
-                if config.enabled {
+                let most = if conflict.is_served() { least } else { Severity::Critical };
+                let severity = level.unwrap_or(least).clamp(least, most);
+                if config.enabled && !conflict.is_settled() {
                     let refusal = BindRefusal {
                         namespace,
                         local: conflict.local,
@@ -152,6 +161,32 @@ impl BindConflict {
         findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
         findings.truncate(FINDINGS_PER_KIND);
         findings
+    }
+}
+
+impl Conflict {
+    /// Whether its own program has the port, and so the service is there.
+    fn is_served(&self) -> bool {
+        let listener = self.holding.as_ref().filter(|holding| holding.by == HeldBy::Listener);
+        let owner = listener.and_then(|holding| holding.owner.as_ref());
+        owner.zip(self.process.as_ref()).is_some_and(|(owner, asker)| owner.name == asker.name)
+    }
+
+    /// Notes whether who failed listens on another port by now.
+    fn look_elsewhere(&mut self, namespace: &Namespace, now: Timestamp) {
+        let Some(pid) = self.process.as_ref().map(|process| process.pid) else { return };
+        let is_its_own = |owner: &Owner| owner.process.pid == pid;
+        let listens = namespace.listeners.iter().any(|listener| {
+            listener.local.port != self.local.port
+                && listener.owner.as_ref().is_some_and(is_its_own)
+        });
+        let known = self.elsewhere.filter(|(known, _)| *known == pid);
+        self.elsewhere = listens.then(|| known.unwrap_or((pid, now)));
+    }
+
+    /// Whether it has another port instead. One that fails again while it has that wants both.
+    fn is_settled(&self) -> bool {
+        self.elsewhere.is_some_and(|(_, since)| self.last <= since)
     }
 }
 

@@ -234,11 +234,24 @@ impl BindRefusal<'_> {
         let look = format!("Look at it: {}", text::in_its_namespace(place, &listed));
         let names = (&holding.owner, self.process);
         let is_same = matches!(names, (Some(owner), Some(process)) if owner.name == process.name);
-        let same = if is_same { " The same program is running already." } else { "" };
-        let stop = match (&holding.owner, place.unit.as_deref()) {
+        let same = if is_same {
+            " The same program is running already: a second instance was started, or its \
+             configuration was tried (nginx -t)."
+        } else {
+            ""
+        };
+        let holder = match (&holding.owner, place.unit.as_deref()) {
             (None, _) => "the process that listens".to_owned(),
             (Some(_), None) => text::named(holding.owner.as_deref()),
             (Some(_), Some(unit)) => format!("{} of {unit}", text::named(holding.owner.as_deref())),
+        };
+        let one_of_them = if is_same {
+            format!(
+                "Keep the one that serves, which is {holder} as a rule, and end the other. If it is \
+                 to be replaced, let it close its listener first."
+            )
+        } else {
+            format!("Stop {holder}, or give one of the two another port or another address.")
         };
         (
             format!(
@@ -248,7 +261,7 @@ impl BindRefusal<'_> {
             ),
             vec![
                 look,
-                format!("Stop {stop}, or give one of the two another port or another address."),
+                one_of_them,
                 "If several processes are to share the port: SO_REUSEPORT before bind() in each of \
                  them, under the same user."
                     .to_owned(),
@@ -286,6 +299,21 @@ impl BindRefusal<'_> {
         let place = self.place();
         let here = |command: &str| text::in_its_namespace(&place, command);
         let (low, high) = ports.range;
+        let mut remedies = vec![
+            format!(
+                "See who has them: {}",
+                here(&format!("ss -tanp '( sport >= :{low} and sport <= :{high} )'"))
+            ),
+            "In the code of a client that binds its address before connect(): \
+             IP_BIND_ADDRESS_NO_PORT, which leaves the port to connect()."
+                .to_owned(),
+        ];
+        remedies.extend(reserved_ports::widen(&place, self.namespace));
+        remedies.push(
+            "Close sockets that are bound and not used: they are in no table, so count the \
+             descriptors of the process."
+                .to_owned(),
+        );
         (
             format!(
                 "bind() with port 0 asks for any port of ip_local_port_range {low}-{high} that is \
@@ -293,22 +321,7 @@ impl BindRefusal<'_> {
                  bind() cannot share a port between destinations.",
                 ports.available
             ),
-            vec![
-                format!(
-                    "See who has them: {}",
-                    here(&format!("ss -tanp '( sport >= :{low} and sport <= :{high} )'"))
-                ),
-                "In the code of a client that binds its address before connect(): \
-                 IP_BIND_ADDRESS_NO_PORT, which leaves the port to connect()."
-                    .to_owned(),
-                format!(
-                    "More ports: {}, with the ports of its listeners in ip_local_reserved_ports.",
-                    here("sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"")
-                ),
-                "Close sockets that are bound and not used: they are in no table, so count the \
-                 descriptors of the process."
-                    .to_owned(),
-            ],
+            remedies,
         )
     }
 }

@@ -98,6 +98,8 @@ enum Verdict {
 struct Descriptors {
     open: u64,
     limit: u64,
+    /// 0 where it is not known.
+    hard_limit: u64,
     /// Until they run out if the group goes on growing like this; `None` while it does not.
     minutes_left: Option<f64>,
 }
@@ -279,7 +281,7 @@ impl Followed {
         window: Duration,
     ) -> Option<Descriptors> {
         let (pid, held) = holders.first()?;
-        let DescriptorUse { open, limit } = *inventory.descriptors.get(pid)?;
+        let DescriptorUse { open, limit, hard_limit } = *inventory.descriptors.get(pid)?;
         // Each process is taken to have its part of the growth.
         let part = held.len() as f64 / count as f64;
         let grows = self.was_near_limit || self.trend.grew_within(window / 4);
@@ -287,7 +289,7 @@ impl Followed {
         let minutes_left = per_minute
             .map(|per_minute| limit.saturating_sub(open) as f64 / (per_minute * part))
             .filter(|minutes| *minutes <= FORESIGHT);
-        Some(Descriptors { open, limit, minutes_left })
+        Some(Descriptors { open, limit, hard_limit, minutes_left })
     }
 
     /// Whether accept() and open() are about to fail. It begins with growth in two eighths of the
@@ -298,7 +300,7 @@ impl Followed {
         } else {
             (self.trend.parts_grown(2, window / 8) == Some(2), 1.0)
         };
-        let Descriptors { open, limit, minutes_left } = descriptors;
+        let Descriptors { open, limit, minutes_left, .. } = descriptors;
         let is_full = open as f64 >= limit as f64 * FULL * release;
         let soon = NEAR_LIMIT.as_secs_f64() / 60.0 / release;
         grows && (is_full || minutes_left.is_some_and(|minutes| minutes < soon))

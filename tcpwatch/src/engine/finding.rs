@@ -238,15 +238,6 @@ impl Subject {
         self.fds.clone_from(&owner.fds);
     }
 
-    /// Whether nobody wants to hear of it.
-    pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
-        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
-        self.process.as_deref().is_some_and(|process| names(&ignore.processes, process))
-            || names(&ignore.units, self.unit_label())
-            || self.port.is_some_and(|port| ignore.ports.contains(&port))
-            || names(&ignore.namespaces, &self.netns)
-    }
-
     /// The `unit` label of the metrics.
     #[must_use]
     pub fn unit_label(&self) -> &str {
@@ -281,6 +272,26 @@ pub struct Finding {
     pub since: Timestamp,
     /// When it was seen last.
     pub last_seen: Timestamp,
+}
+
+impl Finding {
+    /// Whether nobody wants to hear of it. What belongs to a namespace or a destination is nobody's:
+    /// it names the process that leads at the moment, and would come and go with that.
+    pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
+        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
+        let subject = &self.subject;
+        let by_port = || subject.port.is_some_and(|port| ignore.ports.contains(&port));
+        let by_owner = || {
+            subject.process.as_ref().is_some_and(|process| names(&ignore.processes, process))
+                || names(&ignore.units, subject.unit_label())
+        };
+        let by_what_it_is_about = match self.kind {
+            FindingKind::TimeWaitExhaustion => false,
+            FindingKind::EphemeralPortExhaustion => by_port(),
+            _ => by_port() || by_owner(),
+        };
+        names(&ignore.namespaces, &subject.netns) || by_what_it_is_about
+    }
 }
 
 /// A change that a person is told once.

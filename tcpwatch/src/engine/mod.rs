@@ -142,7 +142,7 @@ impl Engine {
         found.extend(self.bind_conflict.judge(inventory, now));
         found.extend(self.stuck_state.judge(inventory, now));
         found.iter_mut().for_each(text::keep_plain);
-        found.retain(|finding| !finding.subject.is_ignored(&self.ignore));
+        found.retain(|finding| !finding.is_ignored(&self.ignore));
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }

@@ -4,7 +4,8 @@
 //! history before that window. While a storm lasts, the usual goes on as it was, so that a storm is
 //! never measured by itself. Afterwards it counts as one window of it: what comes back again and
 //! again becomes a habit of that group, what came once does not. One that lasts for a whole history
-//! has become the usual. How much is too much is left to `reset_storm`.
+//! has become the usual. One that follows closely upon another is held over the pauses between
+//! bursts, so that a loop is told as one storm. How much is too much is left to `reset_storm`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,14 +23,17 @@ const BUCKETS: u32 = 60;
 /// raises it to the usual. Half, so that a rate that wavers around the threshold, by chance or
 /// because clients pause before they try again, is one storm and not many.
 const COOL: f64 = 0.5;
+/// Windows within which another burst is of the same loop: 10 min with the default, which is longer
+/// than the pause of whatever starts a program that has crashed (Kubernetes: 5 min at most).
+const LOOP: u32 = 10;
 
 /// The times by which a rate is judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) window: Duration,
     pub(super) history: Duration,
-    /// Since when resets are watched, of whatever group.
-    pub(super) watched: Timestamp,
+    /// Since when the group's resets are known.
+    pub(super) known: Timestamp,
     /// When they were judged last.
     pub(super) before: Timestamp,
     pub(super) now: Timestamp,
@@ -56,6 +60,8 @@ pub(super) struct ResetRate {
     /// Those since the inventory before.
     latest: f64,
     storm: Option<Storm>,
+    /// When the last storm was over, by its rate and not by its age.
+    over: Option<Timestamp>,
 }
 
 /// Resets between two inventories, or a few that lie close together.
@@ -78,6 +84,8 @@ pub(super) struct Storm {
     since: Timestamp,
     /// When its rate was last that of a storm.
     pub(super) hot: Timestamp,
+    /// It followed closely upon another.
+    pub(super) comes_back: bool,
     /// The resets of the window that ended then, by what happened, most first; at least one.
     pub(super) counts: Vec<(SeenReset, u64)>,
     /// How many a window had usually before it.
@@ -137,12 +145,12 @@ impl ResetRate {
         if let Some(storm) = &self.storm {
             return storm.usual;
         }
-        let Times { window, history, watched, now, .. } = *times;
+        let Times { window, history, known, now, .. } = *times;
         let begin = now - window;
         let left = |part: &Part| part.sum() * (1.0 - part.share_after(begin));
         let before = self.recent.iter().map(left).fold(self.past(), |sum, left| sum + left);
         // A group that was not there had none: the time counts all the same.
-        before / times.windows(begin.since(watched).min(history).max(window))
+        before / times.windows(begin.since(known).min(history).max(window))
     }
 
     /// The storm, if there is one. `limit` resets within a window raise it; `may_begin` where
@@ -154,7 +162,10 @@ impl ResetRate {
         let Some(storm) = &mut self.storm else {
             if may_begin && in_window >= limit {
                 let usual = self.usual(times);
-                self.storm = Some(Storm { since: now, hot: now, counts, usual, total: in_window });
+                let comes_back =
+                    self.over.is_some_and(|over| now.since(over) <= window.saturating_mul(LOOP));
+                let (since, hot, total) = (now, now, in_window);
+                self.storm = Some(Storm { since, hot, comes_back, counts, usual, total });
             }
             return self.storm.as_ref();
         };
@@ -165,15 +176,18 @@ impl ResetRate {
             storm.counts = counts;
         }
         let per_window = storm.total / times.windows(storm.hot.since(storm.since) + window);
-        if now.since(storm.hot) > window {
+        let hold = if storm.comes_back { window.saturating_mul(LOOP) } else { window };
+        if now.since(storm.hot) > hold {
             // However long it was, it counts as one window.
             add(&mut self.past, per_window, times);
             self.storm = None;
+            self.over = Some(now);
         } else if now.since(storm.since) >= history {
             // As if there had never been anything else.
             let sum = per_window * times.windows(history);
             self.past = VecDeque::from([Bucket { began: now, sum }]);
             self.storm = None;
+            self.over = None;
         }
         self.storm.as_ref()
     }

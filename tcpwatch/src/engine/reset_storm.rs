@@ -6,12 +6,16 @@
 //! reset, is the usual one, however high.
 //! Cold start: what was counted before the first inventory is not known. Nothing is raised until
 //! `factor` windows have been watched, or a `history` where that is less: one such window among
-//! fewer is not `factor` times their mean. A service that is new on a host watched for so long had
-//! no resets before, and can storm at once.
+//! fewer is not `factor` times their mean. For a container or a scope, whose name is new with each
+//! start, that time begins with its first process: what its forerunner of another name usually had
+//! is not known of it. A service of systemd keeps its name, so that one which was quiet can storm
+//! at once after a restart; and so can what nobody listens to.
 //! Recovery: `window` after the rate was last nearer to what raises it than to the usual; or after a
-//! `history`, when the rate of the storm has become the usual one. What comes back every few minutes
-//! is raised a few times in a history, then it is usual too.
-//! Misses: a storm that was under way when watching began; resets that spread over many ports, as
+//! `history`, when the rate of the storm has become the usual one. One that begins within ten
+//! windows after the last is of the same loop, and is held over pauses as long: what comes back
+//! every few minutes is raised twice, then it is usual.
+//! Misses: a storm that was under way when watching began, or when a container started; a service of
+//! systemd that is new and always resets is a storm once; resets that spread over many ports, as
 //! those do that answer late segments to a client's ports of old connections; what the kernel's
 //! table had no room for. A burst that is shorter than the inventory's interval, where that is
 //! longer than `window`, is thinned out.
@@ -62,9 +66,11 @@ struct GroupKey {
     sent: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
     rate: ResetRate,
+    /// Since when its resets are known, none included.
+    known: Timestamp,
     /// Of several, the one that had most in the last inventory that brought any.
     process: Option<Arc<Process>>,
     /// The peer of the last of these.
@@ -121,14 +127,18 @@ impl ResetStorm {
         for (row, count) in self.counts.added(rows) {
             added.entry(GroupKey::of(row)).or_default().push((row, count));
         }
-        for key in added.keys() {
-            self.groups.entry(key.clone()).or_default();
+        for (key, rows) in &added {
+            let begun = rows.iter().map(|(row, _)| begun(row.process.as_deref(), look));
+            let known = begun.fold(look.now, Timestamp::min);
+            let group = self.groups.entry(key.clone()).or_insert_with(|| Group::new(known));
+            group.known = group.known.min(known);
         }
         for (key, group) in &mut self.groups {
             let rows = added.get(key).map_or(&[][..], Vec::as_slice);
             let process = rows.first().and_then(|(row, _)| row.process.as_ref());
             let process = process.or(group.process.as_ref()).cloned();
-            let times = look.times(self.config.of(process.as_deref(), key.port));
+            let config = self.config.of(process.as_deref(), key.port);
+            let times = look.times(config, group.known);
             group.observe(rows, &times);
         }
         self.groups.retain(|_, group| group.rate.weight() > 0.0);
@@ -148,13 +158,13 @@ impl ResetStorm {
         look: &Look,
     ) -> Option<Finding> {
         let config = self.config.of(group.process.as_deref(), key.port);
-        let times = &look.times(config);
+        let times = &look.times(config, group.known);
         let usual = group.rate.usual(times);
         let least = usual * config.factor as f64;
         let (warning, critical) =
             (least.max(config.warning as f64), least.max(config.critical as f64));
         let cold = config.window.saturating_mul(config.factor).min(config.history);
-        let may_begin = times.now.since(times.watched) >= cold;
+        let may_begin = times.now.since(times.known) >= cold;
         let storm = group.rate.judge(warning, may_begin, times)?;
         if !config.enabled {
             return None;
@@ -186,9 +196,24 @@ struct Look {
 }
 
 impl Look {
-    fn times(self, config: &config::ResetStorm) -> Times {
+    fn times(self, config: &config::ResetStorm, known: Timestamp) -> Times {
         let config::ResetStorm { window, history, .. } = *config;
-        Times { window, history, watched: self.watched, before: self.before, now: self.now }
+        Times { window, history, known, before: self.before, now: self.now }
+    }
+}
+
+/// Since when it is known what resets there are under the name of `process`.
+fn begun(process: Option<&Process>, look: &Look) -> Timestamp {
+    // A service's name, and that of a process without a unit, was the same before it started.
+    let is_its_own = |process: &&Process| match &process.unit {
+        Some(unit) => unit.ends_with(".scope"),
+        None => process.container.is_some(),
+    };
+    match process.filter(is_its_own).map(|process| process.started) {
+        None => look.watched,
+        // It could not be read when it started: then since its first reset.
+        Some(started) if started == Timestamp::default() => look.now,
+        Some(started) => started.clamp(look.watched, look.now),
     }
 }
 
@@ -213,6 +238,10 @@ impl GroupKey {
 }
 
 impl Group {
+    fn new(known: Timestamp) -> Self {
+        Self { rate: ResetRate::default(), known, process: None, last_peer: None }
+    }
+
     fn observe(&mut self, rows: &[(&ResetCount, u64)], times: &Times) {
         let mut added = BTreeMap::<SeenReset, u64>::new();
         for (row, count) in rows {

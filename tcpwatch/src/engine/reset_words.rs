@@ -115,7 +115,9 @@ impl Case<'_> {
     fn explanation(&self) -> String {
         let meaning = reset_causes::meaning(self.most());
         let quiet = self.quiet_seconds();
-        let end = if quiet > 0 {
+        let end = if quiet > 0 && self.storm.comes_back {
+            format!("It comes in bursts; the last was over {quiet} s ago.")
+        } else if quiet > 0 {
             format!("It has been over for {quiet} s.")
         } else {
             format!(

@@ -117,10 +117,7 @@ impl SelfConnection {
             ),
             evidence,
             remedies: vec![
-                match holder {
-                    Some(_) => format!("Close it: restart {who}, or {close}"),
-                    None => format!("Close it: {close}"),
-                },
+                // Before it is closed: the client dials again at once, and may be given it again.
                 if inside {
                     let reserved = &namespace.ports.reserved;
                     let reserve = reserved_ports::remedy(&subject, reserved, endpoint.port);
@@ -128,6 +125,10 @@ impl SelfConnection {
                 } else {
                     "In the code: do not bind() the port that is dialled as the source port."
                         .to_owned()
+                },
+                match holder {
+                    Some(_) => format!("Close it: restart {who}, or {close}"),
+                    None => format!("Close it: {close}"),
                 },
                 "In the code: after connect(), close the socket and try again if getsockname() \
                  equals getpeername()."

@@ -5,6 +5,9 @@ use std::{borrow::Cow, time::Duration};
 use super::{Finding, Subject};
 use crate::facts::Process;
 
+/// How long the ids of containers and pods are that name a namespace.
+const SHORT_ID_BYTES: usize = 12;
+
 /// `nginx (pid 12)`, or "an unknown process".
 pub(super) fn named(process: Option<&Process>) -> String {
     match process {
@@ -87,8 +90,21 @@ pub(super) fn in_its_namespace(subject: &Subject, command: &str) -> String {
         ("host", _) => command.to_owned(),
         (_, Some(pid)) => format!("nsenter -t {pid} -n {command}"),
         ("", None) => format!("{command} (in that network namespace)"),
+        // `ip netns` knows bind mounts alone, and the runtimes make none under /run/netns.
+        (id, None) if is_short_id(id) => {
+            format!("nsenter -t PID -n {command} (PID: any process of container or pod {id})")
+        }
         (name, None) => format!("ip netns exec {} {command}", shell_word(name)),
     }
+}
+
+/// Whether it looks like a container's or pod's id, cut to 12 characters: `0123456789ab`,
+/// `1a2b3c4d-5e6`, `1a2b3c4d_5e6`.
+fn is_short_id(name: &str) -> bool {
+    let is_of_id = |(at, byte): (usize, u8)| {
+        byte.is_ascii_hexdigit() || at == 8 && matches!(byte, b'-' | b'_')
+    };
+    name.len() == SHORT_ID_BYTES && name.bytes().enumerate().all(is_of_id)
 }
 
 /// How to restart the subject's service, if that is known.
@@ -120,6 +136,25 @@ mod tests {
         assert_eq!(shell_word("nginx@1.service"), "nginx@1.service");
         assert_eq!(shell_word(r"dev-disk\x2d1.service"), r"'dev-disk\x2d1.service'");
         assert_eq!(shell_word("a b's"), r"'a b'\''s'");
+    }
+
+    #[test]
+    fn a_command_is_run_in_the_namespace_by_a_way_that_leads_there() {
+        let of = |netns: &str, pid| Subject { netns: netns.into(), pid, ..Subject::default() };
+        let said = |netns, pid| in_its_namespace(&of(netns, pid), "ss -t");
+        assert_eq!(said("host", None), "ss -t");
+        assert_eq!(said("host", Some(7)), "ss -t");
+        assert_eq!(said("blue", Some(7)), "nsenter -t 7 -n ss -t");
+        assert_eq!(said("blue", None), "ip netns exec blue ss -t");
+        assert_eq!(said("", None), "ss -t (in that network namespace)");
+        for id in ["0123456789ab", "1a2b3c4d_5e6"] {
+            let whose = format!("(PID: any process of container or pod {id})");
+            assert_eq!(said(id, None), format!("nsenter -t PID -n ss -t {whose}"));
+            assert_eq!(said(id, Some(7)), "nsenter -t 7 -n ss -t");
+        }
+        assert_eq!(said("cafe-beef-01", None), "ip netns exec cafe-beef-01 ss -t");
+        assert_eq!(said("0123456789abc", None), "ip netns exec 0123456789abc ss -t");
+        assert_eq!(said("database-one", None), "ip netns exec database-one ss -t");
     }
 
     #[test]

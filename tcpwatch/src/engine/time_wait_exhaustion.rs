@@ -165,8 +165,8 @@ impl Crowd<'_> {
             title: self.title(),
             explanation: self.explanation(),
             evidence: self.evidence(),
+            remedies: self.remedies(&subject),
             subject,
-            remedies: self.remedies(),
             since: now,
             last_seen: now,
         }
@@ -232,7 +232,7 @@ impl Crowd<'_> {
         evidence
     }
 
-    fn remedies(&self) -> Vec<String> {
+    fn remedies(&self, subject: &Subject) -> Vec<String> {
         let ports = &self.namespace.ports;
         let limit = self.namespace.time_wait.limit.unwrap_or_default();
         let room = limit.saturating_mul(2).clamp(ROOM_LEAST, ROOM_MOST);
@@ -255,12 +255,11 @@ impl Crowd<'_> {
         if closer.is_none_or(|closer| closer.role == Role::Client) {
             let peer = closer.and_then(|closer| closer.peer);
             let is_loopback = peer.map(|peer| peer.is_loopback());
-            remedies.push(TimeWaitReuse::new(ports, is_loopback).remedy());
+            remedies.push(TimeWaitReuse::new(ports, is_loopback).remedy(subject));
         }
-        remedies.push(format!(
-            "Room: sysctl -w net.ipv4.tcp_max_tw_buckets={room} in that namespace; each takes \
-             about 0.25 KiB of kernel memory."
-        ));
+        let set = format!("sysctl -w net.ipv4.tcp_max_tw_buckets={room}");
+        let set = text::in_its_namespace(subject, &set);
+        remedies.push(format!("Room: {set}; each takes about 0.25 KiB of kernel memory."));
         remedies.push(
             "Not by tcp_tw_recycle (gone since 4.12, it broke clients behind NAT) and not by \
              SO_LINGER 0 (it turns each close into a reset and can lose data)."

@@ -3,6 +3,7 @@
 //! 0 never, 1 always, 2 over loopback; each only with TCP timestamps, and after a second
 //! (`tcp_twsk_unique`).
 
+use super::{Subject, text};
 use crate::facts::{PortUse, TwReuse};
 
 /// The setting as it applies to one destination.
@@ -61,8 +62,8 @@ impl TimeWaitReuse {
         }
     }
 
-    /// What can be done about it, from what is set.
-    pub(super) fn remedy(self) -> String {
+    /// What can be done about it in the subject's namespace, from what is set.
+    pub(super) fn remedy(self, subject: &Subject) -> String {
         let value = self.value();
         if self.works() {
             return format!(
@@ -80,8 +81,10 @@ impl TimeWaitReuse {
             TwReuse::Loopback if self.timestamps => "loopback alone",
             TwReuse::Loopback => "loopback alone, and without tcp_timestamps it does nothing",
         };
+        let set = format!("sysctl -w {timestamps}net.ipv4.tcp_tw_reuse=1");
+        let set = text::in_its_namespace(subject, &set);
         format!(
-            "Ports in TIME_WAIT again after a second: sysctl -w {timestamps}net.ipv4.tcp_tw_reuse=1 \
+            "Ports in TIME_WAIT again after a second: {set} \
              (safe for outgoing connections with timestamps on both sides, RFC 6191). Now it is \
              {value}: {now}."
         )

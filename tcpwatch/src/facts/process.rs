@@ -50,4 +50,7 @@ pub struct DescriptorUse {
     pub open: u64,
     /// RLIMIT_NOFILE, the soft one: from there on open(), socket() and accept() fail with EMFILE.
     pub limit: u64,
+    /// The hard one, up to which the soft one can be raised; 0 where it is not known.
+    #[serde(default)]
+    pub hard_limit: u64,
 }

@@ -171,7 +171,10 @@ fn full_inventory() -> Inventory {
         namespaces: vec![full_namespace(), Namespace::default()],
         unseen_namespaces: 1,
         undescribed: 2,
-        descriptors: BTreeMap::from([(12, DescriptorUse { open: 900, limit: 1_024 })]),
+        descriptors: BTreeMap::from([(
+            12,
+            DescriptorUse { open: 900, limit: 1_024, hard_limit: 4_096 },
+        )]),
         resets: Some(vec![sent, received]),
         closers: vec![CloserCount {
             netns: 1,

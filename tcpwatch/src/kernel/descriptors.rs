@@ -27,7 +27,8 @@ pub(super) fn of_close_wait(namespaces: &[Namespace]) -> BTreeMap<u32, Descripto
 /// `None` where the process has ended or may not be read, or has no limit.
 fn of_process(pid: u32) -> Option<DescriptorUse> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    Some(DescriptorUse { open: open(pid)?, limit: parse_limit(&limits)? })
+    let (limit, hard_limit) = parse_limits(&limits)?;
+    Some(DescriptorUse { open: open(pid)?, limit, hard_limit })
 }
 
 /// Since 6.2 the size of the folder is the number of its entries (commit f1f1f2569901), which takes
@@ -40,10 +41,17 @@ fn open(pid: u32) -> Option<u64> {
     }
 }
 
-/// The soft limit: `Max open files            1024                 524288               files`.
-fn parse_limit(limits: &str) -> Option<u64> {
+/// Soft and hard: `Max open files            1024                 524288               files`. `None`
+/// where the soft one is none.
+fn parse_limits(limits: &str) -> Option<(u64, u64)> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let mut columns = line.split_whitespace();
+    let soft = columns.next()?.parse().ok()?;
+    let hard = match columns.next()? {
+        "unlimited" => u64::MAX,
+        hard => hard.parse().ok()?,
+    };
+    Some((soft, hard))
 }
 
 #[cfg(test)]
@@ -53,11 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_is_read() {
+    fn both_limits_are_read() {
         let limits = "Limit   Soft Limit  Hard Limit  Units\nMax open files  1024  524288  files\n";
-        assert_eq!(parse_limit(limits), Some(1_024));
-        assert_eq!(parse_limit("Max open files  unlimited  unlimited  files"), None);
-        assert_eq!(parse_limit(""), None);
+        assert_eq!(parse_limits(limits), Some((1_024, 524_288)));
+        let unlimited = "Max open files  1024  unlimited  files";
+        assert_eq!(parse_limits(unlimited), Some((1_024, u64::MAX)));
+        assert_eq!(parse_limits("Max open files  unlimited  unlimited  files"), None);
+        assert_eq!(parse_limits(""), None);
     }
 
     #[test]
@@ -68,6 +78,7 @@ mod tests {
         // Other tests open and close files meanwhile.
         assert!(after.open >= before.open.saturating_sub(20) + 50, "{before:?} {after:?}");
         assert!(after.limit >= after.open);
+        assert!(after.hard_limit >= after.limit);
         drop(held);
         Ok(())
     }

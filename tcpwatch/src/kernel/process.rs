@@ -1,11 +1,17 @@
 //! What /proc says of a process: executable, systemd unit, container.
 
-use std::fs;
+use std::{fs, time::Duration};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::facts::{Process, Timestamp};
 
 /// Characters of a container's or pod's id that are kept, as `docker ps` shows it.
 const SHORT_ID: usize = 12;
+
+/// Clock ticks per second in /proc, on every architecture that Linux has had since 6.7
+/// (include/asm-generic/param.h).
+const USER_HZ: u64 = 100;
 
 /// Reads processes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +37,9 @@ impl ProcessReader {
         process.exe = fs::read_link(format!("/proc/{pid}/exe"))
             .ok()
             .map(|path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+        if started.is_none() {
+            process.started = start(pid).unwrap_or_default();
+        }
         if let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) {
             (process.unit, process.container) = parse_cgroup(&cgroups);
         }
@@ -61,6 +70,16 @@ pub(super) fn start_ticks(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(22 - 4)?.parse().ok()
+}
+
+/// When `pid` started. /proc counts the time that the host was suspended, CLOCK_MONOTONIC does not:
+/// what began before that appears somewhat older than it is.
+fn start(pid: u32) -> Option<Timestamp> {
+    let since_boot =
+        Duration::from_nanos(start_ticks(pid)?.saturating_mul(1_000_000_000 / USER_HZ));
+    let boottime = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(boottime.tv_sec.unsigned_abs(), boottime.tv_nsec.unsigned_abs() as u32);
+    Some(super::now() - now.saturating_sub(since_boot))
 }
 
 /// The container or pod that a process runs in.
@@ -133,6 +152,21 @@ mod tests {
             (unit, container),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_start_of_a_process_is_on_the_clock_of_all_facts() -> std::io::Result<()> {
+        let before = crate::kernel::now();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
+        let after = crate::kernel::now();
+        let started = start(child.id());
+        child.kill()?;
+        child.wait()?;
+        let started = started.expect("it has not ended");
+        // /proc knows it to a hundredth of a second, rounded down.
+        let tick = Duration::from_millis(20);
+        assert!(before - tick <= started && started <= after + tick, "{before:?} {started:?}");
+        Ok(())
     }
 
     #[test]

@@ -385,3 +385,26 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
     let expected = "f.toml:2:9: ignore.ports: expected from 0 to 100 ports, found array";
     assert_eq!(refusal(&ports(101)), expected);
 }
+
+#[test]
+fn a_threshold_that_would_be_set_in_vain_is_refused_with_the_reason() {
+    let kind = "[[detect.ephemeral_port_exhaustion.override]]";
+    for matcher in
+        ["process = \"curl\"", "unit = \"sync.service\"", "port = 443\nprocess = \"curl\""]
+    {
+        let line = 2 + matcher.lines().count();
+        for (name, value, column) in [("warning", "0.7", 11), ("critical", "0.9", 12)] {
+            assert_eq!(
+                refusal(&format!("{kind}\n{matcher}\n{name} = {value}")),
+                format!(
+                    "{FILE}:{line}:{column}: detect.ephemeral_port_exhaustion.override[0].{name}: \
+                     expected no threshold beside `process` or `unit`, for the ports towards a \
+                     destination are nobody's: match its `port` alone, found float {value}"
+                )
+            );
+        }
+        // What fails is somebody's.
+        detect(&format!("{kind}\n{matcher}\nwindow = \"30s\"\nenabled = false"));
+    }
+    detect(&format!("{kind}\nport = 443\nwarning = 0.7\ncritical = 0.9"));
+}

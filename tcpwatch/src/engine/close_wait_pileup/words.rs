@@ -226,7 +226,7 @@ impl Group<'_> {
     }
 
     fn reading_of_descriptors(&self) -> String {
-        let Some(Descriptors { open, limit, minutes_left }) = self.descriptors else {
+        let Some(Descriptors { open, limit, minutes_left, .. }) = self.descriptors else {
             return String::new();
         };
         let state = format!(" {open} of {limit} descriptors are open");
@@ -258,7 +258,7 @@ impl Group<'_> {
         if let Some(Leaving { followed, left }) = self.leaving {
             evidence.count("watched_sockets", followed).count("left_within_window_sockets", left);
         }
-        if let Some(Descriptors { open, limit, minutes_left }) = self.descriptors {
+        if let Some(Descriptors { open, limit, minutes_left, .. }) = self.descriptors {
             evidence.count("open_descriptors", open).count("descriptor_limit", limit);
             if let Some(minutes) = minutes_left {
                 evidence.number("minutes_to_descriptor_limit", minutes);
@@ -318,13 +318,12 @@ impl Group<'_> {
                 "Begin with {opener}: follow what it opens to each place where it should be closed."
             ));
         }
-        if let (true, Some(pid), Some(Descriptors { limit, .. })) =
+        if let (true, Some(pid), Some(descriptors)) =
             (self.near_limit, subject.pid, self.descriptors)
         {
-            let more = limit.saturating_mul(2);
             remedies.push(format!(
-                "To win time: prlimit --pid {pid} --nofile={more}: (the soft limit alone, up to the \
-                 hard one). Many programs read it only at the start, and the leak goes on."
+                "To win time: {}. Many programs read it only at the start, and the leak goes on.",
+                descriptors.more(pid)
             ));
         }
         remedies.push(match text::restart(subject) {
@@ -332,6 +331,31 @@ impl Group<'_> {
             None => "To free the sockets now: restart the process.".to_owned(),
         });
         remedies
+    }
+}
+
+impl Descriptors {
+    /// The command that gives `pid` more of them.
+    fn more(self, pid: u32) -> String {
+        let Self { limit, hard_limit, .. } = self;
+        let twice = limit.saturating_mul(2);
+        match hard_limit {
+            // Recorded without it.
+            0 => format!(
+                "prlimit --pid {pid} --nofile={twice}: (the soft limit, up to the hard one)"
+            ),
+            hard if hard > limit => {
+                let more = twice.min(hard);
+                let hard = if hard == u64::MAX { String::new() } else { format!(" of {hard}") };
+                format!(
+                    "prlimit --pid {pid} --nofile={more}: (the soft limit, up to the hard one{hard})"
+                )
+            }
+            _ => format!(
+                "prlimit --pid {pid} --nofile={twice}:{twice} (as root: the hard limit is no higher \
+                 than the soft one; fs.nr_open bounds both)"
+            ),
+        }
     }
 }
 

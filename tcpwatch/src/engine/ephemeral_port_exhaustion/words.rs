@@ -7,7 +7,7 @@ use crate::{
     engine::{
         EvidenceMap, Finding, FindingKind, Severity, Subject,
         closers::{self, Closer},
-        text,
+        reserved_ports, text,
         tw_reuse::TimeWaitReuse,
     },
     facts::{Namespace, Process, Timestamp},
@@ -46,8 +46,8 @@ impl Shortage<'_> {
             title: self.title(),
             explanation: self.explanation(),
             evidence: self.evidence(),
+            remedies: self.remedies(&subject),
             subject,
-            remedies: self.remedies(),
             since: now,
             last_seen: now,
         }
@@ -151,7 +151,7 @@ impl Shortage<'_> {
         evidence
     }
 
-    fn remedies(&self) -> Vec<String> {
+    fn remedies(&self, subject: &Subject) -> Vec<String> {
         let ports = &self.namespace.ports;
         let place = self.culprit().map(|process| format!(" in {}", text::named(Some(process))));
         let mut remedies = vec![format!(
@@ -159,15 +159,8 @@ impl Shortage<'_> {
              many requests.",
             place.unwrap_or_default()
         )];
-        if ports.range != (1_024, 65_535) {
-            let (low, high) = ports.range;
-            remedies.push(format!(
-                "More ports: ip_local_port_range is {low} to {high}; sysctl -w \
-                 net.ipv4.ip_local_port_range=\"1024 65535\" in that namespace, with the ports of \
-                 its listeners in ip_local_reserved_ports."
-            ));
-        }
-        remedies.push(self.reuse().remedy());
+        remedies.extend(reserved_ports::widen(subject, self.namespace));
+        remedies.push(self.reuse().remedy(subject));
         remedies.push(
             "More destinations or sources: a second address on either side has a set of ports of \
              its own."

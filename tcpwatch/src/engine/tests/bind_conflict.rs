@@ -166,7 +166,12 @@ fn another_listener_is_named_with_its_pid_and_unit() {
     assert_eq!((found.subject.pid, found.subject.port), (Some(31), Some(80)));
 
     let twice = finding("0.0.0.0:80", listening("0.0.0.0:80", owner(&process(9, "nginx"))));
-    assert_says(&twice.explanation, &["The same program is running already."]);
+    assert_says(&twice.explanation, &["The same program is running already: "]);
+    assert_says(
+        &remedies_of(&twice),
+        &["Keep the one that serves, which is nginx (pid 9) as a rule"],
+    );
+    assert!(!remedies_of(&twice).contains("Stop "), "{:#?}", twice.remedies);
     let unknown = finding("0.0.0.0:80", listening("0.0.0.0:80", None));
     assert_says(&remedies_of(&unknown), &["Stop the process that listens"]);
 }
@@ -371,5 +376,66 @@ fn disabled_it_raises_nothing_and_counts_on() {
     assert_eq!(watch.see([host()]), []);
     watch.reconfigure(|detect| detect.bind_conflict.enabled = true);
     watch.see([host()]);
+    assert_eq!(watch.severities(), [Severity::Warning]);
+}
+
+#[test]
+fn a_second_instance_of_what_serves_already_is_never_more_than_info() {
+    let table = [
+        ("the same program", Some("nginx"), Severity::Info),
+        ("another one", Some("caddy"), Severity::Warning),
+        ("one that is not known", None, Severity::Warning),
+    ];
+    for (who, name, severity) in table {
+        let mut watch = Watch::new();
+        for tried in 0..5 {
+            // `nginx -t` again and again.
+            let nginx = process(31 + tried, "nginx");
+            watch.engine.handle_event(&refused(START, "0.0.0.0:80", &nginx));
+        }
+        let owner = name.and_then(|name| owner(&process(9, name)));
+        watch.see([listening("0.0.0.0:80", owner)]);
+        assert_eq!(watch.severities(), [severity], "{who}");
+    }
+}
+
+#[test]
+fn connections_of_the_same_program_without_a_listener_are_a_warning() {
+    let mut watch = Watch::new();
+    for _ in 0..3 {
+        watch.engine.handle_event(&refused(START, "0.0.0.0:80", &process(31, "nginx")));
+    }
+    let old = owner(&process(12, "nginx"));
+    watch.see([held_by([holder(TcpState::Established, "10.0.0.1:80", "10.0.0.7:51000", old)])]);
+    assert_eq!(watch.severities(), [Severity::Warning]);
+}
+
+#[test]
+fn who_has_taken_another_port_instead_is_spoken_of_no_more_until_it_fails_again() {
+    let mut watch = Watch::new();
+    let sshd = process(31, "sshd-session");
+    let fail = |watch: &mut Watch| {
+        for _ in 0..3 {
+            watch.engine.handle_event(&refused(watch.now, "127.0.0.1:6010", &sshd));
+        }
+    };
+    let others = || listening("127.0.0.1:6010", owner(&process(9, "sshd")));
+    let mut both = others();
+    both.listeners.extend(listening("127.0.0.1:6011", owner(&sshd)).listeners);
+    fail(&mut watch);
+    assert_eq!(watch.see([both.clone()]), []);
+    assert!(watch.engine.focus().is_empty());
+    // While it has that, it tries again: it wants both.
+    watch.pass(INTERVAL);
+    fail(&mut watch);
+    watch.see([both]);
+    assert_eq!(watch.severities(), [Severity::Warning]);
+    assert_eq!(watch.engine.focus().ports, [6_010]);
+    // Another process at that port says nothing of it.
+    let mut watch = Watch::new();
+    fail(&mut watch);
+    let mut elsewhere = others();
+    elsewhere.listeners.extend(listening("127.0.0.1:6011", owner(&process(32, "x"))).listeners);
+    watch.see([elsewhere]);
     assert_eq!(watch.severities(), [Severity::Warning]);
 }

@@ -268,15 +268,76 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
     }
 }
 
+/// The remedy that widens the range, if there is one.
+fn wider(namespace: Namespace) -> Option<String> {
+    let mut watch = Watch::new();
+    watch.see([namespace]);
+    watch.only().remedies.iter().find(|it| it.starts_with("More ports: ")).cloned()
+}
+
 #[test]
-fn a_wider_range_is_proposed_unless_it_is_as_wide_as_can_be() {
-    for (range, proposed) in [((32_768, 60_999), true), ((1_024, 65_535), false)] {
-        let mut watch = Watch::new();
+fn a_wider_range_is_proposed_that_keeps_clear_of_most_services() {
+    let table = [
+        ((32_768, 60_999), Some("16384 60999")),
+        ((10_000, 50_000), Some("10000 60999")),
+        ((40_000, 65_535), Some("16384 65535")),
+        ((16_384, 60_999), None),
+        ((1_024, 65_535), None),
+    ];
+    for (range, proposed) in table {
         let mut namespace = used(28_000);
         namespace.ports.range = range;
-        watch.see([namespace]);
-        assert_eq!(remedies_of(watch.only()).contains("ip_local_port_range="), proposed);
+        let remedy = wider(namespace);
+        let command = proposed.map(|it| format!("sysctl -w net.ipv4.ip_local_port_range=\"{it}\""));
+        assert_eq!(remedy.is_some(), command.is_some(), "{range:?}");
+        if let (Some(remedy), Some(command)) = (remedy, command) {
+            assert_says(
+                &remedy,
+                &[&command, "reserve 30000-32767 too: nobody listens on NodePorts"],
+            );
+            assert!(!remedy.contains("ip_local_reserved_ports="), "nobody listens: {remedy}");
+        }
     }
+}
+
+#[test]
+fn what_listens_in_the_wider_range_is_reserved_first() {
+    let mut namespace = used(28_000);
+    // The first is below, the last was in the range before, and one is reserved already.
+    let ports = [8_080, 16_384, 19_000, 19_001, 20_000, 32_767, 40_000];
+    let listeners = ports.map(|port| Listener::at(endpoint(&format!("0.0.0.0:{port}"))));
+    namespace.listeners = listeners.into();
+    namespace.ports.reserved = "20000,50000".to_owned();
+    assert_says(
+        &wider(namespace.clone()).unwrap(),
+        &["first reserve what listens there, sysctl -w \
+            net.ipv4.ip_local_reserved_ports=16384,19000-19001,20000,32767,50000 (the whole list, \
+            with what is reserved now), then sysctl -w net.ipv4.ip_local_port_range=\"16384 60999\""],
+    );
+    // Too many for a command.
+    let many = (20_000..20_100).map(|port| Listener::at(endpoint(&format!("0.0.0.0:{port}"))));
+    namespace.listeners = many.collect();
+    let remedy = wider(namespace).unwrap();
+    assert_says(&remedy, &["first reserve the 99 ports that somebody listens on there (ss -Htln)"]);
+}
+
+#[test]
+fn settings_are_changed_in_the_namespace_that_is_short_of_ports() {
+    let mut watch = Watch::new();
+    let blue = Namespace { id: 5, name: "blue".into(), ..used(28_000) };
+    watch.see([blue.clone()]);
+    let commands = [
+        "ip netns exec blue sysctl -w net.ipv4.ip_local_port_range=",
+        "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 ",
+    ];
+    assert_says(&remedies_of(watch.only()), &commands);
+    let failed = no_port(START, 5, SOURCE, PEER, Some(&process(70, "curl")));
+    watch.engine.handle_event(&failed);
+    watch.see([blue]);
+    assert_says(
+        &remedies_of(watch.only()),
+        &["nsenter -t 70 -n sysctl -w net.ipv4.tcp_tw_reuse=1 "],
+    );
 }
 
 #[test]

@@ -365,8 +365,14 @@ fn whoever_is_ignored_is_so_in_every_kind_and_nobody_else_is() {
     for kind in kinds() {
         for entry in ["processes = [\"backupd\"]", "units = [\"backup.service\"]", "ports = [1001]"]
         {
+            // Ports are the destination's, whoever uses them up.
+            let is_nobodys = kind == FindingKind::EphemeralPortExhaustion;
+            let expected = match is_nobodys && !entry.starts_with("ports") {
+                true => [1_001, 1_002].into(),
+                false => [1_002].into(),
+            };
             let mut watch = Watch::configured(&format!("[ignore]\n{entry}"));
-            assert_eq!(ports_found(&mut watch, kind), [1_002].into(), "{kind:?}: {entry}");
+            assert_eq!(ports_found(&mut watch, kind), expected, "{kind:?}: {entry}");
         }
         let mut watch = Watch::configured("[ignore]\nnamespaces = [\"blue\"]");
         assert_eq!(ports_found(&mut watch, kind), [1_001, 1_002].into(), "{kind:?}");
@@ -404,4 +410,38 @@ fn what_becomes_ignored_at_a_reload_is_cleared_once_and_its_numbers_stay() {
     watch.reload("");
     watch.see_close_wait(times(200, &leak));
     assert_eq!(watch.told(), ["raised critical"]);
+}
+
+#[test]
+fn what_is_a_namespaces_or_a_destinations_does_not_come_and_go_with_who_leads() {
+    let file = "[ignore]\nprocesses = [\"backupd\"]\nunits = [\"backup.service\"]\nports = [1001]";
+    let mut watch = Watch::configured(file);
+    let peer = "10.0.0.9:443";
+    let full = || Namespace {
+        time_wait: TimeWaitUse { used: 900, limit: Some(1_000) },
+        ports: PortUse { busy: vec![destination("10.0.0.1", peer, 27_000)], ..host().ports },
+        ..host()
+    };
+    let (backupd, restored) = (backupd().0, restored().0);
+    // First one closes most, and its connects fail, then the other.
+    let mut counts = [0_u64, 0];
+    for step in 0..6 {
+        let leader = usize::from(step >= 3);
+        counts[leader] += 5_000;
+        let closers = [(&backupd, 1_001), (&restored, 1_002)].into_iter().zip(counts);
+        let closers = closers.map(|((process, port), count)| CloserCount {
+            netns: HOST,
+            process: Arc::clone(process),
+            role: Role::Client,
+            peer: Some(address("10.0.0.9")),
+            port,
+            count,
+        });
+        let process = [&backupd, &restored][leader];
+        watch.engine.handle_event(&no_port(watch.now, HOST, "10.0.0.1", peer, Some(process)));
+        let facts = Inventory { closers: closers.collect(), ..inventory([full()], watch.now) };
+        assert_eq!(watch.take(&facts).len(), 2, "step {step}");
+        watch.pass(INTERVAL);
+    }
+    assert_eq!(watch.told(), ["raised warning", "raised critical"]);
 }

@@ -131,14 +131,14 @@ fn the_words_depend_on_who_chose_the_port() {
 fn the_command_that_closes_it_touches_no_other_socket() {
     let mut watch = Watch::new();
     watch.see([connected([socket("[::1]:40000", None)])]);
-    assert_eq!(watch.only().remedies[0], "Close it: ss -K 'src [::1]:40000 and dst [::1]:40000'");
+    assert_eq!(watch.only().remedies[1], "Close it: ss -K 'src [::1]:40000 and dst [::1]:40000'");
     let blue = Namespace {
         name: "blue".into(),
         ..connected([socket(SELF, owner(&process(71, "child")))])
     };
     watch.see([blue]);
     assert_eq!(
-        watch.only().remedies[0],
+        watch.only().remedies[1],
         "Close it: restart child (pid 71), or nsenter -t 71 -n ss -K 'src 127.0.0.1:40000 and dst \
          127.0.0.1:40000'"
     );
@@ -154,4 +154,17 @@ fn disabled_self_connection_raises_nothing_and_keeps_the_maker() {
     watch.reconfigure(|detect| detect.self_connection.enabled = true);
     watch.see([connected([socket(SELF, None)])]);
     assert_eq!(watch.only().subject.pid, Some(70));
+}
+
+#[test]
+fn the_whole_list_of_reserved_ports_is_printed_before_anything_is_ended() {
+    let mut watch = Watch::new();
+    let mut blue = Namespace {
+        name: "blue".into(),
+        ..connected([socket(SELF, owner(&process(71, "child")))])
+    };
+    blue.ports.reserved = "8080,39999".to_owned();
+    watch.see([blue]);
+    let set = "nsenter -t 71 -n sysctl -w net.ipv4.ip_local_reserved_ports=8080,39999-40000 (";
+    assert_says(&watch.only().remedies[0], &[set]);
 }

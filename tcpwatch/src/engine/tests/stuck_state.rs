@@ -105,9 +105,12 @@ fn fin_wait2_that_nobody_holds_and_a_socket_connected_to_itself_do_not_count() {
 
 #[test]
 fn clients_that_vanish_one_by_one_are_info_and_those_of_one_host_a_warning() {
-    for state in [TcpState::LastAck, TcpState::Closing] {
+    for state in STATES {
         let since = START - seconds(90);
-        let from = |host: usize| left_behind(state, &format!("10.0.7.{host}:51000"), since);
+        let from = |host: usize| WaitingSocket {
+            orphan: state != TcpState::FinWait2,
+            ..left_behind(state, &format!("10.0.7.{host}:51000"), since)
+        };
         let mut watch = Watch::new();
         assert_eq!(see(&mut watch, (0..9).map(from).collect()), []);
         assert_eq!(see(&mut watch, (0..200).map(from).collect()), [Severity::Info]);
@@ -173,12 +176,61 @@ fn a_program_that_gives_up_and_dials_again_raises_one_finding() {
         );
     }
     assert!(met < looks * 3 / 4, "{met} of {looks}");
-    // The cure.
-    watch.pass(INTERVAL);
-    see(&mut watch, Vec::new());
+    assert_eq!(watch.told(), ["raised warning"]);
+}
+
+#[test]
+fn a_job_that_dials_each_minute_raises_one_finding_and_its_cure_shows_after_two() {
+    let mut watch = Watch::new();
+    let job = process(12, "sync");
+    for second in (0..=1_200).step_by(10) {
+        watch.now = START + seconds(second);
+        let (round, age) = (second / 60, second % 60);
+        // Each dials for 15 s; the inventories miss every other round.
+        let is_met = (3..15).contains(&age) && round % 2 == 0;
+        let dialled = waiting(TcpState::SynSent, &job, watch.now - seconds(age));
+        see(&mut watch, if is_met { many(20, &dialled) } else { Vec::new() });
+        assert_eq!(watch.severities().len(), usize::from(second >= 10), "at {second} s");
+    }
+    assert_eq!(watch.told(), ["raised warning"]);
+    // It was met at 1090 s, and not before 1210 s again.
+    assert_says(&watch.only().explanation, &["So many were there last 110 s ago."]);
+    watch.now = START + seconds(1_210);
+    assert_eq!(see(&mut watch, Vec::new()), [Severity::Warning]);
     watch.pass(INTERVAL);
     assert_eq!(see(&mut watch, Vec::new()), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.told(), ["cleared warning"]);
+}
+
+#[test]
+fn what_waits_for_the_peer_in_another_state_is_over_with_the_second_look() {
+    for state in [TcpState::FinWait2, TcpState::LastAck, TcpState::Closing] {
+        let mut watch = Watch::new();
+        let stuck = waiting(state, &process(12, "api"), START - seconds(3_600));
+        for (count, stands) in [(20, true), (0, true), (0, false)] {
+            let found = see(&mut watch, many(count, &stuck));
+            assert_eq!(!found.is_empty(), stands, "{count} in {}", state.label());
+            watch.pass(INTERVAL);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_dials_many_of_which_some_are_dead_is_info_and_one_dead_service_is_not() {
+    let since = START - seconds(20);
+    let crawler = process(12, "crawler");
+    let to = |host: usize| WaitingSocket {
+        peer: endpoint(&format!("10.1.{}.{}:443", host / 250, host % 250)),
+        ..waiting(TcpState::SynSent, &crawler, since)
+    };
+    let mut watch = Watch::new();
+    // Nine towards each of a hundred.
+    let mut sockets: Vec<_> = (0..900).map(|number| to(number % 100)).collect();
+    assert_eq!(see(&mut watch, sockets.clone()), [Severity::Info]);
+    sockets.push(to(7));
+    assert_eq!(see(&mut watch, sockets.clone()), [Severity::Warning]);
+    sockets.extend(many(190, &to(7)));
+    assert_eq!(see(&mut watch, sockets), [Severity::Critical]);
 }
 
 #[test]
@@ -253,6 +305,8 @@ fn an_unanswered_connect_names_the_hosts_and_tells_a_drop_from_a_refusal() {
     let blue = Namespace { waiting: sockets, ..namespace(5, "blue") };
     watch.see([blue]);
     let finding = watch.only();
+    // Neither has ten.
+    assert_eq!(finding.severity, Severity::Info);
     assert_eq!(
         finding.title,
         "2 hosts do not answer: 12 connections of api (pid 12) and 1 more process to port 443 stay \
@@ -300,6 +354,7 @@ fn it_takes_its_thresholds_from_the_configuration() {
         detect.stuck_state.unanswered = seconds(2);
         detect.stuck_state.warning = 3;
         detect.stuck_state.critical = 4;
+        detect.stuck_state.window = seconds(1);
     });
     let api = process(12, "api");
     for (state, age) in [(TcpState::SynSent, 2), (TcpState::FinWait2, 5)] {
@@ -308,6 +363,7 @@ fn it_takes_its_thresholds_from_the_configuration() {
             [(3, vec![Severity::Warning]), (4, vec![Severity::Critical]), (0, vec![])]
         {
             see(&mut watch, many(count, &stuck));
+            watch.pass(seconds(1) + Duration::from_nanos(1));
             assert_eq!(see(&mut watch, many(count, &stuck)), expected, "{count} {state:?}");
         }
     }
