@@ -180,7 +180,7 @@ impl Group<'_> {
             (data, reading)
         };
         let mut text = format!(
-            "The peers have closed; only close() by this process ends it. {number} of {total} \
+            "The peers have closed; only close() by this process frees the sockets. {number} of {total} \
              {reading}"
         );
         if self.grows {
