@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod accept_queue_overflow;
+mod any;
 mod bind_conflict;
 mod board;
 mod bounds;
