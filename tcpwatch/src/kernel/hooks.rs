@@ -8,7 +8,7 @@ use aya::{
 };
 use tcpwatch_common::{Offsets, programs};
 
-use super::programs::one_line;
+use super::error::one_line;
 
 /// A hook, whether or not it could be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

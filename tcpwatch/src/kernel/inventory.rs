@@ -5,7 +5,6 @@
 
 use std::{
     fs::File,
-    io,
     net::Ipv4Addr,
     sync::{
         Arc,
@@ -16,8 +15,8 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData, MapError},
-    programs::{Iter, ProgramError, links::LinkError},
+    maps::{Array, HashMap as BpfHashMap, MapData},
+    programs::Iter,
 };
 use tcpwatch_common::{
     BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, RequestUse, SocketRecord, Walk,
@@ -30,11 +29,13 @@ use super::{
     clock::now,
     close_look::CloseLook,
     descriptors,
+    error::InventoryError,
     memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
     owners::OwnerBook,
-    records::{Copied, estimate_distinct, read_records},
+    records::{Copied, estimate_distinct},
     settings::{self, Settings},
+    walk::read_records,
 };
 use crate::facts::{
     DestinationUse, Endpoint, Focus, Inventory, Namespace, PortUse, StateCounts, TableUse,
@@ -44,37 +45,6 @@ use crate::facts::{
 /// Sockets that are described of the ports that are asked for, in each namespace: enough to see
 /// every kind of holder, for listeners come first.
 const PORT_HOLDERS: u64 = 256;
-
-/// Why an inventory could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum InventoryError {
-    /// A namespace could not be entered.
-    #[error("cannot enter the agent's own network namespace: {0}")]
-    Namespace(#[source] io::Error),
-    /// The walk's program.
-    #[error("cannot attach the walk: {}", in_full(.0))]
-    Attach(#[from] ProgramError),
-    /// Its link.
-    #[error("cannot open the walk: {}", in_full(.0))]
-    Open(#[from] LinkError),
-    /// Its map.
-    #[error("cannot exchange the walk's parameters: {0}")]
-    Map(#[from] MapError),
-    /// Reading it.
-    #[error("cannot read the walk: {0}")]
-    Read(#[source] io::Error),
-    /// The agent ends.
-    #[error("the inventory was stopped")]
-    Stopped,
-}
-
-/// aya's errors leave the system's reason to their source.
-fn in_full(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", in_full(source)),
-        None => error.to_string(),
-    }
-}
 
 /// The maps through which a walker and its programs talk.
 pub(super) struct WalkerMaps {

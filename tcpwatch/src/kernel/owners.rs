@@ -19,8 +19,8 @@ use aya::{
 use tcpwatch_common::{OwnerRecord, maps, programs};
 
 use super::{
-    ProcessReader, events::wire_text, inventory::InventoryError, process::start_ticks,
-    records::read_records,
+    ProcessReader, error::InventoryError, events::wire_text, process::start_ticks,
+    walk::read_records,
 };
 use crate::facts::{Owner, Process, Timestamp};
 

@@ -20,6 +20,7 @@ use super::{
     btf::{BtfError, KernelTypes},
     close_look::CloseLook,
     counters::CounterMaps,
+    error::one_line,
     hooks::Link,
     inventory::WalkerMaps,
     namespaces::NetnsIds,
@@ -267,36 +268,6 @@ fn return_free_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// An error with all its causes, on one line; the verifier's log is cut to its last line.
-pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let mut message = error.to_string();
-        if let Some((head, log)) = message.split_once("Verifier output:") {
-            let last = log.lines().rev().find(|line| {
-                // The statistics after the complaint.
-                let line = line.trim();
-                !(line.is_empty()
-                    || ["processed", "verification", "stack depth"]
-                        .iter()
-                        .any(|start| line.starts_with(start)))
-            });
-            message = format!("{head}verifier: {}", last.unwrap_or("no log").trim());
-        }
-        let message = message.replace('\n', " ");
-        // aya's messages often contain their cause already.
-        if !text.contains(&message) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(message.trim());
-        }
-        next = error.source();
-    }
-    text
 }
 
 impl LoadError {

@@ -1,14 +1,11 @@
 //! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
 //! wait for their peer, holders of a port.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io::{self, Read},
-};
+use std::collections::{HashMap, HashSet};
 
 use tcpwatch_common::{SocketRecord, socket_flags as flags};
 
-use super::{inventory::InventoryError, owners::OwnerBook};
+use super::owners::OwnerBook;
 use crate::facts::{
     CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, Role, SelfConnectedSocket,
     TcpState, Timestamp, WaitingSocket,
@@ -228,35 +225,6 @@ pub(super) fn estimate_distinct(words: &[u64]) -> u32 {
     let unset = bits - words.iter().map(|word| f64::from(word.count_ones())).sum::<f64>();
     // A float of this size converts exactly; without an unset bit one is assumed.
     (-bits * (unset.max(1.0) / bits).ln()).round() as u32
-}
-
-/// Reads a walk to its end. The kernel writes whole records, so a read returns whole records.
-pub(super) fn read_records<T: aya::Pod>(
-    file: &mut dyn Read,
-    mut each: impl FnMut(&T),
-) -> Result<(), InventoryError> {
-    let mut buffer = vec![0; 32 * 1024 / size_of::<T>() * size_of::<T>()];
-    loop {
-        let length = match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => length,
-            // EAGAIN: a million objects without a record (`MAX_ITER_OBJECTS`); it goes on.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(InventoryError::Read(error)),
-        };
-        for bytes in buffer[..length].chunks_exact(size_of::<T>()) {
-            // SAFETY: the chunk has the size of `T`, the read is unaligned, and `Pod` says that
-            // every bit pattern is a `T`.
-            each(&unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) });
-        }
-    }
 }
 
 #[cfg(test)]

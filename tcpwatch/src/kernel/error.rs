@@ -1,0 +1,69 @@
+//! What can go wrong in the kernel's hands, on one line.
+
+use std::io;
+
+use aya::{
+    maps::MapError,
+    programs::{ProgramError, links::LinkError},
+};
+
+/// Why an inventory could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// A namespace could not be entered.
+    #[error("cannot enter the agent's own network namespace: {0}")]
+    Namespace(#[source] io::Error),
+    /// The walk's program.
+    #[error("cannot attach the walk: {}", in_full(.0))]
+    Attach(#[from] ProgramError),
+    /// Its link.
+    #[error("cannot open the walk: {}", in_full(.0))]
+    Open(#[from] LinkError),
+    /// Its map.
+    #[error("cannot exchange the walk's parameters: {0}")]
+    Map(#[from] MapError),
+    /// Reading it.
+    #[error("cannot read the walk: {0}")]
+    Read(#[source] io::Error),
+    /// The agent ends.
+    #[error("the inventory was stopped")]
+    Stopped,
+}
+
+/// aya's errors leave the system's reason to their source.
+fn in_full(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", in_full(source)),
+        None => error.to_string(),
+    }
+}
+
+/// An error with all its causes, on one line; the verifier's log is cut to its last line.
+pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let mut message = error.to_string();
+        if let Some((head, log)) = message.split_once("Verifier output:") {
+            let last = log.lines().rev().find(|line| {
+                // The statistics after the complaint.
+                let line = line.trim();
+                !(line.is_empty()
+                    || ["processed", "verification", "stack depth"]
+                        .iter()
+                        .any(|start| line.starts_with(start)))
+            });
+            message = format!("{head}verifier: {}", last.unwrap_or("no log").trim());
+        }
+        let message = message.replace('\n', " ");
+        // aya's messages often contain their cause already.
+        if !text.contains(&message) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(message.trim());
+        }
+        next = error.source();
+    }
+    text
+}
