@@ -21,7 +21,9 @@ use crate::{
     sock::{Object, Sock, field, has, offset},
 };
 
-/// What a new entry begins as: too large for the program's own stack.
+/// What a new entry begins as: too large for the program's own stack. Its name in the object is this
+/// one, because a mangled name depends on the folder of the build.
+#[unsafe(no_mangle)]
 static NO_STACK: OpeningStack = OpeningStack::ZERO;
 
 /// Keeps the user stack of the running system call, which has opened the socket at `sk`, if the
