@@ -105,7 +105,22 @@ fn told(name: &str) -> Result<String> {
             FindingChange::Cleared(it) => json!({"change": "cleared", "finding": show(it)?}),
         });
     }
-    Ok(format!("{:#}\n", Value::from(told)))
+    Ok(format!("{:#}\n", in_order(told.into())))
+}
+
+/// With the fields by name: whether they keep the order of their making depends on the features that
+/// the rest of a build asks for.
+fn in_order(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> =
+                fields.into_iter().map(|(name, value)| (name, in_order(value))).collect();
+            fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Value::Object(fields.into_iter().collect())
+        }
+        Value::Array(values) => values.into_iter().map(in_order).collect(),
+        value => value,
+    }
 }
 
 fn write_expected(name: &str) -> Result<()> {
