@@ -281,9 +281,20 @@ impl Drop for Folder {
     }
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago, below the default `ip_local_port_range`: an agent that
+/// watches this host would rightly speak of a listener inside, once it has been there for a minute.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 10_000;
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let number = std::process::id() * 16 + TRIES.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + number % PORTS)?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("no port is free")
 }
 
 /// Listens in `ns` at every address, with an accept queue of that length.
