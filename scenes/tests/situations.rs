@@ -297,7 +297,8 @@ fn a_server_that_vanishes_leaves_last_ack_that_nobody_holds() {
     }
     let ns = Namespace::new("t-last").unwrap();
     let stuck = Stuck::in_last_ack(&ns, 12, 5432).unwrap();
-    assert_eq!(ns.sockstat("orphan").unwrap(), 12);
+    // The kernel counts the orphans of all namespaces together.
+    assert!(ns.sockstat("orphan").unwrap() >= 12);
     assert_stuck(&ns, stuck, &[("LAST-ACK", 12), ("FIN-WAIT-2", 12)]);
 }
 
