@@ -92,8 +92,9 @@ pub mod maps {
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
     /// kernel.
     pub const RESETS_LIMIT: u32 = 1_024;
-    /// Least entries of each LRU table for each CPU: before 6.16 a CPU keeps 128 free ones to itself,
-    /// so that a small table has none left for the others.
+    /// Least entries of each LRU table for each CPU: before 6.16 ("bpf: Adjust free target to avoid
+    /// global starvation of LRU map") a CPU keeps 128 free ones to itself, so that a small table has
+    /// none left for the others.
     pub const LRU_ENTRIES_PER_CPU: u32 = 256;
     /// Entries of [`RESET_ORIGINS`] at least: processes and services that send or receive resets.
     pub const RESET_ORIGINS_LIMIT: u32 = 2_048;

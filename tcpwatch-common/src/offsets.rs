@@ -135,7 +135,8 @@ offsets! {
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
     /// `struct inet_bind_bucket *`.
     tw_tb = "inet_timewait_sock" "tw_tb" optional;
-    /// `u32`, milliseconds of CLOCK_MONOTONIC: when the first SYN was sent, while in SYN_SENT.
+    /// `u32`, milliseconds of CLOCK_MONOTONIC: when the first SYN was sent, while in SYN_SENT
+    /// (`tcp_connect`, net/ipv4/tcp_output.c).
     retrans_stamp = "tcp_sock" "retrans_stamp";
     /// `u32`, milliseconds of CLOCK_MONOTONIC: when TIME_WAIT began. 6.14 and later.
     tw_entry_stamp = "inet_timewait_sock" "tw_entry_stamp" optional;

@@ -2,10 +2,10 @@
 //!
 //! fexit, 5.5 and later; no tracepoint tells of a failed bind(). It gives a socket its local port:
 //! at bind(), and again at listen(). Returns 0, or where the port is taken -EADDRINUSE (1 before
-//! 5.19). Runs in the caller's context with the socket locked; `sk` is never NULL. `snum` is 0 where
+//! "net: Return errno in sk->sk_prot->get_port()", 6.2). Runs in the caller's context with the socket locked; `sk` is never NULL. `snum` is 0 where
 //! any port will do. connect() finds its port by another way.
 //!
-//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c#L493>
+//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c>
 
 use core::ffi::c_void;
 

@@ -82,7 +82,8 @@ fn read_words(stack: &mut OpeningStack) {
 }
 
 /// Counts who closes first, which leaves the connection in TIME_WAIT here: to FIN_WAIT1 goes a
-/// socket in close() or shutdown() alone, in the caller's context.
+/// socket in close() or shutdown() alone, in the caller's context (`tcp_close_state`,
+/// net/ipv4/tcp.c).
 #[inline(always)]
 pub(crate) fn count_closer(sk: Sock) {
     if focus().is_none_or(|focus| focus.closers == 0) {

@@ -8,7 +8,7 @@
 //! A segment that is itself a reset is never answered, as the function says first. That it sends
 //! none for a broadcast or for a wrong MD5 signature is not seen from here.
 //!
-//! <https://github.com/torvalds/linux/blob/v6.1/net/ipv4/tcp_ipv4.c#L674>
+//! <https://github.com/torvalds/linux/blob/v6.1/net/ipv4/tcp_ipv4.c>
 
 use core::ffi::c_void;
 

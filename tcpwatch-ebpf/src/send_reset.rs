@@ -95,8 +95,8 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
     }
 }
 
-/// close() and disconnect leave the socket in CLOSE before they reset, in the caller's context;
-/// timers and `ss -K` do not.
+/// close() and disconnect leave the socket in CLOSE before they reset, in the caller's context
+/// (`__tcp_close`, `tcp_disconnect`, net/ipv4/tcp.c); timers and `ss -K` do not (seen on 6.18).
 #[inline(always)]
 fn culprit(sk: Sock, segment: &Option<Segment>) -> Culprit {
     if segment.is_none() && sk.state() == state::CLOSE {

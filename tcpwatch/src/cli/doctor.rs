@@ -44,7 +44,7 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
     (
         CapabilitySet::SYS_PTRACE,
         "CAP_SYS_PTRACE",
-        "namespaces and executables of processes of other users",
+        "namespaces, executables and stacks of processes of other users",
     ),
 ];
 

@@ -79,7 +79,8 @@ section! {
 
         /// true or false: whether to record the user stacks that open connections, so that the
         /// finding can name the function. On, because only the processes whose sockets in
-        /// CLOSE_WAIT grow right now are recorded, eight at most: a healthy host pays nothing.
+        /// CLOSE_WAIT grow right now are recorded, eight at most: a healthy host pays for one look
+        /// into a table with each connect() and accept().
         pub stacks: bool = true;
     }
     check pileup_thresholds_are_in_order;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, Overridable},
-    facts::{Endpoint, Inventory, Listener, Namespace, NetnsId, Process, Role, Timestamp},
+    facts::{Endpoint, Inventory, Listener, Namespace, NetnsId, Process, Timestamp},
 };
 
 /// Places whose drops are followed; the queues of further ones are looked at, but not their drops.
@@ -226,16 +226,7 @@ fn finding(
     let Place { namespace, listeners } = place;
     let listener = place.worst()?;
     let port = listener.local.port;
-    let mut subject = Subject {
-        netns: namespace.name.clone(),
-        role: Some(Role::Server),
-        local: Some(listener.local.to_string()),
-        port: Some(port),
-        ..Subject::default()
-    };
-    if let Some(owner) = &listener.owner {
-        subject.set_owner(owner);
-    }
+    let subject = Subject::of_listener(namespace, listener);
     let half_open = listeners.iter().map(|listener| u64::from(listener.half_open)).sum();
     let mut evidence = EvidenceMap::default();
     evidence

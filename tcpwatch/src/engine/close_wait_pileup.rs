@@ -29,21 +29,17 @@ use self::{
 };
 use super::{
     FINDINGS_PER_KIND, Finding, FindingKind, Severity,
+    held::{Held, Holders, ServiceKey, holders},
     level::{Levels, RELEASE},
     trend::Trend,
 };
 use crate::{
     config::{self, Overridable},
-    facts::{
-        CloseWaitSocket, DescriptorUse, Inventory, Namespace, NetnsId, Process, Role, Timestamp,
-    },
+    facts::{CloseWaitSocket, DescriptorUse, Focus, Inventory, Namespace, Timestamp},
 };
 
 /// Groups that are followed; more owners than that with old sockets is no leak of one.
 const GROUPS: usize = 1_024;
-/// Processes whose stacks are recorded at a time: each costs a little with every connection that it
-/// opens, and of many that leak at once the largest tell enough.
-const STACKS_OF: usize = 8;
 /// At most so long before the descriptors run out it is critical. A person who is called needs that
 /// long to log in and restart one process; and less would be over before an alert has fired.
 const NEAR_LIMIT: Duration = Duration::from_secs(600);
@@ -59,16 +55,6 @@ pub(super) struct CloseWaitPileup {
     levels: Levels,
     followed: HashMap<String, Followed>,
     growing: Vec<u32>,
-}
-
-/// Whose sockets are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct GroupKey<'a> {
-    netns: NetnsId,
-    process: &'a str,
-    unit: &'a str,
-    role: Role,
-    port: u16,
 }
 
 /// What is known of a group from its past.
@@ -104,9 +90,6 @@ struct Descriptors {
     minutes_left: Option<f64>,
 }
 
-/// Sockets by process, those of the largest first.
-type Holders<'a> = Vec<(u32, Vec<&'a CloseWaitSocket>)>;
-
 impl CloseWaitPileup {
     pub(super) fn new(config: Overridable<config::CloseWaitPileup>) -> Self {
         Self { config, levels: Levels::default(), followed: HashMap::new(), growing: Vec::new() }
@@ -127,7 +110,7 @@ impl CloseWaitPileup {
         for namespace in &inventory.namespaces {
             let present = Present::new(&namespace.close_wait);
             for (key, sockets) in self.groups(namespace, now) {
-                let id = id(&key);
+                let id = format!("{}/{key}", FindingKind::CloseWaitPileup.name());
                 let mut followed = before.remove(&id).unwrap_or_default();
                 let look = Look { inventory, namespace, present: &present, now };
                 let holders = holders(&sockets);
@@ -157,23 +140,15 @@ impl CloseWaitPileup {
         &self,
         namespace: &'a Namespace,
         now: Timestamp,
-    ) -> BTreeMap<GroupKey<'a>, Vec<&'a CloseWaitSocket>> {
+    ) -> BTreeMap<ServiceKey<'a>, Vec<&'a CloseWaitSocket>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for socket in &namespace.close_wait {
-            let process = process_of(socket);
-            let config = self.config.of(process, socket.service_port());
+            let config = self.config.of(socket.process(), socket.service_port());
             let is_young = now.since(socket.since) < config.min_age;
             if !config.enabled || socket.owner_pending || is_young {
                 continue;
             }
-            let key = GroupKey {
-                netns: namespace.id,
-                process: process.map_or("", |process| &process.name),
-                unit: process.map_or("", |process| process.unit_label()),
-                role: socket.role,
-                port: socket.service_port(),
-            };
-            groups.entry(key).or_default().push(socket);
+            groups.entry(ServiceKey::of(namespace.id, socket)).or_default().push(socket);
         }
         groups
     }
@@ -181,14 +156,14 @@ impl CloseWaitPileup {
     /// All sockets of a group have the same process, unit and port.
     fn config_of(&self, sockets: &[&CloseWaitSocket]) -> &config::CloseWaitPileup {
         let first = sockets.first().expect("a group has at least one socket");
-        self.config.of(process_of(first), first.service_port())
+        self.config.of(first.process(), first.service_port())
     }
 
     fn judge_group(
         &mut self,
         id: &str,
         sockets: &[&CloseWaitSocket],
-        holders: &Holders<'_>,
+        holders: &Holders<'_, CloseWaitSocket>,
         look: &Look<'_>,
         followed: &mut Followed,
     ) -> Option<(usize, Finding)> {
@@ -275,7 +250,7 @@ impl Followed {
 
     fn descriptors(
         &self,
-        holders: &Holders<'_>,
+        holders: &Holders<'_, CloseWaitSocket>,
         count: u64,
         inventory: &Inventory,
         window: Duration,
@@ -307,39 +282,12 @@ impl Followed {
     }
 }
 
-fn process_of(socket: &CloseWaitSocket) -> Option<&Process> {
-    socket.owner.as_ref().map(|owner| &*owner.process)
-}
-
-fn id(key: &GroupKey<'_>) -> String {
-    let GroupKey { netns, process, unit, role, port } = key;
-    format!(
-        "{}/{netns}/{process}/{unit}/{}/{port}",
-        FindingKind::CloseWaitPileup.name(),
-        role.label()
-    )
-}
-
-/// By process, the largest first, oldest sockets first.
-fn holders<'a>(sockets: &[&'a CloseWaitSocket]) -> Holders<'a> {
-    let mut by_pid: BTreeMap<u32, Vec<&CloseWaitSocket>> = BTreeMap::new();
-    for socket in sockets {
-        if let Some(owner) = &socket.owner {
-            by_pid.entry(owner.process.pid).or_default().push(socket);
-        }
-    }
-    let mut holders: Holders<'a> = by_pid.into_iter().collect();
-    holders.iter_mut().for_each(|(_, held)| held.sort_by_key(|socket| socket.since));
-    holders.sort_by_key(|(_, held)| Reverse(held.len()));
-    holders
-}
-
 /// The processes with most sockets, each once, in the order of their numbers.
 fn largest(mut growing: Vec<(usize, u32)>) -> Vec<u32> {
     growing.sort_by_key(|(count, pid)| (Reverse(*count), *pid));
     let mut pids: Vec<u32> = Vec::new();
     for (_, pid) in growing {
-        if pids.len() < STACKS_OF && !pids.contains(&pid) {
+        if pids.len() < Focus::STACKS && !pids.contains(&pid) {
             pids.push(pid);
         }
     }

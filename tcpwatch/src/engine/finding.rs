@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     config,
-    facts::{Owner, Process, Role, Timestamp},
+    facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
 };
 
 /// What kind of condition; the names are stable.
@@ -223,6 +223,21 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A listener, with its owner where that is known.
+    pub(super) fn of_listener(namespace: &Namespace, listener: &Listener) -> Self {
+        let mut subject = Self {
+            netns: namespace.name.clone(),
+            role: Some(Role::Server),
+            local: Some(listener.local.to_string()),
+            port: Some(listener.local.port),
+            ..Self::default()
+        };
+        if let Some(owner) = &listener.owner {
+            subject.set_owner(owner);
+        }
+        subject
+    }
+
     /// Fills in what is known of the process.
     pub fn set_process(&mut self, process: &Process) {
         self.process = Some(process.name.clone());

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, Overridable},
-    facts::{Inventory, Listener, Namespace, NetnsId, Role, Timestamp},
+    facts::{Inventory, Listener, Namespace, NetnsId, Timestamp},
 };
 
 /// Sources that are never few, however often each of them tries. The estimate ends near 7,000
@@ -141,16 +141,7 @@ struct Crowd<'a> {
 
 impl Crowd<'_> {
     fn finding(&self, id: String, severity: Severity, now: Timestamp) -> Finding {
-        let mut subject = Subject {
-            netns: self.namespace.name.clone(),
-            role: Some(Role::Server),
-            local: Some(self.listener.local.to_string()),
-            port: Some(self.listener.local.port),
-            ..Subject::default()
-        };
-        if let Some(owner) = &self.listener.owner {
-            subject.set_owner(owner);
-        }
+        let subject = Subject::of_listener(self.namespace, self.listener);
         Finding {
             id,
             kind: self.kind,

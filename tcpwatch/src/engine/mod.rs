@@ -17,6 +17,7 @@ mod cut;
 mod ephemeral_port_exhaustion;
 mod finding;
 mod half_open;
+mod held;
 mod level;
 mod moved;
 mod port_holder;

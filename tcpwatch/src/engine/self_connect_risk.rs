@@ -190,16 +190,7 @@ fn listener_at_risk(
     now: Timestamp,
 ) -> Finding {
     let port = listener.local.port;
-    let mut subject = Subject {
-        netns: namespace.name.clone(),
-        role: Some(Role::Server),
-        local: Some(listener.local.to_string()),
-        port: Some(port),
-        ..Subject::default()
-    };
-    if let Some(owner) = &listener.owner {
-        subject.set_owner(owner);
-    }
+    let subject = Subject::of_listener(namespace, listener);
     let who = text::named(listener.owner.as_ref().map(|owner| &*owner.process));
     let netns = text::in_netns(&namespace.name);
     let (low, high) = namespace.ports.range;

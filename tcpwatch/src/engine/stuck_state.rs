@@ -28,10 +28,15 @@ use std::{
 };
 
 use self::words::Group;
-use super::{FINDINGS_PER_KIND, Finding, Severity, level::Levels, text};
+use super::{
+    FINDINGS_PER_KIND, Finding, FindingKind, Severity,
+    held::{Held, ServiceKey, holders},
+    level::Levels,
+    text,
+};
 use crate::{
     config::{self, Overridable},
-    facts::{Inventory, Namespace, NetnsId, Process, Role, TcpState, Timestamp, WaitingSocket},
+    facts::{Inventory, Namespace, Process, TcpState, Timestamp, WaitingSocket},
 };
 
 #[derive(Debug)]
@@ -53,17 +58,6 @@ struct Shown {
     missed: u32,
 }
 
-/// Whose sockets are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct GroupKey<'a> {
-    netns: NetnsId,
-    state: TcpState,
-    process: &'a str,
-    unit: &'a str,
-    role: Role,
-    port: u16,
-}
-
 impl StuckState {
     pub(super) fn new(config: Overridable<config::StuckState>) -> Self {
         Self { config, levels: Levels::default(), shown: Vec::new() }
@@ -75,13 +69,15 @@ impl StuckState {
         let before = std::mem::take(&mut self.shown);
         let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
-            for (key, sockets) in self.groups(namespace, now) {
-                let id = id(&key);
+            for ((state, key), sockets) in self.groups(namespace, now) {
+                let id = format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label());
                 if let Some(severity) = self.judge_group(&id, &sockets) {
-                    let group = Group { namespace, state: key.state, sockets: &sockets, now };
+                    let holders = holders(&sockets);
+                    let group =
+                        Group { namespace, state, sockets: &sockets, holders: &holders, now };
                     let process = sockets[0].owner.as_ref().map(|owner| Arc::clone(&owner.process));
                     let finding = group.finding(id, severity);
-                    let shown = Shown { process, state: key.state, finding, met: now, missed: 0 };
+                    let shown = Shown { process, state, finding, met: now, missed: 0 };
                     findings.push((sockets.len(), shown));
                 }
             }
@@ -101,25 +97,17 @@ impl StuckState {
         &self,
         namespace: &'a Namespace,
         now: Timestamp,
-    ) -> BTreeMap<GroupKey<'a>, Vec<&'a WaitingSocket>> {
+    ) -> BTreeMap<(TcpState, ServiceKey<'a>), Vec<&'a WaitingSocket>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for socket in &namespace.waiting {
-            let process = process_of(socket);
-            let config = self.config.of(process, socket.service_port());
+            let config = self.config.of(socket.process(), socket.service_port());
             let is_young = now.since(socket.since) < least_age(config, socket.state);
             let is_timed = socket.state == TcpState::FinWait2 && socket.orphan;
             let is_self = socket.local == socket.peer;
             if !config.enabled || socket.owner_pending || is_young || is_timed || is_self {
                 continue;
             }
-            let key = GroupKey {
-                netns: namespace.id,
-                state: socket.state,
-                process: process.map_or("", |process| &process.name),
-                unit: process.map_or("", |process| process.unit_label()),
-                role: socket.role,
-                port: socket.service_port(),
-            };
+            let key = (socket.state, ServiceKey::of(namespace.id, socket));
             groups.entry(key).or_default().push(socket);
         }
         groups
@@ -129,7 +117,7 @@ impl StuckState {
         let count = sockets.len() as f64;
         // All of a group have the same process, unit and port.
         let first = sockets.first()?;
-        let config = self.config.of(process_of(first), first.service_port());
+        let config = self.config.of(first.process(), first.service_port());
         let warning = config.warning as f64;
         let critical = match first.state {
             TcpState::LastAck | TcpState::Closing => f64::INFINITY,
@@ -177,20 +165,11 @@ impl Shown {
     }
 }
 
-fn process_of(socket: &WaitingSocket) -> Option<&Process> {
-    socket.owner.as_ref().map(|owner| &*owner.process)
-}
-
 fn least_age(config: &config::StuckState, state: TcpState) -> Duration {
     match state {
         TcpState::SynSent => config.unanswered,
         _ => config.min_age,
     }
-}
-
-fn id(key: &GroupKey<'_>) -> String {
-    let GroupKey { netns, state, process, unit, role, port } = key;
-    format!("stuck-state/{}/{netns}/{process}/{unit}/{}/{port}", state.label(), role.label())
 }
 
 /// The condition of the one host with the most sockets. An id ends in a port, so this is no other

@@ -4,8 +4,8 @@
 /// and pays for none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Focus {
-    /// Processes whose calls of connect() and accept() are to be recorded with their user stack; a
-    /// few at most.
+    /// Processes whose calls of connect() and accept() are to be recorded with their user stack;
+    /// [`STACKS`](Self::STACKS) at most.
     pub stacks_of: Vec<u32>,
     /// Whether to count who closes connections first, and so makes TIME_WAIT.
     pub closers: bool,
@@ -14,6 +14,10 @@ pub struct Focus {
 }
 
 impl Focus {
+    /// Most processes whose stacks are recorded at a time: each costs a little with every connection
+    /// that it opens, and of many that leak at once the largest tell enough.
+    pub const STACKS: usize = tcpwatch_common::STACK_PROCESSES;
+
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {

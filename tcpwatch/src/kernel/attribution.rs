@@ -9,11 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{HashMap as BpfHashMap, MapData};
 use tcpwatch_common::{Closer, CloserUse, ResetOrigin, ResetOriginUse};
 
 use super::{
-    ProcessReader, counters::reason_of, events::wire_text, namespaces::NetnsIds,
+    ProcessReader, counters::reason_of, events::wire_text, lru::LruTable, namespaces::NetnsIds,
     process::start_ticks,
 };
 use crate::facts::{
@@ -23,8 +22,8 @@ use crate::facts::{
 
 pub(super) struct Attribution {
     /// `None` where no hook fills it.
-    origins: Option<[OriginMap; 2]>,
-    closers: BpfHashMap<MapData, Closer, CloserUse>,
+    origins: Option<[OriginTable; 2]>,
+    closers: LruTable<Closer, CloserUse>,
     reset_reasons: Vec<ResetReason>,
     ids: NetnsIds,
     processes: ProcessReader,
@@ -37,11 +36,7 @@ pub(super) struct Attribution {
     totals: HashMap<Group, u64>,
 }
 
-type OriginMap = BpfHashMap<MapData, ResetOrigin, ResetOriginUse>;
-
-/// Entries that are read of a table at most. Reading begins again when the entry that it had come to
-/// is dropped for another one, and may meet some twice.
-const READ_AT_MOST: usize = 16_384;
+type OriginTable = LruTable<ResetOrigin, ResetOriginUse>;
 
 /// What one [`ResetCount`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +63,8 @@ struct Described {
 
 impl Attribution {
     pub(super) fn new(
-        origins: Option<[OriginMap; 2]>,
-        closers: BpfHashMap<MapData, Closer, CloserUse>,
+        origins: Option<[OriginTable; 2]>,
+        closers: LruTable<Closer, CloserUse>,
         reset_reasons: Vec<ResetReason>,
         ids: NetnsIds,
     ) -> Self {
@@ -90,10 +85,7 @@ impl Attribution {
     /// listens on the port is responsible.
     pub(super) fn resets(&mut self, namespaces: &[Namespace]) -> Option<Vec<ResetCount>> {
         let tables = self.origins.as_ref()?;
-        let entries: HashMap<ResetOrigin, ResetOriginUse> = tables
-            .iter()
-            .flat_map(|table| table.iter().filter_map(Result::ok).take(READ_AT_MOST))
-            .collect();
+        let entries: HashMap<_, _> = tables.iter().flat_map(OriginTable::read).collect();
         let mut groups: HashMap<Group, (u64, Described)> = HashMap::new();
         self.reading += 1;
         let reading = self.reading;
@@ -149,8 +141,7 @@ impl Attribution {
 
     /// Who closed first, since it was asked for.
     pub(super) fn closers(&mut self) -> Vec<CloserCount> {
-        let entries: HashMap<Closer, CloserUse> =
-            self.closers.iter().filter_map(Result::ok).take(READ_AT_MOST).collect();
+        let entries = self.closers.read();
         let count_of = |(closer, entry): (Closer, CloserUse)| {
             let is_client = closer.is_client == 1;
             CloserCount {
@@ -167,12 +158,7 @@ impl Attribution {
 
     /// What was counted is of no use when it is asked for again.
     pub(super) fn forget_closers(&mut self) {
-        let keys: HashSet<Closer> =
-            self.closers.keys().filter_map(Result::ok).take(READ_AT_MOST).collect();
-        for key in keys {
-            // One that has just gone is gone.
-            let _ = self.closers.remove(&key);
-        }
+        self.closers.clear();
     }
 
     fn process(&mut self, tgid: u32, comm: [u8; 16]) -> Arc<Process> {

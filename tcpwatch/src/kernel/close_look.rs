@@ -3,28 +3,23 @@
 //! The kernel side is told by a map. A stack is put into words once, while its process lives, and
 //! kept as long as its socket stays.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData};
-use tcpwatch_common::{Focus as WireFocus, OpeningStack, STACK_PROCESSES};
+use aya::maps::{Array, MapData};
+use tcpwatch_common::{Focus as WireFocus, OpeningStack};
 
-use super::{code::Code, records::Copied, symbols};
+use super::{code::Code, lru::LruTable, records::Copied, symbols};
 use crate::facts::{Focus, Role};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
 /// out of the ordinary. A leak has one, or a few; the rest waits its turn.
 const NEW_STACKS: usize = 4;
-/// Entries that are read of the table at most, see [`Attribution`](super::attribution).
-const READ_AT_MOST: usize = 16_384;
 /// Stacks remembered. Beyond that they are put into words again.
 const KNOWN_STACKS: usize = 256;
 
 pub(super) struct CloseLook {
     focus: Array<MapData, WireFocus>,
-    stacks: BpfHashMap<MapData, u64, OpeningStack>,
+    stacks: LruTable<u64, OpeningStack>,
     symbols_by: Option<&'static str>,
     asked: Focus,
     /// Of the sockets that the last inventory saw, by address and inode number.
@@ -38,7 +33,7 @@ type Words = Arc<[String]>;
 impl CloseLook {
     pub(super) fn new(
         focus: Array<MapData, WireFocus>,
-        stacks: BpfHashMap<MapData, u64, OpeningStack>,
+        stacks: LruTable<u64, OpeningStack>,
         symbols_by: Option<&'static str>,
     ) -> Self {
         Self {
@@ -65,7 +60,8 @@ impl CloseLook {
             tracing::debug!(%error, "cannot ask for stacks");
         }
         if focus.stacks_of.is_empty() {
-            self.forget_stacks();
+            self.stacks.clear();
+            self.known.clear();
         }
     }
 
@@ -74,8 +70,7 @@ impl CloseLook {
         if self.asked.stacks_of.is_empty() && self.of_socket.is_empty() {
             return;
         }
-        let recorded: HashMap<u64, OpeningStack> =
-            self.stacks.iter().filter_map(Result::ok).take(READ_AT_MOST).collect();
+        let recorded = self.stacks.read();
         let mut of_socket = HashMap::new();
         let mut codes = HashMap::new();
         let mut new_stacks = 0;
@@ -125,17 +120,4 @@ impl CloseLook {
         self.known.insert(key, Arc::clone(&words));
         Some(words)
     }
-
-    fn forget_stacks(&mut self) {
-        let keys: HashSet<u64> =
-            self.stacks.keys().filter_map(Result::ok).take(READ_AT_MOST).collect();
-        for key in keys {
-            // One that has just gone is gone.
-            let _ = self.stacks.remove(&key);
-        }
-        self.known.clear();
-    }
 }
-
-/// The kernel side has room for as many as the engine asks for.
-const _: () = assert!(STACK_PROCESSES >= 8);

@@ -31,8 +31,9 @@ fn of_process(pid: u32) -> Option<DescriptorUse> {
     Some(DescriptorUse { open: open(pid)?, limit, hard_limit })
 }
 
-/// Since 6.2 the size of the folder is the number of its entries (commit f1f1f2569901), which takes
-/// no permission to know; before, they must be counted.
+/// Since 6.2 the size of the folder is the number of its entries ("proc: report open files as size in stat() for /proc/pid/fd"), which takes
+/// no permission to know; before, they must be counted, which takes CAP_DAC_READ_SEARCH for processes
+/// of others.
 fn open(pid: u32) -> Option<u64> {
     let folder = format!("/proc/{pid}/fd");
     match fs::metadata(&folder).ok()?.len() {

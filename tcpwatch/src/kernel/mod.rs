@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod hooks;
 mod inventory;
+mod lru;
 mod memory;
 mod namespaces;
 mod owners;

@@ -23,6 +23,7 @@ use super::{
     error::one_line,
     hooks::Link,
     inventory::WalkerMaps,
+    lru::{self, LruTable},
     namespaces::NetnsIds,
 };
 use crate::facts::ResetCause;
@@ -93,18 +94,16 @@ impl Programs {
         check_capabilities()?;
         raise_limits();
         let types = KernelTypes::read()?;
-        let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
-        let at_least = |entries: u32| entries.max(cpus.saturating_mul(maps::LRU_ENTRIES_PER_CPU));
         let mut ebpf = EbpfLoader::new()
             // A new loader has parsed the kernel's types for relocations, of which there are none;
             // they take 22 MB, so they go before they are parsed again for attaching.
             .btf(None)
             .override_global(maps::OFFSETS, &types.offsets, true)
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
-            .map_max_entries(maps::RESET_ORIGINS, at_least(maps::RESET_ORIGINS_LIMIT))
-            .map_max_entries(maps::STRAY_RESETS, at_least(maps::STRAY_RESETS_LIMIT))
-            .map_max_entries(maps::STACKS, at_least(maps::STACKS_LIMIT))
-            .map_max_entries(maps::CLOSERS, at_least(maps::CLOSERS_LIMIT))
+            .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
+            .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
+            .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
+            .map_max_entries(maps::CLOSERS, lru::entries(maps::CLOSERS_LIMIT))
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
@@ -168,17 +167,20 @@ impl Programs {
             requests: self.take_map(maps::REQUESTS)?,
             wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
         };
-        let origins = [self.take_map(maps::RESET_ORIGINS)?, self.take_map(maps::STRAY_RESETS)?];
+        let origins = [
+            LruTable::new(self.take_map(maps::RESET_ORIGINS)?, maps::RESET_ORIGINS_LIMIT),
+            LruTable::new(self.take_map(maps::STRAY_RESETS)?, maps::STRAY_RESETS_LIMIT),
+        ];
         let sees_resets = sees_resets_sent || sees_resets_received;
         let attribution = Attribution::new(
             sees_resets.then_some(origins),
-            self.take_map(maps::CLOSERS)?,
+            LruTable::new(self.take_map(maps::CLOSERS)?, maps::CLOSERS_LIMIT),
             reset_reasons.clone(),
             ids,
         );
         let close_look = CloseLook::new(
             self.take_map(maps::FOCUS)?,
-            self.take_map(maps::STACKS)?,
+            LruTable::new(self.take_map(maps::STACKS)?, maps::STACKS_LIMIT),
             self.symbols_by,
         );
 

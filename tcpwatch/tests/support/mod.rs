@@ -151,14 +151,6 @@ pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {
     line.parse().ok()
 }
 
-/// Whether the running kernel is of this version or a later one.
-pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> Result<bool> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let mut number = || numbers.next().context("no number")?.context("not a number");
-    Ok((number()?, number()?) >= (major, minor))
-}
-
 /// The command under test.
 pub(crate) fn tcpwatch() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tcpwatch"))

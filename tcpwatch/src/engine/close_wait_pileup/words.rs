@@ -2,22 +2,24 @@
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
-use super::{Descriptors, Holders, Verdict, stacks::Stacks, turnover::Leaving};
+use super::{Descriptors, Verdict, stacks::Stacks, turnover::Leaving};
 use crate::{
-    engine::{EvidenceMap, Finding, FindingKind, Severity, Subject, text},
+    engine::{
+        EvidenceMap, Finding, FindingKind, Severity, Subject,
+        held::{Holders, name_holder},
+        text,
+    },
     facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread},
 };
 
 /// Sockets described in the evidence.
 const SAMPLES: usize = 3;
-/// Descriptors named in the subject.
-const FDS: usize = 8;
 
 /// A pileup, to be put into words.
 pub(super) struct Group<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) sockets: &'a [&'a CloseWaitSocket],
-    pub(super) holders: &'a Holders<'a>,
+    pub(super) holders: &'a Holders<'a, CloseWaitSocket>,
     pub(super) now: Timestamp,
     pub(super) window: Duration,
     pub(super) grows: bool,
@@ -77,13 +79,7 @@ impl Group<'_> {
             Role::Client => subject.peer = Some(format!("*:{}", first.peer.port)),
             Role::Server => subject.local = Some(format!("*:{}", first.local.port)),
         }
-        if let Some((_, held)) = self.holders.first() {
-            let owners = || held.iter().filter_map(|socket| socket.owner.as_ref());
-            if let Some(owner) = owners().next() {
-                subject.set_process(&owner.process);
-            }
-            subject.fds = owners().flat_map(|owner| owner.fds.iter().copied()).take(FDS).collect();
-        }
+        name_holder(&mut subject, self.holders);
         subject
     }
 

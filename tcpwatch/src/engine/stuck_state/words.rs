@@ -1,23 +1,24 @@
 //! A group that is stuck in words: title, explanation, evidence, remedies.
 
-use std::collections::{BTreeMap, HashSet};
-
 use super::by_host;
 use crate::{
-    engine::{EvidenceMap, Finding, FindingKind, Severity, Subject, text},
+    engine::{
+        EvidenceMap, Finding, FindingKind, Severity, Subject,
+        held::{Holders, name_holder},
+        text,
+    },
     facts::{Namespace, Role, TcpState, Timestamp, WaitingSocket},
 };
 
 /// Sockets described in the evidence, and peers named there.
 const SAMPLES: usize = 3;
-/// Descriptors named in the subject.
-const FDS: usize = 8;
 
 /// A group that is stuck, to be put into words.
 pub(super) struct Group<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) state: TcpState,
     pub(super) sockets: &'a [&'a WaitingSocket],
+    pub(super) holders: &'a Holders<'a, WaitingSocket>,
     pub(super) now: Timestamp,
 }
 
@@ -64,27 +65,8 @@ impl Group<'_> {
             (Role::Client, _) => subject.peer = Some(format!("*:{port}")),
             (Role::Server, _) => subject.local = Some(format!("*:{port}")),
         }
-        let mut by_pid: BTreeMap<u32, Vec<&WaitingSocket>> = BTreeMap::new();
-        for socket in self.sockets {
-            if let Some(owner) = &socket.owner {
-                by_pid.entry(owner.process.pid).or_default().push(socket);
-            }
-        }
-        if let Some(most) = by_pid.values_mut().max_by_key(|sockets| sockets.len()) {
-            most.sort_by_key(|socket| socket.since);
-            let owners = || most.iter().filter_map(|socket| socket.owner.as_ref());
-            if let Some(owner) = owners().next() {
-                subject.set_process(&owner.process);
-            }
-            subject.fds = owners().flat_map(|owner| owner.fds.iter().copied()).take(FDS).collect();
-        }
+        name_holder(&mut subject, self.holders);
         subject
-    }
-
-    /// How many processes are known to hold them.
-    fn processes(&self) -> u64 {
-        let owners = self.sockets.iter().filter_map(|socket| socket.owner.as_ref());
-        owners.map(|owner| owner.process.pid).collect::<HashSet<_>>().len() as u64
     }
 
     fn title(&self, subject: &Subject) -> String {
@@ -105,7 +87,7 @@ impl Group<'_> {
             _ if self.are_orphans() => "that no process holds any more".to_owned(),
             _ => "of an unknown process".to_owned(),
         };
-        let more = match self.processes() {
+        let more = match self.holders.len() as u64 {
             0 | 1 => String::new(),
             processes => format!(" and {}", text::count(processes - 1, "more process")),
         };
@@ -170,8 +152,8 @@ impl Group<'_> {
             .count("hosts", hosts.len() as u64);
         let most = hosts.iter().take(SAMPLES).map(|(host, sockets)| format!("{host}: {sockets}"));
         evidence.list("sockets_by_host", most.collect());
-        if self.processes() > 0 {
-            evidence.count("processes", self.processes());
+        if !self.holders.is_empty() {
+            evidence.count("processes", self.holders.len() as u64);
         }
         let mut oldest_first = self.sockets.to_vec();
         oldest_first.sort_by_key(|socket| socket.since);

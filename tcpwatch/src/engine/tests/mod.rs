@@ -20,6 +20,8 @@ mod levels;
 mod overrides;
 mod properties;
 mod reset_storm;
+mod reset_storm_restarts;
+mod reset_storm_words;
 mod sampler;
 mod self_connect_risk;
 mod self_connection;

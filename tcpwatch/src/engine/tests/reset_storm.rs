@@ -1,19 +1,19 @@
-//! `reset-storm`: against what is usual, from cumulative counts, words.
+//! `reset-storm`: against what is usual, from cumulative counts.
 
 use super::*;
 use crate::facts::{ResetCause, SeenReset};
 
 /// How long must be watched before anything is raised: ten windows.
-const COLD: Duration = seconds(600);
-const HOUR: u64 = 360;
+pub(super) const COLD: Duration = seconds(600);
+pub(super) const HOUR: u64 = 360;
 
-const REFUSED: SeenReset = SeenReset::Received(TcpState::SynSent);
-const NO_LISTENER: SeenReset = SeenReset::Sent(ResetCause::NoListener);
-const LINGER: SeenReset = SeenReset::Sent(ResetCause::LingerZero);
-const UNREAD: SeenReset = SeenReset::Sent(ResetCause::UnreadData);
+pub(super) const REFUSED: SeenReset = SeenReset::Received(TcpState::SynSent);
+pub(super) const NO_LISTENER: SeenReset = SeenReset::Sent(ResetCause::NoListener);
+pub(super) const LINGER: SeenReset = SeenReset::Sent(ResetCause::LingerZero);
+pub(super) const UNREAD: SeenReset = SeenReset::Sent(ResetCause::UnreadData);
 
 /// Resets of nginx on port 443.
-fn row(what: SeenReset) -> ResetCount {
+pub(super) fn row(what: SeenReset) -> ResetCount {
     ResetCount {
         netns: HOST,
         role: Role::Server,
@@ -26,34 +26,34 @@ fn row(what: SeenReset) -> ResetCount {
 }
 
 /// A host whose resets are counted in rows.
-struct Host {
-    watch: Watch,
-    rows: Vec<ResetCount>,
+pub(super) struct Host {
+    pub(super) watch: Watch,
+    pub(super) rows: Vec<ResetCount>,
 }
 
 impl Host {
     /// Just begun to be watched.
-    fn new(rows: impl Into<Vec<ResetCount>>) -> Self {
+    pub(super) fn new(rows: impl Into<Vec<ResetCount>>) -> Self {
         let mut host = Self { watch: Watch::new(), rows: rows.into() };
         host.look();
         host
     }
 
     /// Watched for long enough, and quiet.
-    fn quiet(rows: impl Into<Vec<ResetCount>>) -> Self {
+    pub(super) fn quiet(rows: impl Into<Vec<ResetCount>>) -> Self {
         let mut host = Self::new(rows);
         host.watch.pass(COLD);
         host.look();
         host
     }
 
-    fn look(&mut self) -> &[Finding] {
+    pub(super) fn look(&mut self) -> &[Finding] {
         self.watch.resets = Some(self.rows.clone());
         self.watch.see([super::host(), namespace(5, "blue")])
     }
 
     /// The next inventory finds that so many were added to each row.
-    fn add(&mut self, added: &[u64]) -> &[Finding] {
+    pub(super) fn add(&mut self, added: &[u64]) -> &[Finding] {
         for (row, added) in self.rows.iter_mut().zip(added) {
             row.count += added;
         }
@@ -61,21 +61,21 @@ impl Host {
         self.look()
     }
 
-    fn repeat(&mut self, inventories: u64, added: &[u64]) {
+    pub(super) fn repeat(&mut self, inventories: u64, added: &[u64]) {
         for _ in 0..inventories {
             self.add(added);
         }
     }
 
     #[track_caller]
-    fn only(&self) -> &Finding {
+    pub(super) fn only(&self) -> &Finding {
         self.watch.only()
     }
 }
 
 /// The history is kept in sixty buckets, so its mean is true to two in a hundred.
 #[track_caller]
-fn assert_usual(finding: &Finding, per_second: f64) {
+pub(super) fn assert_usual(finding: &Finding, per_second: f64) {
     let usual: f64 = text_of(finding, "usual_per_second").parse().unwrap();
     assert!((usual / per_second - 1.0).abs() < 0.02, "{usual} per second");
 }
@@ -413,105 +413,6 @@ fn each_direction_role_port_process_unit_and_namespace_is_a_group() {
 }
 
 #[test]
-fn several_causes_are_one_storm_named_after_the_largest() {
-    let mut host = Host::quiet([row(LINGER), row(UNREAD), row(NO_LISTENER)]);
-    host.add(&[200, 900, 100]);
-    let finding = host.only();
-    assert_eq!(
-        finding.title,
-        "nginx (pid 80) sent 1200 resets from port 443 within 60 s, and had none before, most of \
-         them by close() with data unread; the last to 10.0.0.7"
-    );
-    assert_eq!(text_of(finding, "by_cause"), "unread_data 900; linger_zero 200; no_listener 100");
-    assert_says(&finding.explanation, &["RFC 2525 section 2.17"]);
-}
-
-#[test]
-fn a_service_that_is_down_is_told_with_who_dials_it() {
-    let down = ResetCount {
-        netns: 5,
-        port: 8_080,
-        process: None,
-        last_peer: Some(address("2001:db8::7")),
-        ..row(NO_LISTENER)
-    };
-    let mut host = Host::new([down]);
-    host.repeat(HOUR, &[1]);
-    host.add(&[1_499]);
-    let finding = host.only();
-    assert_eq!(
-        finding.title,
-        "this host sent 1504 resets from port 8080 within 60 s in network namespace blue, 251 times \
-         the usual, all of them because nobody listens there; the last to 2001:db8::7"
-    );
-    assert_says(&finding.explanation, &["the service is down, has moved, or listens on another"]);
-    assert_says(
-        &remedies_of(finding),
-        &[
-            "ip netns exec blue tcpdump -ni any -c 40 'tcp port 8080 and",
-            "ip netns exec blue ss -ltnp '( sport = :8080 )'",
-            "2001:db8::7 among them",
-        ],
-    );
-    let expected = [
-        ("resets_in_window", "1504"),
-        ("window_seconds", "60"),
-        ("per_second", "25.067"),
-        ("usual_per_second", "0.1"),
-        ("by_cause", "no_listener 1504"),
-        ("by_state", "absent"),
-        ("last_peer", "2001:db8::7"),
-        ("quiet_seconds", "absent"),
-    ];
-    for (key, value) in expected {
-        assert_eq!(text_of(finding, key), value, "{key}");
-    }
-    let subject = &finding.subject;
-    assert_eq!((subject.process.as_deref(), subject.pid), (None, None));
-    assert_eq!((subject.local.as_deref(), subject.peer.as_deref()), (Some("*:8080"), None));
-}
-
-#[test]
-fn a_client_that_is_refused_is_told_with_the_service_it_dials() {
-    let refused = ResetCount {
-        role: Role::Client,
-        port: 5_432,
-        process: Some(process_in(7, "api", "api.service")),
-        last_peer: Some(address("10.0.0.9")),
-        ..row(REFUSED)
-    };
-    let mut host = Host::quiet([refused]);
-    host.add(&[2_000]);
-    let finding = host.only();
-    assert_eq!(
-        finding.title,
-        "api (pid 7) received 2000 resets from port 5432 within 60 s, and had none before, all of \
-         them in answer to connect(); the last from 10.0.0.9"
-    );
-    assert_eq!(text_of(finding, "by_state"), "syn_sent 2000");
-    assert_eq!(finding.subject.peer.as_deref(), Some("*:5432"));
-    assert_says(&remedies_of(finding), &["At 10.0.0.9: ss -ltnp '( sport = :5432 )'"]);
-}
-
-#[test]
-fn each_cause_and_each_state_has_words_of_its_own() {
-    let sent = ResetCause::ALL.map(SeenReset::Sent);
-    let received = TcpState::ALL.map(SeenReset::Received);
-    let mut explanations = std::collections::HashSet::new();
-    for what in sent.into_iter().chain(received) {
-        let mut host = Host::quiet([ResetCount { last_peer: None, ..row(what) }]);
-        host.add(&[700]);
-        let finding = host.only();
-        assert_says(&finding.title, &["nginx (pid 80)", "700 resets", "port 443 ", "all of them"]);
-        assert!(!finding.title.contains(';'), "no peer is known: {}", finding.title);
-        assert!(finding.remedies.len() == 3, "{what:?}");
-        explanations.insert(finding.explanation.clone());
-    }
-    // The states of a socket that this side has closed share theirs, and those without connection.
-    assert_eq!(explanations.len(), ResetCause::ALL.len() + TcpState::ALL.len() - 4 - 1);
-}
-
-#[test]
 fn without_the_hooks_nothing_is_told_and_watching_begins_anew() {
     let mut host = Host::quiet([row(NO_LISTENER)]);
     host.add(&[700]);
@@ -567,79 +468,4 @@ fn a_scan_of_all_ports_pushes_no_service_out() {
     assert_eq!(host.watch.told(), Vec::<String>::new());
     host.repeat(6, &[1_500]);
     assert_eq!(host.only().subject.port, Some(443));
-}
-
-/// A server in a container that started at `started`.
-fn boxed(container: &str, started: Timestamp) -> ResetCount {
-    let container = Some(container.to_owned());
-    let process = Process { container, started, ..(*process(80, "nginx")).clone() };
-    ResetCount { process: Some(Arc::new(process)), ..row(LINGER) }
-}
-
-#[test]
-fn a_rollout_of_containers_with_an_ordinary_rate_is_no_storm() {
-    let mut host = Host::new([boxed("0123456789ab", START)]);
-    host.repeat(HOUR, &[200]);
-    for rollout in 0..3 {
-        host.rows = vec![boxed(&format!("0123456789a{rollout}"), host.watch.now)];
-        host.repeat(HOUR, &[200]);
-        assert_eq!(host.watch.told(), Vec::<String>::new(), "{rollout}");
-    }
-    // What is too much for the last one is told.
-    host.repeat(6, &[2_100]);
-    assert_eq!(host.watch.told().first().map(String::as_str), Some("raised critical"));
-    assert_usual(host.only(), 20.0);
-}
-
-#[test]
-fn a_container_can_storm_once_it_has_been_watched_for_ten_windows() {
-    let since = START + COLD;
-    for (started, at, raised) in [
-        (since, 580, false),
-        (since, 590, true),
-        // Older than the watch.
-        (START - seconds(3_600), 0, true),
-        // Its start could not be read: it counts from the first reset.
-        (Timestamp::default(), 590, false),
-    ] {
-        let mut host = Host::quiet([]);
-        host.watch.pass(seconds(at));
-        host.look();
-        host.rows = vec![ResetCount { count: 50_000, ..boxed("0123456789ab", started) }];
-        assert_eq!(!host.add(&[]).is_empty(), raised, "{started:?} after {at} s");
-    }
-}
-
-#[test]
-fn a_service_that_is_restarted_can_storm_at_once_and_a_session_cannot() {
-    for (unit, raised) in
-        [(Some("nginx.service"), true), (Some("session-4.scope"), false), (None, true)]
-    {
-        let mut host = Host::quiet([]);
-        let unit = unit.map(str::to_owned);
-        let started = host.watch.now;
-        let process = Process { unit, started, ..(*process(81, "nginx")).clone() };
-        host.rows.push(ResetCount { process: Some(Arc::new(process)), count: 700, ..row(LINGER) });
-        assert_eq!(!host.add(&[]).is_empty(), raised, "{:?}", host.rows[0].process);
-    }
-}
-
-#[test]
-fn a_loop_that_pauses_is_over_ten_windows_after_its_last_burst() {
-    let mut host = Host::quiet([row(LINGER)]);
-    for _ in 0..4 {
-        host.add(&[700]);
-        host.repeat(29, &[0]);
-    }
-    assert_eq!(host.watch.told(), ["raised warning", "cleared warning", "raised warning"]);
-    assert_says(&host.only().explanation, &["It comes in bursts; the last was over 290 s ago."]);
-    host.repeat(31, &[0]);
-    assert_eq!(host.watch.severities(), [Severity::Warning], "600 s after it");
-    host.add(&[0]);
-    assert_eq!(host.watch.told(), ["cleared warning"]);
-    // What comes more than ten windows later is another storm.
-    host.repeat(61, &[0]);
-    host.add(&[700]);
-    host.repeat(7, &[0]);
-    assert_eq!(host.watch.told(), ["raised warning", "cleared warning"]);
 }

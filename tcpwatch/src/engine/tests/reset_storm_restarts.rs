@@ -1,0 +1,78 @@
+//! `reset-storm`: services that are replaced and programs that crash in a loop.
+
+use super::{reset_storm::*, *};
+
+/// A server in a container that started at `started`.
+fn boxed(container: &str, started: Timestamp) -> ResetCount {
+    let container = Some(container.to_owned());
+    let process = Process { container, started, ..(*process(80, "nginx")).clone() };
+    ResetCount { process: Some(Arc::new(process)), ..row(LINGER) }
+}
+
+#[test]
+fn a_rollout_of_containers_with_an_ordinary_rate_is_no_storm() {
+    let mut host = Host::new([boxed("0123456789ab", START)]);
+    host.repeat(HOUR, &[200]);
+    for rollout in 0..3 {
+        host.rows = vec![boxed(&format!("0123456789a{rollout}"), host.watch.now)];
+        host.repeat(HOUR, &[200]);
+        assert_eq!(host.watch.told(), Vec::<String>::new(), "{rollout}");
+    }
+    // What is too much for the last one is told.
+    host.repeat(6, &[2_100]);
+    assert_eq!(host.watch.told().first().map(String::as_str), Some("raised critical"));
+    assert_usual(host.only(), 20.0);
+}
+
+#[test]
+fn a_container_can_storm_once_it_has_been_watched_for_ten_windows() {
+    let since = START + COLD;
+    for (started, at, raised) in [
+        (since, 580, false),
+        (since, 590, true),
+        // Older than the watch.
+        (START - seconds(3_600), 0, true),
+        // Its start could not be read: it counts from the first reset.
+        (Timestamp::default(), 590, false),
+    ] {
+        let mut host = Host::quiet([]);
+        host.watch.pass(seconds(at));
+        host.look();
+        host.rows = vec![ResetCount { count: 50_000, ..boxed("0123456789ab", started) }];
+        assert_eq!(!host.add(&[]).is_empty(), raised, "{started:?} after {at} s");
+    }
+}
+
+#[test]
+fn a_service_that_is_restarted_can_storm_at_once_and_a_session_cannot() {
+    for (unit, raised) in
+        [(Some("nginx.service"), true), (Some("session-4.scope"), false), (None, true)]
+    {
+        let mut host = Host::quiet([]);
+        let unit = unit.map(str::to_owned);
+        let started = host.watch.now;
+        let process = Process { unit, started, ..(*process(81, "nginx")).clone() };
+        host.rows.push(ResetCount { process: Some(Arc::new(process)), count: 700, ..row(LINGER) });
+        assert_eq!(!host.add(&[]).is_empty(), raised, "{:?}", host.rows[0].process);
+    }
+}
+
+#[test]
+fn a_loop_that_pauses_is_over_ten_windows_after_its_last_burst() {
+    let mut host = Host::quiet([row(LINGER)]);
+    for _ in 0..4 {
+        host.add(&[700]);
+        host.repeat(29, &[0]);
+    }
+    assert_eq!(host.watch.told(), ["raised warning", "cleared warning", "raised warning"]);
+    assert_says(&host.only().explanation, &["It comes in bursts; the last was over 290 s ago."]);
+    host.repeat(31, &[0]);
+    assert_eq!(host.watch.severities(), [Severity::Warning], "600 s after it");
+    host.add(&[0]);
+    assert_eq!(host.watch.told(), ["cleared warning"]);
+    // What comes more than ten windows later is another storm.
+    host.repeat(61, &[0]);
+    host.add(&[700]);
+    host.repeat(7, &[0]);
+    assert_eq!(host.watch.told(), ["raised warning", "cleared warning"]);
+}
