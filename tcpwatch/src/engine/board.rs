@@ -9,22 +9,24 @@ use std::{
     collections::{HashSet, VecDeque},
 };
 
-use super::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind};
-use crate::facts::Timestamp;
+use crate::{
+    engine::finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind},
+    facts::Timestamp,
+};
 
 /// Changes that wait to be polled: as many as one inventory can make, all that held gone and as many
 /// new ones. The agent polls after each.
 const CHANGES: usize = 2 * FindingKind::ALL.len() * FINDINGS_PER_KIND;
 
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(crate) struct Board {
     findings: Vec<Finding>,
     changes: VecDeque<FindingChange>,
 }
 
 impl Board {
     /// Replaces what held by what holds.
-    pub(super) fn update(&mut self, mut found: Vec<Finding>, now: Timestamp) {
+    pub(crate) fn update(&mut self, mut found: Vec<Finding>, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
         // Names with a slash could make one id of two owners.
         let mut ids = HashSet::new();
@@ -51,11 +53,11 @@ impl Board {
         self.findings = found;
     }
 
-    pub(super) fn poll_change(&mut self) -> Option<FindingChange> {
+    pub(crate) fn poll_change(&mut self) -> Option<FindingChange> {
         self.changes.pop_front()
     }
 
-    pub(super) fn findings(&self) -> &[Finding] {
+    pub(crate) fn findings(&self) -> &[Finding] {
         &self.findings
     }
 }

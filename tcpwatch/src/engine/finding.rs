@@ -9,6 +9,9 @@ use crate::{
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
 };
 
+/// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
+pub(crate) const FINDINGS_PER_KIND: usize = 100;
+
 /// What kind of condition; the names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
@@ -224,7 +227,7 @@ pub struct Subject {
 
 impl Subject {
     /// A listener, with its owner where that is known.
-    pub(super) fn of_listener(namespace: &Namespace, listener: &Listener) -> Self {
+    pub(crate) fn of_listener(namespace: &Namespace, listener: &Listener) -> Self {
         let mut subject = Self {
             netns: namespace.name.clone(),
             role: Some(Role::Server),
@@ -292,7 +295,7 @@ pub struct Finding {
 impl Finding {
     /// Whether nobody wants to hear of it. What belongs to a namespace or a destination is nobody's:
     /// it names the process that leads at the moment, and would come and go with that.
-    pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
+    pub(crate) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
         let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
         let subject = &self.subject;
         let by_port = || subject.port.is_some_and(|port| ignore.ports.contains(&port));

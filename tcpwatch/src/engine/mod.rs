@@ -7,35 +7,14 @@
 //! `board`, which knows what is new, worse or gone. `sampler` groups the numbers. What costs the
 //! host something is asked for with [`Engine::focus`], and only while a finding needs it.
 
-mod accept_queue_overflow;
-mod bind_conflict;
-mod bind_refusal;
+mod advice;
 mod board;
-mod close_wait_pileup;
-mod closers;
-mod cut;
-mod ephemeral_port_exhaustion;
+mod detectors;
 mod finding;
-mod half_open;
-mod held;
-mod level;
-mod moved;
-mod port_holder;
-mod reserved_ports;
-mod reset_causes;
-mod reset_counts;
-mod reset_rate;
-mod reset_storm;
-mod reset_words;
-mod sampler;
+mod groups;
+mod observers;
+mod over_time;
 mod samples;
-mod self_connect_risk;
-mod self_connection;
-mod stuck_state;
-mod text;
-mod time_wait_exhaustion;
-mod trend;
-mod tw_reuse;
 
 pub use finding::{Evidence, EvidenceMap, Finding, FindingChange, FindingKind, Severity, Subject};
 pub use samples::{
@@ -44,20 +23,22 @@ pub use samples::{
 };
 
 use self::{
-    accept_queue_overflow::AcceptQueueOverflow, bind_conflict::BindConflict, board::Board,
-    close_wait_pileup::CloseWaitPileup, closers::Closers,
-    ephemeral_port_exhaustion::EphemeralPortExhaustion, half_open::HalfOpen,
-    reset_storm::ResetStorm, sampler::Sampler, self_connect_risk::SelfConnectRisk,
-    self_connection::SelfConnection, stuck_state::StuckState,
-    time_wait_exhaustion::TimeWaitExhaustion,
+    advice::text,
+    board::Board,
+    detectors::{
+        accept_queue_overflow::AcceptQueueOverflow, bind_conflict::BindConflict,
+        close_wait_pileup::CloseWaitPileup, ephemeral_port_exhaustion::EphemeralPortExhaustion,
+        reset_storm::ResetStorm, self_connect_risk::SelfConnectRisk,
+        self_connection::SelfConnection, stuck_state::StuckState,
+        time_wait_exhaustion::TimeWaitExhaustion,
+    },
+    observers::{closers::Closers, half_open::HalfOpen},
+    samples::sampler::Sampler,
 };
 use crate::{
     config,
     facts::{Event, Focus, Inventory, Timestamp},
 };
-
-/// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
-const FINDINGS_PER_KIND: usize = 100;
 
 /// The whole judgement.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What is new, worse or gone.
 
-use super::{super::FINDINGS_PER_KIND, *};
+use super::{super::finding::FINDINGS_PER_KIND, *};
 
 fn leak(watch: &Watch, count: usize) -> Vec<CloseWaitSocket> {
     times(count, &close_wait(&process(12, "backupd"), watch.now - seconds(3_600)))

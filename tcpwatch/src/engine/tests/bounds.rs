@@ -2,7 +2,7 @@
 //!
 //! What the engine remembers is measured by its `Debug` text, which shows every table in full.
 
-use super::{super::FINDINGS_PER_KIND, *};
+use super::{super::finding::FINDINGS_PER_KIND, *};
 use crate::facts::{ResetCause, SeenReset};
 
 const GARBAGE: u32 = 100_000;

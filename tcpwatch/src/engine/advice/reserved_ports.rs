@@ -1,0 +1,113 @@
+//! `ip_local_reserved_ports`: ports that the kernel gives to nobody who did not ask for them.
+//!
+//! The value as the kernel prints it, the command that adds ports to it, and what must be reserved
+//! before `ip_local_port_range` is widened. Writing it replaces the whole list, so the command has
+//! what is reserved already.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    engine::{advice::text, finding::Subject},
+    facts::Namespace,
+};
+
+/// The range that is proposed to who needs more ports: 44616 instead of 28232. Most services have
+/// their ports below 16384; 60999 is where Linux ends its own range.
+const WIDE: (u16, u16) = (16_384, 60_999);
+/// Listeners that a command names; who has more of them in there wants another plan.
+const LISTENERS: usize = 64;
+
+/// Adds `port` in the subject's namespace, in words.
+pub(crate) fn remedy(subject: &Subject, reserved: &str, port: u16) -> String {
+    let reserve = command(subject, reserved, &BTreeSet::from([port]));
+    let to_last = match &*subject.netns {
+        "host" => "the same line under /etc/sysctl.d keeps it",
+        _ => "it goes with the namespace, so set it where that is made",
+    };
+    format!(
+        "Keep the kernel off it: {reserve} (the whole list, with what is reserved now; the service \
+         binds as before; {to_last})"
+    )
+}
+
+/// How to widen the range of the subject's namespace, in words; `None` where it is wide enough. What
+/// listens where the range is to be must be reserved first, or a client is given its port.
+pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> {
+    let ports = &namespace.ports;
+    let (low, high) = ports.range;
+    let (new_low, new_high) = (low.min(WIDE.0), high.max(WIDE.1));
+    if (new_low, new_high) == (low, high) {
+        return None;
+    }
+    let is_new = |port: &u16| (new_low..=new_high).contains(port) && !(low..=high).contains(port);
+    let listeners = namespace.listeners.iter().map(|listener| listener.local.port);
+    let listeners: BTreeSet<u16> =
+        listeners.filter(is_new).filter(|port| !contain(&ports.reserved, *port)).collect();
+    let reserve = match listeners.len() {
+        0 => String::new(),
+        1..=LISTENERS => format!(
+            "first reserve what listens there, {} (the whole list, with what is reserved now), then ",
+            command(subject, &ports.reserved, &listeners)
+        ),
+        many => format!(
+            "first reserve the {many} ports that somebody listens on there (ss -Htln), then "
+        ),
+    };
+    let widen = format!("sysctl -w net.ipv4.ip_local_port_range=\"{new_low} {new_high}\"");
+    let widen = text::in_its_namespace(subject, &widen);
+    Some(format!(
+        "More ports: ip_local_port_range is {low} to {high}; {reserve}{widen}. On a Kubernetes node \
+         reserve 30000-32767 too: nobody listens on NodePorts."
+    ))
+}
+
+fn command(subject: &Subject, reserved: &str, ports: &BTreeSet<u16>) -> String {
+    let value = merged(reserved, ports);
+    let set = format!("sysctl -w net.ipv4.ip_local_reserved_ports={value}");
+    text::in_its_namespace(subject, &set)
+}
+
+/// Whether `port` is among them.
+pub(crate) fn contain(reserved: &str, port: u16) -> bool {
+    ranges(reserved).any(|(low, high)| (low..=high).contains(&port))
+}
+
+/// Ports and ranges, in order.
+fn ranges(reserved: &str) -> impl Iterator<Item = (u16, u16)> {
+    reserved.trim().split(',').filter_map(|part| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        Some((low.parse().ok()?, high.parse().ok()?))
+    })
+}
+
+/// `reserved` and `ports` as one value for the sysctl: sorted, neighbours joined.
+fn merged(reserved: &str, ports: &BTreeSet<u16>) -> String {
+    let mut all: Vec<(u16, u16)> =
+        ranges(reserved).chain(ports.iter().map(|port| (*port, *port))).collect();
+    all.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = Vec::new();
+    for (low, high) in all {
+        match joined.last_mut() {
+            Some((_, end)) if low <= end.saturating_add(1) => *end = (*end).max(high),
+            _ => joined.push((low, high)),
+        }
+    }
+    let show = |(low, high)| if low == high { format!("{low}") } else { format!("{low}-{high}") };
+    joined.into_iter().map(show).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_merged_into_what_is_reserved_already() {
+        let merged = |reserved, ports: &[u16]| merged(reserved, &ports.iter().copied().collect());
+        assert_eq!(merged("", &[40_000]), "40000");
+        assert_eq!(merged("8080,50000-50010\n", &[40_000]), "8080,40000,50000-50010");
+        assert_eq!(merged("39999,40001", &[40_000]), "39999-40001");
+        assert_eq!(merged("30000-40000", &[35_000]), "30000-40000");
+        assert_eq!(merged("65535", &[65_534]), "65534-65535");
+        assert_eq!(merged("8080", &[19_001, 19_000, 8_081, 20_000]), "8080-8081,19000-19001,20000");
+    }
+}

@@ -1,0 +1,341 @@
+//! What [`bind-conflict`](super::bind_conflict) says: the words and remedies, by what holds the port.
+
+use super::holder::{self, HeldBy, Holding};
+use crate::{
+    engine::{
+        advice::{reserved_ports, text},
+        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        over_time::moved::Moves,
+    },
+    facts::{Endpoint, Namespace, Process, Timestamp},
+};
+
+/// The cure for what a listener has left behind. Both must have set it (seen on 6.18).
+const REUSE: &str = "In the code: SO_REUSEADDR before bind(), which most servers set anyway. \
+                     Connections have it from the listener that accepted them: if that one had \
+                     not set it, those of now must end first.";
+
+/// A bind() that is refused.
+pub(crate) struct BindRefusal<'a> {
+    pub(crate) namespace: &'a Namespace,
+    /// What was asked for.
+    pub(crate) local: Endpoint,
+    pub(crate) process: Option<&'a Process>,
+    pub(crate) holding: Option<&'a Holding>,
+    pub(crate) failures: Moves,
+}
+
+impl BindRefusal<'_> {
+    pub(crate) fn finding(&self, id: String, severity: Severity, now: Timestamp) -> Finding {
+        let local = self.local;
+        let mut subject = Subject {
+            netns: self.namespace.name.clone(),
+            local: Some(local.to_string()),
+            port: Some(local.port).filter(|port| *port != 0),
+            ..Subject::default()
+        };
+        if let Some(process) = self.process {
+            subject.set_process(process);
+        }
+        let (explanation, remedies) = match self.holding {
+            _ if local.port == 0 => self.no_port_is_free(),
+            Some(holding) => self.is_held(holding),
+            None => self.nothing_is_seen(),
+        };
+        Finding {
+            id,
+            kind: FindingKind::BindConflict,
+            severity,
+            title: self.title(),
+            explanation,
+            evidence: self.evidence(),
+            remedies,
+            subject,
+            since: now,
+            last_seen: now,
+        }
+    }
+
+    fn title(&self) -> String {
+        let local = self.local;
+        let who = text::named(self.process);
+        let netns = text::in_netns(&self.namespace.name);
+        let cause = match self.holding {
+            _ if local.port == 0 => {
+                let (low, high) = self.namespace.ports.range;
+                format!("no port of {low}-{high} is free for it")
+            }
+            None => "no socket that can be seen holds it".to_owned(),
+            Some(holding) => {
+                let owner = text::named(holding.owner.as_deref());
+                let connections = text::count(holding.sockets, "connection");
+                match holding.by {
+                    HeldBy::Listener => format!("{owner} listens on {}", holding.local),
+                    HeldBy::SelfConnection => format!("{owner} is connected to itself there"),
+                    HeldBy::Outgoing => {
+                        format!("{owner} is connected from that port to {}", holding.peer)
+                    }
+                    HeldBy::Accepted => match &holding.owner {
+                        Some(_) => format!("{connections} there still open, held by {owner}"),
+                        None => format!("{connections} there still open, held by no process"),
+                    },
+                    HeldBy::OutgoingTimeWait => {
+                        format!("a connection from that port to {} is in TIME_WAIT", holding.peer)
+                    }
+                    HeldBy::AcceptedTimeWait => format!("{connections} there in TIME_WAIT"),
+                }
+            }
+        };
+        let times = match self.failures.total {
+            0 | 1 => String::new(),
+            total => format!("; refused {total} times"),
+        };
+        format!("{who} cannot bind {local}{netns}: {cause}{times}")
+    }
+
+    fn evidence(&self) -> EvidenceMap {
+        let mut evidence = EvidenceMap::default();
+        evidence
+            .count("failed_binds", self.failures.total)
+            .count("failed_binds_in_window", self.failures.in_window);
+        if let Some(holding) = self.holding {
+            evidence
+                .text("held_by", held_by(holding.by))
+                .text("holder_local", holding.local.to_string());
+            if holding.peer.port != 0 {
+                evidence.text("holder_peer", holding.peer.to_string());
+            }
+            if let Some(owner) = &holding.owner {
+                evidence
+                    .text("holder_process", owner.name.clone())
+                    .count("holder_pid", u64::from(owner.pid));
+            }
+            evidence.count("holding_sockets", holding.sockets);
+        }
+        let ports = &self.namespace.ports;
+        evidence.text("port_range", format!("{}-{}", ports.range.0, ports.range.1));
+        if !ports.reserved.is_empty() {
+            evidence.text("reserved_ports", ports.reserved.clone());
+        }
+        evidence
+    }
+
+    /// Where commands are to run: in the namespace, which the holder is in too. Who failed is gone
+    /// as a rule.
+    fn place(&self) -> Subject {
+        let mut place = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
+        if let Some(owner) = self.holding.and_then(|holding| holding.owner.as_ref()) {
+            place.set_process(owner);
+        }
+        place
+    }
+
+    fn is_held(&self, holding: &Holding) -> (String, Vec<String>) {
+        let place = self.place();
+        let port = self.local.port;
+        let here = |command: String| text::in_its_namespace(&place, &command);
+        let look = format!("Look at it: {}", here(format!("ss -Htanp '( sport = :{port} )'")));
+        let owner = text::named(holding.owner.as_deref());
+        let Holding { local, peer, .. } = holding;
+        let kill = here(format!("ss -K 'src {local} and dst {peer}'"));
+        let (low, high) = self.namespace.ports.range;
+        let (given, never_again) = if holder::is_automatic(&self.namespace.ports, port) {
+            (
+                format!(
+                    "Port {port} lies inside ip_local_port_range {low}-{high} and is not \
+                     reserved, so the kernel gave it to a connect() while nobody listened there"
+                ),
+                reserved_ports::remedy(&place, &self.namespace.ports.reserved, port),
+            )
+        } else {
+            (
+                format!(
+                    "A process bound port {port} before connect(), while nobody listened there"
+                ),
+                "In the code of the client: do not bind() the port of a service before connect()."
+                    .to_owned(),
+            )
+        };
+        let free = match &holding.owner {
+            Some(_) => format!("Free the port now: restart {owner}, or {kill}"),
+            None => format!("Free the port now: {kill}"),
+        };
+        match holding.by {
+            HeldBy::Listener => self.is_listened_on(holding, &place),
+            HeldBy::SelfConnection => (
+                format!(
+                    "{given}, and the socket, which dialled this very port, was connected to \
+                     itself (simultaneous open, RFC 9293 section 3.5). Nothing ends that but its \
+                     process."
+                ),
+                vec![
+                    free,
+                    never_again,
+                    "SO_REUSEADDR does not help: the connection is live, and its socket has not \
+                     set it."
+                        .to_owned(),
+                ],
+            ),
+            HeldBy::Outgoing => (
+                format!("{given}. It is free again when that connection has ended."),
+                vec![
+                    look,
+                    never_again,
+                    free,
+                    "SO_REUSEADDR does not help: the other socket has not set it.".to_owned(),
+                ],
+            ),
+            HeldBy::OutgoingTimeWait => (
+                format!(
+                    "{given}. That connection has ended, and TIME_WAIT holds its port for 60 s, a \
+                     constant."
+                ),
+                vec![
+                    "Wait for a minute, and start again.".to_owned(),
+                    never_again,
+                    "SO_REUSEADDR does not help here: the socket of that connection had not set \
+                     it."
+                        .to_owned(),
+                ],
+            ),
+            HeldBy::Accepted => (
+                "Nobody listens there any more, but connections that were accepted there are open. \
+                 Without SO_REUSEADDR bind() is refused until the last of them has ended, and its \
+                 TIME_WAIT too."
+                    .to_owned(),
+                vec![
+                    look,
+                    match &holding.owner {
+                        Some(_) => format!("Free the port now: end what is left of {owner}"),
+                        None => "Wait until the kernel gives them up, or take another port for now."
+                            .to_owned(),
+                    },
+                    REUSE.to_owned(),
+                    "Not by SO_LINGER 0: it turns each close into a reset and can lose data."
+                        .to_owned(),
+                ],
+            ),
+            HeldBy::AcceptedTimeWait => (
+                "This side closed first, so TIME_WAIT holds the port here for 60 s, a constant, \
+                 against every bind() without SO_REUSEADDR."
+                    .to_owned(),
+                vec![
+                    "Wait for a minute, and start again.".to_owned(),
+                    REUSE.to_owned(),
+                    "Not by SO_LINGER 0, which turns each close into a reset and can lose data, \
+                     and not by tcp_fin_timeout or tcp_tw_reuse: neither is about this."
+                        .to_owned(),
+                ],
+            ),
+        }
+    }
+
+    fn is_listened_on(&self, holding: &Holding, place: &Subject) -> (String, Vec<String>) {
+        let asked = self.local;
+        let listed = format!("ss -Htlnp '( sport = :{} )'", asked.port);
+        let look = format!("Look at it: {}", text::in_its_namespace(place, &listed));
+        let names = (&holding.owner, self.process);
+        let is_same = matches!(names, (Some(owner), Some(process)) if owner.name == process.name);
+        let same = if is_same {
+            " The same program is running already: a second instance was started, or its \
+             configuration was tried (nginx -t)."
+        } else {
+            ""
+        };
+        let holder = match (&holding.owner, place.unit.as_deref()) {
+            (None, _) => "the process that listens".to_owned(),
+            (Some(_), None) => text::named(holding.owner.as_deref()),
+            (Some(_), Some(unit)) => format!("{} of {unit}", text::named(holding.owner.as_deref())),
+        };
+        let one_of_them = if is_same {
+            format!(
+                "Keep the one that serves, which is {holder} as a rule, and end the other. If it is \
+                 to be replaced, let it close its listener first."
+            )
+        } else {
+            format!("Stop {holder}, or give one of the two another port or another address.")
+        };
+        (
+            format!(
+                "A listener on {} leaves nobody else port {} of {}: neither SO_REUSEADDR nor a \
+                 moment's wait changes that.{same}",
+                holding.local, asked.port, asked.address
+            ),
+            vec![
+                look,
+                one_of_them,
+                "If several processes are to share the port: SO_REUSEPORT before bind() in each of \
+                 them, under the same user."
+                    .to_owned(),
+            ],
+        )
+    }
+
+    fn nothing_is_seen(&self) -> (String, Vec<String>) {
+        let place = self.place();
+        let port = self.local.port;
+        let here = |command: String| text::in_its_namespace(&place, &command);
+        (
+            "What held it is gone since, or is a socket that is bound but neither listens nor is \
+             connected, which is in no table; perhaps one of the process itself, which bound the \
+             port twice."
+                .to_owned(),
+            vec![
+                format!(
+                    "Look whether it is taken still: {} (ss -tnpB shows sockets that are bound \
+                     alone, from iproute2 and Linux 6.8 on)",
+                    here(format!("ss -Htanp '( sport = :{port} )'"))
+                ),
+                "Before 6.8: lsof -nP | grep 'protocol: TCP' names the processes that have such \
+                 sockets; lsof and fuser do not find them by their port."
+                    .to_owned(),
+                "Look into the configuration of the process: the same port twice, or an IPv6 \
+                 wildcard beside an IPv4 one without IPV6_V6ONLY."
+                    .to_owned(),
+            ],
+        )
+    }
+
+    fn no_port_is_free(&self) -> (String, Vec<String>) {
+        let ports = &self.namespace.ports;
+        let place = self.place();
+        let here = |command: &str| text::in_its_namespace(&place, command);
+        let (low, high) = ports.range;
+        let mut remedies = vec![
+            format!(
+                "See who has them: {}",
+                here(&format!("ss -tanp '( sport >= :{low} and sport <= :{high} )'"))
+            ),
+            "In the code of a client that binds its address before connect(): \
+             IP_BIND_ADDRESS_NO_PORT, which leaves the port to connect()."
+                .to_owned(),
+        ];
+        remedies.extend(reserved_ports::widen(&place, self.namespace));
+        remedies.push(
+            "Close sockets that are bound and not used: they are in no table, so count the \
+             descriptors of the process."
+                .to_owned(),
+        );
+        (
+            format!(
+                "bind() with port 0 asks for any port of ip_local_port_range {low}-{high} that is \
+                 not reserved, {} of them, and each is taken on that address. Unlike connect(), \
+                 bind() cannot share a port between destinations.",
+                ports.available
+            ),
+            remedies,
+        )
+    }
+}
+
+/// As the evidence says it.
+const fn held_by(by: HeldBy) -> &'static str {
+    match by {
+        HeldBy::Listener => "listener",
+        HeldBy::SelfConnection => "self-connection",
+        HeldBy::Outgoing => "outgoing connection",
+        HeldBy::Accepted => "accepted connections",
+        HeldBy::OutgoingTimeWait => "outgoing connection in TIME_WAIT",
+        HeldBy::AcceptedTimeWait => "accepted connections in TIME_WAIT",
+    }
+}

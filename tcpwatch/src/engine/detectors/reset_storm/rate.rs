@@ -1,0 +1,242 @@
+//! The resets of one group now, against what it usually has.
+//!
+//! Now is the window that ends with the last inventory, told by cause. The usual is the mean of the
+//! history before that window. While a storm lasts, the usual goes on as it was, so that a storm is
+//! never measured by itself. Afterwards it counts as one window of it: what comes back again and
+//! again becomes a habit of that group, what came once does not. One that lasts for a whole history
+//! has become the usual. One that follows closely upon another is held over the pauses between
+//! bursts, so that a loop is told as one storm. How much is too much is left to `reset_storm`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use crate::facts::{SeenReset, Timestamp};
+
+/// Parts of a window that are kept apart; the share of the oldest one that the window still holds
+/// is taken in proportion.
+const PARTS: u32 = 6;
+/// Buckets of a history that are kept apart: a minute each with the default hour.
+const BUCKETS: u32 = 60;
+/// A storm is over when for a whole window its rate has come down by this part of the way from what
+/// raises it to the usual. Half, so that a rate that wavers around the threshold, by chance or
+/// because clients pause before they try again, is one storm and not many.
+const COOL: f64 = 0.5;
+/// Windows within which another burst is of the same loop: 10 min with the default, which is longer
+/// than the pause of whatever starts a program that has crashed (Kubernetes: 5 min at most).
+const LOOP: u32 = 10;
+
+/// The times by which a rate is judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) window: Duration,
+    pub(crate) history: Duration,
+    /// Since when the group's resets are known.
+    pub(crate) known: Timestamp,
+    /// When they were judged last.
+    pub(crate) before: Timestamp,
+    pub(crate) now: Timestamp,
+}
+
+impl Times {
+    /// How many windows, or which part of one, `time` is.
+    fn windows(&self, time: Duration) -> f64 {
+        time.as_secs_f64() / self.window.as_secs_f64()
+    }
+
+    /// How wide a bucket of the past is.
+    fn bucket(&self) -> Duration {
+        self.window.max(self.history / BUCKETS)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ResetRate {
+    /// Those of the window, oldest first.
+    recent: VecDeque<Part>,
+    /// What has left the window, oldest first.
+    past: VecDeque<Bucket>,
+    /// Those since the inventory before.
+    latest: f64,
+    storm: Option<Storm>,
+    /// When the last storm was over, by its rate and not by its age.
+    over: Option<Timestamp>,
+}
+
+/// Resets between two inventories, or a few that lie close together.
+#[derive(Debug)]
+struct Part {
+    began: Timestamp,
+    ended: Timestamp,
+    counts: BTreeMap<SeenReset, u64>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    began: Timestamp,
+    sum: f64,
+}
+
+/// A storm under way.
+#[derive(Debug)]
+pub(crate) struct Storm {
+    since: Timestamp,
+    /// When its rate was last that of a storm.
+    pub(crate) hot: Timestamp,
+    /// It followed closely upon another.
+    pub(crate) comes_back: bool,
+    /// The resets of the window that ended then, by what happened, most first; at least one.
+    pub(crate) counts: Vec<(SeenReset, u64)>,
+    /// How many a window had usually before it.
+    pub(crate) usual: f64,
+    /// Resets since a window before it was raised.
+    total: f64,
+}
+
+impl ResetRate {
+    /// Takes what was added since the last time.
+    pub(crate) fn observe(&mut self, added: &BTreeMap<SeenReset, u64>, times: &Times) {
+        let Times { window, history, before, now, .. } = *times;
+        while self.recent.front().is_some_and(|part| now.since(part.ended) >= window) {
+            let left = self.recent.pop_front();
+            // What has blown over during a storm is of that storm.
+            if let (Some(part), None) = (left, &self.storm) {
+                add(&mut self.past, part.sum(), times);
+            }
+        }
+        if let Some(storm) = &mut self.storm {
+            storm.total += sum(added);
+            add(&mut self.past, storm.usual * times.windows(now.since(before)), times);
+        }
+        while self.past.front().is_some_and(|bucket| now.since(bucket.began) > history) {
+            self.past.pop_front();
+        }
+        self.latest = sum(added);
+        if added.is_empty() {
+            return;
+        }
+        match self.recent.back_mut() {
+            Some(part) if now.since(part.began) <= window / PARTS => part.add(added, now),
+            _ => {
+                self.recent.push_back(Part { began: before, ended: now, counts: added.clone() });
+            }
+        }
+    }
+
+    /// The resets of the window by what happened, most first.
+    fn in_window(&self, times: &Times) -> Vec<(SeenReset, u64)> {
+        let begin = times.now - times.window;
+        let mut sums = BTreeMap::<SeenReset, f64>::new();
+        for part in &self.recent {
+            let share = part.share_after(begin);
+            for (what, count) in &part.counts {
+                *sums.entry(*what).or_default() += *count as f64 * share;
+            }
+        }
+        let rounded = sums.into_iter().map(|(what, sum)| (what, sum.round() as u64));
+        let mut counts: Vec<_> = rounded.filter(|(_, count)| *count > 0).collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        counts
+    }
+
+    /// How many a window usually has.
+    pub(crate) fn usual(&self, times: &Times) -> f64 {
+        if let Some(storm) = &self.storm {
+            return storm.usual;
+        }
+        let Times { window, history, known, now, .. } = *times;
+        let begin = now - window;
+        let left = |part: &Part| part.sum() * (1.0 - part.share_after(begin));
+        let before = self.recent.iter().map(left).fold(self.past(), |sum, left| sum + left);
+        // A group that was not there had none: the time counts all the same.
+        before / times.windows(begin.since(known).min(history).max(window))
+    }
+
+    /// The storm, if there is one. `limit` resets within a window raise it; `may_begin` where
+    /// enough of the past is known.
+    pub(crate) fn judge(&mut self, limit: f64, may_begin: bool, times: &Times) -> Option<&Storm> {
+        let Times { window, history, before, now, .. } = *times;
+        let counts = self.in_window(times);
+        let in_window = counts.iter().map(|(_, count)| *count as f64).sum();
+        let Some(storm) = &mut self.storm else {
+            if may_begin && in_window >= limit {
+                let usual = self.usual(times);
+                let comes_back =
+                    self.over.is_some_and(|over| now.since(over) <= window.saturating_mul(LOOP));
+                let (since, hot, total) = (now, now, in_window);
+                self.storm = Some(Storm { since, hot, comes_back, counts, usual, total });
+            }
+            return self.storm.as_ref();
+        };
+        let cool = limit - COOL * (limit - storm.usual);
+        let latest = self.latest / times.windows(now.since(before));
+        if latest >= cool && !counts.is_empty() {
+            storm.hot = now;
+            storm.counts = counts;
+        }
+        let per_window = storm.total / times.windows(storm.hot.since(storm.since) + window);
+        let hold = if storm.comes_back { window.saturating_mul(LOOP) } else { window };
+        if now.since(storm.hot) > hold {
+            // However long it was, it counts as one window.
+            add(&mut self.past, per_window, times);
+            self.storm = None;
+            self.over = Some(now);
+        } else if now.since(storm.since) >= history {
+            // As if there had never been anything else.
+            let sum = per_window * times.windows(history);
+            self.past = VecDeque::from([Bucket { began: now, sum }]);
+            self.storm = None;
+            self.over = None;
+        }
+        self.storm.as_ref()
+    }
+
+    /// How much would be lost if it were forgotten; 0 for a group that has been quiet for so long
+    /// that nothing would be.
+    pub(crate) fn weight(&self) -> f64 {
+        if self.storm.is_some() {
+            return f64::INFINITY;
+        }
+        self.recent.iter().fold(self.past(), |sum, part| sum + part.sum())
+    }
+
+    /// What has left the window within the history.
+    fn past(&self) -> f64 {
+        self.past.iter().fold(0.0, |sum, bucket| sum + bucket.sum)
+    }
+}
+
+impl Part {
+    fn add(&mut self, added: &BTreeMap<SeenReset, u64>, now: Timestamp) {
+        self.ended = self.ended.max(now);
+        for (what, count) in added {
+            let sum = self.counts.entry(*what).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
+    fn sum(&self) -> f64 {
+        sum(&self.counts)
+    }
+
+    /// Which share of it falls after `time`, as if it had come evenly.
+    fn share_after(&self, time: Timestamp) -> f64 {
+        let lasted = self.ended.since(self.began);
+        let after = self.ended.since(time.max(self.began));
+        if lasted <= after { 1.0 } else { after.as_secs_f64() / lasted.as_secs_f64() }
+    }
+}
+
+fn sum(counts: &BTreeMap<SeenReset, u64>) -> f64 {
+    counts.values().map(|count| *count as f64).sum()
+}
+
+/// Adds to the newest bucket, or to another once that is as old as a bucket is wide.
+fn add(past: &mut VecDeque<Bucket>, amount: f64, times: &Times) {
+    match past.back_mut() {
+        _ if amount <= 0.0 => {}
+        Some(bucket) if times.now.since(bucket.began) < times.bucket() => bucket.sum += amount,
+        _ => past.push_back(Bucket { began: times.now, sum: amount }),
+    }
+}

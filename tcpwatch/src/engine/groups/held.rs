@@ -1,0 +1,102 @@
+//! Sockets of one service in one process's hands: how the kinds that judge such group and name them.
+
+use std::{cmp::Reverse, collections::BTreeMap, fmt};
+
+use crate::{
+    engine::finding::Subject,
+    facts::{CloseWaitSocket, NetnsId, Owner, Process, Role, Timestamp, WaitingSocket},
+};
+
+/// Descriptors named in the subject.
+const FDS: usize = 8;
+
+/// A socket that somebody may hold.
+pub(crate) trait Held {
+    fn owner(&self) -> Option<&Owner>;
+    fn role(&self) -> Role;
+    fn service_port(&self) -> u16;
+    fn since(&self) -> Timestamp;
+
+    fn process(&self) -> Option<&Process> {
+        self.owner().map(|owner| &*owner.process)
+    }
+}
+
+macro_rules! held {
+    ($($socket:ty),+) => {
+        $(impl Held for $socket {
+            fn owner(&self) -> Option<&Owner> {
+                self.owner.as_ref()
+            }
+
+            fn role(&self) -> Role {
+                self.role
+            }
+
+            fn service_port(&self) -> u16 {
+                self.service_port()
+            }
+
+            fn since(&self) -> Timestamp {
+                self.since
+            }
+        })+
+    };
+}
+held!(CloseWaitSocket, WaitingSocket);
+
+/// Whose sockets are counted together. Displayed it is the end of an id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceKey<'a> {
+    netns: NetnsId,
+    process: &'a str,
+    unit: &'a str,
+    role: Role,
+    port: u16,
+}
+
+impl<'a> ServiceKey<'a> {
+    pub(crate) fn of(netns: NetnsId, socket: &'a impl Held) -> Self {
+        let process = socket.process();
+        Self {
+            netns,
+            process: process.map_or("", |process| &process.name),
+            unit: process.map_or("", Process::unit_label),
+            role: socket.role(),
+            port: socket.service_port(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { netns, process, unit, role, port } = self;
+        write!(f, "{netns}/{process}/{unit}/{}/{port}", role.label())
+    }
+}
+
+/// Sockets by process, those of the largest first, the oldest of each first.
+pub(crate) type Holders<'a, S> = Vec<(u32, Vec<&'a S>)>;
+
+pub(crate) fn holders<'a, S: Held>(sockets: &[&'a S]) -> Holders<'a, S> {
+    let mut by_pid: BTreeMap<u32, Vec<&S>> = BTreeMap::new();
+    for socket in sockets {
+        if let Some(process) = socket.process() {
+            by_pid.entry(process.pid).or_default().push(socket);
+        }
+    }
+    let mut holders: Holders<'a, S> = by_pid.into_iter().collect();
+    holders.iter_mut().for_each(|(_, held)| held.sort_by_key(|socket| socket.since()));
+    holders.sort_by_key(|(_, held)| Reverse(held.len()));
+    holders
+}
+
+/// Fills in the process that holds most, with the descriptors of its oldest sockets.
+pub(crate) fn name_holder(subject: &mut Subject, holders: &Holders<'_, impl Held>) {
+    let Some((_, held)) = holders.first() else { return };
+    let owners = || held.iter().filter_map(|socket| socket.owner());
+    if let Some(owner) = owners().next() {
+        subject.set_process(&owner.process);
+    }
+    subject.fds = owners().flat_map(|owner| owner.fds.iter().copied()).take(FDS).collect();
+}

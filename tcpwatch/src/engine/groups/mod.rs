@@ -1,0 +1,4 @@
+//! Which sockets are judged together, and how a group is named.
+
+pub(crate) mod destinations;
+pub(crate) mod held;

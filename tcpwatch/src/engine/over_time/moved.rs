@@ -1,0 +1,111 @@
+//! How far a counter has moved lately.
+//!
+//! What is raised by a counter, or by events that are counted, is raised by how far it moved within
+//! a window, and holds for that window after its last move.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::facts::Timestamp;
+
+/// Parts of a window that are told apart: a move is forgotten at most a sixth of the window late.
+const PARTS: u32 = 6;
+
+/// The moves of one counter.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moved {
+    /// Since it began to move, without a pause of a window.
+    total: u64,
+    /// Those of the last window, oldest first.
+    recent: VecDeque<Part>,
+}
+
+/// Moves that lie close together.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    sum: u64,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+/// What has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moves {
+    /// Since it began to move; 0 when it has been still for a window.
+    pub(crate) total: u64,
+    /// Within the window.
+    pub(crate) in_window: u64,
+    /// From the first move within the window to the last.
+    pub(crate) lasted: Duration,
+}
+
+impl Moved {
+    /// Takes what has been added since the last time, and says how much it is altogether.
+    pub(crate) fn observe(&mut self, added: u64, window: Duration, now: Timestamp) -> Moves {
+        self.recent.retain(|part| now.since(part.last) <= window);
+        if self.recent.is_empty() {
+            self.total = 0;
+        }
+        if added > 0 {
+            self.total = self.total.saturating_add(added);
+            match self.recent.back_mut() {
+                Some(part) if now.since(part.first) < window / PARTS => {
+                    part.sum = part.sum.saturating_add(added);
+                    part.last = part.last.max(now);
+                }
+                _ => self.recent.push_back(Part { sum: added, first: now, last: now }),
+            }
+        }
+        let first = self.recent.front().map_or(now, |part| part.first);
+        let last = self.recent.back().map_or(now, |part| part.last);
+        Moves {
+            total: self.total,
+            in_window: self.recent.iter().fold(0, |sum, part| sum.saturating_add(part.sum)),
+            lasted: last.since(first),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_ns(second * 1_000_000_000)
+    }
+
+    #[test]
+    fn what_moved_is_told_for_a_window_after_the_last_move_and_summed_within_one() {
+        let mut moved = Moved::default();
+        let mut told = |added, second| {
+            let moves = moved.observe(added, WINDOW, at(second));
+            (moves.total, moves.in_window, moves.lasted.as_secs())
+        };
+        assert_eq!(told(0, 0), (0, 0, 0));
+        assert_eq!(told(3, 100), (3, 3, 0));
+        assert_eq!(told(2, 109), (5, 5, 9), "one part of the window");
+        assert_eq!(told(1, 110), (6, 6, 10), "another");
+        assert_eq!(told(0, 169), (6, 6, 10), "the last of the first part is a window ago");
+        assert_eq!(told(0, 170), (6, 1, 0));
+        assert_eq!(told(4, 170), (10, 5, 60));
+        assert_eq!(told(0, 230), (10, 4, 0));
+        assert_eq!(told(0, 231), (0, 0, 0));
+        assert_eq!(told(7, 231), (7, 7, 0));
+    }
+
+    #[test]
+    fn moves_are_kept_in_few_parts_however_many_there_are() {
+        let mut moved = Moved::default();
+        for second in 0..10_000 {
+            let moves = moved.observe(2, WINDOW, at(second));
+            assert!(moves.in_window <= 2 * 71, "{moves:?}");
+            assert!(moves.in_window >= 2 * 61 || second < 60, "{moves:?}");
+            assert!(moved.recent.len() <= 8, "{}", moved.recent.len());
+        }
+        // Time that runs backwards adds to what is there.
+        assert_eq!(moved.observe(1, WINDOW, at(0)).total, 20_001);
+        let all = moved.observe(u64::MAX, WINDOW, at(10_000));
+        assert_eq!((all.total, all.in_window), (u64::MAX, u64::MAX));
+    }
+}

@@ -1,0 +1,135 @@
+//! The numbers that are published, already grouped as their labels want them.
+//!
+//! Grouping and cutting by owner is judgement, so it is done here and not where it is published:
+//! a gauge keeps the largest `limits.owners` and sums the rest under [`OTHER`]; a counter's owner,
+//! once named, stays named, so that `other` never falls.
+
+use std::{sync::Arc, time::Duration};
+
+pub(crate) mod cut;
+pub(crate) mod sampler;
+
+use crate::{
+    engine::finding::{FindingKind, Severity},
+    facts::{ConnectFailure, NetstatCounters, Role, StateCounts},
+};
+
+/// The `process` label of what was cut.
+pub const OTHER: &str = "other";
+
+/// What one namespace label shows; namespaces without a name are summed under the empty one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamespaceSample {
+    /// The `netns` label.
+    pub netns: Arc<str>,
+    /// Sockets by state.
+    pub sockets: StateCounts,
+    /// `tcp_max_tw_buckets`.
+    pub time_wait_limit: Option<u64>,
+    /// Ports taken for the worst destination.
+    pub ports_used: u64,
+    /// Ports that a destination can have.
+    pub ports_available: u64,
+    /// Sockets connected to themselves.
+    pub self_connected: u64,
+}
+
+/// Counters of one namespace label since the agent started; a namespace once named stays named.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamespaceTotals {
+    /// The `netns` label.
+    pub netns: Arc<str>,
+    /// Self-connections seen to be made.
+    pub self_connections: u64,
+    /// From `/proc/net/netstat`; `None` where that could not be read.
+    pub netstat: Option<NetstatCounters>,
+}
+
+/// The labels that name an owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerLabels {
+    /// `comm` of the process, empty where unknown, [`OTHER`] where cut.
+    pub process: String,
+    /// systemd unit, container or pod, empty where unknown.
+    pub unit: String,
+}
+
+/// Sockets in CLOSE_WAIT of one owner and service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CloseWaitSample {
+    /// The `netns` label.
+    pub netns: Arc<str>,
+    /// Who.
+    pub owner: OwnerLabels,
+    /// `None` only under [`OTHER`].
+    pub role: Option<Role>,
+    /// `None` only under [`OTHER`].
+    pub port: Option<u16>,
+    /// How many.
+    pub sockets: u64,
+    /// Age of the oldest.
+    pub oldest: Duration,
+}
+
+/// The queues of one owner's listeners on one port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerSample {
+    /// The `netns` label.
+    pub netns: Arc<str>,
+    /// Who.
+    pub owner: OwnerLabels,
+    /// `None` only under [`OTHER`].
+    pub port: Option<u16>,
+    /// Half-open requests.
+    pub half_open: u64,
+    /// Connections that wait for accept().
+    pub accept_queue: u64,
+    /// How many may.
+    pub accept_limit: u64,
+}
+
+/// Failed connects of one owner since the agent started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnectFailureSample {
+    /// Who.
+    pub owner: OwnerLabels,
+    /// Why.
+    pub reason: ConnectFailure,
+    /// How many.
+    pub total: u64,
+}
+
+/// An active finding as labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FindingSample {
+    /// What kind.
+    pub kind: FindingKind,
+    /// How bad.
+    pub severity: Severity,
+    /// The `netns` label.
+    pub netns: Arc<str>,
+    /// Who.
+    pub owner: OwnerLabels,
+    /// Which service, where the finding has one.
+    pub port: Option<u16>,
+    /// Findings that share these labels: those under [`OTHER`], and destinations that differ only in
+    /// their address.
+    pub count: u64,
+}
+
+/// Everything that the engine has to publish, as of the last inventory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// By namespace.
+    pub namespaces: Vec<NamespaceSample>,
+    /// Counters by namespace.
+    pub namespace_totals: Vec<NamespaceTotals>,
+    /// By owner and service.
+    pub close_wait: Vec<CloseWaitSample>,
+    /// By owner and port.
+    pub listeners: Vec<ListenerSample>,
+    /// By owner and reason.
+    pub connect_failures: Vec<ConnectFailureSample>,
+    /// Active findings.
+    pub findings: Vec<FindingSample>,
+}

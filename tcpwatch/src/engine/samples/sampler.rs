@@ -1,0 +1,331 @@
+//! Groups the numbers as their labels want them, and cuts them; see [`Samples`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::cut::{NamedTotals, largest};
+use crate::{
+    engine::{
+        finding::Finding,
+        samples::{
+            CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
+            NamespaceTotals, OTHER, OwnerLabels, Samples,
+        },
+    },
+    facts::{
+        ConnectFailure, Event, Inventory, Namespace, NetnsId, NetstatCounters, Owner, Process,
+        Timestamp,
+    },
+};
+
+/// Self-connections that wait for the name of their namespace: those between two inventories in a
+/// namespace that is new, so hardly ever one.
+const UNNAMED: usize = 1_024;
+
+/// A counter of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Total {
+    SelfConnections,
+    TimeWaitOverflows,
+    ListenOverflows,
+    ListenDrops,
+    SyncookiesSent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    owners: usize,
+    gauges: Samples,
+    connect_failures: NamedTotals<OwnerLabels, ConnectFailure>,
+    totals: NamedTotals<Arc<str>, Total>,
+    /// The last counters of each namespace that is there.
+    netstat: HashMap<NetnsId, NetstatCounters>,
+    /// Names of the namespaces that are there.
+    names: HashMap<NetnsId, Arc<str>>,
+    /// The namespaces of self-connections that came before an inventory has named them.
+    unnamed_self_connections: Vec<NetnsId>,
+}
+
+impl Sampler {
+    pub(crate) fn new(owners: usize) -> Self {
+        let other = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
+        Self {
+            owners,
+            gauges: Samples::default(),
+            connect_failures: NamedTotals::new(owners, other),
+            totals: NamedTotals::new(owners, OTHER.into()),
+            netstat: HashMap::new(),
+            names: HashMap::new(),
+            unnamed_self_connections: Vec::new(),
+        }
+    }
+
+    pub(crate) fn reconfigure(&mut self, owners: usize) {
+        self.owners = owners;
+        self.connect_failures.set_limit(owners);
+        self.totals.set_limit(owners);
+    }
+
+    pub(crate) fn handle_event(&mut self, event: &Event) {
+        match event {
+            Event::ConnectFailed { reason, process, .. } => {
+                self.connect_failures.add(&labels(process.as_deref()), *reason, 1);
+            }
+            Event::SelfConnection { netns, .. } => match self.names.get(netns) {
+                Some(name) => self.totals.add(&name.clone(), Total::SelfConnections, 1),
+                // The next inventory may know its name; the rest of a flood goes without.
+                None if self.unnamed_self_connections.len() < UNNAMED => {
+                    self.unnamed_self_connections.push(*netns);
+                }
+                None => self.totals.add(&"".into(), Total::SelfConnections, 1),
+            },
+            Event::BindFailed { .. } => {}
+        }
+    }
+
+    pub(crate) fn handle_inventory(
+        &mut self,
+        inventory: &Inventory,
+        now: Timestamp,
+        findings: &[Finding],
+    ) {
+        self.count_totals(inventory);
+        self.gauges = Samples {
+            namespaces: self.namespaces(inventory),
+            close_wait: self.close_wait(inventory, now),
+            listeners: self.listeners(inventory),
+            findings: self.findings(findings),
+            ..Samples::default()
+        };
+    }
+
+    pub(crate) fn samples(&self) -> Samples {
+        let mut samples = self.gauges.clone();
+        samples.connect_failures = self
+            .connect_failures
+            .iter()
+            .map(|(owner, reason, total)| ConnectFailureSample {
+                owner: owner.clone(),
+                reason,
+                total,
+            })
+            .collect();
+        samples.namespace_totals = self.namespace_totals();
+        samples
+    }
+
+    fn count_totals(&mut self, inventory: &Inventory) {
+        self.names = inventory
+            .namespaces
+            .iter()
+            .map(|namespace| (namespace.id, namespace.name.clone()))
+            .collect();
+        for netns in std::mem::take(&mut self.unnamed_self_connections) {
+            let name = self.names.get(&netns).cloned().unwrap_or_default();
+            self.totals.add(&name, Total::SelfConnections, 1);
+        }
+        let mut before = std::mem::take(&mut self.netstat);
+        for namespace in &inventory.namespaces {
+            self.totals.add(&namespace.name, Total::SelfConnections, 0);
+            let old = before.remove(&namespace.id);
+            // Counters that could not be read this once have not moved.
+            let Some(new) = namespace.netstat.or(old) else { continue };
+            // What was counted before the first look is not ours to report.
+            let old = old.unwrap_or(new);
+            let name = &namespace.name;
+            for (total, new, old) in [
+                (Total::TimeWaitOverflows, new.time_wait_overflows, old.time_wait_overflows),
+                (Total::ListenOverflows, new.listen_overflows, old.listen_overflows),
+                (Total::ListenDrops, new.listen_drops, old.listen_drops),
+                (Total::SyncookiesSent, new.syncookies_sent, old.syncookies_sent),
+            ] {
+                self.totals.add(name, total, new.saturating_sub(old));
+            }
+            self.netstat.insert(namespace.id, new);
+        }
+    }
+
+    fn namespace_totals(&self) -> Vec<NamespaceTotals> {
+        let mut by_name: BTreeMap<Arc<str>, NamespaceTotals> = BTreeMap::new();
+        for (name, total, count) in self.totals.iter() {
+            let sample = by_name.entry(name.clone()).or_insert_with(|| NamespaceTotals {
+                netns: name.clone(),
+                ..NamespaceTotals::default()
+            });
+            let netstat = &mut sample.netstat;
+            match total {
+                Total::SelfConnections => sample.self_connections = count,
+                Total::TimeWaitOverflows => {
+                    netstat.get_or_insert_default().time_wait_overflows = count
+                }
+                Total::ListenOverflows => netstat.get_or_insert_default().listen_overflows = count,
+                Total::ListenDrops => netstat.get_or_insert_default().listen_drops = count,
+                Total::SyncookiesSent => netstat.get_or_insert_default().syncookies_sent = count,
+            }
+        }
+        by_name.into_values().collect()
+    }
+
+    /// Namespaces of one name are summed; of their destinations the worst counts.
+    fn namespaces(&self, inventory: &Inventory) -> Vec<NamespaceSample> {
+        let mut by_name: BTreeMap<Arc<str>, NamespaceSample> = BTreeMap::new();
+        for namespace in &inventory.namespaces {
+            let sample = namespace_sample(namespace);
+            match by_name.get_mut(&namespace.name) {
+                Some(sum) => add_namespace(sum, &sample),
+                None => drop(by_name.insert(namespace.name.clone(), sample)),
+            }
+        }
+        let rows = by_name.into_values().collect();
+        largest(
+            rows,
+            self.owners,
+            // `None`, the least, so that one of this name is part of the rest and not beside it.
+            |row| (&*row.netns != OTHER).then(|| row.sockets.total()),
+            |rest| {
+                let mut sum = NamespaceSample { netns: OTHER.into(), ..NamespaceSample::default() };
+                rest.iter().for_each(|row| add_namespace(&mut sum, row));
+                sum
+            },
+        )
+    }
+
+    fn close_wait(&self, inventory: &Inventory, now: Timestamp) -> Vec<CloseWaitSample> {
+        let mut groups: BTreeMap<_, (u64, Duration)> = BTreeMap::new();
+        for namespace in &inventory.namespaces {
+            for socket in &namespace.close_wait {
+                let owner = labels(socket.owner.as_ref().map(|owner| &*owner.process));
+                let key =
+                    (namespace.name.clone(), owner, Some(socket.role), Some(socket.service_port()));
+                let (sockets, oldest) = groups.entry(key).or_default();
+                *sockets += 1;
+                *oldest = (*oldest).max(now.since(socket.since));
+            }
+            let beyond: u64 = namespace.close_wait_beyond.values().sum();
+            if beyond > 0 {
+                let owner = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
+                let key = (namespace.name.clone(), owner, None, None);
+                groups.entry(key).or_default().0 += beyond;
+            }
+        }
+        let rows = groups.into_iter().map(|((netns, owner, role, port), (sockets, oldest))| {
+            CloseWaitSample { netns, owner, role, port, sockets, oldest }
+        });
+        largest(
+            rows.collect(),
+            self.owners,
+            // Likewise what is beyond the description in namespaces without a name.
+            |row| (row.role.is_some() || !row.netns.is_empty()).then_some(row.sockets),
+            |rest| CloseWaitSample {
+                netns: "".into(),
+                owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
+                role: None,
+                port: None,
+                sockets: rest.iter().map(|row| row.sockets).sum(),
+                oldest: rest.iter().map(|row| row.oldest).max().unwrap_or_default(),
+            },
+        )
+    }
+
+    /// Listeners that share owner and port (SO_REUSEPORT) are summed.
+    fn listeners(&self, inventory: &Inventory) -> Vec<ListenerSample> {
+        let mut groups: BTreeMap<_, [u64; 3]> = BTreeMap::new();
+        for namespace in &inventory.namespaces {
+            for listener in &namespace.listeners {
+                let owner = labels(listener.owner.as_ref().map(|owner: &Owner| &*owner.process));
+                let key = (namespace.name.clone(), owner, Some(listener.local.port));
+                let sums = groups.entry(key).or_default();
+                sums[0] += u64::from(listener.half_open);
+                sums[1] += u64::from(listener.accept_queue);
+                sums[2] += u64::from(listener.accept_limit);
+            }
+        }
+        let rows = groups.into_iter().map(|((netns, owner, port), sums)| ListenerSample {
+            netns,
+            owner,
+            port,
+            half_open: sums[0],
+            accept_queue: sums[1],
+            accept_limit: sums[2],
+        });
+        // The fullest matter most, then the widest.
+        let size = |row: &ListenerSample| (row.half_open + row.accept_queue, row.accept_limit);
+        largest(rows.collect(), self.owners, size, |rest| ListenerSample {
+            netns: "".into(),
+            owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
+            port: None,
+            half_open: rest.iter().map(|row| row.half_open).sum(),
+            accept_queue: rest.iter().map(|row| row.accept_queue).sum(),
+            accept_limit: rest.iter().map(|row| row.accept_limit).sum(),
+        })
+    }
+
+    fn findings(&self, findings: &[Finding]) -> Vec<FindingSample> {
+        let mut rows: Vec<FindingSample> = Vec::new();
+        for (index, finding) in findings.iter().enumerate() {
+            let subject = &finding.subject;
+            let mut sample = FindingSample {
+                kind: finding.kind,
+                severity: finding.severity,
+                netns: subject.netns.clone(),
+                owner: OwnerLabels {
+                    process: subject.process.clone().unwrap_or_default(),
+                    unit: subject.unit_label().to_owned(),
+                },
+                port: subject.port,
+                count: 1,
+            };
+            // Findings come worst first, so what is cut is the mildest.
+            if index >= self.owners {
+                sample.netns = "".into();
+                sample.owner = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
+                sample.port = None;
+            }
+            match rows.iter_mut().find(|row| FindingSample { count: 1, ..(*row).clone() } == sample)
+            {
+                Some(row) => row.count += 1,
+                None => rows.push(sample),
+            }
+        }
+        rows
+    }
+}
+
+fn labels(process: Option<&Process>) -> OwnerLabels {
+    process.map_or_else(OwnerLabels::default, |process| OwnerLabels {
+        process: process.name.clone(),
+        unit: process.unit_label().to_owned(),
+    })
+}
+
+fn namespace_sample(namespace: &Namespace) -> NamespaceSample {
+    NamespaceSample {
+        netns: namespace.name.clone(),
+        sockets: namespace.sockets,
+        time_wait_limit: namespace.time_wait.limit,
+        ports_used: namespace
+            .ports
+            .worst
+            .map_or(u64::from(namespace.ports.pinned), |worst| u64::from(worst.used)),
+        ports_available: u64::from(namespace.ports.available),
+        self_connected: namespace.self_connected.len() as u64,
+    }
+}
+
+/// Adds a namespace of the same label. Ports are those of the one that is nearest its limit.
+fn add_namespace(sum: &mut NamespaceSample, other: &NamespaceSample) {
+    sum.sockets.add(&other.sockets);
+    sum.self_connected += other.self_connected;
+    sum.time_wait_limit = match (sum.time_wait_limit, other.time_wait_limit) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let nearer = other.ports_used * sum.ports_available.max(1)
+        > sum.ports_used * other.ports_available.max(1);
+    if nearer || sum.ports_available == 0 {
+        (sum.ports_used, sum.ports_available) = (other.ports_used, other.ports_available);
+    }
+}
