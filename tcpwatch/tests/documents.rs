@@ -89,44 +89,6 @@ fn architecture_can_be_read_at_once() -> Result<()> {
     Ok(())
 }
 
-/// The engine is given time and facts, and returns findings: it reads and waits for nothing.
-#[test]
-fn engine_and_facts_know_no_clock_no_system_and_no_runtime() -> Result<()> {
-    const FORBIDDEN: [&str; 13] = [
-        "tokio",
-        "aya",
-        "libc",
-        "rustix",
-        "tracing",
-        "fs",
-        "io",
-        "env",
-        "thread",
-        "Instant",
-        "SystemTime",
-        "TcpStream",
-        "UdpSocket",
-    ];
-    for folder in ["tcpwatch/src/engine", "tcpwatch/src/facts"] {
-        for entry in fs::read_dir(in_repository(folder))? {
-            let file = entry?.path();
-            if file.extension().is_none_or(|extension| extension != "rs") {
-                continue;
-            }
-            let text = fs::read_to_string(&file)?;
-            for line in text.lines().filter(|line| line.trim_start().starts_with("use ")) {
-                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
-                let found = words.find(|word| FORBIDDEN.contains(word));
-                ensure!(found.is_none(), "{}: {line}", file.display());
-            }
-            let paths = ["std::fs::", "std::io::", "std::time::Instant", "tokio::", "libc::"];
-            let found = paths.iter().find(|path| text.contains(*path));
-            ensure!(found.is_none(), "{} names {found:?}", file.display());
-        }
-    }
-    Ok(())
-}
-
 /// Every relative link of every document leads to a file.
 #[test]
 fn links_between_documents_lead_somewhere() -> Result<()> {

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tcpwatch::{
     config::Config,
     engine::{Engine, Finding, FindingChange, FindingKind},
-    incident::Recording,
+    incident::{Fact, Recording},
     publish::{WallClock, findings_json},
 };
 
@@ -169,6 +169,39 @@ fn every_kind_of_finding_has_a_recording_in_which_it_is_raised_and_cleared() -> 
         }
         let ended = told.first() == Some(&"raised") && told.last() == Some(&"cleared");
         ensure!(ended, "{} has this of its kind: {told:?}", kind.name());
+    }
+    Ok(())
+}
+
+/// Two engines are given the same facts until the kind is raised. One then switches it off, and both
+/// judge the same inventory again.
+#[test]
+fn a_reload_reaches_the_detector_of_every_kind() -> Result<()> {
+    let on = config()?;
+    for kind in FindingKind::ALL {
+        let section = kind.name().replace('-', "_");
+        let key = format!("[detect.{section}]\nenabled = false\n");
+        let off = Config::parse(&key, Path::new("off.toml"))?;
+        let engine = || Engine::new(&on.detect, &on.ignore, on.limits.owners);
+        let (mut kept, mut reloaded) = (engine(), engine());
+        let holds = |engine: &Engine| engine.findings().iter().any(|it| it.kind == kind);
+        let mut raised = None;
+        for fact in open(kind.name())? {
+            let fact = fact?;
+            fact.give_to(&mut kept);
+            fact.give_to(&mut reloaded);
+            if holds(&reloaded) {
+                raised = Some(fact);
+                break;
+            }
+        }
+        let raised = raised.with_context(|| format!("{kind:?} is never raised"))?;
+        ensure!(matches!(raised, Fact::Inventory { .. }), "{kind:?} is raised by an event");
+        reloaded.reconfigure(&off.detect, &on.ignore, on.limits.owners);
+        raised.give_to(&mut kept);
+        raised.give_to(&mut reloaded);
+        ensure!(holds(&kept), "{kind:?} does not hold without a reload");
+        ensure!(!holds(&reloaded), "{kind:?} is switched off and holds");
     }
     Ok(())
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use crate::{
-    engine::finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind},
+    engine::{
+        advice::text,
+        finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
+    },
     facts::Timestamp,
 };
 
@@ -25,32 +28,32 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Replaces what held by what holds.
-    pub(crate) fn update(&mut self, mut found: Vec<Finding>, now: Timestamp) {
+    /// Replaces what held by what holds. Every string is made plain here, whoever chose it.
+    pub(crate) fn update(&mut self, found: Vec<Verdict>, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
         // Names with a slash could make one id of two owners.
         let mut ids = HashSet::new();
-        found.retain(|finding| ids.insert(finding.id.clone()));
-        for finding in &mut found {
-            finding.last_seen = now;
-            let known = before.iter().position(|old| old.id == finding.id);
-            let Some(old) = known.map(|index| before.swap_remove(index)) else {
-                self.changes.push_back(FindingChange::Raised(finding.clone()));
-                continue;
-            };
-            finding.since = old.since;
-            if finding.severity != old.severity {
-                self.changes.push_back(FindingChange::SeverityChanged {
-                    finding: finding.clone(),
-                    from: old.severity,
-                });
+        for verdict in found.into_iter().filter(|verdict| ids.insert(verdict.id.clone())) {
+            let known = before.iter().position(|old| old.id == verdict.id);
+            let old = known.map(|index| before.swap_remove(index));
+            let since = old.as_ref().map_or(now, |old| old.since);
+            let mut finding = Finding::new(verdict, since, now);
+            text::keep_plain(&mut finding);
+            match old {
+                None => self.changes.push_back(FindingChange::Raised(finding.clone())),
+                Some(old) if old.severity != finding.severity => {
+                    let (finding, from) = (finding.clone(), old.severity);
+                    self.changes.push_back(FindingChange::SeverityChanged { finding, from });
+                }
+                Some(_) => {}
             }
+            self.findings.push(finding);
         }
         self.changes.extend(before.into_iter().map(FindingChange::Cleared));
         let excess = self.changes.len().saturating_sub(CHANGES);
         self.changes.drain(..excess);
-        found.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
-        self.findings = found;
+        let order = |finding: &Finding| (Reverse(finding.severity), finding.id.clone());
+        self.findings.sort_by_cached_key(order);
     }
 
     pub(crate) fn poll_change(&mut self) -> Option<FindingChange> {

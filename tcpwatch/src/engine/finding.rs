@@ -267,6 +267,20 @@ fn serialize_role<S: Serializer>(role: &Option<Role>, serializer: S) -> Result<S
     role.map(Role::label).serialize(serializer)
 }
 
+/// A condition that holds in a round, as its detector says it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Verdict {
+    /// Stable while the condition lasts.
+    pub(crate) id: String,
+    pub(crate) kind: FindingKind,
+    pub(crate) severity: Severity,
+    pub(crate) title: String,
+    pub(crate) explanation: String,
+    pub(crate) evidence: EvidenceMap,
+    pub(crate) subject: Subject,
+    pub(crate) remedies: Vec<String>,
+}
+
 /// A condition that holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
@@ -293,8 +307,28 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Whether nobody wants to hear of it. What belongs to a namespace or a destination is nobody's:
-    /// it names the process that leads at the moment, and would come and go with that.
+    /// The finding that a verdict makes.
+    pub(crate) fn new(verdict: Verdict, since: Timestamp, last_seen: Timestamp) -> Self {
+        let Verdict { id, kind, severity, title, explanation, evidence, subject, remedies } =
+            verdict;
+        Self {
+            id,
+            kind,
+            severity,
+            title,
+            explanation,
+            evidence,
+            subject,
+            remedies,
+            since,
+            last_seen,
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether `[ignore]` suppresses it. A finding about a namespace or a destination is not matched
+    /// by process: the process that it names is only the current top talker.
     pub(crate) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
         let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
         let subject = &self.subject;

@@ -1,11 +1,32 @@
 //! One folder for each kind of finding: `mod.rs` judges, `words.rs` says it to a person.
 
-pub(crate) mod accept_queue_overflow;
-pub(crate) mod bind_conflict;
-pub(crate) mod close_wait_pileup;
-pub(crate) mod ephemeral_port_exhaustion;
-pub(crate) mod reset_storm;
-pub(crate) mod self_connect_risk;
-pub(crate) mod self_connection;
-pub(crate) mod stuck_state;
-pub(crate) mod time_wait_exhaustion;
+mod accept_queue_overflow;
+mod bind_conflict;
+mod close_wait_pileup;
+mod ephemeral_port_exhaustion;
+mod handshake_stall;
+mod reset_storm;
+mod self_connect_risk;
+mod self_connection;
+mod stuck_state;
+mod syn_flood;
+mod time_wait_exhaustion;
+
+use crate::engine::detector::Detector;
+
+/// Every detector, each once.
+pub(crate) fn all() -> Vec<Box<dyn Detector>> {
+    vec![
+        Box::new(accept_queue_overflow::AcceptQueueOverflow::default()),
+        Box::new(bind_conflict::BindConflict::default()),
+        Box::new(close_wait_pileup::CloseWaitPileup::default()),
+        Box::new(ephemeral_port_exhaustion::EphemeralPortExhaustion::default()),
+        Box::new(handshake_stall::HandshakeStall::default()),
+        Box::new(reset_storm::ResetStorm::default()),
+        Box::new(self_connect_risk::SelfConnectRisk::default()),
+        Box::new(self_connection::SelfConnection::default()),
+        Box::new(stuck_state::StuckState::default()),
+        Box::new(syn_flood::SynFlood::default()),
+        Box::new(time_wait_exhaustion::TimeWaitExhaustion::default()),
+    ]
+}

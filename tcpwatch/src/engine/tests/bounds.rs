@@ -257,6 +257,20 @@ fn resets_of_a_hundred_thousand_processes_are_no_more_than_those_that_are_follow
 }
 
 #[test]
+fn ignored_findings_take_no_place_of_others() {
+    let mut watch = Watch::configured("[ignore]\nunits = [\"chaos.service\"]");
+    let since = START - seconds(3_600);
+    let mut sockets = Vec::new();
+    for number in 1..=150 {
+        let process = process_in(number, &format!("p{number}"), "chaos.service");
+        sockets.extend(times(200, &close_wait(&process, since)));
+    }
+    sockets.extend(times(20, &close_wait(&process(999, "real"), since)));
+    watch.see_close_wait(sockets);
+    assert_eq!(watch.only().subject.process.as_deref(), Some("real"));
+}
+
+#[test]
 fn the_worst_hundred_findings_of_a_kind_are_kept() {
     // Two windows of half a minute are enough to know that there were no resets.
     let mut watch = Watch::with(|detect| {

@@ -2,7 +2,7 @@
 //!
 //! Signal: a bind() or listen() that failed with EADDRINUSE, grouped by namespace, process name and
 //! port; a service that is restarted again and again has another pid each time. What holds the port
-//! is in the next inventory, which is asked for it ([`BindConflict::ports`]).
+//! is in the next inventory, which is asked for it ([`Focus::ports`]).
 //! Trip: info at the first failure, warning at `warning` of them within `window`, but not where a
 //! listener of the same program has the port: that one serves, and a second instance, or a check of
 //! its configuration (`nginx -t`), does not. That not even port 0 could be had, which stands for any,
@@ -29,12 +29,13 @@ use self::{
     words::BindRefusal,
 };
 use crate::{
-    config::{self, Overridable},
+    config::Detect,
     engine::{
-        finding::{FINDINGS_PER_KIND, Finding, Severity},
+        detector::{Detector, Round, Verdicts},
+        finding::Severity,
         over_time::{level::Levels, moved::Moved},
     },
-    facts::{Endpoint, Event, Inventory, Namespace, NetnsId, Owner, Process, Timestamp},
+    facts::{Endpoint, Event, Focus, Namespace, NetnsId, Owner, Process, Timestamp},
 };
 
 /// Conflicts that are remembered; a program that tries port after port makes one for each.
@@ -43,9 +44,8 @@ const CONFLICTS: usize = 256;
 /// hardly fail to start at the same time.
 const PORTS: usize = 8;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct BindConflict {
-    pub(crate) config: Overridable<config::BindConflict>,
     levels: Levels,
     conflicts: HashMap<Key, Conflict>,
 }
@@ -72,12 +72,8 @@ struct Conflict {
     elsewhere: Option<(u32, Timestamp)>,
 }
 
-impl BindConflict {
-    pub(crate) fn new(config: Overridable<config::BindConflict>) -> Self {
-        Self { config, levels: Levels::default(), conflicts: HashMap::new() }
-    }
-
-    pub(crate) fn handle_event(&mut self, event: &Event) {
+impl Detector for BindConflict {
+    fn handle_event(&mut self, event: &Event, detect: &Detect) {
         let Event::BindFailed { at, netns, local, process } = event else { return };
         let name = process.as_ref().map_or("", |process| &process.name);
         let key = Key { netns: *netns, process: name.to_owned(), port: local.port };
@@ -93,20 +89,19 @@ impl BindConflict {
             holding: None,
             elsewhere: None,
         });
-        let config = self.config.of(process.as_deref(), local.port);
+        let config = detect.bind_conflict.of(process.as_deref(), local.port);
         conflict.failed.observe(1, config.window, *at);
         conflict.last = conflict.last.max(*at);
         conflict.local = *local;
         conflict.process.clone_from(process);
     }
 
-    /// The ports whose holders the next inventory is to describe.
-    pub(crate) fn ports(&self) -> Vec<u16> {
+    fn focus(&self, detect: &Detect, focus: &mut Focus) {
         let mut latest: Vec<(Reverse<Timestamp>, u16)> = self
             .conflicts
             .iter()
             .filter(|(key, conflict)| {
-                let config = self.config.of(conflict.process.as_deref(), key.port);
+                let config = detect.bind_conflict.of(conflict.process.as_deref(), key.port);
                 key.port != 0 && config.enabled && !conflict.is_settled()
             })
             .map(|(key, conflict)| (Reverse(conflict.last), key.port))
@@ -114,18 +109,17 @@ impl BindConflict {
         latest.sort_unstable();
         let mut seen = BTreeSet::new();
         let ports = latest.into_iter().map(|(_, port)| port).filter(|port| seen.insert(*port));
-        ports.take(PORTS).collect()
+        focus.ports.extend(ports.take(PORTS));
     }
 
-    /// The conflicts that stand at `now`.
-    pub(crate) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        let Round { inventory, now, .. } = *round;
         self.levels.begin();
-        let config = &self.config;
+        let config = &round.detect.bind_conflict;
         self.conflicts.retain(|key, conflict| {
             let window = config.of(conflict.process.as_deref(), key.port).window;
             now.since(conflict.last) <= window
         });
-        let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
             self.conflicts.retain(|key, conflict| {
                 key.netns != namespace.id || !has_its_port(conflict, namespace)
@@ -158,13 +152,10 @@ impl BindConflict {
                         holding: conflict.holding.as_ref(),
                         failures,
                     };
-                    findings.push(refusal.finding(id, severity, now));
+                    verdicts.push(refusal.verdict(id, severity), failures.in_window);
                 }
             }
         }
-        findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
-        findings.truncate(FINDINGS_PER_KIND);
-        findings
     }
 }
 

@@ -1,13 +1,13 @@
-//! What [`bind-conflict`](super::bind_conflict) says: the words and remedies, by what holds the port.
+//! A conflict in words: what is said and advised, by what holds the port.
 
 use super::holder::{self, HeldBy, Holding};
 use crate::{
     engine::{
         advice::{reserved_ports, text},
-        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
         over_time::moved::Moves,
     },
-    facts::{Endpoint, Namespace, Process, Timestamp},
+    facts::{Endpoint, Namespace, Process},
 };
 
 /// The cure for what a listener has left behind. Both must have set it (seen on 6.18).
@@ -26,7 +26,7 @@ pub(crate) struct BindRefusal<'a> {
 }
 
 impl BindRefusal<'_> {
-    pub(crate) fn finding(&self, id: String, severity: Severity, now: Timestamp) -> Finding {
+    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let local = self.local;
         let mut subject = Subject {
             netns: self.namespace.name.clone(),
@@ -42,7 +42,7 @@ impl BindRefusal<'_> {
             Some(holding) => self.is_held(holding),
             None => self.nothing_is_seen(),
         };
-        Finding {
+        Verdict {
             id,
             kind: FindingKind::BindConflict,
             severity,
@@ -51,8 +51,6 @@ impl BindRefusal<'_> {
             evidence: self.evidence(),
             remedies,
             subject,
-            since: now,
-            last_seen: now,
         }
     }
 

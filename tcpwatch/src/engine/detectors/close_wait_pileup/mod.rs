@@ -25,12 +25,13 @@ use std::{
 
 use self::{
     turnover::{Leaving, Present, Turnover},
-    words::{Descriptors, Group, Verdict},
+    words::{Course, Descriptors, Group},
 };
 use crate::{
-    config::{self, Overridable},
+    config::{self, Detect, Overridable},
     engine::{
-        finding::{FINDINGS_PER_KIND, Finding, FindingKind, Severity},
+        detector::{Detector, Round, Verdicts},
+        finding::{FindingKind, Severity, Verdict},
         groups::held::{Held, Holders, ServiceKey, holders},
         over_time::{
             level::{Levels, RELEASE},
@@ -51,9 +52,8 @@ const FULL: f64 = 0.9;
 /// Longest prediction. Nobody's growth is the same for a month.
 const FORESIGHT: f64 = 30.0 * 24.0 * 60.0;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CloseWaitPileup {
-    pub(crate) config: Overridable<config::CloseWaitPileup>,
     levels: Levels,
     followed: HashMap<String, Followed>,
     growing: Vec<u32>,
@@ -70,32 +70,31 @@ struct Followed {
     was_near_limit: bool,
 }
 
-impl CloseWaitPileup {
-    pub(crate) fn new(config: Overridable<config::CloseWaitPileup>) -> Self {
-        Self { config, levels: Levels::default(), followed: HashMap::new(), growing: Vec::new() }
+impl Detector for CloseWaitPileup {
+    /// Asks for the user stacks of the holders of groups of `growing` or more that have grown within
+    /// the last quarter of the window.
+    fn focus(&self, _detect: &Detect, focus: &mut Focus) {
+        focus.stacks_of.extend(&self.growing);
     }
 
-    /// The processes whose user stacks are wanted: the holders of groups of `growing` or more that
-    /// have grown within the last quarter of the window.
-    pub(crate) fn stacks_of(&self) -> Vec<u32> {
-        self.growing.clone()
-    }
-
-    /// The pileups that hold at `now`.
-    pub(crate) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        let Round { inventory, now, .. } = *round;
+        let pileup = &round.detect.close_wait_pileup;
         self.levels.begin();
         let mut before = std::mem::take(&mut self.followed);
-        let mut findings = Vec::new();
         let mut growing = Vec::new();
         for namespace in &inventory.namespaces {
             let present = Present::new(&namespace.close_wait);
-            for (key, sockets) in self.groups(namespace, now) {
+            for (key, sockets) in groups(namespace, pileup, now) {
                 let id = format!("{}/{key}", FindingKind::CloseWaitPileup.name());
                 let mut followed = before.remove(&id).unwrap_or_default();
-                let look = Look { inventory, namespace, present: &present, now };
+                let config = config_of(&sockets, pileup);
+                let look = Look { inventory, namespace, present: &present, config, now };
                 let holders = holders(&sockets);
-                findings.extend(self.judge_group(&id, &sockets, &holders, &look, &mut followed));
-                let config = self.config_of(&sockets);
+                let verdict = self.judge_group(&id, &sockets, &holders, &look, &mut followed);
+                if let Some(verdict) = verdict {
+                    verdicts.push(verdict, sockets.len() as u64);
+                }
                 let grows = sockets.len() as u64 >= config.growing
                     && followed.trend.grew_within(config.window / 4);
                 if config.stacks && grows {
@@ -107,38 +106,10 @@ impl CloseWaitPileup {
             }
         }
         self.growing = largest(growing);
-        findings.sort_by_key(|(sockets, finding): &(usize, Finding)| {
-            (Reverse(finding.severity), Reverse(*sockets))
-        });
-        findings.truncate(FINDINGS_PER_KIND);
-        findings.into_iter().map(|(_, finding)| finding).collect()
     }
+}
 
-    /// Old sockets by owner. One whose owner is still to be looked for waits for that, so that
-    /// nobody is told of an unknown process that has a name a second later.
-    fn groups<'a>(
-        &self,
-        namespace: &'a Namespace,
-        now: Timestamp,
-    ) -> BTreeMap<ServiceKey<'a>, Vec<&'a CloseWaitSocket>> {
-        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for socket in &namespace.close_wait {
-            let config = self.config.of(socket.process(), socket.service_port());
-            let is_young = now.since(socket.since) < config.min_age;
-            if !config.enabled || socket.owner_pending || is_young {
-                continue;
-            }
-            groups.entry(ServiceKey::of(namespace.id, socket)).or_default().push(socket);
-        }
-        groups
-    }
-
-    /// All sockets of a group have the same process, unit and port.
-    fn config_of(&self, sockets: &[&CloseWaitSocket]) -> &config::CloseWaitPileup {
-        let first = sockets.first().expect("a group has at least one socket");
-        self.config.of(first.process(), first.service_port())
-    }
-
+impl CloseWaitPileup {
     fn judge_group(
         &mut self,
         id: &str,
@@ -146,9 +117,8 @@ impl CloseWaitPileup {
         holders: &Holders<'_, CloseWaitSocket>,
         look: &Look<'_>,
         followed: &mut Followed,
-    ) -> Option<(usize, Finding)> {
-        let config = self.config_of(sockets).clone();
-        let config = &config;
+    ) -> Option<Verdict> {
+        let config = look.config;
         let count = sockets.len() as u64;
         followed.trend.observe(look.now, count, config.window);
         let leaving = followed.leaving(sockets, look, config.window);
@@ -170,12 +140,40 @@ impl CloseWaitPileup {
             grows: followed.trend.grew_in_every_quarter(config.window),
             per_minute: followed.trend.per_minute(config.window),
             leaving,
-            verdict: leaving.and_then(|leaving| followed.verdict(leaving, config.window)),
+            course: leaving.and_then(|leaving| followed.course(leaving, config.window)),
             descriptors,
             near_limit,
         };
-        Some((sockets.len(), group.finding(id.to_owned(), severity)))
+        Some(group.verdict(id.to_owned(), severity))
     }
+}
+
+/// Old sockets by owner. One whose owner is still to be looked for waits for that, so that
+/// nobody is told of an unknown process that has a name a second later.
+fn groups<'a>(
+    namespace: &'a Namespace,
+    pileup: &Overridable<config::CloseWaitPileup>,
+    now: Timestamp,
+) -> BTreeMap<ServiceKey<'a>, Vec<&'a CloseWaitSocket>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for socket in &namespace.close_wait {
+        let config = pileup.of(socket.process(), socket.service_port());
+        let is_young = now.since(socket.since) < config.min_age;
+        if !config.enabled || socket.owner_pending || is_young {
+            continue;
+        }
+        groups.entry(ServiceKey::of(namespace.id, socket)).or_default().push(socket);
+    }
+    groups
+}
+
+/// All sockets of a group have the same process, unit and port.
+fn config_of<'a>(
+    sockets: &[&CloseWaitSocket],
+    pileup: &'a Overridable<config::CloseWaitPileup>,
+) -> &'a config::CloseWaitPileup {
+    let first = sockets.first().expect("a group has at least one socket");
+    pileup.of(first.process(), first.service_port())
 }
 
 /// What a group is looked at with.
@@ -183,6 +181,7 @@ struct Look<'a> {
     inventory: &'a Inventory,
     namespace: &'a Namespace,
     present: &'a Present,
+    config: &'a config::CloseWaitPileup,
     now: Timestamp,
 }
 
@@ -214,16 +213,16 @@ impl Followed {
         self.grown_to.is_some()
     }
 
-    fn verdict(&self, leaving: Leaving, window: Duration) -> Option<Verdict> {
+    fn course(&self, leaving: Leaving, window: Duration) -> Option<Course> {
         // A tenth in a window: at the default each would stay for 100 minutes, which to a person
         // who waits is for ever.
         if leaving.left * 10 > leaving.followed {
-            return Some(Verdict::Slow);
+            return Some(Course::Slow);
         }
         // One step is a burst, two are growth.
         match (self.trend.parts_grown(4, window / 4), self.trend.parts_grown(2, window / 4)) {
-            (Some(2..), _) | (None, Some(2)) => Some(Verdict::Leak),
-            (Some(_), _) => Some(Verdict::Stuck),
+            (Some(2..), _) | (None, Some(2)) => Some(Course::Leak),
+            (Some(_), _) => Some(Course::Stuck),
             (None, _) => None,
         }
     }

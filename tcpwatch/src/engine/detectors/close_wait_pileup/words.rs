@@ -7,7 +7,7 @@ use super::turnover::Leaving;
 use crate::{
     engine::{
         advice::text,
-        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
         groups::held::{Holders, name_holder},
     },
     facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread},
@@ -18,7 +18,7 @@ const SAMPLES: usize = 3;
 
 /// Why the number is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Course {
     /// It grows and hardly any leave.
     Leak,
     /// It neither grows nor falls.
@@ -48,18 +48,18 @@ pub(crate) struct Group<'a> {
     pub(crate) grows: bool,
     pub(crate) per_minute: Option<f64>,
     pub(crate) leaving: Option<Leaving>,
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) course: Option<Course>,
     pub(crate) descriptors: Option<Descriptors>,
     /// These are about to run out.
     pub(crate) near_limit: bool,
 }
 
 impl Group<'_> {
-    pub(crate) fn finding(&self, id: String, severity: Severity) -> Finding {
+    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let stacks = Stacks::of(self.sockets);
         let mut subject = self.subject();
         subject.stack = stacks.first();
-        Finding {
+        Verdict {
             id,
             kind: FindingKind::CloseWaitPileup,
             severity,
@@ -68,8 +68,6 @@ impl Group<'_> {
             evidence: self.evidence(&stacks),
             remedies: self.remedies(&subject, &stacks),
             subject,
-            since: self.now,
-            last_seen: self.now,
         }
     }
 
@@ -222,22 +220,22 @@ impl Group<'_> {
     }
 
     fn reading_of_verdict(&self) -> String {
-        let (Some(verdict), Some(Leaving { followed, left })) = (self.verdict, self.leaving) else {
+        let (Some(verdict), Some(Leaving { followed, left })) = (self.course, self.leaving) else {
             return String::new();
         };
         let window = text::duration(self.window);
         match verdict {
-            Verdict::Leak if left == 0 => {
+            Course::Leak if left == 0 => {
                 format!(" This is a leak: more come and none of {followed} watched left.")
             }
-            Verdict::Leak => format!(
+            Course::Leak => format!(
                 " This is a leak: more come, and within {window} only {left} left while {followed} \
                  were watched."
             ),
-            Verdict::Stuck => " They are stuck: their number does not grow and they do not leave; \
+            Course::Stuck => " They are stuck: their number does not grow and they do not leave; \
                 a thread hangs, or a pool keeps them."
                 .to_owned(),
-            Verdict::Slow => format!(
+            Course::Slow => format!(
                 " They are closed in the end, but late: within {window} {left} left while \
                  {followed} were watched."
             ),
@@ -271,7 +269,7 @@ impl Group<'_> {
         if let Some(per_minute) = self.per_minute {
             evidence.number("growth_per_minute", per_minute);
         }
-        if let Some(verdict) = self.verdict {
+        if let Some(verdict) = self.course {
             evidence.text("verdict", verdict.label());
         }
         if let Some(Leaving { followed, left }) = self.leaving {
@@ -378,7 +376,7 @@ impl Descriptors {
     }
 }
 
-impl Verdict {
+impl Course {
     const fn label(self) -> &'static str {
         match self {
             Self::Leak => "leak",

@@ -16,7 +16,6 @@ mod failures;
 mod words;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -24,14 +23,15 @@ use std::{
 
 use self::{failures::Failures, words::Shortage};
 use crate::{
-    config::{self, Overridable},
+    config::{self, Detect, Overridable},
     engine::{
-        finding::{FINDINGS_PER_KIND, Finding, FindingKind, Severity},
+        detector::{Detector, Round, Verdicts},
+        finding::{FindingKind, Severity, Verdict},
         groups::destinations::{Destination, key_of},
-        observers::closers::{Closers, Nearing},
+        observers::closers::Nearing,
         over_time::{level::Levels, trend::Trend},
     },
-    facts::{ConnectFailure, Event, Inventory, Namespace, Process, Timestamp},
+    facts::{ConnectFailure, Event, Focus, Namespace, Process, Timestamp},
 };
 
 /// Destinations whose failures are remembered.
@@ -45,27 +45,16 @@ const HALF: f64 = 0.5;
 /// The time over which growth is taken: twice the life of TIME_WAIT, so that the rise that comes
 /// with a new load and ends when its first ports are free again does not count for long.
 const GROWTH_WINDOW: Duration = Duration::from_secs(120);
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EphemeralPortExhaustion {
-    pub(crate) config: Overridable<config::EphemeralPortExhaustion>,
     levels: Levels,
     failures: HashMap<Destination, Failures>,
     trends: HashMap<Destination, Trend>,
     nearing: Nearing,
 }
 
-impl EphemeralPortExhaustion {
-    pub(crate) fn new(config: Overridable<config::EphemeralPortExhaustion>) -> Self {
-        Self {
-            config,
-            levels: Levels::default(),
-            failures: HashMap::new(),
-            trends: HashMap::new(),
-            nearing: Nearing::default(),
-        }
-    }
-
-    pub(crate) fn handle_event(&mut self, event: &Event) {
+impl Detector for EphemeralPortExhaustion {
+    fn handle_event(&mut self, event: &Event, _detect: &Detect) {
         let Event::ConnectFailed { at, netns, local, peer, reason, process } = event else {
             return;
         };
@@ -93,25 +82,20 @@ impl EphemeralPortExhaustion {
         }
     }
 
-    /// Whether it is to be counted who closes connections.
-    pub(crate) fn wants_closers(&self) -> bool {
-        self.nearing.is_near()
+    fn focus(&self, _detect: &Detect, focus: &mut Focus) {
+        focus.closers |= self.nearing.is_near();
     }
 
-    /// The destinations near their end at `now`.
-    pub(crate) fn judge(
-        &mut self,
-        inventory: &Inventory,
-        closers: &Closers,
-        now: Timestamp,
-    ) -> Vec<Finding> {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        let Round { inventory, now, closers, .. } = *round;
+        let config = &round.detect.ephemeral_port_exhaustion;
         self.levels.begin();
         self.failures.retain(|destination, failures| {
-            let config = self.config.of(failures.worst_process(), destination.peer.port);
+            let config = config.of(failures.worst_process(), destination.peer.port);
             now.since(failures.last) <= config.window
         });
         let mut trends = std::mem::take(&mut self.trends);
-        let mut findings = Vec::new();
+        let mut found = false;
         let mut nearest = 0.0_f64;
         for namespace in &inventory.namespaces {
             let mut used: BTreeMap<Destination, Option<u32>> = BTreeMap::new();
@@ -124,9 +108,9 @@ impl EphemeralPortExhaustion {
             }
             for (key, used) in used {
                 let ratio = part_of(used, namespace);
-                let config = self.config.of(None, key.peer.port);
-                if config.enabled {
-                    nearest = nearest.max(ratio / config.warning);
+                let thresholds = config.of(None, key.peer.port);
+                if thresholds.enabled {
+                    nearest = nearest.max(ratio / thresholds.warning);
                 }
                 let minutes_left = used.filter(|_| ratio >= HALF).and_then(|used| {
                     let trend = trends.remove(&key).unwrap_or_default();
@@ -140,15 +124,17 @@ impl EphemeralPortExhaustion {
                     failures: None,
                     closers: closers.of_destination(key.netns, key.peer),
                 };
-                findings.extend(self.judge_destination(shortage, ratio, now));
+                if let Some(verdict) = self.judge_destination(shortage, ratio, config) {
+                    found = true;
+                    verdicts.push(verdict, used.unwrap_or_default().into());
+                }
             }
         }
-        self.nearing.observe(nearest, !findings.is_empty());
-        findings.sort_by_key(|finding: &Finding| Reverse(finding.severity));
-        findings.truncate(FINDINGS_PER_KIND);
-        findings
+        self.nearing.observe(nearest, found);
     }
+}
 
+impl EphemeralPortExhaustion {
     /// The minutes until the last port is taken.
     fn follow(
         &mut self,
@@ -170,27 +156,31 @@ impl EphemeralPortExhaustion {
         &mut self,
         shortage: Shortage<'_>,
         ratio: f64,
-        now: Timestamp,
-    ) -> Option<Finding> {
+        config: &Overridable<config::EphemeralPortExhaustion>,
+    ) -> Option<Verdict> {
         let Destination { netns, local, peer } = shortage.key;
         let id = format!("{}/{netns}/{local}/{peer}", FindingKind::EphemeralPortExhaustion.name());
-        // The ports are nobody's: only what failed is known to be of a process.
-        let config = self.config.of(None, peer.port);
-        let by_ratio = if config.enabled {
-            self.levels.judge(&id, ratio, config.warning, config.critical)
+        // Ports have no owning process; only the failures are known to be of a process.
+        let thresholds = config.of(None, peer.port);
+        let by_ratio = if thresholds.enabled {
+            self.levels.judge(&id, ratio, thresholds.warning, thresholds.critical)
         } else {
             None
         };
-        let failures = self.wanted_failures(shortage.key);
+        let failures = self.wanted_failures(shortage.key, config);
         let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
-        Some(Shortage { failures: failures.as_ref(), ..shortage }.finding(id, severity, now))
+        Some(Shortage { failures: failures.as_ref(), ..shortage }.verdict(id, severity))
     }
 
     /// The failures towards a destination without those of processes for which this is switched
     /// off: they must not hide what another one suffers.
-    fn wanted_failures(&self, key: Destination) -> Option<Failures> {
+    fn wanted_failures(
+        &self,
+        key: Destination,
+        config: &Overridable<config::EphemeralPortExhaustion>,
+    ) -> Option<Failures> {
         let all = self.failures.get(&key)?;
-        let is_wanted = |process: Option<&Process>| self.config.of(process, key.peer.port).enabled;
+        let is_wanted = |process: Option<&Process>| config.of(process, key.peer.port).enabled;
         let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
         let nobodys = if is_wanted(None) { all.count - known } else { 0 };
         let mut processes = all.processes.clone();

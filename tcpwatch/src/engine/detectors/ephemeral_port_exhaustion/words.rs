@@ -6,11 +6,11 @@ use super::failures::Failures;
 use crate::{
     engine::{
         advice::{reserved_ports, text, tw_reuse::TimeWaitReuse},
-        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
         groups::destinations::{Destination, worst_destinations},
         observers::closers::{self, Closer},
     },
-    facts::{Namespace, Process, Timestamp},
+    facts::{Namespace, Process},
 };
 
 /// A shortage, to be put into words.
@@ -28,7 +28,7 @@ pub(crate) struct Shortage<'a> {
 }
 
 impl Shortage<'_> {
-    pub(crate) fn finding(&self, id: String, severity: Severity, now: Timestamp) -> Finding {
+    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let mut subject = Subject {
             netns: self.namespace.name.clone(),
             local: Some(self.key.local.to_string()),
@@ -39,7 +39,7 @@ impl Shortage<'_> {
         if let Some(process) = self.culprit() {
             subject.set_process(process);
         }
-        Finding {
+        Verdict {
             id,
             kind: FindingKind::EphemeralPortExhaustion,
             severity,
@@ -48,8 +48,6 @@ impl Shortage<'_> {
             evidence: self.evidence(),
             remedies: self.remedies(&subject),
             subject,
-            since: now,
-            last_seen: now,
         }
     }
 

@@ -26,7 +26,6 @@ mod rate;
 mod words;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
@@ -40,19 +39,19 @@ use self::{
 use crate::{
     config::{self, Overridable},
     engine::{
-        finding::{FINDINGS_PER_KIND, Finding, Severity},
+        detector::{Detector, Round, Verdicts},
+        finding::{Severity, Verdict},
         over_time::level::Levels,
     },
-    facts::{Inventory, NetnsId, Process, ResetCount, Role, SeenReset, Timestamp},
+    facts::{NetnsId, Process, ResetCount, Role, SeenReset, Timestamp},
 };
 
 /// Groups whose rate is remembered, the larger first: a scan of all ports must not push out the
 /// services. A group takes 1 KiB at most.
 const GROUPS: usize = 1_024;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ResetStorm {
-    pub(crate) config: Overridable<config::ResetStorm>,
     levels: Levels,
     counts: ResetCounts,
     groups: BTreeMap<GroupKey, Group>,
@@ -84,44 +83,34 @@ struct Group {
     last_peer: Option<IpAddr>,
 }
 
-impl ResetStorm {
-    pub(crate) fn new(config: Overridable<config::ResetStorm>) -> Self {
-        Self {
-            config,
-            levels: Levels::default(),
-            counts: ResetCounts::default(),
-            groups: BTreeMap::new(),
-            watched: None,
-            judged: Timestamp::default(),
-        }
-    }
-
-    /// The storms at `now`.
-    pub(crate) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
+impl Detector for ResetStorm {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        let Round { inventory, now, .. } = *round;
+        let config = &round.detect.reset_storm;
         self.levels.begin();
         let before = std::mem::replace(&mut self.judged, now);
         let Some(rows) = &inventory.resets else {
             // Without the hooks there is nothing to go on.
             self.forget();
-            return Vec::new();
+            return;
         };
         let watched = *self.watched.get_or_insert(now);
         let look = Look { watched, before, now };
-        self.observe(rows, &look);
+        self.observe(rows, config, &look);
         let names: HashMap<NetnsId, &Arc<str>> =
             inventory.namespaces.iter().map(|it| (it.id, &it.name)).collect();
         let mut groups = std::mem::take(&mut self.groups);
-        let mut findings = Vec::new();
         for (key, group) in &mut groups {
             let netns = names.get(&key.netns).map(|name| Arc::clone(name)).unwrap_or_default();
-            findings.extend(self.judge_group(key, group, netns, &look));
+            if let Some((verdict, resets)) = self.judge_group(key, group, netns, config, &look) {
+                verdicts.push(verdict, resets);
+            }
         }
         self.groups = groups;
-        findings.sort_by(|a, b| (Reverse(a.severity), &a.id).cmp(&(Reverse(b.severity), &b.id)));
-        findings.truncate(FINDINGS_PER_KIND);
-        findings
     }
+}
 
+impl ResetStorm {
     fn forget(&mut self) {
         self.counts = ResetCounts::default();
         self.groups.clear();
@@ -129,7 +118,12 @@ impl ResetStorm {
     }
 
     /// Adds what is new to its group, and forgets the groups that have been quiet for a history.
-    fn observe(&mut self, rows: &[ResetCount], look: &Look) {
+    fn observe(
+        &mut self,
+        rows: &[ResetCount],
+        config: &Overridable<config::ResetStorm>,
+        look: &Look,
+    ) {
         let mut added: BTreeMap<GroupKey, Vec<(&ResetCount, u64)>> = BTreeMap::new();
         for (row, count) in self.counts.added(rows) {
             added.entry(GroupKey::of(row)).or_default().push((row, count));
@@ -144,7 +138,7 @@ impl ResetStorm {
             let rows = added.get(key).map_or(&[][..], Vec::as_slice);
             let process = rows.first().and_then(|(row, _)| row.process.as_ref());
             let process = process.or(group.process.as_ref()).cloned();
-            let config = self.config.of(process.as_deref(), key.port);
+            let config = config.of(process.as_deref(), key.port);
             let times = look.times(config, group.known);
             group.observe(rows, &times);
         }
@@ -162,9 +156,10 @@ impl ResetStorm {
         key: &GroupKey,
         group: &mut Group,
         netns: Arc<str>,
+        config: &Overridable<config::ResetStorm>,
         look: &Look,
-    ) -> Option<Finding> {
-        let config = self.config.of(group.process.as_deref(), key.port);
+    ) -> Option<(Verdict, u64)> {
+        let config = config.of(group.process.as_deref(), key.port);
         let times = &look.times(config, group.known);
         let usual = group.rate.usual(times);
         let least = usual * config.factor as f64;
@@ -190,7 +185,7 @@ impl ResetStorm {
         let by_number = self.levels.judge(&id, case.total() as f64, warning, critical);
         let severity = by_number.unwrap_or(Severity::Warning);
         self.levels.hold(&id, severity);
-        Some(case.finding(id, severity))
+        Some((case.verdict(id, severity), case.total()))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     config,
     engine::{
         advice::text,
-        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
     },
     facts::{Process, Role, SeenReset, Timestamp},
 };
@@ -27,9 +27,9 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    pub(crate) fn finding(&self, id: String, severity: Severity) -> Finding {
+    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let subject = self.subject();
-        Finding {
+        Verdict {
             id,
             kind: FindingKind::ResetStorm,
             severity,
@@ -38,8 +38,6 @@ impl Case<'_> {
             evidence: self.evidence(),
             remedies: causes::remedies(self.most(), &subject, self.port, self.last_peer),
             subject,
-            since: self.now,
-            last_seen: self.now,
         }
     }
 

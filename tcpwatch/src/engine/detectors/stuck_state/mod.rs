@@ -31,16 +31,16 @@ use crate::{
     config::{self, Overridable},
     engine::{
         advice::text,
-        finding::{FINDINGS_PER_KIND, Finding, FindingKind, Severity},
+        detector::{Detector, Round, Verdicts},
+        finding::{FINDINGS_PER_KIND, FindingKind, Severity, Verdict},
         groups::held::{Held, ServiceKey, holders},
         over_time::level::Levels,
     },
-    facts::{Inventory, Namespace, Process, TcpState, Timestamp, WaitingSocket},
+    facts::{Namespace, Process, TcpState, Timestamp, WaitingSocket},
 };
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StuckState {
-    pub(crate) config: Overridable<config::StuckState>,
     levels: Levels,
     shown: Vec<Shown>,
 }
@@ -50,73 +50,53 @@ pub(crate) struct StuckState {
 struct Shown {
     process: Option<Arc<Process>>,
     state: TcpState,
-    finding: Finding,
+    verdict: Verdict,
+    /// How many sockets it was about.
+    sockets: u64,
     /// When it was there last.
     met: Timestamp,
     /// The inventories since that have not shown it.
     missed: u32,
 }
 
-impl StuckState {
-    pub(crate) fn new(config: Overridable<config::StuckState>) -> Self {
-        Self { config, levels: Levels::default(), shown: Vec::new() }
-    }
-
-    /// The groups that are stuck at `now`.
-    pub(crate) fn judge(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<Finding> {
+impl Detector for StuckState {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        let Round { inventory, now, .. } = *round;
+        let config = &round.detect.stuck_state;
         self.levels.begin();
         let before = std::mem::take(&mut self.shown);
-        let mut findings = Vec::new();
         for namespace in &inventory.namespaces {
-            for ((state, key), sockets) in self.groups(namespace, now) {
+            for ((state, key), sockets) in groups(namespace, config, now) {
                 let id = format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label());
-                if let Some(severity) = self.judge_group(&id, &sockets) {
-                    let holders = holders(&sockets);
-                    let group =
-                        Group { namespace, state, sockets: &sockets, holders: &holders, now };
-                    let process = sockets[0].owner.as_ref().map(|owner| Arc::clone(&owner.process));
-                    let finding = group.finding(id, severity);
-                    let shown = Shown { process, state, finding, met: now, missed: 0 };
-                    findings.push((sockets.len(), shown));
-                }
+                let Some(severity) = self.judge_group(&id, &sockets, config) else { continue };
+                let holders = holders(&sockets);
+                let group = Group { namespace, state, sockets: &sockets, holders: &holders, now };
+                let process = sockets[0].owner.as_ref().map(|owner| Arc::clone(&owner.process));
+                let verdict = group.verdict(id, severity);
+                let sockets = sockets.len() as u64;
+                self.shown.push(Shown { process, state, verdict, sockets, met: now, missed: 0 });
             }
         }
-        findings.sort_by_key(|(sockets, shown): &(usize, Shown)| {
-            (Reverse(shown.finding.severity), Reverse(*sockets))
-        });
-        findings.truncate(FINDINGS_PER_KIND);
-        self.shown = findings.into_iter().map(|(_, shown)| shown).collect();
-        self.keep(before, now);
-        self.shown.iter().map(|shown| shown.told(now)).collect()
-    }
-
-    /// Sockets that have waited long enough. One whose owner is still to be looked for waits for
-    /// that, so that nobody is told of an unknown process that has a name a second later.
-    fn groups<'a>(
-        &self,
-        namespace: &'a Namespace,
-        now: Timestamp,
-    ) -> BTreeMap<(TcpState, ServiceKey<'a>), Vec<&'a WaitingSocket>> {
-        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for socket in &namespace.waiting {
-            let config = self.config.of(socket.process(), socket.service_port());
-            let is_young = now.since(socket.since) < least_age(config, socket.state);
-            let is_timed = socket.state == TcpState::FinWait2 && socket.orphan;
-            let is_self = socket.local == socket.peer;
-            if !config.enabled || socket.owner_pending || is_young || is_timed || is_self {
-                continue;
-            }
-            let key = (socket.state, ServiceKey::of(namespace.id, socket));
-            groups.entry(key).or_default().push(socket);
+        self.shown.sort_by_key(|shown| (Reverse(shown.verdict.severity), Reverse(shown.sockets)));
+        self.shown.truncate(FINDINGS_PER_KIND);
+        self.keep(before, config, now);
+        for shown in &self.shown {
+            verdicts.push(shown.verdict_at(now), shown.sockets);
         }
-        groups
     }
+}
 
-    fn judge_group(&mut self, id: &str, sockets: &[&WaitingSocket]) -> Option<Severity> {
+impl StuckState {
+    fn judge_group(
+        &mut self,
+        id: &str,
+        sockets: &[&WaitingSocket],
+        config: &Overridable<config::StuckState>,
+    ) -> Option<Severity> {
         let count = sockets.len() as f64;
         // All of a group have the same process, unit and port.
         let first = sockets.first()?;
-        let config = self.config.of(first.process(), first.service_port());
+        let config = config.of(first.process(), first.service_port());
         let warning = config.warning as f64;
         let critical = match first.state {
             TcpState::LastAck | TcpState::Closing => f64::INFINITY,
@@ -129,12 +109,17 @@ impl StuckState {
     }
 
     /// Adds what has been there lately and is not now.
-    fn keep(&mut self, before: Vec<Shown>, now: Timestamp) {
-        let ids: HashSet<String> = self.shown.iter().map(|it| it.finding.id.clone()).collect();
+    fn keep(
+        &mut self,
+        before: Vec<Shown>,
+        config: &Overridable<config::StuckState>,
+        now: Timestamp,
+    ) {
+        let ids: HashSet<String> = self.shown.iter().map(|it| it.verdict.id.clone()).collect();
         for mut shown in before {
-            let id = &shown.finding.id;
-            let port = shown.finding.subject.port.unwrap_or_default();
-            let config = self.config.of(shown.process.as_deref(), port);
+            let id = &shown.verdict.id;
+            let port = shown.verdict.subject.port.unwrap_or_default();
+            let config = config.of(shown.process.as_deref(), port);
             shown.missed += 1;
             let is_recent = match shown.state {
                 TcpState::SynSent => now.since(shown.met) <= config.window,
@@ -143,8 +128,8 @@ impl StuckState {
             let is_wanted = config.enabled && is_recent && !ids.contains(id);
             if is_wanted && self.shown.len() < FINDINGS_PER_KIND {
                 self.levels.hold(id, Severity::Warning);
-                if shown.finding.severity > Severity::Info {
-                    self.levels.hold(&host_id(id), shown.finding.severity);
+                if shown.verdict.severity > Severity::Info {
+                    self.levels.hold(&host_id(id), shown.verdict.severity);
                 }
                 self.shown.push(shown);
             }
@@ -153,15 +138,37 @@ impl StuckState {
 }
 
 impl Shown {
-    /// The finding, and since when it has not been met.
-    fn told(&self, now: Timestamp) -> Finding {
-        let mut finding = self.finding.clone();
+    /// The verdict, which says since when the condition has not been met.
+    fn verdict_at(&self, now: Timestamp) -> Verdict {
+        let mut verdict = self.verdict.clone();
         if self.missed > 1 {
             let age = text::duration(now.since(self.met));
-            finding.explanation.push_str(&format!(" So many were there last {age} ago."));
+            verdict.explanation.push_str(&format!(" So many were there last {age} ago."));
         }
-        finding
+        verdict
     }
+}
+
+/// Sockets that have waited long enough. One whose owner is still to be looked for waits for
+/// that, so that nobody is told of an unknown process that has a name a second later.
+fn groups<'a>(
+    namespace: &'a Namespace,
+    config: &Overridable<config::StuckState>,
+    now: Timestamp,
+) -> BTreeMap<(TcpState, ServiceKey<'a>), Vec<&'a WaitingSocket>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for socket in &namespace.waiting {
+        let config = config.of(socket.process(), socket.service_port());
+        let is_young = now.since(socket.since) < least_age(config, socket.state);
+        let is_timed = socket.state == TcpState::FinWait2 && socket.orphan;
+        let is_self = socket.local == socket.peer;
+        if !config.enabled || socket.owner_pending || is_young || is_timed || is_self {
+            continue;
+        }
+        let key = (socket.state, ServiceKey::of(namespace.id, socket));
+        groups.entry(key).or_default().push(socket);
+    }
+    groups
 }
 
 fn least_age(config: &config::StuckState, state: TcpState) -> Duration {

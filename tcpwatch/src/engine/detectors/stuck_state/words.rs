@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 use crate::{
     engine::{
         advice::text,
-        finding::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
         groups::held::{Holders, name_holder},
     },
     facts::{Namespace, Role, TcpState, Timestamp, WaitingSocket},
@@ -24,9 +24,9 @@ pub(crate) struct Group<'a> {
 }
 
 impl Group<'_> {
-    pub(crate) fn finding(&self, id: String, severity: Severity) -> Finding {
+    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let subject = self.subject();
-        Finding {
+        Verdict {
             id,
             kind: FindingKind::StuckState,
             severity,
@@ -35,8 +35,6 @@ impl Group<'_> {
             evidence: self.evidence(),
             remedies: self.remedies(&subject),
             subject,
-            since: self.now,
-            last_seen: self.now,
         }
     }
 

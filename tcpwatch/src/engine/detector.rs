@@ -1,0 +1,80 @@
+//! What a kind of finding is to the engine, and what it gives and takes in a round.
+//!
+//! A detector keeps history, never configuration: thresholds arrive with each event and each round,
+//! so a reload is one assignment in [`Engine`](super::Engine).
+
+use std::{cmp::Reverse, collections::HashMap, fmt::Debug};
+
+use crate::{
+    config::{Detect, Ignore},
+    engine::{
+        finding::{FINDINGS_PER_KIND, FindingKind, Verdict},
+        observers::{closers::Closers, half_open::HalfOpen},
+    },
+    facts::{Event, Focus, Inventory, Timestamp},
+};
+
+/// An inventory, and all that a detector may judge it by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round<'a> {
+    pub(crate) inventory: &'a Inventory,
+    pub(crate) now: Timestamp,
+    /// The thresholds that are in force.
+    pub(crate) detect: &'a Detect,
+    pub(crate) closers: &'a Closers,
+    pub(crate) half_open: &'a HalfOpen,
+}
+
+/// Judges one kind of finding.
+pub(crate) trait Detector: Debug + Send {
+    /// Takes an event. It is judged in the next round.
+    fn handle_event(&mut self, _event: &Event, _detect: &Detect) {}
+
+    /// Adds what the next inventory is to look at more closely.
+    fn focus(&self, _detect: &Detect, _focus: &mut Focus) {}
+
+    /// Pushes what holds in this round.
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>);
+}
+
+/// What the detectors find in a round: the worst [`FINDINGS_PER_KIND`] of each kind, without what
+/// `[ignore]` suppresses. A suppressed finding takes no place of another.
+#[derive(Debug)]
+pub(crate) struct Verdicts<'a> {
+    ignore: &'a Ignore,
+    found: HashMap<FindingKind, Vec<(u64, Verdict)>>,
+}
+
+impl<'a> Verdicts<'a> {
+    pub(crate) fn new(ignore: &'a Ignore) -> Self {
+        Self { ignore, found: HashMap::new() }
+    }
+
+    /// Adds a verdict. Among equal severities the larger `weight` is the worse.
+    pub(crate) fn push(&mut self, verdict: Verdict, weight: u64) {
+        if verdict.is_ignored(self.ignore) {
+            return;
+        }
+        let kept = self.found.entry(verdict.kind).or_default();
+        kept.push((weight, verdict));
+        // Twice as many as are kept: sorting each time would cost more than it saves.
+        if kept.len() >= 2 * FINDINGS_PER_KIND {
+            cut(kept);
+        }
+    }
+
+    /// All that is kept, in the order of the kinds, the worst of each first.
+    pub(crate) fn into_worst(mut self) -> Vec<Verdict> {
+        self.found.values_mut().for_each(cut);
+        let in_order = FindingKind::ALL.iter().filter_map(|kind| self.found.remove(kind));
+        in_order.flatten().map(|(_, verdict)| verdict).collect()
+    }
+}
+
+fn cut(kept: &mut Vec<(u64, Verdict)>) {
+    kept.sort_by(|(weight_a, a), (weight_b, b)| {
+        let order = |weight: &u64, verdict: &Verdict| (Reverse(verdict.severity), Reverse(*weight));
+        order(weight_a, a).cmp(&order(weight_b, b)).then_with(|| a.id.cmp(&b.id))
+    });
+    kept.truncate(FINDINGS_PER_KIND);
+}

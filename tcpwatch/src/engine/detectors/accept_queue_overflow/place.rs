@@ -1,0 +1,55 @@
+//! The listeners of one address and port, which the kernel may choose between (`SO_REUSEPORT`).
+
+use std::cmp::Reverse;
+
+use crate::facts::{Listener, Namespace, Process};
+
+/// The listeners at one place.
+pub(crate) struct Place<'a> {
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) listeners: Vec<&'a Listener>,
+}
+
+impl Place<'_> {
+    pub(crate) fn drops(&self) -> u32 {
+        self.listeners.iter().fold(0, |sum, listener| sum.wrapping_add(listener.drops))
+    }
+
+    /// What was dropped since the counter showed `before`. It is 32 bits wide: a step of more than
+    /// half of that is one back, because a listener has gone.
+    pub(crate) fn dropped_since(&self, before: u32) -> u64 {
+        let step = self.drops().wrapping_sub(before);
+        if step <= i32::MAX as u32 {
+            return step.into();
+        }
+        match &*self.listeners {
+            // Another one at the same place: all that it has dropped is new.
+            [listener] => listener.drops.into(),
+            // Which of several has gone cannot be told.
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.is_full())
+    }
+
+    /// Whether the kernel tells what each listener dropped: if `ListenOverflows` moved and none has
+    /// dropped anything, it does not.
+    pub(crate) fn drops_are_told(&self) -> bool {
+        self.namespace.listeners.iter().any(|listener| listener.drops > 0)
+    }
+
+    /// The one with the longest queue; the fullest of those.
+    pub(crate) fn worst(&self) -> Option<&Listener> {
+        let order = |listener: &&Listener| {
+            (listener.is_full(), listener.accept_queue, Reverse(listener.accept_limit))
+        };
+        self.listeners.iter().copied().max_by_key(order)
+    }
+
+    /// The one to ask why.
+    pub(crate) fn process(&self) -> Option<&Process> {
+        Some(&*self.worst()?.owner.as_ref()?.process)
+    }
+}
