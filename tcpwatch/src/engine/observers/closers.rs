@@ -15,7 +15,7 @@ use std::{
 use crate::{
     engine::{
         advice::text,
-        over_time::{level::RELEASE, trend::Trend},
+        over_time::{counter::Counter, level::RELEASE, trend::Trend},
     },
     facts::{CloserCount, Endpoint, Inventory, NetnsId, Process, Role, Timestamp},
 };
@@ -60,8 +60,7 @@ type Scope = (NetnsId, Option<Endpoint>);
 #[derive(Debug)]
 struct Followed {
     process: Arc<Process>,
-    /// As last read.
-    count: u64,
+    count: Counter,
     /// Added up over counters that began again.
     total: u64,
     trend: Trend,
@@ -177,17 +176,19 @@ impl Followed {
         let mut trend = Trend::default();
         let Some(since) = since else {
             trend.observe(now, 0, RATE_WINDOW);
-            return Self { process, count, total: 0, trend };
+            let mut counter = Counter::default();
+            counter.added(count);
+            return Self { process, count: counter, total: 0, trend };
         };
         trend.observe(since, 0, RATE_WINDOW);
         trend.observe(now, count, RATE_WINDOW);
-        Self { process, count, total: count, trend }
+        let mut counter = Counter::default();
+        let total = counter.added_from_zero(count);
+        Self { process, count: counter, total, trend }
     }
 
-    /// A lower count is one that began again.
     fn again(mut self, count: u64, now: Timestamp) -> Self {
-        let added = count.checked_sub(self.count).unwrap_or(count);
-        self.count = count;
+        let added = self.count.added_from_zero(count);
         self.total = self.total.saturating_add(added);
         self.trend.observe(now, self.total, RATE_WINDOW);
         self

@@ -3,9 +3,9 @@
 //! What is raised by a counter, or by events that are counted, is raised by how far it moved within
 //! a window, and holds for that window after its last move.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use crate::facts::Timestamp;
+use crate::{engine::over_time::window::Window, facts::Timestamp};
 
 /// Parts of a window that are told apart: a move is forgotten at most a sixth of the window late.
 const PARTS: u32 = 6;
@@ -15,16 +15,8 @@ const PARTS: u32 = 6;
 pub(crate) struct Moved {
     /// Since it began to move, without a pause of a window.
     total: u64,
-    /// Those of the last window, oldest first.
-    recent: VecDeque<Part>,
-}
-
-/// Moves that lie close together.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    sum: u64,
-    first: Timestamp,
-    last: Timestamp,
+    /// Those of the last window.
+    recent: Window<u64>,
 }
 
 /// What has moved.
@@ -41,25 +33,20 @@ pub(crate) struct Moves {
 impl Moved {
     /// Takes what has been added since the last time, and says how much it is altogether.
     pub(crate) fn observe(&mut self, added: u64, window: Duration, now: Timestamp) -> Moves {
-        self.recent.retain(|part| now.since(part.last) <= window);
+        self.recent.forget(|part| now.since(part.ended) > window);
         if self.recent.is_empty() {
             self.total = 0;
         }
         if added > 0 {
             self.total = self.total.saturating_add(added);
-            match self.recent.back_mut() {
-                Some(part) if now.since(part.first) < window / PARTS => {
-                    part.sum = part.sum.saturating_add(added);
-                    part.last = part.last.max(now);
-                }
-                _ => self.recent.push_back(Part { sum: added, first: now, last: now }),
-            }
+            let merge = |sum: &mut u64, added| *sum = sum.saturating_add(added);
+            self.recent.add(added, (now, now), window / PARTS, merge);
         }
-        let first = self.recent.front().map_or(now, |part| part.first);
-        let last = self.recent.back().map_or(now, |part| part.last);
+        let first = self.recent.iter().next().map_or(now, |part| part.began);
+        let last = self.recent.iter().next_back().map_or(now, |part| part.ended);
         Moves {
             total: self.total,
-            in_window: self.recent.iter().fold(0, |sum, part| sum.saturating_add(part.sum)),
+            in_window: self.recent.iter().fold(0, |sum, part| sum.saturating_add(part.value)),
             lasted: last.since(first),
         }
     }
@@ -101,7 +88,7 @@ mod tests {
             let moves = moved.observe(2, WINDOW, at(second));
             assert!(moves.in_window <= 2 * 71, "{moves:?}");
             assert!(moves.in_window >= 2 * 61 || second < 60, "{moves:?}");
-            assert!(moved.recent.len() <= 8, "{}", moved.recent.len());
+            assert!(moved.recent.iter().len() <= 8, "{}", moved.recent.iter().len());
         }
         // Time that runs backwards adds to what is there.
         assert_eq!(moved.observe(1, WINDOW, at(0)).total, 20_001);

@@ -1,8 +1,8 @@
 //! Whether a number grows, and how fast.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use crate::facts::Timestamp;
+use crate::{engine::over_time::window::Window, facts::Timestamp};
 
 /// Points that are kept of a window. With the default window that is one in 9.4 s, so that every
 /// inventory of the default interval is one and the quarters end where they should.
@@ -11,7 +11,7 @@ const POINTS: u32 = 64;
 /// A number over a window of time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trend {
-    points: VecDeque<(Timestamp, u64)>,
+    points: Window<u64>,
     last: Option<(Timestamp, u64)>,
 }
 
@@ -19,14 +19,10 @@ impl Trend {
     /// Takes the number as it is now. `now` must not go back.
     pub(crate) fn observe(&mut self, now: Timestamp, value: u64, window: Duration) {
         self.last = Some((now, value));
-        let due = self.points.back().is_none_or(|(at, _)| now.since(*at) >= window / POINTS);
-        if due {
-            self.points.push_back((now, value));
-        }
+        // A point is the number at the beginning of its part.
+        self.points.add(value, (now, now), window / POINTS, |_, _| {});
         // One point older than the window is its beginning.
-        while self.points.get(1).is_some_and(|(at, _)| now.since(*at) >= window) {
-            self.points.pop_front();
-        }
+        self.points.keep_from(now - window);
     }
 
     /// Whether it grew in each quarter of the window that ends with the last observation. `false`
@@ -39,8 +35,8 @@ impl Trend {
     /// been seen for all of them.
     pub(crate) fn parts_grown(&self, parts: u32, part: Duration) -> Option<u32> {
         let (now, last) = self.last?;
-        let (first, _) = self.points.front()?;
-        if now.since(*first) < part * parts {
+        let first = self.points.oldest()?.began;
+        if now.since(first) < part * parts {
             return None;
         }
         let mut later = last;
@@ -60,8 +56,9 @@ impl Trend {
 
     /// Growth per minute since the oldest point; `None` before a tenth of the window has passed.
     pub(crate) fn per_minute(&self, window: Duration) -> Option<f64> {
-        let ((from, first), (to, last)) = (*self.points.front()?, self.last?);
-        let elapsed = to.since(from);
+        let (oldest, (to, last)) = (self.points.oldest()?, self.last?);
+        let first = oldest.value;
+        let elapsed = to.since(oldest.began);
         if elapsed < window / 10 {
             return None;
         }
@@ -80,8 +77,8 @@ impl Trend {
 
     /// The value at `time`: that of the last point at or before it.
     fn at(&self, time: Timestamp) -> u64 {
-        let before = self.points.iter().rev().find(|(at, _)| *at <= time);
-        before.or(self.points.front()).map_or(0, |(_, value)| *value)
+        let before = self.points.iter().rev().find(|point| point.began <= time);
+        before.or(self.points.oldest()).map_or(0, |point| point.value)
     }
 }
 
@@ -156,6 +153,6 @@ mod tests {
         for millisecond in 0..2_000_000 {
             trend.observe(Timestamp::from_ns(millisecond * 1_000_000), 0, WINDOW);
         }
-        assert!(trend.points.len() <= POINTS as usize + 2, "{}", trend.points.len());
+        assert!(trend.points.iter().len() <= POINTS as usize + 2, "{}", trend.points.iter().len());
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         detector::{Detector, Round, Verdicts},
         finding::{Severity, Verdict},
         over_time::{
+            counter::Counter,
             level::Levels,
             moved::{Moved, Moves},
         },
@@ -37,7 +38,7 @@ const PLACES: usize = 8_192;
 pub(crate) struct AcceptQueueOverflow {
     levels: Levels,
     queues: HashMap<(NetnsId, Endpoint), Queue>,
-    overflows: HashMap<NetnsId, u64>,
+    overflows: HashMap<NetnsId, Counter>,
 }
 
 /// What was seen of the listeners at one place.
@@ -76,12 +77,12 @@ impl Detector for AcceptQueueOverflow {
 
 impl AcceptQueueOverflow {
     /// How far `ListenOverflows` has moved since it was last read; `None` where that is unknown.
-    fn follow_namespace(&mut self, namespace: &Namespace, before: Option<u64>) -> Option<u64> {
+    fn follow_namespace(&mut self, namespace: &Namespace, before: Option<Counter>) -> Option<u64> {
         let total = namespace.netstat.as_ref().map(|netstat| netstat.listen_overflows);
-        if let Some(total) = total.or(before) {
-            self.overflows.insert(namespace.id, total);
-        }
-        Some(total?.saturating_sub(before?))
+        let mut counter = before.unwrap_or_default();
+        let added = total.and_then(|total| counter.added(total));
+        self.overflows.insert(namespace.id, counter);
+        added
     }
 
     /// What was dropped, and whether the queue stays full.

@@ -7,12 +7,12 @@
 //! has become the usual. One that follows closely upon another is held over the pauses between
 //! bursts, so that a loop is told as one storm. How much is too much is left to `reset_storm`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::facts::{SeenReset, Timestamp};
+use crate::{
+    engine::over_time::window::{Part, Window},
+    facts::{SeenReset, Timestamp},
+};
 
 /// Parts of a window that are kept apart; the share of the oldest one that the window still holds
 /// is taken in proportion.
@@ -53,10 +53,10 @@ impl Times {
 
 #[derive(Debug, Default)]
 pub(crate) struct ResetRate {
-    /// Those of the window, oldest first.
-    recent: VecDeque<Part>,
-    /// What has left the window, oldest first.
-    past: VecDeque<Bucket>,
+    /// Those of the window.
+    recent: Window<Counts>,
+    /// How many have left the window.
+    past: Window<f64>,
     /// Those since the inventory before.
     latest: f64,
     storm: Option<Storm>,
@@ -64,19 +64,8 @@ pub(crate) struct ResetRate {
     over: Option<Timestamp>,
 }
 
-/// Resets between two inventories, or a few that lie close together.
-#[derive(Debug)]
-struct Part {
-    began: Timestamp,
-    ended: Timestamp,
-    counts: BTreeMap<SeenReset, u64>,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    began: Timestamp,
-    sum: f64,
-}
+/// Resets by what happened.
+type Counts = BTreeMap<SeenReset, u64>;
 
 /// A storm under way.
 #[derive(Debug)]
@@ -96,31 +85,22 @@ pub(crate) struct Storm {
 
 impl ResetRate {
     /// Takes what was added since the last time.
-    pub(crate) fn observe(&mut self, added: &BTreeMap<SeenReset, u64>, times: &Times) {
+    pub(crate) fn observe(&mut self, added: &Counts, times: &Times) {
         let Times { window, history, before, now, .. } = *times;
-        while self.recent.front().is_some_and(|part| now.since(part.ended) >= window) {
-            let left = self.recent.pop_front();
+        for part in self.recent.forget(|part| now.since(part.ended) >= window) {
             // What has blown over during a storm is of that storm.
-            if let (Some(part), None) = (left, &self.storm) {
-                add(&mut self.past, part.sum(), times);
+            if self.storm.is_none() {
+                add(&mut self.past, sum(&part.value), times);
             }
         }
         if let Some(storm) = &mut self.storm {
             storm.total += sum(added);
             add(&mut self.past, storm.usual * times.windows(now.since(before)), times);
         }
-        while self.past.front().is_some_and(|bucket| now.since(bucket.began) > history) {
-            self.past.pop_front();
-        }
+        self.past.forget(|part| now.since(part.began) > history);
         self.latest = sum(added);
-        if added.is_empty() {
-            return;
-        }
-        match self.recent.back_mut() {
-            Some(part) if now.since(part.began) <= window / PARTS => part.add(added, now),
-            _ => {
-                self.recent.push_back(Part { began: before, ended: now, counts: added.clone() });
-            }
+        if !added.is_empty() {
+            self.recent.add(added.clone(), (before, now), window / PARTS, merge);
         }
     }
 
@@ -128,9 +108,9 @@ impl ResetRate {
     fn in_window(&self, times: &Times) -> Vec<(SeenReset, u64)> {
         let begin = times.now - times.window;
         let mut sums = BTreeMap::<SeenReset, f64>::new();
-        for part in &self.recent {
+        for part in self.recent.iter() {
             let share = part.share_after(begin);
-            for (what, count) in &part.counts {
+            for (what, count) in &part.value {
                 *sums.entry(*what).or_default() += *count as f64 * share;
             }
         }
@@ -147,7 +127,7 @@ impl ResetRate {
         }
         let Times { window, history, known, now, .. } = *times;
         let begin = now - window;
-        let left = |part: &Part| part.sum() * (1.0 - part.share_after(begin));
+        let left = |part: &Part<Counts>| sum(&part.value) * (1.0 - part.share_after(begin));
         let before = self.recent.iter().map(left).fold(self.past(), |sum, left| sum + left);
         // A group that was not there had none: the time counts all the same.
         before / times.windows(begin.since(known).min(history).max(window))
@@ -185,7 +165,8 @@ impl ResetRate {
         } else if now.since(storm.since) >= history {
             // As if there had never been anything else.
             let sum = per_window * times.windows(history);
-            self.past = VecDeque::from([Bucket { began: now, sum }]);
+            self.past = Window::default();
+            add(&mut self.past, sum, times);
             self.storm = None;
             self.over = None;
         }
@@ -198,45 +179,29 @@ impl ResetRate {
         if self.storm.is_some() {
             return f64::INFINITY;
         }
-        self.recent.iter().fold(self.past(), |sum, part| sum + part.sum())
+        self.recent.iter().fold(self.past(), |total, part| total + sum(&part.value))
     }
 
     /// What has left the window within the history.
     fn past(&self) -> f64 {
-        self.past.iter().fold(0.0, |sum, bucket| sum + bucket.sum)
+        self.past.iter().fold(0.0, |sum, part| sum + part.value)
     }
 }
 
-impl Part {
-    fn add(&mut self, added: &BTreeMap<SeenReset, u64>, now: Timestamp) {
-        self.ended = self.ended.max(now);
-        for (what, count) in added {
-            let sum = self.counts.entry(*what).or_default();
-            *sum = sum.saturating_add(*count);
-        }
-    }
-
-    fn sum(&self) -> f64 {
-        sum(&self.counts)
-    }
-
-    /// Which share of it falls after `time`, as if it had come evenly.
-    fn share_after(&self, time: Timestamp) -> f64 {
-        let lasted = self.ended.since(self.began);
-        let after = self.ended.since(time.max(self.began));
-        if lasted <= after { 1.0 } else { after.as_secs_f64() / lasted.as_secs_f64() }
+fn merge(counts: &mut Counts, added: Counts) {
+    for (what, count) in added {
+        let sum = counts.entry(what).or_default();
+        *sum = sum.saturating_add(count);
     }
 }
 
-fn sum(counts: &BTreeMap<SeenReset, u64>) -> f64 {
+fn sum(counts: &Counts) -> f64 {
     counts.values().map(|count| *count as f64).sum()
 }
 
-/// Adds to the newest bucket, or to another once that is as old as a bucket is wide.
-fn add(past: &mut VecDeque<Bucket>, amount: f64, times: &Times) {
-    match past.back_mut() {
-        _ if amount <= 0.0 => {}
-        Some(bucket) if times.now.since(bucket.began) < times.bucket() => bucket.sum += amount,
-        _ => past.push_back(Bucket { began: times.now, sum: amount }),
+/// Adds to the history what has left the window.
+fn add(past: &mut Window<f64>, amount: f64, times: &Times) {
+    if amount > 0.0 {
+        past.add(amount, (times.now, times.now), times.bucket(), |sum, amount| *sum += amount);
     }
 }

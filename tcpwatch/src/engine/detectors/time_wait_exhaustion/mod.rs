@@ -20,7 +20,7 @@ use crate::{
         detector::{Detector, Round, Verdicts},
         finding::{FindingKind, Severity, Verdict},
         observers::closers::Nearing,
-        over_time::{level::Levels, moved::Moved, trend::Trend},
+        over_time::{counter::Counter, level::Levels, moved::Moved, trend::Trend},
     },
     facts::{Focus, Namespace, NetnsId, TimeWaitUse, Timestamp},
 };
@@ -40,9 +40,9 @@ pub(crate) struct TimeWaitExhaustion {
 }
 
 /// What the overflow counter of a namespace did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Overflows {
-    total: u64,
+    counter: Counter,
     moved: Moved,
 }
 
@@ -100,12 +100,9 @@ impl TimeWaitExhaustion {
         now: Timestamp,
     ) -> u64 {
         let read = namespace.netstat.as_ref().map(|netstat| netstat.time_wait_overflows);
+        let mut overflows = before.unwrap_or_default();
         // A counter that could not be read this once is taken not to have moved.
-        let known = before.as_ref().map(|overflows| overflows.total);
-        let Some(total) = read.or(known) else { return 0 };
-        let mut overflows = before.unwrap_or(Overflows { total, moved: Moved::default() });
-        let added = total.saturating_sub(overflows.total);
-        overflows.total = total;
+        let added = read.and_then(|total| overflows.counter.added(total)).unwrap_or(0);
         let sum = overflows.moved.observe(added, window, now).total;
         self.overflows.insert(namespace.id, overflows);
         sum
