@@ -82,6 +82,67 @@ fn every_kind_of_finding_is_in_the_readme_and_has_a_runbook() -> Result<()> {
     Ok(())
 }
 
+/// A finding's alert leads to the runbook of its kind, an alert about the agent to its own section.
+#[test]
+fn every_alert_leads_to_a_runbook_that_says_what_to_do() -> Result<()> {
+    const AGENT: &str = "docs/runbooks/agent.md";
+    let rules = read("deploy/prometheus/tcpwatch.rules.yml")?;
+    let agent = read(AGENT)?;
+    let mut alerts = 0;
+    for rule in rules.split("- alert: ").skip(1) {
+        alerts += 1;
+        let name = rule.lines().next().context("an alert without name")?;
+        // A kind's second alert has the annotations of the first.
+        if rule.contains("annotations: *") {
+            continue;
+        }
+        let runbook = rule.split_once("runbook: ").and_then(|(_, after)| after.lines().next());
+        let runbook = runbook.with_context(|| format!("{name} has no runbook"))?;
+        let (file, anchor) = runbook.split_once('#').unwrap_or((runbook, ""));
+        ensure!(in_repository(file).is_file(), "{name}: {file} does not exist");
+        if file != AGENT {
+            continue;
+        }
+        ensure!(anchor == name.to_lowercase(), "{name}: {runbook}");
+        let section = agent.split_once(&format!("\n## {name}\n"));
+        let (_, section) = section.with_context(|| format!("{AGENT} has no section {name}"))?;
+        let section = section.split("\n## ").next().unwrap_or_default();
+        for part in ["**Meaning.**", "**Confirm.**", "**Do.**"] {
+            ensure!(section.contains(part), "{AGENT}: {name} has no {part}");
+        }
+    }
+    ensure!(alerts > 20, "only {alerts} alerts were found");
+    let about_the_agent = rules.split_once("- name: tcpwatch-agent").context("no such group")?.1;
+    let of_agent = about_the_agent.matches("- alert: ").count();
+    assert_eq!(agent.matches("\n## Tcpwatch").count(), of_agent, "a section without an alert");
+    assert_eq!(about_the_agent.matches(&format!("runbook: {AGENT}#")).count(), of_agent);
+    Ok(())
+}
+
+/// README names every stage that the agent counts losses at.
+#[test]
+fn every_stage_of_a_loss_is_in_the_readme() -> Result<()> {
+    let readme = read("README.md")?;
+    let (_, stages) =
+        readme.split_once("- `stage` of `tcpwatch_events_lost_total`").context("stages")?;
+    let stages = stages.split("\n\n").next().unwrap_or_default();
+    let sources = read("tcpwatch/src/kernel/counters.rs")? + &read("tcpwatch/src/agent/mod.rs")?;
+    let mut seen = 0;
+    let (_, first) = sources.split_once("lost: vec![").context("the stages of the kernel side")?;
+    let first = first.split(']').next().unwrap_or_default();
+    let pushed = sources.split("lost.push((").skip(1);
+    let named = first.split("(\"").skip(1).chain(pushed.filter_map(|text| text.strip_prefix('"')));
+    for stage in named.filter_map(|text| text.split('"').next()) {
+        seen += 1;
+        ensure!(
+            stages.contains(&format!("`{stage}`")),
+            "README.md does not have the stage {stage}"
+        );
+    }
+    ensure!(seen >= 8, "only {seen} stages were found");
+    Ok(())
+}
+
 #[test]
 fn architecture_can_be_read_at_once() -> Result<()> {
     let lines = read("ARCHITECTURE.md")?.lines().count();

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::command::{cargo, command, output, run};
+use crate::command::{cargo, output, run};
 
 /// The top folder.
 pub(crate) fn root() -> PathBuf {
@@ -35,12 +35,6 @@ pub(crate) fn target() -> Result<PathBuf> {
 pub(crate) fn build_tcpwatch() -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "tcpwatch"]).current_dir(root());
-    // `tcpwatch_build_info` names the commit, where there is one.
-    if let Ok(revision) =
-        output(command("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root()))
-    {
-        build.env("TCPWATCH_REVISION", revision.trim());
-    }
     run(&mut build)?;
     Ok(target()?.join("release/tcpwatch"))
 }

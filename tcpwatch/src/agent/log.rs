@@ -6,6 +6,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
+use super::colour::coloured;
 use crate::{
     config::{Log, LogFormat},
     engine::{Finding, FindingChange, Severity},
@@ -23,7 +24,7 @@ pub fn init(log: &Log) {
         (Some(journal), _) => journal.boxed(),
         (None, LogFormat::Text) => tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .with_ansi(coloured(&io::stderr()))
             .with_target(false)
             .boxed(),
         (None, LogFormat::Json) => {

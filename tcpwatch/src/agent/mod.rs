@@ -4,6 +4,7 @@
 //! taken by a thread of their own (`walker`); HTTP asks by messages. After start-up nothing
 //! returns an error out of the loop: what fails is counted, logged and tried again.
 
+mod colour;
 mod log;
 mod source;
 mod walker;
@@ -37,11 +38,8 @@ use crate::{
 
 /// Version as published: the crate's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Revision of the sources, where the build was told.
-pub const REVISION: &str = match option_env!("TCPWATCH_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
+/// Revision of the sources, as `build/revision.rs` finds it; "unknown" where nothing knows it.
+pub const REVISION: &str = env!("TCPWATCH_REVISION");
 
 /// Events taken from the ring at a time, so that a storm of them leaves the loop responsive.
 const EVENTS_AT_A_TIME: usize = 4_096;
@@ -303,7 +301,7 @@ impl Agent {
         while let Some(change) = self.engine.poll_change() {
             log::change(&change);
         }
-        let wall = WallClock::capture();
+        let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         if inventory.unseen_namespaces > 0 && self.unseen_namespaces == 0 {
@@ -347,12 +345,17 @@ impl Agent {
                 let _ = to.send(self.exposition());
             }
             Query::Findings(to) => {
-                let _ = to.send(findings_json(self.engine.findings(), WallClock::capture()));
+                let _ =
+                    to.send(findings_json(self.engine.findings(), WallClock::at(kernel::now())));
             }
             Query::Page(to) => {
                 let samples = self.engine.samples();
-                let page =
-                    render_page(self.engine.findings(), &samples, WallClock::capture(), VERSION);
+                let page = render_page(
+                    self.engine.findings(),
+                    &samples,
+                    WallClock::at(kernel::now()),
+                    VERSION,
+                );
                 let _ = to.send(page);
             }
             Query::Ready(to) => {

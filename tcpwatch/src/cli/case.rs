@@ -56,7 +56,7 @@ impl<'a> Case<'a> {
 
     /// Records from here on.
     pub(super) fn record(&mut self, file: &Path) -> Result<(), CheckError> {
-        let wall = WallClock::capture();
+        let wall = WallClock::at(crate::kernel::now());
         let header = Header {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             tcpwatch: VERSION.to_owned(),

@@ -69,7 +69,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }
     case.take_inventory(&mut walker)?;
-    Ok((case.findings(), WallClock::capture()))
+    Ok((case.findings(), WallClock::at(crate::kernel::now())))
 }
 
 /// Watches for a while, up to the last inventory.

@@ -22,9 +22,12 @@ use crate::{
     kernel::describe_addresses,
 };
 
+/// `tcpwatch --version`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TCPWATCH_REVISION"), ")");
+
 /// Watches TCP on this host and says what is wrong, whose fault it is and what to do.
 #[derive(Debug, Parser)]
-#[command(name = "tcpwatch", version, max_term_width = 100)]
+#[command(name = "tcpwatch", version = VERSION, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,9 +1,7 @@
 //! Findings for scripts: the body of `/api/v1/findings`.
 //!
-//! The fields are those of section 3 of the contract; what a subject or the evidence looks like is
-//! said by [`Subject`] and
-//! [`EvidenceMap`] themselves. Here times become times of day
-//! and the runbook is added.
+//! [`Subject`] and [`EvidenceMap`] say what a subject and the evidence look like. Here times become
+//! times of day, and the runbook is added.
 
 use serde::Serialize;
 

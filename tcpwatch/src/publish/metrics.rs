@@ -7,14 +7,12 @@
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
-use prometheus::{
-    TextEncoder,
-    core::{Collector as _, Desc},
-    process_collector::ProcessCollector,
-    proto::MetricFamily,
-};
+use prometheus::{TextEncoder, core::Desc, proto::MetricFamily};
 
-use super::family::{Counter, Gauge, Histogram, MetricKind, MetricRow};
+use super::{
+    family::{Counter, Gauge, Histogram, MetricKind, MetricRow},
+    process,
+};
 use crate::{
     engine::{FindingKind, Samples, Severity},
     facts::{ConnectFailure, Inventory, KernelCounters, ResetCause, Role, TableUse, TcpState},
@@ -148,7 +146,6 @@ pub fn catalog_markdown() -> String {
 #[derive(Debug)]
 pub struct Metrics {
     families: Families,
-    process: ProcessCollector,
 }
 
 impl Metrics {
@@ -166,7 +163,7 @@ impl Metrics {
         let mut families = Families::new();
         families.build_info.set([version, revision], 1.0);
         families.config_last_reload_successful.set([], 1.0);
-        Ok(Self { families, process: ProcessCollector::for_self() })
+        Ok(Self { families })
     }
 
     /// Takes over what the engine has to publish.
@@ -351,7 +348,7 @@ impl Metrics {
     #[must_use]
     pub fn encode(&self) -> String {
         let mut families = self.families.families();
-        families.extend(self.process.collect());
+        families.extend(process::collect());
         self::encode(families)
     }
 

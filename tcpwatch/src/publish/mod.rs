@@ -14,6 +14,7 @@ mod http;
 mod json;
 mod metrics;
 mod page;
+mod process;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -12,19 +12,17 @@ use crate::{facts::Timestamp, incident::Header};
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
-    /// CLOCK_MONOTONIC.
+    /// CLOCK_MONOTONIC of the host.
     now: Timestamp,
     /// CLOCK_REALTIME less CLOCK_MONOTONIC.
     offset_ns: i128,
 }
 
 impl WallClock {
-    /// Reads both clocks.
+    /// Reads CLOCK_REALTIME; `now` is the same moment on the clock of the facts.
     #[must_use]
-    pub fn capture() -> Self {
-        let monotonic = nanoseconds(clock_gettime(ClockId::Monotonic));
-        let real = nanoseconds(clock_gettime(ClockId::Realtime));
-        Self::new(Timestamp::from_ns(u64::try_from(monotonic).unwrap_or(0)), real)
+    pub fn at(now: Timestamp) -> Self {
+        Self::new(now, nanoseconds(clock_gettime(ClockId::Realtime)))
     }
 
     /// With CLOCK_REALTIME in nanoseconds at `now`.

@@ -49,7 +49,7 @@ impl<'a> Stage<'a> {
         let absent = absent.map(|status| status.hook.name).collect();
         let (ring, _, walker, links) =
             programs.split(Scope::All, config.limits.close_wait_sockets)?;
-        let wall = WallClock::capture();
+        let wall = WallClock::at(tcpwatch::kernel::now());
         let header = Header {
             kernel: kernel_version()?,
             tcpwatch: env!("CARGO_PKG_VERSION").to_owned(),
