@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::facts::{Inventory, Listener, Namespace, NetnsId, Process, Timestamp};
+use crate::{
+    engine::over_time::counter::Counter,
+    facts::{Inventory, Listener, Namespace, NetnsId, Process, Timestamp},
+};
 
 /// Sources that are never few, however often each of them tries. The estimate ends near 7,000
 /// (`SOURCE_WORDS`), so in a long queue their share alone would tell a large flood for a stall.
@@ -30,8 +33,12 @@ type Port = (NetnsId, u16);
 /// What is remembered of listening ports.
 #[derive(Debug, Default)]
 pub(crate) struct HalfOpen {
-    /// When a port's accept queue was last seen full.
+    /// When a port's accept queue was last known to be full.
     full: HashMap<Port, Timestamp>,
+    /// `ListenOverflows` of each namespace.
+    overflows: HashMap<NetnsId, Counter>,
+    /// What the listeners of each port have dropped, modulo 2^32.
+    drops: HashMap<Port, u32>,
     /// Whether a crowd has many sources.
     is_flood: HashMap<Port, bool>,
 }
@@ -57,10 +64,23 @@ impl HalfOpen {
     pub(crate) fn observe(&mut self, inventory: &Inventory, now: Timestamp) {
         self.full.retain(|_, at| now.since(*at) <= REQUEST_LIFE);
         let before = std::mem::take(&mut self.is_flood);
+        let mut drops_before = std::mem::take(&mut self.drops);
+        let mut overflows_before = std::mem::take(&mut self.overflows);
         for namespace in &inventory.namespaces {
+            let mut counter = overflows_before.remove(&namespace.id).unwrap_or_default();
+            let total = namespace.netstat.as_ref().map(|netstat| netstat.listen_overflows);
+            let overflowed = total.and_then(|total| counter.added(total)).unwrap_or(0) > 0;
+            self.overflows.insert(namespace.id, counter);
             for (port, listeners) in by_port(namespace) {
                 let key = (namespace.id, port);
-                if listeners.iter().any(|listener| listener.is_full())
+                let drops = listeners.iter().fold(0, |sum: u32, it| sum.wrapping_add(it.drops));
+                let dropped = drops_before.remove(&key).unwrap_or(0) != drops;
+                if drops > 0 && self.drops.len() < PORTS {
+                    self.drops.insert(key, drops);
+                }
+                // A queue fills and empties between two looks; its drops stay.
+                let was_full = overflowed && dropped;
+                if (was_full || listeners.iter().any(|listener| listener.is_full()))
                     && (self.full.len() < PORTS || self.full.contains_key(&key))
                 {
                     self.full.insert(key, now);

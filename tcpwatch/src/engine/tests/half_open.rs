@@ -154,9 +154,31 @@ fn a_port_whose_accept_queue_is_or_was_just_full_raises_neither() {
     assert!(!only_half_open(watch.see([listening([crowded(4_000, 1)])])), "what it left behind");
     watch.pass(Duration::from_nanos(1));
     assert!(only_half_open(watch.see([listening([crowded(4_000, 1)])])), "a stall of its own");
-    // What stands already stays when the queue fills up.
+    // One cause, one finding: a stall that stands ends when the queue fills up.
     watch.pass(INTERVAL);
-    assert!(only_half_open(watch.see([listening([full(4_000)])])));
+    assert!(!only_half_open(watch.see([listening([full(4_000)])])));
+}
+
+#[test]
+fn a_port_that_dropped_connections_is_full_though_no_look_shows_it() {
+    let mut watch = Watch::new();
+    let dropping = |drops, listen_overflows| {
+        let listener = Listener { drops, ..crowded(4_000, 1) };
+        let netstat = Some(NetstatCounters { listen_overflows, ..NetstatCounters::default() });
+        Namespace { netstat, ..listening([listener]) }
+    };
+    let stalls = |findings: &[Finding]| {
+        findings.iter().any(|finding| finding.kind == FindingKind::HandshakeStall)
+    };
+    assert!(stalls(watch.see([dropping(7, 7)])), "drops before the first look are not known");
+    watch.pass(INTERVAL);
+    assert!(!stalls(watch.see([dropping(8, 8)])), "it overflowed since");
+    watch.pass(seconds(60));
+    assert!(!stalls(watch.see([dropping(8, 8)])), "within the lifetime of a request");
+    watch.pass(INTERVAL);
+    assert!(stalls(watch.see([dropping(8, 8)])));
+    watch.pass(INTERVAL);
+    assert!(stalls(watch.see([dropping(9, 8)])), "drops for another reason than the queue");
 }
 
 #[test]

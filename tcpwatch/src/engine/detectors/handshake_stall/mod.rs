@@ -27,8 +27,7 @@ impl Detector for HandshakeStall {
             for crowd in round.half_open.crowds(namespace, false) {
                 let port = crowd.port();
                 let id = format!("{}/{}/{port}", FindingKind::HandshakeStall.name(), namespace.id);
-                let is_new = !self.levels.is_held(&id);
-                if crowd.was_full && is_new {
+                if crowd.was_full {
                     continue;
                 }
                 let config = round.detect.handshake_stall.of(crowd.process(), port);

@@ -29,8 +29,7 @@ impl Detector for SynFlood {
             for crowd in round.half_open.crowds(namespace, true) {
                 let port = crowd.port();
                 let id = format!("{}/{}/{port}", FindingKind::SynFlood.name(), namespace.id);
-                let is_new = !self.levels.is_held(&id);
-                if crowd.was_full && is_new {
+                if crowd.was_full {
                     continue;
                 }
                 let config = round.detect.syn_flood.of(crowd.process(), port);
