@@ -63,6 +63,9 @@ pub enum StartError {
     /// The kernel side.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Privileges that stay would be a surprise.
+    #[error("cannot give up privileges: {0}")]
+    Confine(io::Error),
     /// Something of the runtime.
     #[error("cannot start: {0}")]
     Runtime(#[from] io::Error),
@@ -115,6 +118,10 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
     let scope = scope(config.inventory.namespaces);
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
+    kernel::confine(scope).map_err(StartError::Confine)?;
+    if let Err(error) = source.load() {
+        tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
+    }
 
     let (queries, asked) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);
@@ -127,6 +134,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
+        confined_to: config.inventory.namespaces,
         ring: watch_ring(ring)?,
         more_events: Notify::new(),
         counters,
@@ -174,6 +182,8 @@ impl Signals {
 struct Agent {
     engine: Engine,
     metrics: Metrics,
+    /// What the privileges that are left allow.
+    confined_to: Namespaces,
     ring: AsyncFd<EventRing>,
     /// The last batch of events was full.
     more_events: Notify,
@@ -402,8 +412,14 @@ impl Agent {
                 return;
             }
         };
-        // What was opened or allocated at the start stays as it is in force.
+        // What was opened or allocated at the start stays as it is in force; so do namespaces that
+        // take privileges which are given up.
+        let mut inventory = new.inventory.clone();
+        if self.confined_to == Namespaces::Host {
+            inventory.namespaces = Namespaces::Host;
+        }
         let config = Config {
+            inventory,
             web: self.config.web.clone(),
             log: self.config.log.clone(),
             limits: Limits {
@@ -415,8 +431,8 @@ impl Agent {
         };
         if config != new {
             tracing::warn!(
-                "[web], [log], limits.ring_buffer_bytes and limits.http_connections change with \
-                 a restart"
+                "[web], [log], limits.ring_buffer_bytes, limits.http_connections and \
+                 inventory.namespaces from \"host\" to \"all\" change with a restart"
             );
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);

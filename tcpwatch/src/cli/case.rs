@@ -26,6 +26,8 @@ pub(super) enum CheckError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Inventory(#[from] InventoryError),
+    #[error("cannot give up privileges: {0}")]
+    Confine(io::Error),
     #[error("cannot write {}: {error}", file.display())]
     Unwritable { file: PathBuf, error: io::Error },
     #[error("cannot read {}: {error}", file.display())]

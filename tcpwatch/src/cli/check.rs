@@ -55,7 +55,8 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
     let mut case = Case::new(config);
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
-        symbols_by: Some(kernel::OWN_PROGRAM),
+        // Stacks show only in a second inventory.
+        symbols_by: options.watch.map(|_| kernel::OWN_PROGRAM),
     };
     let programs = Programs::load(&load)?;
     programs.require_indispensable()?;
@@ -63,8 +64,10 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
     if let Some(file) = &options.record {
         case.record(file)?;
     }
+    let scope = scope(config.inventory.namespaces);
     let (mut ring, _, mut walker, _links) =
-        programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets)?;
+        programs.split(scope, config.limits.close_wait_sockets)?;
+    kernel::confine(scope).map_err(CheckError::Confine)?;
     if let Some(watch) = options.watch {
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }

@@ -19,7 +19,7 @@ pub use exit::Exit;
 use crate::{
     agent::ConfigSource,
     config::{Config, LogFormat, LogLevel},
-    kernel::describe_addresses,
+    kernel::{SYMBOLS_COMMAND, serve_symbols},
 };
 
 /// `tcpwatch --version`.
@@ -45,13 +45,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Name the functions at these addresses of a process; the agent calls this
-    #[command(hide = true)]
-    Symbols {
-        pid: u32,
-        #[arg(value_parser = parse_address)]
-        addresses: Vec<u64>,
-    },
+    /// Name functions for the agent, which starts this
+    #[command(name = SYMBOLS_COMMAND, hide = true)]
+    Symbols,
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -117,13 +113,15 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
 #[must_use]
 pub fn main() -> ExitCode {
     restore_sigpipe();
+    // No command starts a program that gains privileges. A kernel that refuses is older than 3.5.
+    let _ = rustix::thread::set_no_new_privs(true);
     let is_check = std::env::args_os().nth(1).is_some_and(|argument| argument == "check");
     let exit = match parse() {
         Ok(cli) => match cli.command {
             Command::Run(options) => run::run(options),
             Command::Check(options) => check::check(&options),
             Command::Doctor { json } => doctor::doctor(json),
-            Command::Symbols { pid, addresses } => symbols(pid, &addresses),
+            Command::Symbols => symbols(),
             Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
             Command::Config { command: ConfigCommand::Default } => config::print_default(),
         },
@@ -132,18 +130,10 @@ pub fn main() -> ExitCode {
     if is_check { exit.for_check() } else { exit.into() }
 }
 
-fn parse_address(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
-}
-
-fn symbols(pid: u32, addresses: &[u64]) -> Exit {
-    match describe_addresses(pid, addresses) {
-        Some(names) => {
-            print!("{names}");
-            Exit::Ok
-        }
-        None => Exit::failed(&std::io::Error::other(format!("process {pid} cannot be read"))),
+fn symbols() -> Exit {
+    match serve_symbols() {
+        Ok(()) => Exit::Ok,
+        Err(error) => Exit::failed(&error),
     }
 }
 

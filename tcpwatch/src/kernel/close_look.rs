@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use aya::maps::{Array, MapData};
 use tcpwatch_common::{Focus as WireFocus, OpeningStack};
 
-use super::{code::Code, lru::LruTable, records::Copied, symbols};
+use super::{code::Code, lru::LruTable, records::Copied, symbols::Symbols};
 use crate::facts::{Focus, Role};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
@@ -20,7 +20,7 @@ const KNOWN_STACKS: usize = 256;
 pub(super) struct CloseLook {
     focus: Array<MapData, WireFocus>,
     stacks: LruTable<u64, OpeningStack>,
-    symbols_by: Option<&'static str>,
+    symbols: Option<Symbols>,
     asked: Focus,
     /// Of the sockets that the last inventory saw, by address and inode number.
     of_socket: HashMap<(u64, u64), Words>,
@@ -34,12 +34,12 @@ impl CloseLook {
     pub(super) fn new(
         focus: Array<MapData, WireFocus>,
         stacks: LruTable<u64, OpeningStack>,
-        symbols_by: Option<&'static str>,
+        symbols: Option<Symbols>,
     ) -> Self {
         Self {
             focus,
             stacks,
-            symbols_by,
+            symbols,
             asked: Focus::default(),
             of_socket: HashMap::new(),
             known: HashMap::new(),
@@ -113,7 +113,7 @@ impl CloseLook {
             return None;
         }
         *new_stacks += 1;
-        let words: Words = symbols::ask(self.symbols_by?, pid, &key.1)?.into();
+        let words: Words = self.symbols.as_mut()?.describe(pid, code, &key.1)?.into();
         if self.known.len() >= KNOWN_STACKS {
             self.known.clear();
         }

@@ -17,10 +17,12 @@ pub(super) struct Code {
 
 /// A part of a file that is mapped, or code that was made at run time.
 pub(super) struct Mapping {
-    start: u64,
-    end: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
     /// Where in its file it begins.
     offset: u64,
+    /// Of the file system, `MAJOR:MINOR` in hexadecimal.
+    pub(super) device: String,
     /// Of the file; 0 without one.
     pub(super) inode: u64,
     /// As the process sees it: a path, `[vdso]`, or empty for code that was made at run time.
@@ -113,12 +115,14 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
         return None;
     }
     let offset = fields.next()?;
-    let inode = fields.nth(1)?;
+    let device = fields.next()?.to_owned();
+    let inode = fields.next()?;
     let path = fields.next().unwrap_or("").trim();
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         offset: u64::from_str_radix(offset, 16).ok()?,
+        device,
         inode: inode.parse().ok()?,
         path: path.trim_end_matches(" (deleted)").to_owned(),
     })

@@ -25,6 +25,7 @@ use super::{
     inventory::WalkerMaps,
     lru::{self, LruTable},
     namespaces::NetnsIds,
+    symbols::Symbols,
 };
 use crate::facts::ResetCause;
 
@@ -67,7 +68,8 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Size of the ring buffer; a power of two, a multiple of the page size.
     pub ring_buffer_bytes: u32,
-    /// The tcpwatch that is called for the names of functions; none are told without.
+    /// The tcpwatch that is started for the names of functions; without it, places in files stand
+    /// for them.
     pub symbols_by: Option<&'static str>,
 }
 
@@ -181,7 +183,13 @@ impl Programs {
         let close_look = CloseLook::new(
             self.take_map(maps::FOCUS)?,
             LruTable::new(self.take_map(maps::STACKS)?, maps::STACKS_LIMIT),
-            self.symbols_by,
+            self.symbols_by.and_then(|program| {
+                Symbols::start(program)
+                    .inspect_err(|error| {
+                        tracing::warn!(%error, program, "names of functions unavailable");
+                    })
+                    .ok()
+            }),
         );
 
         let hook_fds = self

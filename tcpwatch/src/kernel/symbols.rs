@@ -1,142 +1,230 @@
-//! From return addresses to the names of functions: in a process of its own.
+//! From return addresses to the names of functions.
 //!
-//! The files that hold the symbols belong to whoever is looked at. One that is truncated while it is
-//! mapped ends its reader by a signal, one that is a FIFO stops it, one that is large takes memory.
-//! So `tcpwatch symbols PID ADDRESS…`, which nobody calls but the agent, reads them, and is given
-//! little time.
+//! The agent opens the files and sends the descriptors to [`super::symbol_server`], a process that
+//! it starts before it is confined. If that process is gone, or its reader failed, places in files
+//! stand for the names.
 
 use std::{
-    fmt::Write as _,
-    fs,
-    io::Read,
-    os::unix::fs::MetadataExt,
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use blazesym::{
-    Pid,
-    symbolize::{
-        Input, Sym, Symbolized, Symbolizer,
-        source::{Elf, Process, Source},
-    },
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+    sockopt::{Timeout, set_socket_timeout},
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::code::{Code, Mapping};
+use super::{
+    code::{Code, Mapping},
+    mapped_file,
+    symbol_server::{Answer, FILES, MESSAGE, Place, Request},
+};
 
-/// The command by which the agent calls itself.
-const COMMAND: &str = "symbols";
+/// The command by which the agent starts its symbol server.
+pub const SYMBOLS_COMMAND: &str = "symbols";
 /// Itself, also where its file has been replaced since (proc(5)).
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// A browser's symbols are read in a second.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest name that is kept, in characters; C++ knows longer ones.
-const LONGEST_NAME: usize = 120;
+/// The server ends a reader after three seconds; it has one more to say so.
+const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Asks `program` for the names of a stack, innermost first: `connect+0x14 (libc.so.6)`. `None` where
-/// it cannot be had: the process has ended or may not be read, or it took too long.
-pub(super) fn ask(program: &str, pid: u32, addresses: &[u64]) -> Option<Vec<String>> {
-    let mut command = Command::new(program);
-    command.args([COMMAND, &pid.to_string()]);
-    command.args(addresses.iter().map(|address| format!("{address:#x}")));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let started = command.spawn().inspect_err(|error| {
-        tracing::debug!(%error, program, "cannot ask for symbols");
-    });
-    let mut child = started.ok()?;
-    let names = answer(&mut child);
-    // Both fail only if it has ended already.
-    let _ = child.kill();
-    let _ = child.wait();
-    names.filter(|names| names.len() == addresses.len())
+/// The agent's end.
+pub(super) struct Symbols {
+    socket: OwnedFd,
+    server: Child,
+    /// Of the last request.
+    id: u64,
+    state: State,
 }
 
-/// What it says is far less than a pipe holds, so it can be waited for first.
-fn answer(child: &mut Child) -> Option<Vec<String>> {
-    let asked = Instant::now();
-    let status = loop {
-        match child.try_wait().ok()? {
-            Some(status) => break status,
-            None if asked.elapsed() > PATIENCE => return None,
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    if !status.success() {
-        return None;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// The last request has no answer yet.
+    Busy,
+    /// The server has ended.
+    Gone,
+}
+
+impl Symbols {
+    /// Starts the server: `program` is a tcpwatch. It ends when this is dropped.
+    pub(super) fn start(program: &str) -> io::Result<Self> {
+        let (socket, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+        let mut command = Command::new(program);
+        command.arg0("tcpwatch").arg(SYMBOLS_COMMAND).env_clear().current_dir("/");
+        command.stdin(Stdio::from(other)).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { socket, server: command.spawn()?, id: 0, state: State::Ready })
     }
-    let mut text = String::new();
-    child.stdout.take()?.take(64 * 1024).read_to_string(&mut text).ok()?;
-    Some(text.lines().map(str::to_owned).collect())
+
+    /// The names of a stack, innermost first: `connect+0x14 (libc.so.6)`. `None` while an earlier
+    /// request is not answered.
+    pub(super) fn describe(
+        &mut self,
+        pid: u32,
+        code: &Code,
+        addresses: &[u64],
+    ) -> Option<Vec<String>> {
+        if self.state == State::Busy {
+            self.receive(RecvFlags::DONTWAIT);
+        }
+        if self.state == State::Busy {
+            return None;
+        }
+        let frames: Vec<Frame<'_>> = Frame::all(code, addresses).collect();
+        let names = self.names(pid, &frames);
+        let mut names = names.unwrap_or_default().into_iter();
+        Some(frames.iter().map(|frame| frame.describe(names.next().flatten())).collect())
+    }
+
+    fn names(&mut self, pid: u32, frames: &[Frame<'_>]) -> Option<Vec<Option<(String, u64)>>> {
+        if self.state == State::Gone {
+            return None;
+        }
+        let mut files = Files::default();
+        let places = frames.iter().map(|frame| files.place_of(pid, frame)).collect();
+        self.id += 1;
+        let sent = send(self.socket.as_fd(), &Request { id: self.id, places }, &files.open);
+        if let Err(error) = sent {
+            self.give_up(&error);
+            return None;
+        }
+        self.state = State::Busy;
+        let names = self.receive(RecvFlags::empty())?;
+        (names.len() == frames.len()).then_some(names)
+    }
+
+    /// The answer to the last request; `None` too where its reader failed.
+    fn receive(&mut self, flags: RecvFlags) -> Option<Vec<Option<(String, u64)>>> {
+        let mut bytes = vec![0; MESSAGE];
+        loop {
+            let received = match recv(&self.socket, &mut bytes[..], flags) {
+                Ok((received, _)) => received,
+                Err(rustix::io::Errno::INTR) => continue,
+                // It stays busy.
+                Err(rustix::io::Errno::AGAIN) => return None,
+                Err(error) => {
+                    self.give_up(&error.into());
+                    return None;
+                }
+            };
+            if received == 0 {
+                self.give_up(&io::ErrorKind::UnexpectedEof.into());
+                return None;
+            }
+            // What a reader that was taken over sends instead is no answer.
+            let answer: Option<Answer> = serde_json::from_slice(&bytes[..received]).ok();
+            match answer {
+                Some(answer) if answer.id == self.id => {
+                    self.state = State::Ready;
+                    return answer.names;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        self.state = State::Gone;
+        // Reaps it.
+        let status = self.server.try_wait().ok().flatten().map(|status| status.to_string());
+        tracing::warn!(%error, status, "names of functions unavailable until a restart");
+    }
 }
 
-/// The other side: the names of these addresses in `pid`, a line for each. `None` where the process
-/// cannot be read.
-#[must_use]
-pub fn describe(pid: u32, addresses: &[u64]) -> Option<String> {
-    limit_myself();
-    let code = Code::of(pid)?;
-    let symbolizer =
-        Symbolizer::builder().enable_code_info(false).enable_inlined_fns(false).build();
-    let mut text = String::new();
-    for (depth, &address) in addresses.iter().enumerate() {
-        // A return address may lie behind the function that called; the call does not.
-        let behind_call = u64::from(depth > 0);
-        let call = address.saturating_sub(behind_call);
-        let mapping = code.mapping_of(call);
-        let module = mapping.map_or("?", Mapping::name);
-        let symbol = mapping.and_then(|mapping| symbol_of(&symbolizer, pid, mapping, call));
-        let _infallible = match symbol {
-            Some(symbol) => {
-                let name: String = symbol.name.chars().take(LONGEST_NAME).collect();
-                let offset = symbol.offset as u64 + behind_call;
-                writeln!(text, "{}+{offset:#x} ({module})", name.replace(char::is_control, "?"))
+fn send(socket: BorrowedFd<'_>, request: &Request, files: &[OwnedFd]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(request)?;
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&files));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// A return address and the mapping that its call lies in.
+struct Frame<'a> {
+    address: u64,
+    /// 1 where the address lies behind a call, and so maybe behind the function that called.
+    behind_call: u64,
+    mapping: Option<&'a Mapping>,
+}
+
+impl<'a> Frame<'a> {
+    fn all(code: &'a Code, addresses: &'a [u64]) -> impl Iterator<Item = Self> {
+        addresses.iter().enumerate().map(|(depth, &address)| {
+            let behind_call = u64::from(depth > 0);
+            let mapping = code.mapping_of(address.saturating_sub(behind_call));
+            Self { address, behind_call, mapping }
+        })
+    }
+
+    fn call(&self) -> u64 {
+        self.address.saturating_sub(self.behind_call)
+    }
+
+    fn describe(&self, name: Option<(String, u64)>) -> String {
+        let module = self.mapping.map_or("?", Mapping::name);
+        match name {
+            Some((name, within)) => {
+                let name = name.replace(char::is_control, "?");
+                let within = within.saturating_add(self.behind_call);
+                format!("{name}+{within:#x} ({module})")
             }
             // Its place in the file, for addr2line.
             None => {
-                let place = mapping.map_or(address, |it| it.file_offset(call) + behind_call);
-                writeln!(text, "{place:#x} ({module})")
+                let offset = |it: &Mapping| it.file_offset(self.call()) + self.behind_call;
+                let place = self.mapping.map_or(self.address, offset);
+                format!("{place:#x} ({module})")
             }
-        };
-    }
-    Some(text)
-}
-
-fn symbol_of<'a>(
-    symbolizer: &'a Symbolizer,
-    pid: u32,
-    mapping: &Mapping,
-    address: u64,
-) -> Option<Sym<'a>> {
-    let symbolized = if mapping.path.starts_with('/') {
-        // By the process's own root: it may see other files under the same path.
-        let path = format!("/proc/{pid}/root{}", mapping.path);
-        if fs::metadata(&path).ok()?.ino() != mapping.inode {
-            return None;
         }
-        let offset = mapping.file_offset(address);
-        symbolizer.symbolize_single(&Source::Elf(Elf::new(path)), Input::FileOffset(offset))
-    } else {
-        // Code that was made at run time: a perf map, if its maker writes one. Or the vDSO.
-        let mut process = Process::new(Pid::from(pid));
-        process.map_files = false;
-        symbolizer.symbolize_single(&Source::Process(process), Input::AbsAddr(address))
-    };
-    match symbolized.ok()? {
-        Symbolized::Sym(symbol) => Some(symbol),
-        Symbolized::Unknown(_) => None,
     }
 }
 
-/// What is read may be made to cost. The time is that of [`PATIENCE`]; of memory a browser's symbols
-/// take some hundred megabytes, most of them mapped.
-fn limit_myself() {
-    const GIB: u64 = 1 << 30;
-    let limits =
-        [(Resource::Cpu, PATIENCE.as_secs()), (Resource::As, 4 * GIB), (Resource::Core, 0)];
-    for (resource, limit) in limits {
-        // One that cannot be set is a guard less.
-        let _ = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
+/// The files of a stack, each opened once.
+#[derive(Default)]
+struct Files {
+    open: Vec<OwnedFd>,
+    /// By inode number, 0 for the perf map.
+    known: BTreeMap<u64, Option<usize>>,
+}
+
+impl Files {
+    fn place_of(&mut self, pid: u32, frame: &Frame<'_>) -> Place {
+        let Some(mapping) = frame.mapping else { return Place::Nowhere };
+        if mapping.path.starts_with('/') {
+            let file = self.open_once(mapping.inode, || mapped_file::open_mapped(pid, mapping));
+            let offset = mapping.file_offset(frame.call());
+            file.map_or(Place::Nowhere, |file| Place::Elf { file, offset })
+        } else if mapping.path.starts_with('[') {
+            // The vDSO opens no socket.
+            Place::Nowhere
+        } else {
+            let file = self.open_once(0, || mapped_file::open_perf_map(pid));
+            file.map_or(Place::Nowhere, |file| Place::PerfMap { file, address: frame.call() })
+        }
+    }
+
+    fn open_once(&mut self, inode: u64, open: impl FnOnce() -> Option<OwnedFd>) -> Option<usize> {
+        if let Some(known) = self.known.get(&inode) {
+            return *known;
+        }
+        let file = if self.open.len() < FILES { open() } else { None };
+        let place = file.map(|file| {
+            self.open.push(file);
+            self.open.len() - 1
+        });
+        self.known.insert(inode, place);
+        place
     }
 }
