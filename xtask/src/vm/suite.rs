@@ -12,8 +12,10 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
-/// guest has: the sources, servers, a Prometheus, a C compiler. All others run.
-const NOT_FOR_GUESTS: [&str; 4] = ["documents", "healthy", "prometheus", "stacks"];
+/// guest has: the sources, servers, a Prometheus, a C compiler, strace, time.
+/// All others run.
+const NOT_FOR_GUESTS: [&str; 6] =
+    ["confined", "documents", "healthy", "prometheus", "stacks", "symbol_server"];
 
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
