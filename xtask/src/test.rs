@@ -46,6 +46,7 @@ pub(crate) fn test() -> Result<()> {
             ("ss", "iproute2"),
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
+            ("strace", "strace"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;

@@ -92,6 +92,7 @@ section! {
 
         /// The network namespaces that are watched: "all" or "host", which is the one in which
         /// tcpwatch runs. "all" because a container's leak fills the host's memory like any other.
+        /// "host" gives CAP_SYS_ADMIN and CAP_SYS_PTRACE up: going back to "all" takes a restart.
         pub namespaces: Namespaces = Namespaces::All;
     }
 }

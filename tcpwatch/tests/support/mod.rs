@@ -44,10 +44,19 @@ impl Agent {
     /// Starts `tcpwatch run` with this configuration, and `[web]` added, and waits until it is
     /// ready.
     pub(crate) fn start(config: &str) -> Result<Self> {
+        Self::start_with(config, |_| Ok(()))
+    }
+
+    /// The same, after `prepare` has had the configuration file.
+    pub(crate) fn start_with(
+        config: &str,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let folder = Folder::new()?;
         let address = free_address()?;
         let text = format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
+        prepare(&file)?;
         let daemon = Daemon::start(
             tcpwatch().arg("run").arg("--config").arg(file),
             &folder.path.join("tcpwatch.log"),
@@ -146,6 +155,15 @@ impl Agent {
             Ok((finished - took > asked).then_some(()))
         })
     }
+}
+
+/// The only child of an agent.
+pub(crate) fn symbol_server(pid: u32) -> Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let mut children = children.split_whitespace();
+    let server = children.next().context("the agent has no child")?.parse()?;
+    ensure!(children.next().is_none(), "the agent has several children");
+    Ok(server)
 }
 
 pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {

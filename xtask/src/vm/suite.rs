@@ -12,9 +12,19 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
-/// guest has: the sources, servers, a Prometheus, a C compiler, git, a terminal. All others run.
-const NOT_FOR_GUESTS: [&str; 6] =
-    ["documents", "healthy", "prometheus", "revision", "stacks", "terminal"];
+/// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
+/// terminal, time. All others run.
+const NOT_FOR_GUESTS: [&str; 9] = [
+    "confined",
+    "documents",
+    "healthy",
+    "prometheus",
+    "purity",
+    "revision",
+    "stacks",
+    "symbol_server",
+    "terminal",
+];
 
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
