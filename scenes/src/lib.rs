@@ -30,7 +30,7 @@ pub use close_wait::{CloseWaitLeak, Keeper};
 pub use established::Established;
 pub use fin_wait2::{OrphanedFinWait2, orphaned_fin_wait2};
 pub use half_open::half_open;
-pub use namespace::{Namespace, is_root, root_or_skip};
+pub use namespace::{Namespace, SKIPPED, is_root, note_skip, root_or_skip};
 pub use ports::PortRange;
 pub use self_connection::SelfConnection;
 pub use simultaneous_open::{SimultaneousOpen, simultaneous_open};

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
@@ -288,8 +288,23 @@ pub fn root_or_skip() -> bool {
         std::env::var_os("TCPWATCH_REQUIRE_ALL").is_none_or(|value| value != "1"),
         "this test needs root, and TCPWATCH_REQUIRE_ALL=1 turns a skip into a failure"
     );
-    println!("skipped: needs root");
+    note_skip("needs root");
     false
+}
+
+/// The variable that names the file for [`note_skip`].
+pub const SKIPPED: &str = "TCPWATCH_SKIPPED_TESTS";
+
+/// Says that a test is skipped, and why. libtest hides what a passing test prints, so the reason is
+/// also a line of the file that `TCPWATCH_SKIPPED_TESTS` names: `cargo xtask test` counts them.
+pub fn note_skip(why: &str) {
+    println!("skipped: {why}");
+    let Some(file) = std::env::var_os(SKIPPED) else { return };
+    // One write of less than a page, appended: tests of other processes do not mix with it.
+    let line = format!("{}\n", why.replace('\n', " "));
+    if let Ok(mut file) = File::options().append(true).open(file) {
+        let _ = file.write_all(line.as_bytes());
+    }
 }
 
 fn ip(args: &[&str]) -> Result<()> {

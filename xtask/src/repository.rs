@@ -39,6 +39,13 @@ pub(crate) fn build_tcpwatch() -> Result<PathBuf> {
     Ok(target()?.join("release/tcpwatch"))
 }
 
+/// Likewise without optimisation, by the command of the tests: after them there is nothing to do.
+/// Another command would have other features of dependencies, and build them anew.
+pub(crate) fn build_tcpwatch_for_tests() -> Result<PathBuf> {
+    run(cargo().args(["test", "--no-run", "--workspace"]).current_dir(root()))?;
+    Ok(target()?.join("debug/tcpwatch"))
+}
+
 /// Every file below `folder`, sorted; nothing if there is no such folder.
 pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();

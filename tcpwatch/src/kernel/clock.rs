@@ -24,7 +24,7 @@ pub fn now() -> Timestamp {
     let time = clock_gettime(ClockId::Monotonic);
     // Neither part of a monotonic time is ever negative.
     let ns = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
-    Timestamp::from_ns(ns.saturating_sub_signed(*SHIFT_NS))
+    Timestamp::from_ns(ns.saturating_add_signed(SHIFT_NS.saturating_neg()))
 }
 
 /// The line `monotonic SECONDS NANOSECONDS`; before Linux 5.11 and without the namespaces there is

@@ -142,10 +142,48 @@ impl Agent {
         Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// Polls `look` for at most `count` inventories that began so long after now, and one more: an
+    /// answer may be a fifth of a second old. It counts what the agent did and not the time that
+    /// passed, so a slow machine has the same verdict.
+    pub(crate) fn within_inventories<T>(
+        &self,
+        what: &str,
+        count: u32,
+        after: Duration,
+        mut look: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let from = unix_seconds()? + after.as_secs_f64();
+        let (mut seen, mut last) = (0, 0.0);
+        poll(what, || {
+            let metrics = self.metrics()?;
+            let finished = value_in(&metrics, "tcpwatch_inventory_timestamp_seconds");
+            let took = value_in(&metrics, "tcpwatch_inventory_duration_seconds");
+            if let (Some(finished), Some(took)) = (finished, took)
+                && finished > last
+                && finished - took > from
+            {
+                (seen, last) = (seen + 1, finished);
+            }
+            let found = look()?;
+            ensure!(found.is_some() || seen <= count + 1, "{what}: not after {seen} inventories");
+            Ok(found)
+        })
+    }
+
+    /// Waits until an inventory has ended so long after the last one that there is now, by the
+    /// agent's own clock.
+    pub(crate) fn watch_for(&self, time: Duration) -> Result<()> {
+        let finished = || self.value("tcpwatch_inventory_timestamp_seconds");
+        let first = finished()?.context("no inventory yet")?;
+        poll("inventories", || {
+            Ok(finished()?.filter(|finished| *finished >= first + time.as_secs_f64()))
+        })?;
+        Ok(())
+    }
+
     /// Waits until a whole inventory has been taken that began after now.
     pub(crate) fn wait_for_inventory(&self) -> Result<()> {
-        let asked =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+        let asked = unix_seconds()?;
         poll("an inventory", || {
             let metrics = self.metrics()?;
             let finished = value_in(&metrics, "tcpwatch_inventory_timestamp_seconds");
@@ -164,6 +202,23 @@ pub(crate) fn symbol_server(pid: u32) -> Result<u32> {
     let server = children.next().context("the agent has no child")?.parse()?;
     ensure!(children.next().is_none(), "the agent has several children");
     Ok(server)
+}
+
+/// For a test of a hook that this machine refuses. A kernel that takes one hook by trampoline takes
+/// all of them, so `others` must be refused too. The guests of `cargo xtask vm` have them all: there
+/// `TCPWATCH_REQUIRE_HOOKS=1` makes a missing one a failure.
+pub(crate) fn skip_without_hook(hook: &str, others: &[(&str, bool)]) -> Result<()> {
+    let required = env::var_os("TCPWATCH_REQUIRE_HOOKS").is_some_and(|value| value == "1");
+    ensure!(!required, "the hook `{hook}` is not attached, and this kernel must have it");
+    for (other, attached) in others {
+        ensure!(!attached, "the hook `{hook}` is not attached, and `{other}` is");
+    }
+    scenes::note_skip("needs fentry or fexit, which this kernel refuses; cargo xtask vm tests it");
+    Ok(())
+}
+
+fn unix_seconds() -> Result<f64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64())
 }
 
 pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {
@@ -343,7 +398,7 @@ pub(crate) fn skip(why: &str) -> Result<()> {
     if env::var_os("TCPWATCH_REQUIRE_ALL").is_some_and(|value| value == "1") {
         bail!("this test {why}, and TCPWATCH_REQUIRE_ALL=1 turns a skip into a failure");
     }
-    println!("skipped: {why}");
+    scenes::note_skip(why);
     Ok(())
 }
 

@@ -408,9 +408,12 @@ fn failing_listener_neither_spins_nor_stops_the_others() {
     for _ in 0..3 {
         assert_eq!(server.get("/metrics").status, 200);
     }
+    let begun = Instant::now();
     thread::sleep(Duration::from_millis(500));
     let (_, used) = server.stop();
-    assert!(used < Duration::from_millis(200), "used {used:?} of processor time");
+    // A loop that spins uses all of that time.
+    let passed = begun.elapsed();
+    assert!(used < passed / 2, "used {used:?} of processor time in {passed:?}");
 }
 
 #[test]
