@@ -8,6 +8,7 @@
 mod attribution;
 mod btf;
 mod btf_file;
+mod cgroup;
 mod clock;
 mod close_look;
 mod code;
@@ -28,6 +29,7 @@ mod settings;
 mod symbols;
 mod walk;
 
+pub use cgroup::parse_cgroup;
 pub use clock::now;
 pub use counters::CounterReader;
 pub use error::InventoryError;
@@ -36,6 +38,6 @@ pub use hooks::{Hook, HookStatus};
 pub use inventory::Walker;
 pub use memory::OwnerPolicy;
 pub use namespaces::Scope;
-pub use process::{ProcessReader, parse_cgroup};
+pub use process::ProcessReader;
 pub use programs::{LoadError, LoadOptions, Programs, holds};
 pub use symbols::{OWN_PROGRAM, describe as describe_addresses};
