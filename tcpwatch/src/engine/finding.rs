@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     config,
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
+    plain,
 };
 
 /// What kind of condition; the names are stable.
@@ -165,6 +166,16 @@ impl EvidenceMap {
         self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
+    fn make_plain(&mut self) {
+        for (_, value) in &mut self.0 {
+            match value {
+                Evidence::Count(_) | Evidence::Number(_) => {}
+                Evidence::Text(text) => plain::make(text),
+                Evidence::List(texts) => texts.iter_mut().for_each(plain::make),
+            }
+        }
+    }
+
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
         self.0.iter().map(|(key, value)| (*key, value))
@@ -238,6 +249,27 @@ impl Subject {
         subject
     }
 
+    fn make_plain(&mut self) {
+        // By name, so that a new field is decided here.
+        let Self {
+            netns,
+            process,
+            pid: _,
+            exe,
+            unit,
+            container,
+            role: _,
+            local,
+            peer,
+            fds: _,
+            stack,
+            port: _,
+        } = self;
+        plain::make_shared(netns);
+        let names = [process, exe, unit, container, local, peer];
+        names.into_iter().flatten().chain(stack).for_each(plain::make);
+    }
+
     /// Fills in what is known of the process.
     pub fn set_process(&mut self, process: &Process) {
         self.process = Some(process.name.clone());
@@ -290,10 +322,32 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Makes every string in it [plain](crate::plain), whoever named it. All findings pass here, so
+    /// that whatever shows one has nothing left to clean.
+    pub(super) fn make_plain(&mut self) {
+        let Self {
+            id,
+            kind: _,
+            severity: _,
+            title,
+            explanation,
+            evidence,
+            subject,
+            remedies,
+            since: _,
+            last_seen: _,
+        } = self;
+        [id, title, explanation].into_iter().chain(remedies).for_each(plain::make);
+        evidence.make_plain();
+        subject.make_plain();
+    }
+
     /// Whether nobody wants to hear of it. What belongs to a namespace or a destination is nobody's:
     /// it names the process that leads at the moment, and would come and go with that.
     pub(super) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
-        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
+        // The subject is plain already.
+        let names =
+            |list: &[String], name: &str| list.iter().any(|ignored| plain::text(ignored) == name);
         let subject = &self.subject;
         let by_port = || subject.port.is_some_and(|port| ignore.ports.contains(&port));
         let by_owner = || {

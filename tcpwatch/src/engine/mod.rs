@@ -13,6 +13,7 @@ mod bind_refusal;
 mod board;
 mod close_wait_pileup;
 mod closers;
+mod command;
 mod cut;
 mod ephemeral_port_exhaustion;
 mod finding;
@@ -142,7 +143,7 @@ impl Engine {
         found.extend(self.reset_storm.judge(inventory, now));
         found.extend(self.bind_conflict.judge(inventory, now));
         found.extend(self.stuck_state.judge(inventory, now));
-        found.iter_mut().for_each(text::keep_plain);
+        found.iter_mut().for_each(Finding::make_plain);
         found.retain(|finding| !finding.is_ignored(&self.ignore));
         self.board.update(found, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
@@ -173,7 +174,9 @@ impl Engine {
     /// The numbers as of the last inventory; counters as of the last event.
     #[must_use]
     pub fn samples(&self) -> Samples {
-        self.sampler.samples()
+        let mut samples = self.sampler.samples();
+        samples.make_plain();
+        samples
     }
 }
 
