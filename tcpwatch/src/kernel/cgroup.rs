@@ -6,7 +6,12 @@
 //! read, because a runtime may use any of them: below cgroup v1 and on hybrid hosts a container is
 //! often in one and not in the other.
 
-use std::{borrow::Cow, fs, thread};
+use std::{
+    borrow::Cow,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use rustix::{
     fd::AsFd,
@@ -20,6 +25,10 @@ const ID: usize = 64;
 
 /// Length of a task's id of ECS on Fargate, which names its containers too.
 const TASK_ID: usize = 32;
+
+/// The first cgroup namespace, which has the same number on every kernel (`PROC_CGROUP_INIT_INO`,
+/// include/linux/proc_ns.h).
+const FIRST: &str = "cgroup:[4026531835]";
 
 /// The hierarchies in which systemd keeps its units: its own, then that of cgroup v1.
 const OF_SYSTEMD: [&str; 2] = ["", "name=systemd"];
@@ -39,15 +48,11 @@ pub(super) struct Roots(Vec<(String, String)>);
 impl Roots {
     /// Looks once. What cannot be learnt leaves a path with `..` without a unit.
     pub(super) fn read() -> Self {
-        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/cgroup")).ok();
-        match (namespace("self"), namespace("1")) {
-            (Some(own), Some(first)) if own != first => {}
-            _ => return Self::default(),
-        }
+        let Some(outer) = outer_namespace() else { return Self::default() };
         let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return Self::default() };
         // A thread of its own: it changes its namespace for good.
-        let seen = thread::spawn(|| {
-            let namespace = fs::File::open("/proc/1/ns/cgroup")?;
+        let seen = thread::spawn(move || {
+            let namespace = fs::File::open(outer)?;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ControlGroup))?;
             fs::read_to_string("/proc/thread-self/cgroup")
         });
@@ -98,6 +103,23 @@ impl Roots {
         let of_systemd = paths.iter().filter(|(it, _)| is_of_systemd(it).is_some());
         (of_systemd.filter_map(|(_, path)| unit_in(path)).next(), None)
     }
+}
+
+/// The cgroup namespace of pid 1, or the first one where pid 1 cannot be read; `None` where this
+/// process is in it.
+fn outer_namespace() -> Option<PathBuf> {
+    let link = |path: &Path| fs::read_link(path).ok();
+    let own = link(Path::new("/proc/self/ns/cgroup"))?;
+    let of_pid_1 = PathBuf::from("/proc/1/ns/cgroup");
+    if let Some(outer) = link(&of_pid_1) {
+        return (outer != own).then_some(of_pid_1);
+    }
+    if own == Path::new(FIRST) {
+        return None;
+    }
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut paths = processes.map(|process| process.path().join("ns/cgroup"));
+    paths.find(|path| link(path).is_some_and(|outer| outer == Path::new(FIRST)))
 }
 
 /// Controllers and path of each line. The path of a cgroup that was removed ends in ` (deleted)`
