@@ -10,6 +10,7 @@ use super::colour::coloured;
 use crate::{
     config::{Log, LogFormat},
     engine::{Finding, FindingChange, Severity},
+    plain,
 };
 
 /// Starts the log. Records go to the journal where stderr is connected to it, else to stderr in the
@@ -56,18 +57,20 @@ pub(super) fn change(change: &FindingChange) {
 
 fn record(finding: &Finding, what: &str, level: Severity) {
     let subject = &finding.subject;
+    let (netns, title) = (plain::text(&subject.netns), plain::text(&finding.title));
+    let (process, unit) = (subject.process.as_deref(), subject.unit.as_deref());
+    let (process, unit) = (process.map(plain::text), unit.map(plain::text));
     macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
                 finding = finding.kind.name(),
-                finding_id = finding.id,
+                finding_id = &*plain::text(&finding.id),
                 severity = finding.severity.label(),
-                netns = &*subject.netns,
-                process = subject.process,
+                netns = &*netns,
+                process = process.as_deref(),
                 pid = subject.pid,
-                unit = subject.unit,
-                "{what}: {}",
-                finding.title
+                unit = unit.as_deref(),
+                "{what}: {title}"
             )
         };
     }

@@ -16,6 +16,7 @@ use crate::{
     engine::{Engine, Finding, FindingKind, Severity},
     incident::{Fact, Header, IncidentError, Recorder},
     kernel::{self, InventoryError, LoadError, OwnerPolicy, Walker},
+    plain,
     publish::WallClock,
 };
 
@@ -28,15 +29,15 @@ pub(super) enum CheckError {
     Inventory(#[from] InventoryError),
     #[error("cannot give up privileges: {0}")]
     Confine(io::Error),
-    #[error("cannot write {}: {error}", file.display())]
+    #[error("cannot write {}: {error}", plain::path(file))]
     Unwritable { file: PathBuf, error: io::Error },
-    #[error("cannot read {}: {error}", file.display())]
+    #[error("cannot read {}: {error}", plain::path(file))]
     Unreadable { file: PathBuf, error: io::Error },
     #[error(transparent)]
     Incident(#[from] IncidentError),
-    #[error("{}:1: `recorded_at` is no time in RFC 3339", .0.display())]
+    #[error("{}:1: `recorded_at` is no time in RFC 3339", plain::path(.0))]
     NoTime(PathBuf),
-    #[error("{}: no inventory was recorded, so there is nothing to judge", .0.display())]
+    #[error("{}: no inventory was recorded, so there is nothing to judge", plain::path(.0))]
     NoInventory(PathBuf),
 }
 

@@ -24,6 +24,7 @@ use crate::{
     engine::{Evidence, Finding, Severity},
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
+    plain,
     publish::{WallClock, findings_json},
 };
 
@@ -129,7 +130,7 @@ fn report(findings: &[Finding], wall: WallClock) -> String {
         count(Severity::Info)
     );
     if let Some(first) = findings.iter().find(|finding| finding.severity > Severity::Info) {
-        let _ = write!(text, "; {}", first.title);
+        let _ = write!(text, "; {}", plain::text(&first.title));
     }
     text.push('\n');
     for finding in findings {
@@ -139,9 +140,10 @@ fn report(findings: &[Finding], wall: WallClock) -> String {
 }
 
 fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
-    let _ = writeln!(text, "\n{:<8}  {}", finding.severity.label().to_uppercase(), finding.title);
+    let title = plain::text(&finding.title);
+    let _ = writeln!(text, "\n{:<8}  {title}", finding.severity.label().to_uppercase());
     let _ = writeln!(text, "  kind    {}", finding.kind.name());
-    let _ = writeln!(text, "  why     {}", finding.explanation);
+    let _ = writeln!(text, "  why     {}", plain::text(&finding.explanation));
     for (key, value) in finding.evidence.iter() {
         let value = match value {
             Evidence::Count(count) => count.to_string(),
@@ -149,10 +151,10 @@ fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
             Evidence::Text(word) => word.clone(),
             Evidence::List(words) => words.join("; "),
         };
-        let _ = writeln!(text, "  data    {}: {value}", key.replace('_', " "));
+        let _ = writeln!(text, "  data    {}: {}", key.replace('_', " "), plain::text(&value));
     }
     for (number, remedy) in finding.remedies.iter().enumerate() {
-        let _ = writeln!(text, "  do {}    {remedy}", number + 1);
+        let _ = writeln!(text, "  do {}    {}", number + 1, plain::text(remedy));
     }
     let _ = writeln!(text, "  seen    {}", wall.rfc3339(finding.last_seen));
     let _ = writeln!(text, "  more    {}", finding.kind.runbook());

@@ -3,11 +3,11 @@
 use std::{io::Write, path::Path};
 
 use super::Exit;
-use crate::config::Config;
+use crate::{config::Config, plain};
 
 pub(super) fn check(file: &Path) -> Exit {
     match Config::load(file) {
-        Ok(_) => print(&format!("{}: OK\n", file.display())),
+        Ok(_) => print(&format!("{}: OK\n", plain::path(file))),
         Err(error) => Exit::config(&error),
     }
 }

@@ -6,7 +6,10 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::Exit;
-use crate::kernel::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds};
+use crate::{
+    kernel::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds},
+    plain,
+};
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -110,12 +113,12 @@ fn as_json(report: &Report) -> String {
 }
 
 fn as_text(report: &Report) -> String {
-    let mut text = format!("kernel {}\n\n", report.kernel);
+    let mut text = format!("kernel {}\n\n", plain::text(&report.kernel));
     for row in &report.hooks {
         let state = if row.attached { "attached" } else { "missing" };
         let _ = writeln!(text, "{:<14} {:<30} {state}", row.hook, row.target);
         if let Some(why) = &row.why_not {
-            let _ = writeln!(text, "    why not: {why}");
+            let _ = writeln!(text, "    why not: {}", plain::text(why));
             let _ = writeln!(text, "    lost:    {}", row.lost_without);
         }
         if let Some(remedy) = row.remedy {

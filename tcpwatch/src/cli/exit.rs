@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{agent::StartError, config::ConfigError, engine::Severity, kernel::LoadError};
+use crate::{agent::StartError, config::ConfigError, engine::Severity, kernel::LoadError, plain};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Arguments, names of files and what a library says of them come through here.
 fn say(line: &str) {
-    eprintln!("tcpwatch: {line}");
+    eprintln!("tcpwatch: {}", plain::text(line));
 }

@@ -10,6 +10,8 @@ use std::{fmt, io, path::Path, str::Utf8Error};
 use thiserror::Error;
 use toml::{Spanned, de::DeValue};
 
+use crate::plain;
+
 /// How much of a refused string or number is repeated: enough to recognise it, and the line still
 /// fits a terminal.
 const QUOTED_CHARS: usize = 40;
@@ -61,7 +63,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(super) fn unreadable(path: &Path, error: io::Error) -> Self {
-        let file = name(path);
+        let file = plain::path(path);
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing { file },
             _ => Self::Unreadable { file, error },
@@ -69,11 +71,11 @@ impl ConfigError {
     }
 
     pub(super) fn directory(path: &Path) -> Self {
-        Self::Directory { file: name(path) }
+        Self::Directory { file: plain::path(path) }
     }
 
     pub(super) fn too_large(path: &Path, limit_bytes: u64) -> Self {
-        Self::TooLarge { file: name(path), limit_bytes }
+        Self::TooLarge { file: plain::path(path), limit_bytes }
     }
 }
 
@@ -156,7 +158,7 @@ impl Fault {
 
     pub(super) fn syntax(error: &toml::de::Error) -> Self {
         let lines: Vec<_> = error.message().lines().map(str::trim).collect();
-        let cause = Cause::Syntax(one_line(&lines.join(", ")));
+        let cause = Cause::Syntax(plain::said(&lines.join(", ")));
         Self { offset: error.span().map_or(0, |span| span.start), cause }
     }
 
@@ -173,7 +175,7 @@ impl Fault {
         // A character of UTF-8 is its bytes up to the next that is not of the form 10xxxxxx.
         let is_first = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
         let place = Place {
-            file: name(path),
+            file: plain::path(path),
             line: before.iter().filter(|&&byte| byte == b'\n').count() + 1,
             column: before.iter().skip(start_of_line).filter(is_first).count() + 1,
         };
@@ -209,7 +211,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 fn found(value: &DeValue<'_>) -> String {
     let kind = value.type_str();
     match value {
-        DeValue::String(text) => format!("{kind} {:?}", clip(text)),
+        DeValue::String(text) => format!("{kind} {}", quoted(text)),
         DeValue::Integer(number) => format!("{kind} {}", clip(&number.to_string())),
         DeValue::Float(number) => format!("{kind} {}", clip(&number.to_string())),
         DeValue::Boolean(yes) => format!("{kind} {yes}"),
@@ -227,21 +229,9 @@ fn clip(text: &str) -> String {
 
 fn bare_or_quoted(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !key.is_empty() && key.chars().all(is_bare) { clip(key) } else { format!("{:?}", clip(key)) }
+    if !key.is_empty() && key.chars().all(is_bare) { clip(key) } else { quoted(key) }
 }
 
-fn name(path: &Path) -> String {
-    one_line(&path.display().to_string())
-}
-
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || c == '\u{2028}' || c == '\u{2029}' {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+fn quoted(text: &str) -> String {
+    plain::said(&format!("{:?}", clip(text)))
 }

@@ -150,8 +150,9 @@ section! {
             each: Name::Process,
         };
 
-        /// Systemd services and scopes ("nginx.service"), and containers and pods by their id cut
-        /// to 12 characters, as the label `unit` has them; from 0 to 100. None, likewise.
+        /// Systemd services and scopes ("nginx.service"), containers and pods by their id cut to
+        /// 12 characters, and system containers (LXC, nspawn) by their name, as the label `unit`
+        /// has them; from 0 to 100. None, likewise.
         pub units: Vec<String> = Vec::new(), in List {
             of: "units",
             example: "[\"nginx.service\"]",

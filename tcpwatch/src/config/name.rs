@@ -1,20 +1,18 @@
 //! Names as the metrics' labels spell them: what a process, a unit or a namespace can be called.
 //!
 //! A name that no label can have would silently match nothing, so it is refused. The labels are
-//! made in `kernel/process.rs` and `kernel/namespaces.rs`.
+//! made in `kernel/cgroup.rs` and `kernel/namespaces.rs`.
 
 use toml::{Spanned, de::DeValue};
 
 use super::{error::Fault, setting::Setting};
+use crate::facts::{is_container_name, is_short_id, is_unit};
 
 /// `TASK_COMM_LEN` less its NUL: the kernel cuts a longer name off.
 const COMM_BYTES: usize = 15;
 
-/// `UNIT_NAME_MAX` of systemd less its NUL, and `NAME_MAX` of Linux.
+/// `NAME_MAX` of Linux.
 const NAME_BYTES: usize = 255;
-
-/// Characters of a container's or pod's id that a label has, as `docker ps` shows it.
-const SHORT_ID_BYTES: usize = 12;
 
 /// What a name is of.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +29,7 @@ impl Name {
     fn is_possible(self, name: &str) -> bool {
         match self {
             Self::Process => (1..=COMM_BYTES).contains(&name.len()),
-            Self::Unit => is_systemd_unit(name) || is_short_id(name),
+            Self::Unit => is_unit(name) || is_short_id(name) || is_container_name(name),
             Self::Namespace => (1..=NAME_BYTES).contains(&name.len()),
         }
     }
@@ -43,26 +41,14 @@ impl Name {
                     "the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes"
                 )
             }
-            Self::Unit => format!(
-                "a systemd service or scope such as \"nginx.service\", or a container's or pod's \
-                 id cut to {SHORT_ID_BYTES} characters"
-            ),
+            Self::Unit => "a systemd service or scope such as \"nginx.service\", a container's or \
+                           pod's id cut to 12 characters, or the name of a system container"
+                .to_owned(),
             Self::Namespace => {
                 format!("the name of a network namespace, from 1 to {NAME_BYTES} bytes")
             }
         }
     }
-}
-
-/// Processes run in services and scopes; the other types of unit hold none.
-fn is_systemd_unit(name: &str) -> bool {
-    let stem = name.strip_suffix(".service").or_else(|| name.strip_suffix(".scope"));
-    stem.is_some_and(|stem| !stem.is_empty()) && name.len() <= NAME_BYTES
-}
-
-fn is_short_id(name: &str) -> bool {
-    let is_of_id = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'_');
-    name.len() == SHORT_ID_BYTES && name.bytes().all(is_of_id)
 }
 
 impl Setting for String {

@@ -10,10 +10,7 @@ use std::{
 };
 
 use crate::{
-    engine::{
-        advice::text,
-        finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
-    },
+    engine::finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
     facts::Timestamp,
 };
 
@@ -28,7 +25,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Replaces what held by what holds. Every string is made plain here, whoever chose it.
+    /// Replaces what held by what holds.
     pub(crate) fn update(&mut self, found: Vec<Verdict>, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
         // Names with a slash could make one id of two owners.
@@ -37,8 +34,7 @@ impl Board {
             let known = before.iter().position(|old| old.id == verdict.id);
             let old = known.map(|index| before.swap_remove(index));
             let since = old.as_ref().map_or(now, |old| old.since);
-            let mut finding = Finding::new(verdict, since, now);
-            text::keep_plain(&mut finding);
+            let finding = Finding::new(verdict, since, now);
             match old {
                 None => self.changes.push_back(FindingChange::Raised(finding.clone())),
                 Some(old) if old.severity != finding.severity => {

@@ -51,7 +51,8 @@ impl<'a> Verdicts<'a> {
     }
 
     /// Adds a verdict. Among equal severities the larger `weight` is the worse.
-    pub(crate) fn push(&mut self, verdict: Verdict, weight: u64) {
+    pub(crate) fn push(&mut self, mut verdict: Verdict, weight: u64) {
+        verdict.make_plain();
         if verdict.is_ignored(self.ignore) {
             return;
         }

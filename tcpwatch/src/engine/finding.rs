@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     config,
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
+    plain,
 };
 
 /// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
@@ -168,6 +169,16 @@ impl EvidenceMap {
         self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
+    fn make_plain(&mut self) {
+        for (_, value) in &mut self.0 {
+            match value {
+                Evidence::Count(_) | Evidence::Number(_) => {}
+                Evidence::Text(text) => plain::make(text),
+                Evidence::List(texts) => texts.iter_mut().for_each(plain::make),
+            }
+        }
+    }
+
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
         self.0.iter().map(|(key, value)| (*key, value))
@@ -239,6 +250,27 @@ impl Subject {
             subject.set_owner(owner);
         }
         subject
+    }
+
+    fn make_plain(&mut self) {
+        // By name, so that a new field is decided here.
+        let Self {
+            netns,
+            process,
+            pid: _,
+            exe,
+            unit,
+            container,
+            role: _,
+            local,
+            peer,
+            fds: _,
+            stack,
+            port: _,
+        } = self;
+        plain::make_shared(netns);
+        let names = [process, exe, unit, container, local, peer];
+        names.into_iter().flatten().chain(stack).for_each(plain::make);
     }
 
     /// Fills in what is known of the process.
@@ -327,10 +359,22 @@ impl Finding {
 }
 
 impl Verdict {
+    /// Makes every string in it [plain](crate::plain), whoever named it. All verdicts pass here, so
+    /// that whatever shows a finding has nothing left to clean.
+    pub(crate) fn make_plain(&mut self) {
+        let Self { id, kind: _, severity: _, title, explanation, evidence, subject, remedies } =
+            self;
+        [id, title, explanation].into_iter().chain(remedies).for_each(plain::make);
+        evidence.make_plain();
+        subject.make_plain();
+    }
+
     /// Whether `[ignore]` suppresses it. A finding about a namespace or a destination is not matched
     /// by process: the process that it names is only the current top talker.
     pub(crate) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
-        let names = |list: &[String], name: &str| list.iter().any(|ignored| ignored == name);
+        // The subject is plain already.
+        let names =
+            |list: &[String], name: &str| list.iter().any(|ignored| plain::text(ignored) == name);
         let subject = &self.subject;
         let by_port = || subject.port.is_some_and(|port| ignore.ports.contains(&port));
         let by_owner = || {

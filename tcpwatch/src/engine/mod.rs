@@ -119,7 +119,9 @@ impl Engine {
     /// The numbers as of the last inventory; counters as of the last event.
     #[must_use]
     pub fn samples(&self) -> Samples {
-        self.sampler.samples()
+        let mut samples = self.sampler.samples();
+        samples.make_plain();
+        samples
     }
 }
 

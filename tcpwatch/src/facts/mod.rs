@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod focus;
 mod inventory;
+mod name;
 mod process;
 mod reset;
 mod state;
@@ -27,6 +28,7 @@ pub use inventory::{
     NetstatCounters, PortHolder, PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse,
     TwReuse, Unread, WaitingSocket,
 };
+pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
 pub use state::TcpState;

@@ -18,9 +18,11 @@ pub struct Process {
     pub started: Timestamp,
     /// The executable's path.
     pub exe: Option<String>,
-    /// The innermost systemd unit, `nginx.service` say.
+    /// The unit of the host's own service manager, `nginx.service` say. Units of a manager within a
+    /// container or of a user's manager are not known by name.
     pub unit: Option<String>,
-    /// Container id, or pod id where only that is known, in short form.
+    /// Container id, or pod id where only that is known, in short form; the name of a system
+    /// container (LXC, Incus, nspawn). Where it is known there is no unit.
     pub container: Option<String>,
 }
 

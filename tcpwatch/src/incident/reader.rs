@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{FORMAT, Fact, Header, VERSION};
+use crate::plain;
 
 /// Longer than any header. A file that is no recording at all is refused before more of it is in
 /// memory; the lines that follow are as long as the host had sockets.
@@ -59,7 +60,7 @@ pub struct Recording<R> {
 impl<R: BufRead> Recording<R> {
     /// Reads the header. `path` is only named in errors.
     pub fn open(mut from: R, path: &Path) -> Result<Self, IncidentError> {
-        let file = path.to_string_lossy().replace(char::is_control, "?");
+        let file = plain::path(path);
         let refuse = |cause| IncidentError { file: file.clone(), line: 1, cause };
         let mut first = Vec::new();
         Read::take(&mut from, HEADER_BYTES)
@@ -102,7 +103,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Cause> {
     serde_json::from_slice(text).map_err(|error| {
         // To the parser each line is a text of its own: its place is said in front, once.
         let place = format!(" at line {} column {}", error.line(), error.column());
-        let reason = error.to_string().replace(&place, "").replace(char::is_control, " ");
+        let reason = plain::said(&error.to_string().replace(&place, ""));
         Cause::Malformed { column: error.column(), reason }
     })
 }

@@ -162,7 +162,7 @@ impl Attribution {
     }
 
     fn process(&mut self, tgid: u32, comm: [u8; 16]) -> Arc<Process> {
-        let processes = self.processes;
+        let processes = &self.processes;
         let read = || {
             let process = processes.read(tgid, wire_text(&comm), None);
             Known { process: Arc::new(process), started: start_ticks(tgid) }

@@ -154,7 +154,7 @@ impl Walker {
             match walked {
                 Ok(walked) => copied.extend(walked),
                 Err(error) => {
-                    tracing::debug!(netns = %namespace.name, %error, "namespace left out");
+                    tracing::debug!(netns = %crate::plain::text(&namespace.name), %error, "namespace left out");
                     unseen_namespaces += 1;
                 }
             }

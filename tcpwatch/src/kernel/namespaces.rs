@@ -4,7 +4,7 @@
 //! that lives only in an open descriptor or in a single thread of a process stays unseen.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File, Metadata},
     io,
     os::{
@@ -85,7 +85,8 @@ impl NetnsIds {
 pub(super) struct FoundNamespace {
     /// Inode number of its file.
     pub(super) inode: u32,
-    /// `host`, the bind mount's name, a container's or pod's id, or empty.
+    /// `host`, the bind mount's name, a container's or pod's, or empty. Of a bind mount that a
+    /// runtime has made, the container or pod of the first process within comes first.
     pub(super) name: Arc<str>,
     path: PathBuf,
 }
@@ -95,7 +96,7 @@ impl FoundNamespace {
     pub(super) fn host() -> io::Result<Self> {
         let path = PathBuf::from("/proc/self/ns/net");
         let inode = inode_of_link(&fs::read_link(&path)?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { inode, name: "host".into(), path })
+        Ok(Self { inode, name: HOST.into(), path })
     }
 
     /// Moves the calling thread into it; `false` if it is gone, or another one is there now.
@@ -121,6 +122,8 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         return (found, 0);
     }
     let mut known = HashSet::from([host.inode]);
+    // Where those are whose bind mounts say nothing to a person.
+    let mut by_process = HashMap::new();
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
         let path = entry.path();
         // What is left of a namespace after a crash is a plain file.
@@ -128,8 +131,11 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let inode = inode_of(&metadata);
         if is_namespace && known.insert(inode) {
-            let name = entry.file_name().to_string_lossy().into();
-            found.push(FoundNamespace { inode, name, path });
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_a_persons_choice(&name) {
+                by_process.insert(inode, found.len());
+            }
+            found.push(FoundNamespace { inode, name: by_mount(name), path });
         }
     }
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -140,11 +146,15 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         // The link says which namespace it is without opening it.
         match fs::read_link(&path) {
             Ok(link) => {
-                if let Some(inode) = inode_of_link(&link)
-                    && known.insert(inode)
-                {
-                    let name = container_of(pid).unwrap_or_default().into();
+                let Some(inode) = inode_of_link(&link) else { continue };
+                if known.insert(inode) {
+                    let name = by_container(pid).unwrap_or_default();
                     found.push(FoundNamespace { inode, name, path });
+                } else if let Some(at) = by_process.get(&inode)
+                    && let Some(name) = by_container(pid)
+                {
+                    found[*at].name = name;
+                    by_process.remove(&inode);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -157,6 +167,30 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
     (found, unseen.len() as u64)
 }
 
+/// The label of the agent's own. No other may have it: its sockets would be counted as the host's,
+/// and remedies would be run in the wrong namespace.
+const HOST: &str = "host";
+
+/// The label that a bind mount gives.
+fn by_mount(name: String) -> Arc<str> {
+    if name == HOST { "".into() } else { name.into() }
+}
+
+/// The label that a process within gives: its container's or pod's.
+fn by_container(pid: u32) -> Option<Arc<str>> {
+    container_of(pid).filter(|name| name != HOST).map(Arc::from)
+}
+
+/// Whether a person may have chosen that name. containerd mounts `cni-UUID`, podman `netns-UUID`,
+/// CRI-O either or a bare UUID: new with each start, and found nowhere else.
+fn is_a_persons_choice(mount: &str) -> bool {
+    let id = mount.strip_prefix("cni-").or_else(|| mount.strip_prefix("netns-")).unwrap_or(mount);
+    let parts = id
+        .split('-')
+        .map(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(part.len()));
+    mount != HOST && !parts.eq([8, 4, 4, 4, 12].map(Some))
+}
+
 /// Numbers of namespaces are 32 bits wide (`struct ns_common`).
 fn inode_of(metadata: &Metadata) -> u32 {
     metadata.ino() as u32
@@ -165,4 +199,27 @@ fn inode_of(metadata: &Metadata) -> u32 {
 /// `net:[4026531840]`
 fn inode_of_link(link: &Path) -> Option<u32> {
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtimes_bind_mount_is_no_name_for_a_person() {
+        let uuid = "1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d";
+        for mount in [uuid, &format!("cni-{uuid}"), &format!("netns-{uuid}"), "host"] {
+            assert!(!is_a_persons_choice(mount), "{mount}");
+        }
+        for mount in ["blue", "cni-1", "db-cafe-0000-0000-0000-000000000000", "qdhcp-1a2b3c4d", ""]
+        {
+            assert!(is_a_persons_choice(mount), "{mount}");
+        }
+    }
+
+    #[test]
+    fn no_other_namespace_is_called_host() {
+        assert_eq!(&*by_mount("host".to_owned()), "");
+        assert_eq!(&*by_mount("blue".to_owned()), "blue");
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use prometheus::proto::{self, MetricFamily, MetricType};
 
-use crate::facts::CloseWaitDurations;
+use crate::{facts::CloseWaitDurations, plain};
 
 /// What a metric is: the row of the README's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ fn family<const N: usize, V>(
         let labels = row.labels.iter().zip(values).map(|(name, value)| {
             let mut label = proto::LabelPair::default();
             label.set_name((*name).to_owned());
-            label.set_value(value.clone());
+            label.set_value(plain::text(value).into_owned());
             label
         });
         let mut metric = proto::Metric::from_label(labels.collect());

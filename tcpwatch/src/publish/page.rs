@@ -1,7 +1,8 @@
 //! The page for people, at `/`: findings first, then the numbers behind them.
 //!
 //! Plain HTML that works without scripts, loads nothing and refreshes itself. Whatever comes from
-//! the host, process names above all, is text somebody else chose: everything is escaped.
+//! the host, process names above all, is text somebody else chose: everything is escaped, and
+//! [plain](crate::plain).
 
 use std::fmt::{self, Write as _};
 
@@ -9,6 +10,7 @@ use super::WallClock;
 use crate::{
     engine::{CloseWaitSample, Evidence, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{Role, TcpState},
+    plain,
 };
 
 /// Rows of a table; `/metrics` has them all.
@@ -266,19 +268,24 @@ fn time(rfc3339: String) -> String {
     format!("<time datetime=\"{rfc3339}\">{rfc3339}</time>")
 }
 
-/// Text within an element or a quoted attribute.
+/// Text within an element or a quoted attribute. Lists have one item on each line.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars() {
-            match character {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                _ => f.write_char(character)?,
+        for (number, line) in self.0.split('\n').enumerate() {
+            if number > 0 {
+                f.write_char('\n')?;
+            }
+            for character in plain::text(line).chars() {
+                match character {
+                    '&' => f.write_str("&amp;")?,
+                    '<' => f.write_str("&lt;")?,
+                    '>' => f.write_str("&gt;")?,
+                    '"' => f.write_str("&quot;")?,
+                    '\'' => f.write_str("&#39;")?,
+                    _ => f.write_char(character)?,
+                }
             }
         }
         Ok(())

@@ -14,10 +14,11 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 9] = [
+const NOT_FOR_GUESTS: [&str; 10] = [
     "confined",
     "documents",
     "healthy",
+    "hostile_names",
     "prometheus",
     "purity",
     "revision",

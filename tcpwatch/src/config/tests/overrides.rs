@@ -111,8 +111,8 @@ fn every_kind_but_time_wait_exhaustion_takes_overrides() {
 fn an_override_that_could_never_match_is_refused() {
     let key = "detect.close_wait_pileup.override[0]";
     let process = "expected the name of a process as the kernel keeps it, from 1 to 15 bytes";
-    let unit = "expected a systemd service or scope such as \"nginx.service\", or a container's or \
-                pod's id cut to 12 characters";
+    let unit = "expected a systemd service or scope such as \"nginx.service\", a container's or \
+                pod's id cut to 12 characters, or the name of a system container";
     let table = [
         ("process = \"\"", 11, "process", process, "string \"\""),
         (
@@ -126,7 +126,8 @@ fn an_override_that_could_never_match_is_refused() {
         ("process = \"abcdefghijklmnü\"", 11, "process", process, "string \"abcdefghijklmnü\""),
         ("process = [\"a\", \"b\"]", 11, "process", process, "array"),
         ("unit = \"\"", 8, "unit", unit, "string \"\""),
-        ("unit = \"nginx\"", 8, "unit", unit, "string \"nginx\""),
+        ("unit = \"nginx.socket\"", 8, "unit", unit, "string \"nginx.socket\""),
+        ("unit = \"nginx*\"", 8, "unit", unit, "string \"nginx*\""),
         ("unit = \".service\"", 8, "unit", unit, "string \".service\""),
         ("unit = \"0123456789abcdef\"", 8, "unit", unit, "string \"0123456789abcdef\""),
         ("port = 0", 8, "port", "expected an integer from 1 to 65535", "integer 0"),
@@ -143,6 +144,7 @@ fn an_override_that_could_never_match_is_refused() {
         "process = \"abcdefghijklmno\"",
         "unit = \"a.scope\"",
         "unit = \"1a2b3c4d_5e6\"",
+        "unit = \"web01\"",
         "port = 1",
         "port = 65535",
     ] {
@@ -157,6 +159,8 @@ fn every_unit_that_the_kernel_side_reads_can_be_named() {
         "0::/system.slice/nginx.service".to_owned(),
         "0::/system.slice/system-getty.slice/getty@tty1.service".to_owned(),
         "0::/user.slice/user-0.slice/session-1.scope".to_owned(),
+        "0::/lxc/101/ns/system.slice/nginx.service".to_owned(),
+        r"0::/machine.slice/machine-web\x2d1.scope/payload/init.scope".to_owned(),
         format!("0::/system.slice/docker-{id}.scope"),
         "0::/kubepods/burstable/pod1a2b3c4d-5e6f-7a8b-9c0d-1e2f3a4b5c6d".to_owned(),
     ] {
@@ -351,9 +355,10 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
              string \"a\"",
         ),
         (
-            "units = [\"nginx\"]",
+            "units = [\"nginx.socket\"]",
             "10: ignore.units[0]: expected a systemd service or scope such as \"nginx.service\", \
-             or a container's or pod's id cut to 12 characters, found string \"nginx\"",
+             a container's or pod's id cut to 12 characters, or the name of a system container, \
+             found string \"nginx.socket\"",
         ),
         (
             "ports = 443",

@@ -1,5 +1,6 @@
 //! What a finding advises, and the words that all kinds share: commands, names, numbers.
 
+pub(crate) mod command;
 pub(crate) mod half_open;
 pub(crate) mod reserved_ports;
 pub(crate) mod text;

@@ -12,6 +12,7 @@ pub(crate) mod sampler;
 use crate::{
     engine::finding::{FindingKind, Severity},
     facts::{ConnectFailure, NetstatCounters, Role, StateCounts},
+    plain,
 };
 
 /// The `process` label of what was cut.
@@ -132,4 +133,40 @@ pub struct Samples {
     pub connect_failures: Vec<ConnectFailureSample>,
     /// Active findings.
     pub findings: Vec<FindingSample>,
+}
+
+impl Samples {
+    /// Makes every label [plain](crate::plain), as it is in findings.
+    pub(super) fn make_plain(&mut self) {
+        let Self {
+            namespaces,
+            namespace_totals,
+            close_wait,
+            listeners,
+            connect_failures,
+            findings,
+        } = self;
+        let mut namespace_names: Vec<&mut Arc<str>> = Vec::new();
+        let mut owners: Vec<&mut OwnerLabels> = Vec::new();
+        namespace_names.extend(namespaces.iter_mut().map(|row| &mut row.netns));
+        namespace_names.extend(namespace_totals.iter_mut().map(|row| &mut row.netns));
+        for row in close_wait {
+            namespace_names.push(&mut row.netns);
+            owners.push(&mut row.owner);
+        }
+        for row in listeners {
+            namespace_names.push(&mut row.netns);
+            owners.push(&mut row.owner);
+        }
+        for row in findings {
+            namespace_names.push(&mut row.netns);
+            owners.push(&mut row.owner);
+        }
+        owners.extend(connect_failures.iter_mut().map(|row| &mut row.owner));
+        namespace_names.into_iter().for_each(plain::make_shared);
+        for OwnerLabels { process, unit } in owners {
+            plain::make(process);
+            plain::make(unit);
+        }
+    }
 }

@@ -31,13 +31,58 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
 
 fn name() -> impl Strategy<Value = String> {
     let names = ["", "a", "b", "nginx", "other", "a/b", "two\nlines", "\u{1b}[2J", "ü\u{2028}"];
-    prop_oneof![9 => select(names.to_vec()).prop_map(str::to_owned), 1 => any::<String>().prop_map(|name| name.replace(' ', "_"))]
+    prop_oneof![9 => select(names.to_vec()).prop_map(str::to_owned), 3 => hostile(), 1 => any::<String>().prop_map(|name| name.replace(' ', "_"))]
+}
+
+/// Characters that drive a terminal, turn or hide text, or mean something to a shell or systemd.
+fn hostile() -> impl Strategy<Value = String> {
+    let parts = [
+        "\u{1b}[41m",
+        "\u{9b}0m",
+        "\u{7f}",
+        "\0",
+        "\r",
+        "\u{85}",
+        "\u{202e}",
+        "\u{2066}",
+        "\u{200f}",
+        "\u{61c}",
+        "\u{2029}",
+        "\u{200b}",
+        "\u{feff}",
+        "\u{ad}",
+        "\u{e0041}",
+        "\u{fe0f}",
+        "\u{3164}",
+        "$(x)",
+        "`x`",
+        "'",
+        "\"",
+        ";x",
+        "--",
+        "-H",
+        "*",
+        "?",
+        "[a]",
+        "..",
+        "\\",
+        "web",
+        ".service",
+    ];
+    vec(select(parts.to_vec()), 1..4).prop_map(|parts| parts.concat())
+}
+
+/// Also such names as commands offer, and their like.
+fn unit_name() -> impl Strategy<Value = String> {
+    let units =
+        ["api.service", r"a\x2db@1.service", "user@1000.service", "-H.service", "*.service"];
+    prop_oneof![1 => select(units.to_vec()).prop_map(str::to_owned), 1 => name()]
 }
 
 fn any_process() -> impl Strategy<Value = Arc<Process>> {
-    (0_u32..4, name(), option::of(name()), option::of(name())).prop_map(
-        |(pid, name, unit, container)| {
-            Arc::new(Process { pid, name, unit, container, ..Process::default() })
+    (0_u32..4, name(), option::of(name()), option::of(unit_name()), option::of(name())).prop_map(
+        |(pid, name, exe, unit, container)| {
+            Arc::new(Process { pid, name, exe, unit, container, ..Process::default() })
         },
     )
 }
@@ -50,7 +95,10 @@ fn any_owner() -> impl Strategy<Value = Option<Owner>> {
 /// Frames as the kernel side writes them, and others.
 fn stack() -> impl Strategy<Value = Arc<[String]>> {
     let frames = ["connect+0x10 (libc.so.6)", "open+0x1 (app)", "0x2 ()", "main", "", " (", ")("];
-    let frame = prop_oneof![9 => select(frames.to_vec()).prop_map(str::to_owned), 1 => name()];
+    let named =
+        (name(), name()).prop_map(|(function, module)| format!("{function}+0x1 ({module})"));
+    let frame = select(frames.to_vec()).prop_map(str::to_owned);
+    let frame = prop_oneof![7 => frame, 1 => name(), 2 => named];
     vec(frame, 0..4).prop_map(Arc::from)
 }
 
@@ -123,7 +171,7 @@ fn port_use() -> impl Strategy<Value = PortUse> {
         option::of(destination()),
         vec(destination(), 0..4),
         (reuse, any::<bool>()),
-        select(vec!["", "8080,32768-32770,x", "40000", "1-65535"]),
+        select(vec!["", "8080,32768-32770,x", "40000", "1-65535", "80\u{1b}[2J,81;x,$(x)"]),
     )
         .prop_map(
             |(range, available, pinned, worst, busy, (tw_reuse, timestamps), reserved)| PortUse {
@@ -176,7 +224,13 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         .prop_map(|(endpoint, state, owner)| SelfConnectedSocket { id: 0, endpoint, state, owner });
     let limit = option::of(prop_oneof![Just(0), 1_u64..5_000, any::<u64>()]);
     (
-        (0_u64..4, select(vec!["host", "blue", "", "other", "my\nnetns"])),
+        (
+            0_u64..4,
+            prop_oneof![
+                3 => select(vec!["host", "blue", "", "other", "my\nnetns"]).prop_map(str::to_owned),
+                1 => hostile(),
+            ],
+        ),
         vec(0_u64..1 << 40, TcpState::ALL.len()),
         (prop_oneof![0_u64..5_000, any::<u64>()], limit),
         port_use(),

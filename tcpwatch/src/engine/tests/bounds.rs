@@ -322,12 +322,11 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         namespaces.push(Namespace { time_wait, ..super::namespace(id, "") });
     }
     // Each drops, and half-open connections crowd each: a flood of even ports, a stall of odd ones.
-    let listener = |number: u16, drops| {
+    let crowded = |number: u16| {
         let unanswered = if number > 580 { 1_000 } else { 300 };
         Listener {
             half_open: unanswered,
             accept_limit: 4_096,
-            drops,
             unanswered,
             unanswered_sources: if number.is_multiple_of(2) { unanswered } else { 1 },
             in_port_range: true,
@@ -335,11 +334,16 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
             ..Listener::at(Endpoint { address: address("0.0.0.0"), port: number })
         }
     };
+    // Others: a port that drops connections is neither flooded nor stalled.
+    let dropping = |number: u16, drops| {
+        let port = 1_000 + number;
+        Listener { drops, ..Listener::at(Endpoint { address: address("0.0.0.0"), port }) }
+    };
     let listening = |drops: u32| {
-        let listeners = (1..=600)
-            .map(|number| listener(number, if number > 590 { drops } else { drops.min(500) }));
+        let dropping = (1..=600)
+            .map(|number| dropping(number, if number > 590 { drops } else { drops.min(500) }));
         let mut all = namespaces.clone();
-        all[0].listeners = listeners.collect();
+        all[0].listeners = (1..=600).map(crowded).chain(dropping).collect();
         let netstat =
             NetstatCounters { listen_overflows: drops.into(), ..NetstatCounters::default() };
         all[0].netstat = Some(netstat);

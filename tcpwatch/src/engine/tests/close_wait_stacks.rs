@@ -76,5 +76,5 @@ fn a_name_that_goes_on_for_lines_is_cut_and_kept_plain() {
     watch.see_close_wait(opened_by(20, &[&frame]));
     let finding = watch.only();
     assert!(finding.explanation.len() < 600, "{}", finding.explanation);
-    assert_says(&finding.explanation, &["All were opened by a?[2Jx", "x…() (app)."]);
+    assert_says(&finding.explanation, &[r"All were opened by a\u{1b}[2Jx", "x…() (app)."]);
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use proptest::{collection::vec, prelude::*};
+use serde_json::Value;
 
 use super::{
     any::{Step, steps},
@@ -16,6 +17,7 @@ use crate::{
     engine::Samples,
     facts::{ResetCause, SeenReset},
     incident::{Fact, Header, Recorder, Recording},
+    plain,
 };
 
 /// An engine, what a reader of its changes believes, and what its counters were.
@@ -59,6 +61,7 @@ impl Model {
         self.assert_findings_are_well_formed();
         self.assert_focus_is_bounded();
         self.assert_counters_never_fall();
+        assert_labels_are_plain(&self.engine.samples());
     }
 
     /// Who reads the changes alone knows what holds: each is told once.
@@ -118,6 +121,8 @@ impl Model {
                 }
             }
             assert!(finding.id.starts_with(finding.kind.name()));
+            assert_all_is_plain(finding);
+            remedies.iter().for_each(|remedy| assert_commands_are_safe(remedy));
         }
     }
 
@@ -136,6 +141,55 @@ impl Model {
             assert!(now.is_some_and(|now| now >= before), "{name} was {before}, is {now:?}");
         }
         self.counters = counters;
+    }
+}
+
+/// Every string of a finding, those of fields to come included.
+fn assert_all_is_plain(finding: &Finding) {
+    let Finding { id, title, explanation, evidence, subject, remedies, .. } = finding;
+    let json = serde_json::json!([id, title, explanation, evidence, subject, remedies]);
+    let mut left = vec![&json];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(text) => assert!(plain::is_plain(text), "{text:?} of {finding:?}"),
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => {
+                assert!(fields.keys().all(|key| plain::is_plain(key)), "{fields:?}");
+                left.extend(fields.values());
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+/// What stands behind the commands that take a name.
+fn assert_commands_are_safe(remedy: &str) {
+    if let Some((_, command)) = remedy.split_once("systemctl restart") {
+        let unit = command.strip_prefix(" -- ").unwrap_or_else(|| panic!("no `--` in {remedy}"));
+        let bare = unit.strip_prefix('\'').and_then(|unit| unit.strip_suffix('\'')).unwrap_or(unit);
+        assert!(crate::facts::is_unit(bare), "{remedy}");
+        assert_eq!(bare == unit, !unit.contains('\\'), "quotes in {remedy}");
+        assert!(!bare.starts_with("user@"), "{remedy}");
+    }
+    if let Some((_, command)) = remedy.split_once("ip netns exec ") {
+        let name = command.split(' ').next().unwrap_or_default();
+        assert!(!name.starts_with('-') && !name.contains(['*', '?', '[', '$', '`', '\'', ';']));
+    }
+}
+
+fn assert_labels_are_plain(samples: &Samples) {
+    let namespaces = samples.namespaces.iter().map(|row| &row.netns);
+    let namespaces = namespaces.chain(samples.namespace_totals.iter().map(|row| &row.netns));
+    let namespaces = namespaces.chain(samples.close_wait.iter().map(|row| &row.netns));
+    let namespaces = namespaces.chain(samples.listeners.iter().map(|row| &row.netns));
+    let namespaces = namespaces.chain(samples.findings.iter().map(|row| &row.netns));
+    let owners = samples.close_wait.iter().map(|row| &row.owner);
+    let owners = owners.chain(samples.listeners.iter().map(|row| &row.owner));
+    let owners = owners.chain(samples.connect_failures.iter().map(|row| &row.owner));
+    let owners = owners.chain(samples.findings.iter().map(|row| &row.owner));
+    let names = owners.flat_map(|owner| [&*owner.process, &*owner.unit]);
+    for label in namespaces.map(|name| &**name).chain(names) {
+        assert!(plain::is_plain(label), "{label:?}");
     }
 }
 

@@ -261,7 +261,7 @@ fn a_fin_wait2_that_lasts_is_the_peers_leak() {
     assert_says(&finding.explanation, &["CLOSE_WAIT", "shutdown(), not close()"]);
     assert_eq!(finding.remedies[0], "Look at them: ss -tnpo state fin-wait-2 '( dport = :443 )'");
     let at_the_peer = "At 10.0.0.9: ss -tnp state close-wait '( sport = :443 )' names";
-    assert_says(&remedies_of(finding), &[at_the_peer, "systemctl restart api.service"]);
+    assert_says(&remedies_of(finding), &[at_the_peer, "systemctl restart -- api.service"]);
     assert_eq!(text_of(finding, "state"), "fin_wait2");
     assert_eq!(text_of(finding, "sockets"), "25");
     assert_eq!(text_of(finding, "oldest_age_seconds"), "300");

@@ -276,12 +276,13 @@ fn samples_with_the_same_labels_are_summed() {
 fn hostile_label_values_are_escaped() {
     let mut samples = Samples::default();
     let mut leak = super::samples().close_wait[0].clone();
-    leak.owner = owner("a\"} 1\nb\\ü\u{fffd}", "");
+    leak.owner = owner("a\"} 1\nb\\ü\u{fffd}\u{9b}\u{202e}", "");
     samples.close_wait.push(leak);
     let mut metrics = metrics();
     metrics.observe_samples(&samples);
     let text = metrics.encode_own();
-    assert!(text.contains(r#"process="a\"} 1\nb\\ü�""#), "{text}");
+    assert!(text.lines().all(crate::plain::is_plain), "{text}");
+    assert!(text.contains(r#"process="a\"} 1\\nb\\ü�\\u{9b}\\u{202e}""#), "{text}");
     assert!(text.lines().all(|line| line.starts_with("tcpwatch_") || line.starts_with("# ")));
 }
 

@@ -343,10 +343,7 @@ impl Group<'_> {
                 descriptors.more(pid)
             ));
         }
-        remedies.push(match text::restart(subject) {
-            Some(restart) => format!("To free the sockets now: {restart}"),
-            None => "To free the sockets now: restart the process.".to_owned(),
-        });
+        remedies.push(format!("To free the sockets now: {}", text::restart(subject)));
         remedies
     }
 }

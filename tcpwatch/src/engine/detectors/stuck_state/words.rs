@@ -212,10 +212,7 @@ impl Group<'_> {
                 "In the code here: a time-out for reading after shutdown(), then close(), which \
                  leaves the rest to the kernel (tcp_fin_timeout)."
                     .to_owned(),
-                match text::restart(subject) {
-                    Some(restart) => format!("To free the sockets here now: {restart}"),
-                    None => "To free the sockets here now: restart the process.".to_owned(),
-                },
+                format!("To free the sockets here now: {}", text::restart(subject)),
             ],
             _ => vec![
                 format!("{look} (timer: how often the FIN was sent)"),

@@ -1,0 +1,143 @@
+//! Commands for a person to paste, and the words where there is none.
+//!
+//! Everything in a command is a number, an address, a word of ours, or a name that passed here: of
+//! the alphabet that its kind allows, without a glob, not to be taken for an option, and one word to
+//! a shell. For any other name there are words. Names come from whoever started the process, and the
+//! person who pastes is root.
+
+use std::borrow::Cow;
+
+use crate::{
+    engine::finding::Subject,
+    facts::{is_short_id, is_unit},
+};
+
+/// The command that runs in the subject's network namespace.
+pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
+    match (&*subject.netns, subject.pid) {
+        ("host", _) => command.to_owned(),
+        (_, Some(pid)) => format!("nsenter -t {pid} -n {command}"),
+        // `ip netns` knows only bind mounts, and the runtimes make none under /run/netns.
+        (id, None) if is_short_id(id) => {
+            format!("nsenter -t PID -n {command} (PID: any process of container or pod {id})")
+        }
+        // It takes no `--`.
+        (name, None) if is_netns(name) => format!("ip netns exec {name} {command}"),
+        (_, None) => format!("{command} (in that network namespace)"),
+    }
+}
+
+/// How to restart the subject's service: a command, or words that end in a full stop. A container's
+/// own service manager and a user's have units too, whose names this host's manager takes for its
+/// own.
+pub(crate) fn restart(subject: &Subject) -> String {
+    match subject.container.as_deref() {
+        Some(id) if is_short_id(id) => {
+            return format!("restart the process, or its container or pod {id}.");
+        }
+        Some(name) => {
+            return format!("restart the process, by the service manager in container {name}.");
+        }
+        None => {}
+    }
+    match (subject.unit.as_deref(), subject.pid) {
+        (Some(unit), Some(pid)) if unit.starts_with("user@") => format!(
+            "restart the process. A user's service manager runs it: systemctl --user status {pid}, \
+             as that user, names its unit."
+        ),
+        (Some(unit), _) if is_unit(unit) && unit.ends_with(".service") => {
+            format!("systemctl restart -- {}", quoted(unit))
+        }
+        (_, Some(_)) => "restart the process.".to_owned(),
+        (_, None) => {
+            "restart the process that holds them. Where there is none, the kernel does: NFS, CIFS, \
+             iSCSI and Ceph are unmounted or logged out."
+                .to_owned()
+        }
+    }
+}
+
+/// Whether a name under /run/netns is a word of a command.
+fn is_netns(name: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(is_of_name)
+}
+
+/// A unit's name as one word of a shell: only its `\` needs quotes.
+fn quoted(unit: &str) -> Cow<'_, str> {
+    if unit.contains('\\') { format!("'{unit}'").into() } else { unit.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_unit(unit: &str) -> Subject {
+        Subject { unit: Some(unit.to_owned()), pid: Some(7), ..Subject::default() }
+    }
+
+    #[test]
+    fn a_unit_of_the_host_is_restarted_by_its_name() {
+        assert_eq!(restart(&of_unit("a@1.service")), "systemctl restart -- a@1.service");
+        assert_eq!(restart(&of_unit(r"a\x2d1.service")), r"systemctl restart -- 'a\x2d1.service'");
+    }
+
+    #[test]
+    fn a_name_that_is_no_unit_is_in_no_command() {
+        for unit in [
+            "-H.service",
+            "*.service",
+            "a?.service",
+            "[a].service",
+            "a b.service",
+            "a;b.service",
+            "$(a).service",
+            "`a`.service",
+            "a'.service",
+            "a\n.service",
+            "\u{1b}.service",
+            "nginx",
+            "session-1.scope",
+            ".service",
+            "é.service",
+        ] {
+            assert_eq!(restart(&of_unit(unit)), "restart the process.", "{unit}");
+        }
+    }
+
+    #[test]
+    fn a_unit_of_somebody_else_is_left_to_their_manager() {
+        let words = restart(&of_unit("user@1000.service"));
+        assert!(
+            words.contains("systemctl --user status 7") && !words.contains("systemctl restart")
+        );
+        let within =
+            |name: &str| restart(&Subject { container: Some(name.into()), ..of_unit("a.service") });
+        assert!(within("0123456789ab").ends_with("container or pod 0123456789ab."));
+        assert!(within("web01").ends_with("in container web01."));
+        assert!(restart(&Subject::default()).contains("NFS"));
+    }
+
+    #[test]
+    fn a_command_is_run_in_the_namespace_by_a_way_that_leads_there() {
+        let of = |netns: &str, pid| Subject { netns: netns.into(), pid, ..Subject::default() };
+        let said = |netns, pid| in_its_namespace(&of(netns, pid), "ss -t");
+        assert_eq!(said("host", None), "ss -t");
+        assert_eq!(said("host", Some(7)), "ss -t");
+        assert_eq!(said("blue", Some(7)), "nsenter -t 7 -n ss -t");
+        assert_eq!(said("blue", None), "ip netns exec blue ss -t");
+        for id in ["0123456789ab", "1a2b3c4d_5e6"] {
+            let whose = format!("(PID: any process of container or pod {id})");
+            assert_eq!(said(id, None), format!("nsenter -t PID -n ss -t {whose}"));
+            assert_eq!(said(id, Some(7)), "nsenter -t 7 -n ss -t");
+        }
+        assert_eq!(said("cafe-beef-01", None), "ip netns exec cafe-beef-01 ss -t");
+        assert_eq!(said("0123456789abc", None), "ip netns exec 0123456789abc ss -t");
+        assert_eq!(said("database-one", None), "ip netns exec database-one ss -t");
+        for other in ["", "-h", "--help", "a b", "*", "a;b", "a/../b", "é", "a\u{202e}", "$x", "'"]
+        {
+            assert_eq!(said(other, None), "ss -t (in that network namespace)", "{other}");
+            assert_eq!(said(other, Some(7)), "nsenter -t 7 -n ss -t");
+        }
+    }
+}
