@@ -24,6 +24,7 @@ use blazesym::{
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::code::{Code, Mapping};
+use crate::plain;
 
 /// The command by which the agent calls itself.
 const COMMAND: &str = "symbols";
@@ -85,13 +86,13 @@ pub fn describe(pid: u32, addresses: &[u64]) -> Option<String> {
         let behind_call = u64::from(depth > 0);
         let call = address.saturating_sub(behind_call);
         let mapping = code.mapping_of(call);
-        let module = mapping.map_or("?", Mapping::name);
+        let module = plain::text(mapping.map_or("?", Mapping::name));
         let symbol = mapping.and_then(|mapping| symbol_of(&symbolizer, pid, mapping, call));
         let _infallible = match symbol {
             Some(symbol) => {
                 let name: String = symbol.name.chars().take(LONGEST_NAME).collect();
                 let offset = symbol.offset as u64 + behind_call;
-                writeln!(text, "{}+{offset:#x} ({module})", name.replace(char::is_control, "?"))
+                writeln!(text, "{}+{offset:#x} ({module})", plain::text(&name))
             }
             // Its place in the file, for addr2line.
             None => {
