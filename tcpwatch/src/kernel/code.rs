@@ -44,7 +44,9 @@ impl Mapping {
 impl Code {
     /// `None` where the process has ended or may not be read.
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+        // The name of a file may be any bytes.
+        let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
+        let maps = String::from_utf8_lossy(&maps);
         let mappings: Vec<_> = maps.lines().filter_map(parse_mapping).collect();
         (!mappings.is_empty()).then_some(Self { pid, mappings })
     }

@@ -138,6 +138,9 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
             found.push(FoundNamespace { inode, name: by_mount(name), path });
         }
     }
+    let mounts: HashSet<Arc<str>> =
+        found.iter().map(|it: &FoundNamespace| it.name.clone()).collect();
+    let by_container = |pid| container_of(pid).and_then(|name| by_container(name, &mounts));
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
@@ -176,9 +179,10 @@ fn by_mount(name: String) -> Arc<str> {
     if name == HOST { "".into() } else { name.into() }
 }
 
-/// The label that a process within gives: its container's or pod's.
-fn by_container(pid: u32) -> Option<Arc<str>> {
-    container_of(pid).filter(|name| name != HOST).map(Arc::from)
+/// The label that the container or pod of a process within gives. Users name cgroups below their
+/// own manager, so nobody gets the label of a bind mount that way: `ip netns exec` would lead there.
+fn by_container(name: String, mounts: &HashSet<Arc<str>>) -> Option<Arc<str>> {
+    (name != HOST && !mounts.contains(&*name)).then(|| name.into())
 }
 
 /// Whether a person may have chosen that name. containerd mounts `cni-UUID`, podman `netns-UUID`,
@@ -218,8 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn no_other_namespace_is_called_host() {
+    fn no_namespace_takes_the_label_of_the_host_or_of_a_bind_mount() {
         assert_eq!(&*by_mount("host".to_owned()), "");
         assert_eq!(&*by_mount("blue".to_owned()), "blue");
+        let mounts = HashSet::from(["blue".into()]);
+        let label = |name: &str| by_container(name.to_owned(), &mounts);
+        assert_eq!(label("host"), None);
+        assert_eq!(label("blue"), None);
+        assert_eq!(label("web01").as_deref(), Some("web01"));
     }
 }

@@ -25,6 +25,7 @@ use super::{
     mapped_file,
     symbol_server::{Answer, FILES, MESSAGE, Place, Request},
 };
+use crate::plain;
 
 /// The command by which the agent starts its symbol server.
 pub const SYMBOLS_COMMAND: &str = "symbols";
@@ -174,10 +175,10 @@ impl<'a> Frame<'a> {
     }
 
     fn describe(&self, name: Option<(String, u64)>) -> String {
-        let module = self.mapping.map_or("?", Mapping::name);
+        let module = plain::text(self.mapping.map_or("?", Mapping::name));
         match name {
             Some((name, within)) => {
-                let name = name.replace(char::is_control, "?");
+                let name = plain::text(&name);
                 let within = within.saturating_add(self.behind_call);
                 format!("{name}+{within:#x} ({module})")
             }
