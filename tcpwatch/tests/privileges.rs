@@ -1,4 +1,4 @@
-//! What is left of root while the agent runs, as /proc shows it, and what that changes.
+//! Privileges of the running agent, as /proc shows them, and what a reload can do with them.
 
 mod support;
 

@@ -71,7 +71,7 @@ mod tests {
         let elf = object::File::parse(&*file).expect("an ELF file");
         let symbol = elf
             .symbols()
-            .find(|symbol| symbol.name().is_ok_and(|name| name.contains("name_in_perf_map")))
+            .find(|it| it.name().is_ok_and(|it| demangled(it).ends_with("::name_in_perf_map")))
             .expect("a test binary has its symbols");
         let segment = elf
             .segments()
@@ -79,7 +79,7 @@ mod tests {
             .expect("code is in a segment");
         let offset = symbol.address() - segment.address() + segment.file_range().0 + 1;
         let (name, within) = name_in_elf(&file, offset).expect("a covered place");
-        assert!(name.ends_with("name_in_perf_map") && !name.starts_with("_R"), "{name}");
+        assert!(name.ends_with("::elf::name_in_perf_map"), "{name}");
         assert_eq!(within, 1);
         assert_eq!(name_in_elf(&file, u64::MAX), None);
         Ok(())

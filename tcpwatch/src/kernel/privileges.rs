@@ -1,7 +1,7 @@
-//! What the process may still do once its hooks are attached.
+//! Privileges of the process once its hooks are attached.
 //!
-//! Nothing is loaded after the start, so most of root is not needed any more. The sockets, the ring
-//! and the maps are open; what stays is to read /proc, to walk and to enter namespaces.
+//! Nothing is loaded after the start. Sockets, ring and maps are open. The agent still reads /proc,
+//! walks and enters namespaces, and gives up whatever these three do not need.
 
 use std::io;
 

@@ -76,7 +76,7 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What the agent does besides: /proc, HTTP, the log, the service manager, inventories.
+/// The agent's own: /proc, HTTP, the log, the service manager, inventories.
 const AGENT: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_connect,

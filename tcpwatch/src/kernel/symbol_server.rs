@@ -32,7 +32,7 @@ pub(super) const FILES: usize = 64;
 /// Bytes of a request or an answer: each frame has at most [`LONGEST_NAME`] characters.
 pub(super) const MESSAGE: usize = 64 * 1024;
 
-/// What the agent sends; the files are attached.
+/// A request of the agent; the files are attached.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     /// Comes back with the answer.
@@ -155,7 +155,7 @@ fn read_symbols(socket: BorrowedFd<'_>, request: &Request, files: &[OwnedFd]) ->
         it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
         it_value: libc::timeval { tv_sec: READER_SECONDS.into(), tv_usec: 0 },
     };
-    // SAFETY: the pointer is to a live value; the old timer is not wanted.
+    // SAFETY: the pointer is to a live value, and NULL means that the old timer is not returned.
     if unsafe { libc::setitimer(libc::ITIMER_REAL, &raw mut timer, ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }

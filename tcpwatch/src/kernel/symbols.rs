@@ -121,7 +121,7 @@ impl Symbols {
                 self.give_up(&io::ErrorKind::UnexpectedEof.into());
                 return None;
             }
-            // What a reader that was taken over sends instead is no answer.
+            // A reader that was taken over may send anything.
             let answer: Option<Answer> = serde_json::from_slice(&bytes[..received]).ok();
             match answer {
                 Some(answer) if answer.id == self.id => {
