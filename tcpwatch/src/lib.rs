@@ -13,3 +13,4 @@ pub mod facts;
 pub mod incident;
 pub mod kernel;
 pub mod publish;
+mod regular_file;

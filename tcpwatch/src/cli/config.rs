@@ -2,12 +2,12 @@
 
 use std::{io::Write, path::Path};
 
-use super::Exit;
+use super::{Exit, exit::plain};
 use crate::config::Config;
 
 pub(super) fn check(file: &Path) -> Exit {
     match Config::load(file) {
-        Ok(_) => print(&format!("{}: OK\n", file.display())),
+        Ok(_) => print(&format!("{}: OK\n", plain(&file.display().to_string()))),
         Err(error) => Exit::config(&error),
     }
 }

@@ -2,7 +2,12 @@
 
 use std::process::ExitCode;
 
-use crate::{agent::StartError, config::ConfigError, engine::Severity, kernel::LoadError};
+use crate::{
+    agent::{self, RunError, StartError},
+    config::ConfigError,
+    engine::Severity,
+    kernel::LoadError,
+};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +45,10 @@ impl Exit {
         if error.is_not_permitted() { Self::NotPermitted } else { Self::Failed }
     }
 
-    /// Says why the daemon did not start.
-    pub(super) fn start(error: &StartError) -> Self {
+    /// Says why the daemon did not start, or has ended.
+    pub(crate) fn run(error: &RunError) -> Self {
         match error {
-            StartError::Load(error) => Self::load(error),
+            RunError::Start(StartError::Load(error)) => Self::load(error),
             error => Self::failed(error),
         }
     }
@@ -77,6 +82,22 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// One line, whatever an argument or a file's name contains.
 fn say(line: &str) {
-    eprintln!("tcpwatch: {line}");
+    agent::last_line(&format!("tcpwatch: {}", plain(line)));
+}
+
+/// Without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Line and paragraph separators, and what changes the direction of text.
+        let moves = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || moves {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
 }
