@@ -14,6 +14,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -345,5 +346,221 @@ fn configuration_on_a_filesystem_that_hangs_is_refused_in_time() -> Result<()> {
     poll("the refusal", || Ok((agent.value(FAILED)? == Some(0.0)).then_some(())))?;
     let log = agent.log()?;
     assert!(log.contains("configuration not reloaded"), "{log}");
+    Ok(())
+}
+
+/// A scrape as Prometheus makes it: a connection of its own, and all of the answer.
+fn scrape(address: SocketAddr) -> Result<Duration> {
+    let began = Instant::now();
+    let answer = http_get(address, "/metrics")?;
+    ensure!(answer.status == 200 && answer.body.contains("tcpwatch_build_info"), "no metrics");
+    Ok(began.elapsed())
+}
+
+/// Scrapes for some seconds while `hold` keeps its connections.
+fn assert_scrapes_succeed(agent: &Agent, what: &str) -> Result<()> {
+    for _ in 0..20 {
+        let took = scrape(agent.address).with_context(|| format!("scraping beside {what}"))?;
+        assert!(took < within(Duration::from_secs(2)), "{what}: {took:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// A client whose receive buffer is the smallest, so that an answer does not fit in.
+fn small_client(address: SocketAddr) -> Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_recv_buffer_size(1)?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
+}
+
+#[test]
+fn scrapes_succeed_beside_silent_slow_deaf_and_half_closed_clients() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_quick()?;
+    let address = agent.address;
+    let connect = || Ok(TcpStream::connect(address)?);
+    let clients = |send: &str, connect: &dyn Fn() -> Result<TcpStream>| -> Result<Vec<TcpStream>> {
+        (0..100)
+            .map(|_| {
+                let mut stream = connect()?;
+                // The agent may have closed it already: each new one needs a place.
+                let _ = stream.write_all(send.as_bytes());
+                Ok(stream)
+            })
+            .collect()
+    };
+
+    let silent = clients("", &connect)?;
+    assert_scrapes_succeed(&agent, "silent clients")?;
+    drop(silent);
+
+    let slow = clients("GET /metrics HTTP/1.1\r\nX: ", &connect)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                slow.iter().for_each(|mut stream| drop(stream.write(b"x")));
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        let outcome = assert_scrapes_succeed(&agent, "clients that send a byte a second");
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })?;
+
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(40);
+    let deaf = clients(&requests, &|| small_client(address))?;
+    assert_scrapes_succeed(&agent, "clients that do not read")?;
+    drop(deaf);
+
+    let half = clients("GET /metrics HTTP/1.1\r\n", &connect)?;
+    half.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Write)));
+    assert_scrapes_succeed(&agent, "half-closed clients")?;
+
+    // Whoever connects again and again takes the places of others like him.
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = clients("GET /metrics HTTP/1.1\r\n", &connect);
+            }
+        });
+        let outcome = assert_scrapes_succeed(&agent, "clients that connect again and again");
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
+/// Sends a whole head and gives the status.
+fn status_of(address: SocketAddr, head: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(within(Duration::from_secs(10))))?;
+    stream.write_all(head.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let status = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.with_context(|| format!("{head:?} leads to {text:?}"))?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
+
+/// The status of a path, with the `Host` of a browser.
+fn with_host(address: SocketAddr, path: &str, host: &str) -> Result<u16> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    Ok(status_of(address, &head)?.0)
+}
+
+#[test]
+fn loopback_listener_answers_for_loopback_and_what_is_allowed() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let config = "[inventory]\ninterval = \"1s\"\n";
+    let web = "allowed_hosts = [\"Allowed.Example.\"]\n\
+               external_url = \"https://proxy.example/tcpwatch/\"\n";
+    let agent = Agent::start_with_web(config, web)?;
+    let address = agent.address;
+    let port = address.port();
+    for path in ["/", "/metrics", "/-/ready", "/-/healthy", "/api/v1/findings", "/nothing"] {
+        let found = if path == "/nothing" { 404 } else { 200 };
+        for host in [
+            "localhost",
+            "LocalHost.",
+            &format!("localhost:{port}"),
+            "127.0.0.1",
+            &format!("127.0.0.1:{port}"),
+            "127.9.9.9:80",
+            "[::1]",
+            &format!("[::1]:{port}"),
+            "[::ffff:127.0.0.1]",
+            "tcpwatch.localhost",
+            "allowed.example:8443",
+            "ALLOWED.EXAMPLE.",
+            "proxy.example",
+        ] {
+            assert_eq!(with_host(address, path, host)?, found, "{path} of {host}");
+        }
+        for host in [
+            "evil.example",
+            &format!("evil.example:{port}"),
+            "192.0.2.1",
+            "[2001:db8::1]:80",
+            "localhost.evil.example",
+            "notlocalhost",
+            "127.0.0.1.evil.example",
+            "0.0.0.0",
+        ] {
+            assert_eq!(with_host(address, path, host)?, 421, "{path} of {host}");
+        }
+        for host in ["", "a b", "a/b", "::1", "a:b", "[::1", "evil.example@localhost", "\u{fc}"] {
+            assert_eq!(with_host(address, path, host)?, 400, "{path} of {host:?}");
+        }
+    }
+    for (head, expected) in [
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        ("GET / HTTP/1.0\r\n\r\n", 200),
+        ("GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n", 421),
+        ("GET / HTTP/1.0\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        ("GET http://evil.example/ HTTP/1.0\r\nHost: localhost\r\n\r\n", 421),
+        ("GET http://localhost/ HTTP/1.0\r\nHost: evil.example\r\n\r\n", 421),
+        ("GET http://localhost/ HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
+    ] {
+        let (status, body) = status_of(address, head)?;
+        assert_eq!(status, expected, "{head}");
+        if expected != 200 {
+            assert_eq!(body.lines().count(), 1, "{body}");
+            assert!(!body.contains("evil"), "{body}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn open_listener_answers_scrapers_under_every_name_and_people_under_known_ones() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start_open("[inventory]\ninterval = \"1s\"\n")?;
+    let address = agent.address;
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    for path in ["/metrics", "/-/ready", "/-/healthy"] {
+        for host in ["evil.example", "node-7", "192.0.2.1", "localhost", &machine] {
+            assert_eq!(with_host(address, path, host)?, 200, "{path} of {host}");
+        }
+    }
+    for path in ["/", "/api/v1/findings"] {
+        for host in ["192.0.2.1:10743", "[2001:db8::1]:10743", "127.0.0.1", "localhost", &machine] {
+            assert_eq!(with_host(address, path, host)?, 200, "{path} of {host}");
+        }
+        for host in ["evil.example", "node-7", &format!("{machine}.evil.example")] {
+            assert_eq!(with_host(address, path, host)?, 421, "{path} of {host}");
+        }
+    }
+    for path in ["/-/../", "/metrics/", "//metrics", "/-"] {
+        assert_eq!(with_host(address, path, "evil.example")? / 100, 4, "{path}");
+    }
+    Ok(())
+}
+
+#[test]
+fn failure_to_start_is_said_with_a_deadline() -> Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4_096)?;
+    let mut filler = File::from(writer);
+    filler.write_all(&vec![b'\n'; size])?;
+    let mut child = tcpwatch()
+        .args(["run", "--web.listen-address", &taken.local_addr()?.to_string()])
+        .stderr(Stdio::from(OwnedFd::from(filler)))
+        .spawn()?;
+    let began = Instant::now();
+    let status = poll("the end", || Ok(child.try_wait()?))?;
+    assert_eq!(status.code(), Some(1));
+    assert!(began.elapsed() < within(Duration::from_secs(3)), "{:?}", began.elapsed());
+    drop(reader);
     Ok(())
 }

@@ -42,7 +42,7 @@ use crate::{
     engine::Engine,
     facts::Inventory,
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs, Scope},
-    publish::{HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
+    publish::{Hosts, HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
 };
 
 /// Version as published: the crate's.
@@ -126,10 +126,11 @@ async fn start(
     let (stop, stopped) = watch::channel(false);
     let limits =
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
+    let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, "listening");
     }
-    let task = tokio::spawn(serve(listeners, queries, limits, stopped));
+    let task = tokio::spawn(serve(listeners, queries, limits, hosts, stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,

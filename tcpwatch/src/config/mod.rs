@@ -11,6 +11,7 @@ mod duration;
 mod error;
 mod file;
 mod general;
+mod host;
 mod name;
 mod overridable;
 mod section;
@@ -27,6 +28,7 @@ pub use detect::{
 };
 pub use error::{Cause, ConfigError, Place};
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+pub use host::{ExternalUrl, HostName, host_of_authority};
 pub use overridable::Overridable;
 use section::Section;
 

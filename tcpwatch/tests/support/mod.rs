@@ -42,9 +42,26 @@ impl Agent {
     /// Starts `tcpwatch run` with this configuration, and `[web]` added, and waits until it is
     /// ready.
     pub(crate) fn start(config: &str) -> Result<Self> {
-        let folder = Folder::new()?;
+        Self::start_with_web(config, "")
+    }
+
+    /// With more keys of `[web]`.
+    pub(crate) fn start_with_web(config: &str, web: &str) -> Result<Self> {
         let address = free_address()?;
-        let text = format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n");
+        Self::start_at(address, address, &format!("{config}\n[web]\n{web}"))
+    }
+
+    /// Listens at every address; `address` is that of loopback.
+    pub(crate) fn start_open(config: &str) -> Result<Self> {
+        let address = free_address()?;
+        let open = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        Self::start_at(address, open, &format!("{config}\n[web]\n"))
+    }
+
+    /// `config` ends within `[web]`.
+    fn start_at(address: SocketAddr, listen: SocketAddr, config: &str) -> Result<Self> {
+        let folder = Folder::new()?;
+        let text = format!("{config}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
         let daemon = Daemon::start(
             tcpwatch().arg("run").arg("--config").arg(file),
