@@ -15,3 +15,4 @@ pub mod incident;
 pub mod kernel;
 pub mod plain;
 pub mod publish;
+mod regular_file;

@@ -1,17 +1,21 @@
 //! One loop that joins the three: facts in, outputs out.
 //!
 //! It owns the engine and everything that is published, so nothing needs a lock. Inventories are
-//! taken by a thread of their own (`walker`); HTTP asks by messages. After start-up nothing
-//! returns an error out of the loop: what fails is counted, logged and tried again.
+//! taken by a thread of their own (`walker`); HTTP asks by messages. After start-up only the end of
+//! one of these parts ends the loop: what fails is counted, logged and tried again.
 
 mod colour;
+mod error;
 mod log;
+mod reload;
+mod service;
 mod source;
+#[cfg(test)]
+mod tests;
 mod walker;
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -19,21 +23,27 @@ use std::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch},
-    time::{MissedTickBehavior, Sleep, sleep_until},
+    task::JoinHandle,
+    time::{Sleep, sleep_until},
 };
 
-use self::walker::WalkerThread;
-pub use self::{log::init as init_log, source::ConfigSource};
+pub use self::{
+    error::{RunError, StartError},
+    log::{finish_log, init as init_log, last_line, start_log},
+    source::ConfigSource,
+};
+use self::{
+    reload::{ReloadError, Reloader},
+    service::{Signals, notify, watchdog_interval},
+    walker::WalkerThread,
+};
 use crate::{
-    config::{Config, Limits, Namespaces},
+    config::{Config, Namespaces},
     engine::Engine,
     facts::Inventory,
-    kernel::{
-        self, CounterReader, EventRing, LoadError, LoadOptions, OwnerPolicy, Programs, Scope,
-    },
-    publish::{HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
+    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs, Scope},
+    publish::{Hosts, HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
 };
 
 /// Version as published: the crate's.
@@ -49,31 +59,6 @@ const WALK_REST: u32 = 9;
 /// How long an inventory may be under way before the agent is not ready any more.
 const WALK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why the daemon could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listen address.
-    #[error("cannot listen on {address}: {error}; choose another with --web.listen-address")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// The system's reason; not a source, the line has it.
-        error: io::Error,
-    },
-    /// The kernel side.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// Privileges that stay would be a surprise.
-    #[error("cannot give up privileges: {0}")]
-    Confine(io::Error),
-    /// Something of the runtime.
-    #[error("cannot start: {0}")]
-    Runtime(#[from] io::Error),
-    /// The metrics.
-    #[error("cannot register the metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-}
-
 /// The scope of the walks that the configuration asks for.
 #[must_use]
 pub const fn scope(namespaces: Namespaces) -> Scope {
@@ -85,7 +70,22 @@ pub const fn scope(namespaces: Namespaces) -> Scope {
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
 /// leaves nothing behind.
-pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError> {
+pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
+    let (agent, server, signals, links) = start(source, config).await?;
+    agent.run(server, signals, links).await
+}
+
+/// The HTTP server, from the loop.
+struct Server {
+    asked: mpsc::Receiver<Query>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn start(
+    source: ConfigSource,
+    config: Config,
+) -> Result<(Agent, Server, Signals, impl Sized), StartError> {
     let mut listeners = Vec::new();
     for &address in &config.web.listen_addresses {
         let listener = TcpListener::bind(address)
@@ -108,7 +108,8 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
     metrics.observe_hooks(&hooks);
-    metrics.observe_reload(true);
+    let wall = WallClock::at(kernel::now());
+    metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
     for status in programs.statuses() {
         if let Err(why) = &status.outcome {
             let lost = status.hook.lost_without;
@@ -127,10 +128,11 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
     let (stop, stopped) = watch::channel(false);
     let limits =
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
+    let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, "listening");
     }
-    let server = tokio::spawn(serve(listeners, queries, limits, stopped));
+    let task = tokio::spawn(serve(listeners, queries, limits, hosts, stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -139,7 +141,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
         more_events: Notify::new(),
         counters,
         walker: WalkerThread::spawn(walker)?,
-        source,
+        reloader: Reloader::new(source),
         config,
         inventoried: false,
         unseen_namespaces: 0,
@@ -150,10 +152,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
         rest: Duration::ZERO,
         asked_at: None,
     };
-    agent.run(asked, signals, links).await;
-    let _ = stop.send(true);
-    let _ = server.await;
-    Ok(())
+    Ok((agent, Server { asked, stop, task }, signals, links))
 }
 
 /// Lets the loop wake up when the kernel side says that the ring is half full.
@@ -161,22 +160,6 @@ fn watch_ring(ring: EventRing) -> io::Result<AsyncFd<EventRing>> {
     // SAFETY: the ring owns its descriptor, always names that one, and closes it when it is
     // dropped, which the AsyncFd does last.
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
 }
 
 struct Agent {
@@ -189,7 +172,7 @@ struct Agent {
     more_events: Notify,
     counters: CounterReader,
     walker: WalkerThread,
-    source: ConfigSource,
+    reloader: Reloader,
     config: Config,
     /// A first inventory has been taken.
     inventoried: bool,
@@ -216,22 +199,24 @@ struct Failures {
 }
 
 impl Agent {
-    /// Runs until a signal ends it. The hooks go first then: whatever the walker hangs on must not
-    /// keep them attached.
+    /// Runs until a signal ends it, or the end of a part. The hooks go first then: whatever the
+    /// walker hangs on must not keep them attached.
     async fn run<Links>(
         mut self,
-        mut asked: mpsc::Receiver<Query>,
+        mut server: Server,
         mut signals: Signals,
         links: Links,
-    ) {
+    ) -> Result<(), RunError> {
         let mut watchdog = watchdog_interval();
-        loop {
+        let mut outcome = loop {
             tokio::select! {
                 () = &mut self.next_inventory, if self.asked_at.is_none() => self.ask_inventory(),
                 answer = self.walker.answer(), if self.asked_at.is_some() => {
                     let Some(answer) = answer else {
-                        tracing::error!("the thread that takes inventories has ended");
-                        break;
+                        break Err(RunError::Ended {
+                            part: "the inventory thread",
+                            reason: "it has returned".to_owned(),
+                        });
                     };
                     self.handle_answer(answer);
                 }
@@ -249,18 +234,28 @@ impl Agent {
                         self.more_events.notify_one();
                     }
                 }
-                Some(query) = asked.recv() => self.answer(query),
-                _ = signals.hangup.recv() => self.reload(),
+                ended = &mut server.task => break Err(RunError::of_server(ended)),
+                Some(query) = server.asked.recv() => self.answer(query),
+                _ = signals.hangup.recv() => self.reloader.begin(),
+                outcome = self.reloader.outcome() => self.handle_reload(outcome),
                 // That the loop lives is all that a restart could mend.
                 _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
-                _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break Ok(()),
+                _ = signals.interrupt.recv() => break Ok(()),
             }
-        }
+        };
         tracing::info!("stopping");
         notify(&[sd_notify::NotifyState::Stopping]);
         drop(links);
-        self.walker.stop();
+        if let Some(panic) = self.walker.stop() {
+            outcome = Err(RunError::of_panic("the inventory thread", &*panic));
+        }
+        let _ = server.stop.send(true);
+        // One that has ended cannot be waited for twice.
+        if !server.task.is_finished() {
+            let _ = server.task.await;
+        }
+        outcome
     }
 
     fn handle_answer(&mut self, answer: walker::Answer) {
@@ -396,6 +391,7 @@ impl Agent {
             counters.lost.push(("inventory", self.failures.total));
             counters.lost.push(("owners", self.failures.look_ups));
             counters.lost.push(("descriptions", self.undescribed));
+            counters.lost.push(("log", log::lost_lines()));
             self.metrics.observe_counters(&counters);
         }
         self.metrics.observe_samples(&self.engine.samples());
@@ -403,37 +399,18 @@ impl Agent {
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.
-    fn reload(&mut self) {
-        let new = match self.source.load() {
+    fn handle_reload(&mut self, read: Result<Config, ReloadError>) {
+        let new = match read {
             Ok(config) => config,
             Err(error) => {
-                self.metrics.observe_reload(false);
+                self.metrics.observe_reload(None);
                 tracing::error!(%error, "configuration not reloaded");
                 return;
             }
         };
-        // What was opened or allocated at the start stays as it is in force; so do namespaces that
-        // take privileges which are given up.
-        let mut inventory = new.inventory.clone();
-        if self.confined_to == Namespaces::Host {
-            inventory.namespaces = Namespaces::Host;
-        }
-        let config = Config {
-            inventory,
-            web: self.config.web.clone(),
-            log: self.config.log.clone(),
-            limits: Limits {
-                ring_buffer_bytes: self.config.limits.ring_buffer_bytes,
-                http_connections: self.config.limits.http_connections,
-                ..new.limits.clone()
-            },
-            ..new.clone()
-        };
+        let config = reload::merge(&self.config, &new, self.confined_to);
         if config != new {
-            tracing::warn!(
-                "[web], [log], limits.ring_buffer_bytes, limits.http_connections and \
-                 inventory.namespaces from \"host\" to \"all\" change with a restart"
-            );
+            tracing::warn!("{} change with a restart", reload::START_ONLY);
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker
@@ -442,23 +419,8 @@ impl Agent {
         if self.asked_at.is_none() {
             self.arm(Instant::now());
         }
-        self.metrics.observe_reload(true);
+        let wall = WallClock::at(kernel::now());
+        self.metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
         tracing::info!("configuration reloaded");
-    }
-}
-
-/// Half of what the service manager allows, or hardly ever.
-fn watchdog_interval() -> tokio::time::Interval {
-    let allowed = sd_notify::watchdog_enabled();
-    let period = allowed.map_or(Duration::from_secs(3_600), |allowed| allowed / 2);
-    let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
-/// Without a service manager this does nothing.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "cannot notify the service manager");
     }
 }

@@ -1,6 +1,9 @@
 //! Where the configuration comes from: at the start, and again at each reload.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::config::{Config, ConfigError};
 
@@ -12,11 +15,11 @@ pub struct ConfigSource {
     /// The file that was named. Without one, the packaged file if it is there, else the defaults.
     pub path: Option<PathBuf>,
     /// What the command line sets above it.
-    pub overrides: Box<dyn Fn(&mut Config)>,
+    pub overrides: Arc<dyn Fn(&mut Config) + Send + Sync>,
 }
 
 impl ConfigSource {
-    /// Reads it.
+    /// Reads it. A file that does not answer is refused after some seconds.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let loaded = match &self.path {
             Some(path) => Config::load(path),
@@ -39,7 +42,7 @@ mod tests {
     fn command_line_is_above_the_file_each_time_it_is_read() {
         let overrides = |config: &mut Config| config.limits.owners = 7;
         let packaged = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/tcpwatch.toml");
-        let source = ConfigSource { path: Some(packaged.into()), overrides: Box::new(overrides) };
+        let source = ConfigSource { path: Some(packaged.into()), overrides: Arc::new(overrides) };
         for _ in 0..2 {
             let config = source.load().expect("the packaged file is accepted");
             assert_eq!(config.limits.owners, 7);
@@ -49,7 +52,7 @@ mod tests {
     #[test]
     fn a_file_that_was_named_must_be_there() {
         let path = Some(PathBuf::from("/nonexistent/tcpwatch.toml"));
-        let source = ConfigSource { path, overrides: Box::new(|_| {}) };
+        let source = ConfigSource { path, overrides: Arc::new(|_| {}) };
         assert!(matches!(source.load(), Err(ConfigError::Missing { .. })));
     }
 }

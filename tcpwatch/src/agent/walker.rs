@@ -4,6 +4,7 @@
 //! gets one order at a time and answers each; it ends when nobody can give it any more.
 
 use std::{
+    any::Any,
     io,
     sync::{
         Arc,
@@ -26,7 +27,7 @@ use crate::{
 /// the process.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
-enum Order {
+pub(super) enum Order {
     TakeInventory(OwnerPolicy, Focus),
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
@@ -52,20 +53,29 @@ pub(super) struct WalkerThread {
 
 impl WalkerThread {
     pub(super) fn spawn(mut walker: Walker) -> io::Result<Self> {
+        let stop = walker.stop_flag();
+        Self::spawn_with(stop, move |order| match order {
+            Order::Reconfigure { scope, close_wait_limit } => {
+                walker.reconfigure(scope, close_wait_limit);
+                None
+            }
+            Order::TakeInventory(policy, focus) => Some(take(&mut walker, policy, &focus)),
+        })
+    }
+
+    /// With what handles an order, and gives the answer if it is one of an inventory.
+    pub(super) fn spawn_with(
+        stop: Arc<AtomicBool>,
+        mut handle: impl FnMut(Order) -> Option<Answer> + Send + 'static,
+    ) -> io::Result<Self> {
         let (orders, received) = blocking::channel();
         let (answer, answers) = mpsc::channel(1);
-        let stop = walker.stop_flag();
         let work = move || {
             for order in received {
-                match order {
-                    Order::Reconfigure { scope, close_wait_limit } => {
-                        walker.reconfigure(scope, close_wait_limit);
-                    }
-                    Order::TakeInventory(policy, focus) => {
-                        if answer.blocking_send(take(&mut walker, policy, &focus)).is_err() {
-                            break;
-                        }
-                    }
+                if let Some(came) = handle(order)
+                    && answer.blocking_send(came).is_err()
+                {
+                    break;
                 }
             }
         };
@@ -93,20 +103,19 @@ impl WalkerThread {
         self.answers.recv().await
     }
 
-    /// Ends the thread; with it go the programs that it owns.
-    pub(super) fn stop(self) {
+    /// Ends the thread; with it go the programs that it owns. Returns its panic, if that ended it.
+    pub(super) fn stop(self) -> Option<Box<dyn Any + Send>> {
         self.stop.store(true, Ordering::Relaxed);
         drop(self.orders);
         drop(self.answers);
         let asked = Instant::now();
         while !self.thread.is_finished() {
             if asked.elapsed() > STOP_PATIENCE {
-                return;
+                return None;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        // It has printed its panic, if there was one.
-        let _ = self.thread.join();
+        self.thread.join().err()
     }
 }
 

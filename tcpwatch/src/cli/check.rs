@@ -6,7 +6,6 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
     io::{BufReader, Write as _},
     path::Path,
     thread::sleep,
@@ -26,6 +25,7 @@ use crate::{
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     plain,
     publish::{WallClock, findings_json},
+    regular_file,
 };
 
 /// Inventories in a `--for`, so that growth and recovery show.
@@ -100,7 +100,7 @@ fn observe(
 /// Judges what was recorded, in the time of day of then.
 fn replay(config: &Config, file: &Path) -> Result<(Vec<Finding>, WallClock), CheckError> {
     let unreadable = |error| CheckError::Unreadable { file: file.to_owned(), error };
-    let open = File::open(file).map_err(unreadable)?;
+    let open = regular_file::open(file).map_err(|error| unreadable(error.into()))?;
     let recording = Recording::open(BufReader::new(open), file)?;
     let then = WallClock::of_recording(recording.header());
     let mut case = Case::new(config);

@@ -2,7 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::{agent::StartError, config::ConfigError, engine::Severity, kernel::LoadError, plain};
+use crate::{
+    agent::{self, RunError, StartError},
+    config::ConfigError,
+    engine::Severity,
+    kernel::LoadError,
+    plain,
+};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +46,10 @@ impl Exit {
         if error.is_not_permitted() { Self::NotPermitted } else { Self::Failed }
     }
 
-    /// Says why the daemon did not start.
-    pub(super) fn start(error: &StartError) -> Self {
+    /// Says why the daemon did not start, or has ended.
+    pub(crate) fn run(error: &RunError) -> Self {
         match error {
-            StartError::Load(error) => Self::load(error),
+            RunError::Start(StartError::Load(error)) => Self::load(error),
             error => Self::failed(error),
         }
     }
@@ -79,5 +85,5 @@ impl From<Exit> for ExitCode {
 
 /// Arguments, names of files and what a library says of them come through here.
 fn say(line: &str) {
-    eprintln!("tcpwatch: {}", plain::text(line));
+    agent::last_line(&format!("tcpwatch: {}", plain::text(line)));
 }

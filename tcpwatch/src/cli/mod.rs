@@ -10,7 +10,7 @@ mod doctor;
 mod exit;
 mod run;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -112,19 +112,24 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
 /// one line on stderr.
 #[must_use]
 pub fn main() -> ExitCode {
-    restore_sigpipe();
     // No command starts a program that gains privileges. A kernel that refuses is older than 3.5.
     let _ = rustix::thread::set_no_new_privs(true);
     let is_check = std::env::args_os().nth(1).is_some_and(|argument| argument == "check");
     let exit = match parse() {
-        Ok(cli) => match cli.command {
-            Command::Run(options) => run::run(options),
-            Command::Check(options) => check::check(&options),
-            Command::Doctor { json } => doctor::doctor(json),
-            Command::Symbols => symbols(),
-            Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
-            Command::Config { command: ConfigCommand::Default } => config::print_default(),
-        },
+        Ok(cli) => {
+            // The daemon answers clients that close early, so it ignores the signal, as Rust does.
+            if !matches!(cli.command, Command::Run(_)) {
+                end_by_sigpipe();
+            }
+            match cli.command {
+                Command::Run(options) => run::run(options),
+                Command::Check(options) => check::check(&options),
+                Command::Doctor { json } => doctor::doctor(json),
+                Command::Symbols => symbols(),
+                Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
+                Command::Config { command: ConfigCommand::Default } => config::print_default(),
+            }
+        }
         Err(exit) => exit,
     };
     if is_check { exit.for_check() } else { exit.into() }
@@ -159,11 +164,12 @@ fn parse() -> Result<Cli, Exit> {
 
 /// The configuration that the options name, or the default.
 fn config_source(path: Option<PathBuf>) -> ConfigSource {
-    ConfigSource { path, overrides: Box::new(|_: &mut Config| {}) }
+    ConfigSource { path, overrides: Arc::new(|_: &mut Config| {}) }
 }
 
-/// Rust ignores SIGPIPE, so that `tcpwatch config default | head` would panic.
-fn restore_sigpipe() {
+/// A command that prints and ends does so in silence when its reader has gone, as in
+/// `tcpwatch config default | head`. Rust ignores SIGPIPE and would report an error there.
+fn end_by_sigpipe() {
     // SAFETY: SIG_DFL is a valid disposition, and no other thread runs yet.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);

@@ -1,13 +1,27 @@
 //! `tcpwatch run`: the daemon.
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
 use super::{Exit, Options, config_source};
 use crate::{agent, config::Config};
 
 pub(super) fn run(options: Options) -> Exit {
+    if let Err(error) = agent::start_log() {
+        return Exit::failed(&error);
+    }
+    let exit = run_to_the_end(options);
+    agent::finish_log();
+    exit
+}
+
+fn run_to_the_end(options: Options) -> Exit {
     let mut source = config_source(options.config);
     let (addresses, level, format) =
         (options.listen_addresses, options.log_level, options.log_format);
-    source.overrides = Box::new(move |config: &mut Config| {
+    source.overrides = Arc::new(move |config: &mut Config| {
         if !addresses.is_empty() {
             config.web.listen_addresses.clone_from(&addresses);
         }
@@ -23,8 +37,10 @@ pub(super) fn run(options: Options) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return Exit::failed(&error),
     };
-    match runtime.block_on(agent::run(source, config)) {
+    // A panic of the loop is an end like any other: it has a reason, and exit code 1.
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(agent::run(source, config))));
+    match ended.unwrap_or_else(|panic| Err(agent::RunError::of_panic("the loop", &*panic))) {
         Ok(()) => Exit::Ok,
-        Err(error) => Exit::start(&error),
+        Err(error) => Exit::run(&error),
     }
 }

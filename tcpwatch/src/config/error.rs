@@ -5,7 +5,7 @@
 //! characters, as editors do. Whatever comes from the file or its name is escaped, so that no
 //! input can break the line.
 
-use std::{fmt, io, path::Path, str::Utf8Error};
+use std::{fmt, io, path::Path, str::Utf8Error, time::Duration};
 
 use thiserror::Error;
 use toml::{Spanned, de::DeValue};
@@ -37,11 +37,21 @@ pub enum ConfigError {
         /// What the system said. Not a `source`: the line has it already.
         error: io::Error,
     },
-    /// The path is a directory.
-    #[error("{file}: expected a TOML file, found a directory")]
-    Directory {
+    /// The path is a directory, a FIFO, a device.
+    #[error("{file}: expected a TOML file, found {found}")]
+    NotRegular {
         /// The path as given.
         file: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// Its filesystem does not answer.
+    #[error("{file}: cannot be read: no answer within {} s", patience.as_secs())]
+    Late {
+        /// The path as given.
+        file: String,
+        /// How long it was waited for.
+        patience: Duration,
     },
     /// The file is too large to be a configuration.
     #[error("{file}: expected a TOML file of at most {limit_bytes} bytes, found a larger one")]
@@ -70,8 +80,12 @@ impl ConfigError {
         }
     }
 
-    pub(super) fn directory(path: &Path) -> Self {
-        Self::Directory { file: plain::path(path) }
+    pub(super) fn not_regular(path: &Path, found: &'static str) -> Self {
+        Self::NotRegular { file: plain::path(path), found }
+    }
+
+    pub(super) fn late(path: &Path, patience: Duration) -> Self {
+        Self::Late { file: plain::path(path), patience }
     }
 
     pub(super) fn too_large(path: &Path, limit_bytes: u64) -> Self {

@@ -10,13 +10,14 @@ use std::{
 
 use super::{
     error::Fault,
+    host::{ExternalUrl, HostName},
     name::Name,
     section::{Given, section},
     setting::{List, PORTS, choice},
 };
 
-/// Most addresses to listen on: more than hosts have interfaces, and few enough to compare each
-/// with each.
+/// Most addresses to listen on, and most hosts allowed: more than hosts have interfaces, and few
+/// enough to compare each with each.
 const MOST_ADDRESSES: usize = 64;
 
 /// Most entries of a list of what to ignore. Each finding is compared with each of them; who has
@@ -38,6 +39,21 @@ section! {
                 length: 1..=MOST_ADDRESSES,
                 each: (),
             };
+
+        /// Hosts, by name or address without port, from 0 to 64, under which page and API are
+        /// served beyond those that are known: addresses and this machine's name, on loopback only
+        /// those of loopback. Other requests are refused, because the name of a stranger's site can
+        /// lead to this address (DNS rebinding). None: the page is mostly opened by address.
+        pub allowed_hosts: Vec<HostName> = Vec::new(), in List {
+            of: "hosts",
+            example: "[\"tcpwatch.example.org\"]",
+            length: 0..=MOST_ADDRESSES,
+            each: (),
+        };
+
+        /// The URL under which people reach the page, through a proxy for example; its host is
+        /// allowed as well. "" is none: tcpwatch does not know what stands before it.
+        pub external_url: ExternalUrl = ExternalUrl::default();
     }
 }
 

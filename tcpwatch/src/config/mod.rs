@@ -3,13 +3,15 @@
 //! Nothing outside this folder reads TOML or knows a default. A key is one line in a `section!`
 //! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
 //! prints, so what users read cannot differ from what is compiled. All parsing is pure;
-//! [`Config::load`] alone touches the disk. What is refused is refused as a whole, with one line
+//! only [`Config::load`] touches the disk (`file.rs`). What is refused is refused as a whole, with one line
 //! that names the place (`error.rs`); command-line flags are merged elsewhere.
 
 mod detect;
 mod duration;
 mod error;
+mod file;
 mod general;
+mod host;
 mod name;
 mod overridable;
 mod section;
@@ -17,7 +19,7 @@ mod setting;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write, fs::File, io::Read, path::Path, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 pub use detect::{
     AcceptQueueOverflow, BindConflict, CloseWaitPileup, ConfigSeverity, Detect,
@@ -26,12 +28,9 @@ pub use detect::{
 };
 pub use error::{Cause, ConfigError, Place};
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+pub use host::{ExternalUrl, HostName, host_of_authority};
 pub use overridable::Overridable;
 use section::Section;
-
-/// The largest file that is read. The default file has some 100 lines; a thousand times that is
-/// not a configuration but a wrong path, and must not be taken into memory.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// What some editors put in front of UTF-8 text; they do not count it as a column.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
@@ -61,9 +60,10 @@ impl Config {
         section::parse(text).map_err(|fault| fault.found_in(path, text.as_bytes()))
     }
 
-    /// Reads and parses a configuration file. An empty file is the default configuration.
+    /// Reads and parses a configuration file. An empty file is the default configuration. One that
+    /// does not answer within some seconds is refused.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = read(path)?;
+        let bytes = file::read(path)?;
         let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
         let text = std::str::from_utf8(bytes)
             .map_err(|error| error::Fault::not_utf8(bytes, &error).found_in(path, bytes))?;
@@ -113,20 +113,4 @@ fn comment(file: &mut String, docs: &[&str]) {
         // A doc comment's text starts with the space that followed its slashes.
         let _infallible = writeln!(file, "#{line}");
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let unreadable = |error| ConfigError::unreadable(path, error);
-    let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
-        return Err(ConfigError::directory(path));
-    }
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large from one that just fits, also for
-    // a pipe or a device, whose length is not known before.
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigError::too_large(path, MAX_FILE_BYTES));
-    }
-    Ok(bytes)
 }

@@ -31,6 +31,11 @@ const FORMAT: &str = "tcpwatch-incident";
 /// change it.
 const VERSION: u32 = 1;
 
+/// Longest line of a recording: four times what an inventory can be by default (16,384 described
+/// sockets in CLOSE_WAIT and as many listeners, below 512 bytes each). One line is in memory at a
+/// time, so this bounds what a file that is no recording takes.
+const LINE_BYTES: u64 = 64 << 20;
+
 /// Where and when a recording was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {

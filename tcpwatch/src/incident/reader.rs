@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{FORMAT, Fact, Header, VERSION};
+use super::{FORMAT, Fact, Header, LINE_BYTES, VERSION};
 use crate::plain;
 
 /// Longer than any header. A file that is no recording at all is refused before more of it is in
@@ -36,6 +36,8 @@ enum Cause {
          with the tcpwatch that recorded it, or a later one"
     )]
     UnknownVersion(u64),
+    #[error("longer than {LINE_BYTES} bytes, which no line of a recording is")]
+    TooLong,
     #[error("column {column}: {reason}")]
     Malformed { column: usize, reason: String },
 }
@@ -89,8 +91,9 @@ impl<R: BufRead> Iterator for Recording<R> {
     fn next(&mut self) -> Option<Self::Item> {
         self.line += 1;
         let mut text = Vec::new();
-        let fact = match self.from.read_until(b'\n', &mut text) {
+        let fact = match Read::take(&mut self.from, LINE_BYTES + 1).read_until(b'\n', &mut text) {
             Ok(0) => return None,
+            Ok(length) if length as u64 > LINE_BYTES => Err(Cause::TooLong),
             Ok(_) => parse(&text),
             Err(error) => Err(Cause::Unreadable(error)),
         };

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{FORMAT, Fact, Header, VERSION};
+use super::{FORMAT, Fact, Header, LINE_BYTES, VERSION};
 
 /// The header as it is written.
 #[derive(Serialize)]
@@ -56,6 +56,10 @@ impl<W: Write> Recorder<W> {
     fn write_line(&mut self, line: &impl Serialize) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
+        if bytes.len() as u64 > LINE_BYTES {
+            let reason = format!("an inventory of more than {LINE_BYTES} bytes is not recorded");
+            return Err(io::Error::other(reason));
+        }
         self.to.write_all(&bytes)
     }
 }

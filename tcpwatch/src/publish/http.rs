@@ -1,20 +1,17 @@
 //! Accepts connections and serves HTTP/1.1 on them, within bounds.
 //!
 //! The accept loop is tcpwatch's own because each bound needs a hand in it: how many connections
-//! there are, how long one may last whatever its client does or leaves undone, what happens when
-//! descriptors run out, and when to stop. What the paths answer is `routes`.
+//! there are and which of them gives way (`places`), how long one may last whatever its client does
+//! or leaves undone, what happens when descriptors run out, and when to stop. How a connection
+//! shows what it does is `connection`; what the paths answer is `routes`.
 //!
 //! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers some
 //! time, gzip most of all; watching goes on in the kernel and on the walker's thread.
 
-use std::{future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
 
-use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
@@ -22,19 +19,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Query, routes};
+use super::{
+    Hosts, Query,
+    connection::{Observed, Service},
+    hosts::Listening,
+    places::{Activity, Peer, Places},
+    routes,
+};
 
 /// Largest request line with headers. Browsers send below 4 KiB; more is no client of ours.
 const HEADER_BYTES: usize = 16 * 1024;
 
 /// What is buffered for one connection in each direction; a header must fit.
 const BUFFER_BYTES: usize = 2 * HEADER_BYTES;
-
-/// Connections beyond the limit that are told so at one time; any further one is just closed.
-const REFUSALS: usize = 16;
-
-/// Time for a refused client to read that it is refused.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Pauses after failures to accept: long enough not to spin, short enough to come back soon after
 /// descriptors have been freed.
@@ -46,15 +43,6 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
 ];
 
-/// Answer to a connection that is one too many.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 21\r\n\
-    Retry-After: 5\r\n\
-    Connection: close\r\n\
-    \r\n\
-    too many connections\n";
-
 /// Bounds on what clients can take.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
@@ -64,7 +52,9 @@ pub struct HttpLimits {
     pub header: Duration,
     /// Time for the agent's loop to answer.
     pub answer: Duration,
-    /// Life of a connection; a client that does not read is thus rid of too.
+    /// Time for a client to read an answer.
+    pub reading: Duration,
+    /// Life of a connection, whatever is under way on it.
     pub connection: Duration,
     /// How long an answer is good for others who ask the same.
     pub freshness: Duration,
@@ -83,7 +73,9 @@ impl Default for HttpLimits {
             header: Duration::from_secs(5),
             // Prometheus' default scrape_timeout.
             answer: Duration::from_secs(10),
-            // Enough for the slowest honest client to read 100 KiB.
+            // Enough for the slowest honest client to read 100 KiB: 10 KiB/s.
+            reading: Duration::from_secs(10),
+            // Header, answer and reading, and a little.
             connection: Duration::from_secs(30),
             // Far below any scrape interval, and yet at most five renderings of each kind a second.
             freshness: Duration::from_millis(200),
@@ -98,11 +90,17 @@ pub async fn serve(
     listeners: Vec<TcpListener>,
     queries: mpsc::Sender<Query>,
     limits: HttpLimits,
+    hosts: Hosts,
     mut stop: watch::Receiver<bool>,
 ) {
-    let router = routes::router(queries, limits);
+    let router = routes::router(queries, limits, hosts);
     let mut connections = JoinSet::new();
-    let mut refusals = JoinSet::new();
+    let mut places = Places::new(limits.connections);
+    let listeners = listeners.into_iter().map(|listener| {
+        let listening = listening(&listener);
+        (listener, listening)
+    });
+    let listeners = listeners.collect();
     let mut acceptor = Acceptor { listeners, next: 0, failures: 0, resume: None };
     let stopping = stop.clone();
     loop {
@@ -110,16 +108,22 @@ pub async fn serve(
             biased;
             () = stopped(&mut stop) => break,
             // Finished ones first, so that their places are free for the next.
-            Some(_) = connections.join_next() => {}
-            Some(_) = refusals.join_next() => {}
-            stream = acceptor.accept() => {
-                if connections.len() < limits.connections {
-                    let connection =
-                        serve_connection(stream, router.clone(), limits, stopping.clone());
-                    connections.spawn(connection);
-                } else if refusals.len() < REFUSALS {
-                    refusals.spawn(timeout(REFUSAL_TIME, refuse(stream)));
-                }
+            Some(ended) = connections.join_next_with_id() => {
+                places.free(ended.map_or_else(|error| error.id(), |(id, ())| id));
+            }
+            (stream, peer, listening) = acceptor.accept() => {
+                let peer = Peer::of(peer);
+                places.make(peer);
+                let activity = Activity::new();
+                let service = Service::new(router.clone(), activity.clone(), listening);
+                let connection = serve_connection(
+                    Observed::new(stream, activity.clone()),
+                    service,
+                    activity.clone(),
+                    limits,
+                    stopping.clone(),
+                );
+                places.take(peer, activity, connections.spawn(connection));
             }
         }
     }
@@ -129,14 +133,22 @@ pub async fn serve(
     let _ = timeout(limits.finish, finished).await;
 }
 
+fn listening(listener: &TcpListener) -> Listening {
+    match listener.local_addr() {
+        Ok(address) if address.ip().to_canonical().is_loopback() => Listening::OnLoopback,
+        Ok(_) | Err(_) => Listening::Openly,
+    }
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error is a dropped sender: nobody is left who could ask to stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
+    stream: Observed,
+    service: Service,
+    activity: Activity,
     limits: HttpLimits,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -145,7 +157,7 @@ async fn serve_connection(
         .header_read_timeout(limits.header)
         .max_header_size(HEADER_BYTES)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => {
@@ -156,32 +168,23 @@ async fn serve_connection(
         }
         () = stopped(&mut stop) => {}
         () = sleep(limits.connection) => {}
+        () = not_read(&activity, limits.reading) => return,
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(limits.finish, connection).await;
 }
 
-/// Says why, and waits for the client to close: closing with its request unread would reset the
-/// connection, maybe before it has read the answer.
-async fn refuse(stream: TcpStream) -> io::Result<()> {
-    stream.writable().await?;
-    stream.try_write(REFUSAL)?;
-    rustix::net::shutdown(&stream, rustix::net::Shutdown::Write)?;
-    let mut unwanted = [0; 1024];
-    loop {
-        stream.readable().await?;
-        match stream.try_read(&mut unwanted) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+/// Returns when the client has taken too long to read an answer.
+async fn not_read(activity: &Activity, most: Duration) {
+    while let Some(left) = most.checked_sub(activity.reading_for()) {
+        // An answer that begins after this look is late by no more than its own time.
+        sleep(left.max(Duration::from_millis(1))).await;
     }
 }
 
 /// Accepts from several listeners in turn.
 struct Acceptor {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Listening)>,
     /// Asked first next time, so that a flood on one does not starve the others.
     next: usize,
     /// Failures since the last success.
@@ -191,16 +194,16 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn accept(&mut self) -> TcpStream {
+    async fn accept(&mut self) -> (TcpStream, IpAddr, Listening) {
         loop {
             if let Some(resume) = self.resume {
                 sleep_until(resume).await;
                 self.resume = None;
             }
             match self.accept_any().await {
-                Ok(stream) => {
+                Ok(accepted) => {
                     self.failures = 0;
-                    return stream;
+                    return accepted;
                 }
                 // It was reset before it was accepted, which says nothing about the next one.
                 Err(error) if is_of_the_connection(&error) => {}
@@ -218,14 +221,17 @@ impl Acceptor {
         }
     }
 
-    async fn accept_any(&mut self) -> io::Result<TcpStream> {
+    async fn accept_any(&mut self) -> io::Result<(TcpStream, IpAddr, Listening)> {
         let Self { listeners, next, .. } = self;
         poll_fn(|context| {
             for step in 0..listeners.len() {
                 let index = (*next + step) % listeners.len();
-                if let Poll::Ready(accepted) = listeners[index].poll_accept(context) {
+                let (listener, listening) = &listeners[index];
+                if let Poll::Ready(accepted) = listener.poll_accept(context) {
                     *next = index + 1;
-                    return Poll::Ready(accepted.map(|(stream, _)| stream));
+                    return Poll::Ready(
+                        accepted.map(|(stream, peer)| (stream, peer.ip(), *listening)),
+                    );
                 }
             }
             Poll::Pending

@@ -114,7 +114,7 @@ families! {
 
     /// Whether a hook is attached, 1 or 0; what a missing hook would have seen is absent.
     hook_attached: Gauge = "tcpwatch_hook_attached" [hook];
-    /// Events that were lost on their way from the kernel, by where.
+    /// Events lost on their way from the kernel, and log lines lost, by stage.
     events_lost: Counter = "tcpwatch_events_lost_total" [stage];
     /// Time that the last inventory took to walk the socket tables.
     inventory_duration: Gauge = "tcpwatch_inventory_duration_seconds" [];
@@ -128,6 +128,8 @@ families! {
     table_limit: Gauge = "tcpwatch_table_limit" [table];
     /// Whether the configuration was accepted when it was last read, 1 or 0.
     config_last_reload_successful: Gauge = "tcpwatch_config_last_reload_successful" [];
+    /// When a configuration was last accepted, in seconds since the epoch.
+    config_last_reload_success: Gauge = "tcpwatch_config_last_reload_success_timestamp_seconds" [];
 }
 
 /// The README's table of metrics.
@@ -339,9 +341,14 @@ impl Metrics {
         }
     }
 
-    /// Takes over whether the configuration last asked for was accepted.
-    pub fn observe_reload(&mut self, ok: bool) {
-        self.families.config_last_reload_successful.set([], f64::from(u8::from(ok)));
+    /// Takes over when the configuration last read was accepted, in seconds since the epoch; `None`
+    /// if it was refused.
+    pub fn observe_reload(&mut self, accepted: Option<f64>) {
+        let is_accepted = f64::from(u8::from(accepted.is_some()));
+        self.families.config_last_reload_successful.set([], is_accepted);
+        if let Some(at) = accepted {
+            self.families.config_last_reload_success.set([], at);
+        }
     }
 
     /// The text that Prometheus reads, format 0.0.4, by name and labels.

@@ -4,16 +4,19 @@
 //!   the list of all metrics, from which the README's table is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people.
 //! - [`WallClock`] gives a time of day to what happened on CLOCK_MONOTONIC.
-//! - [`serve`] answers HTTP. It holds no state of the agent: each answer is a [`Query`] to the
+//! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the agent: each answer is a [`Query`] to the
 //!   agent's loop, so nothing here needs a lock on what the loop owns.
 //!
 //! Nothing here judges or groups: what is shown was decided by the [`engine`](crate::engine).
 
+mod connection;
 mod family;
+mod hosts;
 mod http;
 mod json;
 mod metrics;
 mod page;
+mod places;
 mod process;
 mod routes;
 #[cfg(test)]
@@ -21,6 +24,7 @@ mod tests;
 mod wall_clock;
 
 pub use family::{MetricKind, MetricRow};
+pub use hosts::Hosts;
 pub use http::{HttpLimits, serve};
 pub use json::findings_json;
 pub use metrics::{CATALOG, Metrics, catalog_markdown};

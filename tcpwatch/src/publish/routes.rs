@@ -5,7 +5,7 @@
 //! many clients ask, and however often, the loop is asked a few times a second. If it does not
 //! answer, the client is told so.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,7 +18,7 @@ use axum::{
             X_CONTENT_TYPE_OPTIONS,
         },
     },
-    middleware::map_response,
+    middleware::{from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::HttpLimits;
+use super::{Hosts, HttpLimits, hosts};
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,7 +51,7 @@ pub enum Query {
 }
 
 /// All paths.
-pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits) -> Router {
+pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
     let agent = Agent(Arc::new(Shared {
         queries,
         answer_timeout: limits.answer,
@@ -71,6 +71,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits) -> Router
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
+        .layer(from_fn_with_state(Arc::new(hosts), hosts::check))
         .layer(map_response(with_safe_headers))
         // The fastest level: it already takes nine tenths off, and its time is the agent's.
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
@@ -78,7 +79,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits) -> Router
 }
 
 async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let html = agent.ask(&agent.0.page, Query::Page, Bytes::from).await?;
+    let html = agent.ask(|all| &all.page, Query::Page, Bytes::from).await?;
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
@@ -88,17 +89,17 @@ async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
 }
 
 async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let text = agent.ask(&agent.0.metrics, Query::Metrics, Bytes::from).await?;
+    let text = agent.ask(|all| &all.metrics, Query::Metrics, Bytes::from).await?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
 }
 
 async fn findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let json = agent.ask(&agent.0.findings, Query::Findings, Bytes::from).await?;
+    let json = agent.ask(|all| &all.findings, Query::Findings, Bytes::from).await?;
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    Ok(match agent.ask(&agent.0.ready, Query::Ready, |ready| ready).await? {
+    Ok(match agent.ask(|all| &all.ready, Query::Ready, |ready| ready).await? {
         Ok(()) => "tcpwatch is ready.\n".into_response(),
         Err(reason) => {
             let text = format!("tcpwatch is not ready: {reason}\n");
@@ -136,27 +137,31 @@ struct Shared {
 type Last<A> = Mutex<Option<(Instant, A)>>;
 
 impl Agent {
-    fn ask<R, A: Clone>(
+    /// Asks on a task of its own: an answer under way serves others too, even if the connection of
+    /// the one that asked is closed meanwhile.
+    async fn ask<R: Send + 'static, A: Clone + Send + 'static>(
         &self,
-        last: &Last<A>,
+        last: fn(&Shared) -> &Last<A>,
         query: fn(oneshot::Sender<R>) -> Query,
         keep: fn(R) -> A,
-    ) -> impl Future<Output = Result<A, Unanswered>> {
-        let Shared { queries, answer_timeout, freshness, .. } = &*self.0;
+    ) -> Result<A, Unanswered> {
+        let shared = Arc::clone(&self.0);
+        let patience = shared.answer_timeout;
         let answer = async move {
-            let mut last = last.lock().await;
+            let mut last = last(&shared).lock().await;
             if let Some((came, answer)) = &*last
-                && came.elapsed() < *freshness
+                && came.elapsed() < shared.freshness
             {
                 return Ok(answer.clone());
             }
             let (sender, answer) = oneshot::channel();
-            queries.send(query(sender)).await.map_err(|_| Unanswered::Gone)?;
+            shared.queries.send(query(sender)).await.map_err(|_| Unanswered::Gone)?;
             let answer = keep(answer.await.map_err(|_| Unanswered::Gone)?);
             *last = Some((Instant::now(), answer.clone()));
             Ok(answer)
         };
-        async move { timeout(*answer_timeout, answer).await.unwrap_or(Err(Unanswered::Late)) }
+        let answer = tokio::spawn(timeout(patience, answer)).await;
+        answer.map_err(|_| Unanswered::Gone)?.unwrap_or(Err(Unanswered::Late))
     }
 }
 

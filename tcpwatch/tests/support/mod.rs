@@ -44,7 +44,7 @@ impl Agent {
     /// Starts `tcpwatch run` with this configuration, and `[web]` added, and waits until it is
     /// ready.
     pub(crate) fn start(config: &str) -> Result<Self> {
-        Self::start_with(config, |_| Ok(()))
+        Self::start_with_web(config, "")
     }
 
     /// The same, after `prepare` has had the configuration file.
@@ -52,9 +52,32 @@ impl Agent {
         config: &str,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
-        let folder = Folder::new()?;
         let address = free_address()?;
-        let text = format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n");
+        Self::start_at(address, address, &format!("{config}\n[web]\n"), prepare)
+    }
+
+    /// With more keys of `[web]`.
+    pub(crate) fn start_with_web(config: &str, web: &str) -> Result<Self> {
+        let address = free_address()?;
+        Self::start_at(address, address, &format!("{config}\n[web]\n{web}"), |_| Ok(()))
+    }
+
+    /// Listens at every address; `address` is that of loopback.
+    pub(crate) fn start_open(config: &str) -> Result<Self> {
+        let address = free_address()?;
+        let open = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        Self::start_at(address, open, &format!("{config}\n[web]\n"), |_| Ok(()))
+    }
+
+    /// `config` ends within `[web]`.
+    fn start_at(
+        address: SocketAddr,
+        listen: SocketAddr,
+        config: &str,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        let folder = Folder::new()?;
+        let text = format!("{config}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
         prepare(&file)?;
         let daemon = Daemon::start(

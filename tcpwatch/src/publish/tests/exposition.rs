@@ -70,6 +70,7 @@ fn full() -> Metrics {
     metrics.observe_counters(&counters());
     metrics.observe_inventory(Duration::from_millis(12), 1_795_000_000.5, &inventory());
     metrics.observe_hooks(&[("inet_sock_set_state", true), ("tcp_send_reset", false)]);
+    metrics.observe_reload(Some(1_700.5));
     metrics.observe_tables(&[TableUse { table: "close_wait", entries: 210, limit: 65_536 }]);
     metrics
 }
@@ -302,8 +303,12 @@ fn histogram_is_cumulative() {
 #[test]
 fn refused_configuration_shows() {
     let mut metrics = metrics();
-    metrics.observe_reload(false);
+    let accepted = "tcpwatch_config_last_reload_success_timestamp_seconds";
+    metrics.observe_reload(Some(1_700.5));
+    metrics.observe_reload(None);
     assert_eq!(value(&metrics, "tcpwatch_config_last_reload_successful"), Some(0.0));
-    metrics.observe_reload(true);
+    assert_eq!(value(&metrics, accepted), Some(1_700.5));
+    metrics.observe_reload(Some(1_701.0));
     assert_eq!(value(&metrics, "tcpwatch_config_last_reload_successful"), Some(1.0));
+    assert_eq!(value(&metrics, accepted), Some(1_701.0));
 }

@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{HttpLimits, Query, serve};
+use crate::publish::{Hosts, HttpLimits, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -57,7 +57,7 @@ impl Server {
                     listener.set_nonblocking(true).unwrap();
                     tokio::net::TcpListener::from_std(listener).unwrap()
                 });
-                serve(listeners.collect(), sender, limits, stopping).await;
+                serve(listeners.collect(), sender, limits, Hosts::default(), stopping).await;
             });
             let used = clock_gettime(ClockId::ThreadCPUTime);
             Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec as u32)
@@ -78,8 +78,9 @@ impl Server {
     }
 
     fn request(&self, method: &str, path: &str, header: &str) -> Response {
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n"
+        );
         Response::read(self.send(&request))
     }
 
@@ -270,7 +271,7 @@ fn connection_serves_several_requests() {
     let server = Server::start(HttpLimits::default());
     let mut stream = server.connect();
     for _ in 0..3 {
-        stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut bytes = [0; 1024];
         let mut length = 0;
         while !bytes[..length].ends_with(b"healthy.\n") {
@@ -288,7 +289,7 @@ fn slow_and_idle_clients_are_closed_in_time() {
     let begun = Instant::now();
     let silent = server.connect();
     let slow = server.send("GET /metrics HTTP/1.1\r\nX-Never: end");
-    let idle = server.send("GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
+    let idle = server.send("GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(drain(silent), b"");
     drain(slow);
     assert!(drain(idle).starts_with(b"HTTP/1.1 200 OK"));
@@ -307,47 +308,70 @@ fn client_that_trickles_its_header_is_closed_in_time() {
     assert!(begun.elapsed() < PATIENCE / 2);
 }
 
-#[test]
-fn client_that_does_not_read_loses_its_place() {
-    let limits = HttpLimits {
-        connections: 1,
-        connection: Duration::from_millis(500),
-        finish: Duration::from_millis(100),
-        ..HttpLimits::default()
-    };
-    let server = Server::start_with(limits, Vec::new(), |query| match query {
-        // More than the socket buffers of both ends take.
+/// Answers `/metrics` with more than the socket buffers of both ends take.
+fn answer_at_length(query: Query) {
+    match query {
         Query::Metrics(to) => drop(to.send("x".repeat(64 << 20))),
         other => answer(other),
-    });
-    let _deaf = server.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(server.get("/-/healthy").status, 503, "its place is taken");
-    let begun = Instant::now();
-    while server.get("/-/healthy").status != 200 {
-        assert!(begun.elapsed() < PATIENCE);
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn connection_too_many_is_told_so_and_the_next_has_its_place() {
+fn client_that_does_not_read_is_closed_in_time() {
+    let limits = HttpLimits { reading: Duration::from_millis(300), ..HttpLimits::default() };
+    let server = Server::start_with(limits, Vec::new(), answer_at_length);
+    let deaf = server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    // Twice the time, and a second for a busy machine.
+    thread::sleep(limits.reading * 2 + Duration::from_secs(1));
+    assert!(drain(deaf).len() < 64 << 20, "closed before it had all");
+}
+
+#[test]
+fn new_connection_takes_the_place_of_one_that_does_not_read() {
+    let limits = HttpLimits { connections: 1, ..HttpLimits::default() };
+    let server = Server::start_with(limits, Vec::new(), answer_at_length);
+    let deaf = server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.get("/-/healthy").status, 200);
+    assert!(drain(deaf).len() < 64 << 20, "closed before it had all");
+}
+
+#[test]
+fn new_connection_takes_the_place_of_the_one_that_waits_longest() {
     let server = Server::start(HttpLimits { connections: 2, ..HttpLimits::default() });
-    let held = [server.connect(), server.connect()];
-    let refused = server.get("/metrics");
-    assert_eq!((refused.status, refused.text()), (503, "too many connections\n"));
-    assert_eq!(refused.header("content-length"), Some("21"));
-    drop(held);
-    let begun = Instant::now();
-    while server.get("/metrics").status != 200 {
-        assert!(begun.elapsed() < PATIENCE);
-        thread::sleep(Duration::from_millis(10));
+    let first = server.send("GET /metrics HTTP/1.1\r\nX-Slow");
+    thread::sleep(Duration::from_millis(50));
+    let mut second = server.connect();
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(server.get("/metrics").text(), METRICS);
+    assert_eq!(drain(first), b"");
+    second.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(Response::read(second).status, 200, "its place is its own");
+}
+
+#[test]
+fn answer_under_way_is_not_lost_with_the_connection_that_asked() {
+    let (asked, arrivals) = std::sync::mpsc::channel();
+    let limits = HttpLimits { freshness: PATIENCE, ..HttpLimits::default() };
+    let server = Server::start_with(limits, Vec::new(), move |query| {
+        asked.send(()).unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            answer(query);
+        });
+    });
+    for _ in 0..10 {
+        drop(server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     }
+    assert_eq!(server.get("/metrics").text(), METRICS);
+    assert_eq!(arrivals.try_iter().count(), 1);
 }
 
 #[test]
 fn metrics_answer_while_many_slow_clients_hang() {
     let server = Server::start(HttpLimits::default());
-    let hanging: Vec<_> = (0..60).map(|_| server.send("GET /metrics HTTP/1.1\r\nX-Slow")).collect();
+    let hanging: Vec<_> =
+        (0..200).map(|_| server.send("GET /metrics HTTP/1.1\r\nX-Slow")).collect();
     let begun = Instant::now();
     for _ in 0..5 {
         assert_eq!(server.get("/metrics").text(), METRICS);
@@ -433,9 +457,9 @@ fn stopping_lets_requests_finish_and_takes_no_longer_than_allowed() {
     });
     let address = server.address;
     let idle = server.connect();
-    let stuck = server.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let stuck = server.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     arrivals.recv_timeout(PATIENCE).unwrap();
-    let under_way = server.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let under_way = server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     arrivals.recv_timeout(PATIENCE).unwrap();
     let (took, _) = server.stop();
     assert!(took >= limits.finish && took < limits.finish * 3, "{took:?}");

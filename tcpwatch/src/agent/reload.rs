@@ -1,0 +1,93 @@
+//! SIGHUP: the configuration is read again, on a thread of its own.
+//!
+//! A file can hang, and the loop must not. One reading is under way at a time; a SIGHUP meanwhile
+//! leads to another after it, because the file may have changed since it was read.
+
+use std::{future::pending, io, sync::Arc, thread};
+
+use tokio::sync::oneshot;
+
+use super::ConfigSource;
+use crate::config::{Config, ConfigError, Limits, Namespaces};
+
+/// Keys that [`merge`] keeps as they are in force, as the log names them.
+pub(super) const START_ONLY: &str = "[web], [log], limits.ring_buffer_bytes, limits.http_connections and inventory.namespaces from \
+     \"host\" to \"all\"";
+
+/// Why a reload was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot start a thread to read the configuration: {0}")]
+    Thread(io::Error),
+    #[error("the thread that reads the configuration has panicked")]
+    Panicked,
+}
+
+/// Reads the configuration when it is told to.
+pub(super) struct Reloader {
+    source: Arc<ConfigSource>,
+    reading: Option<oneshot::Receiver<Result<Config, ReloadError>>>,
+    /// The signal came while a reading was under way.
+    again: bool,
+}
+
+impl Reloader {
+    pub(super) fn new(source: ConfigSource) -> Self {
+        Self { source: Arc::new(source), reading: None, again: false }
+    }
+
+    /// Begins to read, or to read again after the reading under way.
+    pub(super) fn begin(&mut self) {
+        if self.reading.is_some() {
+            self.again = true;
+            return;
+        }
+        let (answer, reading) = oneshot::channel();
+        self.reading = Some(reading);
+        let source = Arc::clone(&self.source);
+        let work = move || {
+            // Without a receiver the agent has ended.
+            let _ = answer.send(source.load().map_err(ReloadError::Config));
+        };
+        if let Err(error) = thread::Builder::new().name("reload".to_owned()).spawn(work) {
+            let (answer, refused) = oneshot::channel();
+            let _ = answer.send(Err(ReloadError::Thread(error)));
+            self.reading = Some(refused);
+        }
+    }
+
+    /// What was read; waits for ever while nothing is read. May be dropped and called again.
+    pub(super) async fn outcome(&mut self) -> Result<Config, ReloadError> {
+        let outcome = match &mut self.reading {
+            Some(reading) => reading.await.unwrap_or(Err(ReloadError::Panicked)),
+            None => return pending().await,
+        };
+        self.reading = None;
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        }
+        outcome
+    }
+}
+
+/// The new configuration with what was opened or allocated at the start as it is in force. Other
+/// namespaces than the host's take privileges; `confined_to` says which are left.
+pub(super) fn merge(in_force: &Config, new: &Config, confined_to: Namespaces) -> Config {
+    let mut inventory = new.inventory.clone();
+    if confined_to == Namespaces::Host {
+        inventory.namespaces = Namespaces::Host;
+    }
+    Config {
+        inventory,
+        web: in_force.web.clone(),
+        log: in_force.log.clone(),
+        limits: Limits {
+            ring_buffer_bytes: in_force.limits.ring_buffer_bytes,
+            http_connections: in_force.limits.http_connections,
+            ..new.limits.clone()
+        },
+        ..new.clone()
+    }
+}
