@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod exit;
 mod run;
+mod running;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -38,6 +39,9 @@ enum Command {
     Check(CheckOptions),
     /// Show what this kernel and these privileges let tcpwatch see
     Doctor {
+        /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -119,7 +123,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Run(options) => run::run(options),
             Command::Check(options) => check::check(&options),
-            Command::Doctor { json } => doctor::doctor(json),
+            Command::Doctor { config, json } => doctor::doctor(json, config),
             Command::Symbols { pid, addresses } => symbols(pid, &addresses),
             Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
             Command::Config { command: ConfigCommand::Default } => config::print_default(),

@@ -14,6 +14,7 @@ mod focus;
 mod inventory;
 mod process;
 mod reset;
+mod sight;
 mod state;
 mod time;
 mod written;
@@ -29,5 +30,6 @@ pub use inventory::{
 };
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
+pub use sight::{NotSeen, Unseen};
 pub use state::TcpState;
 pub use time::Timestamp;
