@@ -259,7 +259,8 @@ fn as_text(report: &Report) -> String {
             "own" => "not the host's",
             _ => "not known",
         };
-        let _ = writeln!(text, "{:<14} {state}", format!("{} namespace", row.namespace));
+        let name = format!("{} namespace", row.namespace);
+        let _ = writeln!(text, "{name:<18} {state}");
         if row.of != "host" {
             let _ = writeln!(text, "    lost:    {}", row.lost_without);
         }
@@ -305,5 +306,24 @@ fn write_host(text: &mut String, report: &Report) {
     }
     for agent in &report.agents {
         let _ = writeln!(text, "{:<14} {agent}", "agent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Unseen;
+
+    #[test]
+    fn the_verdict_says_first_what_matters_most() {
+        let hook = NotSeen::new(Unseen::Hook, "resets received", "hook receive_reset is missing");
+        let host = NotSeen::new(Unseen::PidNamespace, "the host's processes", "own").hiding_host();
+        assert_eq!(verdict(&Ok(()), &[]), "tcpwatch runs here and sees all of this host");
+        assert!(verdict(&Ok(()), std::slice::from_ref(&hook)).contains("not seen (1)"));
+        let hidden = verdict(&Ok(()), &[hook, host]);
+        assert_eq!(hidden, "tcpwatch runs here, but does not see the host's processes");
+        let error = LoadError::NotPermitted { missing: "CAP_BPF".to_owned() };
+        let cannot = verdict(&Err(Unable::Load(error)), &[]);
+        assert!(cannot.starts_with("tcpwatch cannot run here: not permitted"), "{cannot}");
     }
 }

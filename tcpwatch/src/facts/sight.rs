@@ -54,13 +54,13 @@ const NAMES: usize = 8;
 impl NotSeen {
     /// Something without names, number and error.
     #[must_use]
-    pub fn new(what: Unseen, lost: impl Into<String>, why: impl AsRef<str>) -> Self {
+    pub fn new(what: Unseen, lost: impl AsRef<str>, why: impl AsRef<str>) -> Self {
         Self {
             what,
             names: Vec::new(),
             count: None,
             errno: None,
-            lost: lost.into(),
+            lost: plain(lost.as_ref()),
             why: plain(why.as_ref()),
             hides_host: false,
         }

@@ -201,22 +201,24 @@ impl LeftOut {
             let count = names.len() as u64;
             let noun = if count == 1 { "network namespace" } else { "network namespaces" };
             let error = errno.map_or_else(String::new, |errno| format!(" ({})", errno_name(errno)));
-            let (failed, allows) = match step {
+            let (failed, allows, name) = match step {
                 Step::Find => {
-                    ("ns/net of the processes inside cannot be read", CapabilitySet::SYS_PTRACE)
+                    let failed = "ns/net of the processes inside cannot be read";
+                    (failed, CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE")
                 }
-                Step::Enter => ("setns() is refused", CapabilitySet::SYS_ADMIN),
-                Step::Walk => ("the walk over the sockets failed", CapabilitySet::empty()),
+                Step::Enter => ("cannot be entered", CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+                Step::Walk => ("the walk over the sockets failed", CapabilitySet::empty(), ""),
             };
-            let remedy = match step {
-                Step::Find if !holds(allows) => "; CAP_SYS_PTRACE allows it",
-                Step::Enter if !holds(allows) => "; CAP_SYS_ADMIN allows it",
-                _ => "",
+            let is_refused = matches!(errno, Some(libc::EPERM | libc::EACCES));
+            let remedy = if is_refused && !holds(allows) {
+                format!("; {name} allows it")
+            } else {
+                String::new()
             };
             NotSeen::new(
                 Unseen::Namespaces,
-                format!("{count} {noun}"),
-                format!("{failed}{error}{remedy}{}", listed(names)),
+                format!("{count} {noun}{}", listed(names)),
+                format!("{failed}{error}{remedy}"),
             )
             .counted(count)
             .named(names.iter().map(String::as_str))
@@ -225,15 +227,15 @@ impl LeftOut {
     }
 }
 
-/// ` (a, b, ...)`, of those that have a name.
+/// ` (a, b and 3 more)`, of those that have a name.
 fn listed(names: &[String]) -> String {
     /// As many as fit on a line.
     const SHOWN: usize = 3;
     let named: Vec<&str> = names.iter().map(String::as_str).filter(|it| !it.is_empty()).collect();
     match named.len() {
         0 => String::new(),
-        1..=SHOWN => format!(": {}", named.join(", ")),
-        more => format!(": {} and {} more", named[..SHOWN].join(", "), more - SHOWN),
+        1..=SHOWN => format!(" ({})", named.join(", ")),
+        more => format!(" ({} and {} more)", named[..SHOWN].join(", "), more - SHOWN),
     }
 }
 
