@@ -88,12 +88,16 @@ impl CounterReader {
     /// want of a descriptor say, has missed at least what it had before.
     fn missed_runs(&self) -> u64 {
         let missed = self.programs.iter().map(|(program, last)| {
-            let now = recursion_misses(program.as_fd().as_raw_fd());
-            last.set(now.unwrap_or(0).max(last.get()));
+            last.set(not_less(recursion_misses(program.as_fd().as_raw_fd()), last.get()));
             last.get()
         });
         missed.sum()
     }
+}
+
+/// A total that never falls, also where it cannot be read now.
+fn not_less(now: Option<u64>, last: u64) -> u64 {
+    now.unwrap_or(0).max(last)
 }
 
 fn recursion_misses(fd: RawFd) -> Option<u64> {
@@ -150,5 +154,27 @@ fn close_wait(sum: &Counters) -> CloseWaitDurations {
         buckets: bounds.zip(within.iter().copied()).collect(),
         beyond: *beyond,
         sum: Duration::from_nanos(sum.close_wait_sum_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_that_cannot_be_read_once_is_not_added_again() {
+        let reads = [Some(5), None, Some(7), Some(0)];
+        let mut last = 0;
+        let totals = reads.map(|now| {
+            last = not_less(now, last);
+            last
+        });
+        assert_eq!(totals, [5, 5, 7, 7]);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_program_has_no_misses() {
+        assert_eq!(recursion_misses(0), None);
+        assert_eq!(recursion_misses(-1), None);
     }
 }
