@@ -27,7 +27,7 @@ use tcpwatch::{
     config::Config,
     engine::{Engine, Finding, FindingChange, FindingKind},
     incident::{Fact, Recording},
-    publish::{WallClock, findings_json},
+    publish::{Origin, WallClock, findings_json},
 };
 
 fn folder() -> PathBuf {
@@ -90,9 +90,10 @@ fn open(name: &str) -> Result<Recording<BufReader<File>>> {
 /// The changes as a document, each finding as the API shows it.
 fn told(name: &str) -> Result<String> {
     let wall = WallClock::of_recording(open(name)?.header()).context("a header without time")?;
+    let origin = Origin { host: None, version: "", not_seen: &[] };
     let show = |finding: &Finding| -> Result<Value> {
         let mut document: Value =
-            serde_json::from_str(&findings_json(std::slice::from_ref(finding), wall))?;
+            serde_json::from_str(&findings_json(std::slice::from_ref(finding), &origin, wall))?;
         Ok(document["findings"][0].take())
     };
     let mut told = Vec::new();

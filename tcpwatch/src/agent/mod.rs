@@ -41,9 +41,11 @@ use self::{
 use crate::{
     config::{Config, Namespaces},
     engine::Engine,
-    facts::Inventory,
+    facts::{Inventory, NotSeen, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs, Scope},
-    publish::{Hosts, HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
+    publish::{
+        Hosts, HttpLimits, Metrics, Origin, Query, WallClock, findings_json, render_page, serve,
+    },
 };
 
 /// Version as published: the crate's.
@@ -58,6 +60,12 @@ const EVENTS_AT_A_TIME: usize = 4_096;
 const WALK_REST: u32 = 9;
 /// How long an inventory may be under way before the agent is not ready any more.
 const WALK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The host's name, as the kernel knows it.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
 
 /// The scope of the walks that the configuration asks for.
 #[must_use]
@@ -113,9 +121,12 @@ async fn start(
     for status in programs.statuses() {
         if let Err(why) = &status.outcome {
             let lost = status.hook.lost_without;
-            tracing::warn!(hook = status.hook.name, why, lost, "hook not attached");
+            tracing::warn!(hook = status.hook.name, %why, lost, "hook not attached");
         }
     }
+    let reach = programs.reach();
+    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
+    let not_seen = programs.not_seen();
     let scope = scope(config.inventory.namespaces);
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
@@ -144,7 +155,8 @@ async fn start(
         reloader: Reloader::new(source),
         config,
         inventoried: false,
-        unseen_namespaces: 0,
+        host: host_name(),
+        not_seen,
         failures: Failures::default(),
         undescribed: 0,
         next_inventory: Box::pin(sleep_until(tokio::time::Instant::now())),
@@ -176,8 +188,10 @@ struct Agent {
     config: Config,
     /// A first inventory has been taken.
     inventoried: bool,
-    /// Namespaces that the last inventory could not enter.
-    unseen_namespaces: u64,
+    /// The host's name.
+    host: String,
+    /// What cannot be seen, as of the last inventory.
+    not_seen: Vec<NotSeen>,
     failures: Failures,
     /// Listeners and self-connections that no inventory could describe, added up.
     undescribed: u64,
@@ -309,19 +323,36 @@ impl Agent {
         let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
-        if inventory.unseen_namespaces > 0 && self.unseen_namespaces == 0 {
-            tracing::warn!(
-                namespaces = inventory.unseen_namespaces,
-                "network namespaces cannot be entered; CAP_SYS_ADMIN and CAP_SYS_PTRACE allow it"
-            );
-        }
-        self.unseen_namespaces = inventory.unseen_namespaces;
+        self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
         if !self.inventoried {
             self.inventoried = true;
-            tracing::info!(namespaces = inventory.namespaces.len(), "ready");
+            let not_seen: Vec<String> = self.not_seen.iter().map(NotSeen::to_string).collect();
+            let not_seen = not_seen.join("; ");
+            tracing::info!(namespaces = inventory.namespaces.len(), not_seen, "ready");
             notify(&[sd_notify::NotifyState::Ready]);
         }
+    }
+
+    /// Logs what hides something since this inventory, once: its number may change each time. What
+    /// is there at the start is in the line that says ready.
+    fn observe_not_seen(&mut self, not_seen: &[NotSeen]) {
+        if self.inventoried {
+            let is_new = |it: &&NotSeen| {
+                let is_same = |known: &NotSeen| (known.what, &known.errno) == (it.what, &it.errno);
+                !self.not_seen.iter().any(is_same)
+            };
+            // Owners that are not looked up yet are the next inventory's work.
+            for it in not_seen.iter().filter(is_new).filter(|it| it.what != Unseen::Owners) {
+                tracing::warn!(why = it.why, lost = it.lost, "not seen");
+            }
+        }
+        self.not_seen = not_seen.to_vec();
+    }
+
+    /// Who says what is published.
+    fn origin(&self) -> Origin<'_> {
+        Origin { host: Some(&self.host), version: VERSION, not_seen: &self.not_seen }
     }
 
     /// Takes what there is, but no more than a ring holds: a storm fills it as fast as it is read.
@@ -350,18 +381,14 @@ impl Agent {
                 let _ = to.send(self.exposition());
             }
             Query::Findings(to) => {
-                let _ =
-                    to.send(findings_json(self.engine.findings(), WallClock::at(kernel::now())));
+                let wall = WallClock::at(kernel::now());
+                let _ = to.send(findings_json(self.engine.findings(), &self.origin(), wall));
             }
             Query::Page(to) => {
                 let samples = self.engine.samples();
-                let page = render_page(
-                    self.engine.findings(),
-                    &samples,
-                    WallClock::at(kernel::now()),
-                    VERSION,
-                );
-                let _ = to.send(page);
+                let wall = WallClock::at(kernel::now());
+                let findings = self.engine.findings();
+                let _ = to.send(render_page(findings, &samples, wall, &self.origin()));
             }
             Query::Ready(to) => {
                 let _ = to.send(self.ready());

@@ -19,6 +19,13 @@ pub struct ConfigSource {
 }
 
 impl ConfigSource {
+    /// The file that is read; `None` where there is none.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        let packaged = || PathBuf::from(DEFAULT_CONFIG);
+        self.path.clone().or_else(|| Path::new(DEFAULT_CONFIG).exists().then(packaged))
+    }
+
     /// Reads it. A file that does not answer is refused after some seconds.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let loaded = match &self.path {

@@ -14,6 +14,7 @@ use crate::{
     agent::VERSION,
     config::Config,
     engine::{Engine, Finding, FindingKind, Severity},
+    facts::NotSeen,
     incident::{Fact, Header, IncidentError, Recorder},
     kernel::{self, InventoryError, LoadError, OwnerPolicy, Walker},
     plain,
@@ -95,6 +96,14 @@ impl<'a> Case<'a> {
     /// Whether there was an inventory: without one nothing is judged.
     pub(super) fn has_looked(&self) -> bool {
         self.last_inventory.is_some()
+    }
+
+    /// What the last inventory could not see.
+    pub(super) fn not_seen(&self) -> &[NotSeen] {
+        match &self.last_inventory {
+            Some(Fact::Inventory { found, .. }) => &found.not_seen,
+            _ => &[],
+        }
     }
 
     /// What holds.

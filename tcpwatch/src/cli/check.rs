@@ -18,13 +18,14 @@ use super::{
     config_source,
 };
 use crate::{
-    agent::scope,
+    agent::{VERSION, host_name, scope},
     config::Config,
     engine::{Evidence, Finding, Severity},
+    facts::NotSeen,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     plain,
-    publish::{WallClock, findings_json},
+    publish::{Origin, WallClock, findings_json},
     regular_file,
 };
 
@@ -40,19 +41,31 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Some(file) => replay(&config, file),
         None => look(&config, options),
     };
-    let (findings, wall) = match outcome {
+    let seen = match outcome {
         Ok(outcome) => outcome,
         Err(CheckError::Load(error)) => return Exit::load(&error),
         Err(error) => return Exit::failed(&error),
     };
-    let text = if options.json { findings_json(&findings, wall) } else { report(&findings, wall) };
+    let text = if options.json { seen.json() } else { seen.report() };
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
         return Exit::failed(&error);
     }
-    Exit::Found(findings.iter().map(|finding| finding.severity).max())
+    match seen.hidden_host() {
+        Some(_) => Exit::HostNotSeen,
+        None => Exit::Found(seen.worst()),
+    }
 }
 
-fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallClock), CheckError> {
+/// What a look brought.
+struct Seen {
+    findings: Vec<Finding>,
+    not_seen: Vec<NotSeen>,
+    /// `None` for a recording, which does not say it.
+    host: Option<String>,
+    wall: WallClock,
+}
+
+fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     let mut case = Case::new(config);
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
@@ -73,7 +86,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }
     case.take_inventory(&mut walker)?;
-    Ok((case.findings(), WallClock::at(crate::kernel::now())))
+    Ok(Seen::of(&case, Some(host_name()), WallClock::at(crate::kernel::now())))
 }
 
 /// Watches for a while, up to the last inventory.
@@ -98,7 +111,7 @@ fn observe(
 }
 
 /// Judges what was recorded, in the time of day of then.
-fn replay(config: &Config, file: &Path) -> Result<(Vec<Finding>, WallClock), CheckError> {
+fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     let unreadable = |error| CheckError::Unreadable { file: file.to_owned(), error };
     let open = regular_file::open(file).map_err(|error| unreadable(error.into()))?;
     let recording = Recording::open(BufReader::new(open), file)?;
@@ -110,33 +123,68 @@ fn replay(config: &Config, file: &Path) -> Result<(Vec<Finding>, WallClock), Che
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => Ok((case.findings(), then)),
+        Some(then) => Ok(Seen::of(&case, None, then)),
     }
 }
 
-/// The first line is what a monitoring system shows; the rest is for a person.
-fn report(findings: &[Finding], wall: WallClock) -> String {
-    let worst = findings.iter().map(|finding| finding.severity).max();
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let status = match worst {
-        Some(Severity::Critical) => "CRITICAL",
-        Some(Severity::Warning) => "WARNING",
-        Some(Severity::Info) | None => "OK",
-    };
-    let mut text = format!(
-        "{status}: {} critical, {} warning, {} info",
-        count(Severity::Critical),
-        count(Severity::Warning),
-        count(Severity::Info)
-    );
-    if let Some(first) = findings.iter().find(|finding| finding.severity > Severity::Info) {
-        let _ = write!(text, "; {}", plain::text(&first.title));
+impl Seen {
+    fn of(case: &Case<'_>, host: Option<String>, wall: WallClock) -> Self {
+        Self { findings: case.findings(), not_seen: case.not_seen().to_vec(), host, wall }
     }
-    text.push('\n');
-    for finding in findings {
-        describe(&mut text, finding, wall);
+
+    fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
     }
-    text
+
+    /// What hides the host itself, if anything does.
+    fn hidden_host(&self) -> Option<&NotSeen> {
+        self.not_seen.iter().find(|it| it.hides_host)
+    }
+
+    fn json(&self) -> String {
+        let origin =
+            Origin { host: self.host.as_deref(), version: VERSION, not_seen: &self.not_seen };
+        findings_json(&self.findings, &origin, self.wall)
+    }
+
+    /// The first line is what a monitoring system shows; the others are for a person.
+    fn report(&self) -> String {
+        let mut text = self.first_line();
+        text.push('\n');
+        for it in &self.not_seen {
+            let _ = writeln!(text, "not seen  {}", plain::text(&it.to_string()));
+        }
+        for finding in &self.findings {
+            describe(&mut text, finding, self.wall);
+        }
+        text
+    }
+
+    fn first_line(&self) -> String {
+        let count =
+            |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
+        let mut line = match (self.hidden_host(), self.worst()) {
+            (Some(hidden), _) => format!("UNKNOWN: not seen: {}; ", hidden.lost),
+            (None, Some(Severity::Critical)) => "CRITICAL: ".to_owned(),
+            (None, Some(Severity::Warning)) => "WARNING: ".to_owned(),
+            (None, Some(Severity::Info) | None) => "OK: ".to_owned(),
+        };
+        let _ = write!(
+            line,
+            "{} critical, {} warning, {} info",
+            count(Severity::Critical),
+            count(Severity::Warning),
+            count(Severity::Info)
+        );
+        if !self.not_seen.is_empty() {
+            let _ = write!(line, ", {} not seen", self.not_seen.len());
+        }
+        if let Some(first) = self.findings.iter().find(|it| it.severity > Severity::Info) {
+            let _ = write!(line, "; {}", plain::text(&first.title));
+        }
+        // A monitoring system takes what follows a bar for performance data.
+        line.replace('|', "/")
+    }
 }
 
 fn describe(text: &mut String, finding: &Finding, wall: WallClock) {

@@ -1,22 +1,43 @@
 //! `tcpwatch doctor`: what this kernel and these privileges let tcpwatch see.
+//!
+//! It loads the programs and takes one inventory, as `check` does, and says how each part fared. A
+//! refusal is explained by its error number and by what restricts this process; what does not
+//! follow from these is not claimed.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, path::PathBuf};
 
 use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
-use super::Exit;
+use super::{
+    Exit, config_source,
+    running::{RunningAgent, find_agents},
+};
 use crate::{
-    kernel::{Hook, HookStatus, LoadError, LoadOptions, Programs, holds},
+    agent::scope,
+    config::Config,
+    facts::{Focus, NotSeen},
+    kernel::{
+        Hook, HookStatus, LoadError, LoadOptions, OwnerPolicy, Programs, Reach, Refusal,
+        Restrictions, Whose, holds,
+    },
     plain,
 };
 
 /// Everything that is printed.
 #[derive(Serialize)]
 struct Report {
+    verdict: String,
     kernel: String,
     hooks: Vec<HookRow>,
+    namespaces: Vec<NamespaceRow>,
     capabilities: Vec<CapabilityRow>,
+    /// `None` where the kernel does not show it.
+    lockdown: Option<String>,
+    security_modules: Option<Vec<String>>,
+    configuration: ConfigurationRow,
+    agents: Vec<RunningAgent>,
+    not_seen: Vec<NotSeen>,
 }
 
 /// A row for a hook.
@@ -29,7 +50,16 @@ struct HookRow {
     why_not: Option<String>,
     lost_without: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<&'static str>,
+    remedy: Option<String>,
+}
+
+/// A row for a namespace of this process.
+#[derive(Serialize)]
+struct NamespaceRow {
+    namespace: &'static str,
+    /// `host`, `own`, or empty where it cannot be told.
+    of: &'static str,
+    lost_without: &'static str,
 }
 
 /// A row for a capability.
@@ -38,6 +68,16 @@ struct CapabilityRow {
     capability: &'static str,
     held: bool,
     lost_without: &'static str,
+}
+
+/// The configuration that the agent would start with.
+#[derive(Serialize)]
+struct ConfigurationRow {
+    /// `None`: there is no file, the defaults hold.
+    file: Option<PathBuf>,
+    valid: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
@@ -51,49 +91,137 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
     ),
 ];
 
-pub(super) fn doctor(json: bool) -> Exit {
+pub(super) fn doctor(json: bool, config: Option<PathBuf>) -> Exit {
+    let (configuration, config) = configuration(config);
     let loaded = Programs::load(&LoadOptions::default());
+    let restrictions = Restrictions::read();
+    let hooks = hooks(&loaded, &restrictions);
+    let reach = Reach::detect();
+    let (outcome, not_seen) = match loaded {
+        Ok(programs) => look(programs, &config),
+        Err(error) => (Err(Unable::Load(error)), Vec::new()),
+    };
     let report = Report {
+        verdict: verdict(&outcome, &not_seen),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        hooks: hooks(&loaded),
+        hooks,
+        namespaces: namespaces(reach),
         capabilities: capabilities(),
+        lockdown: restrictions.lockdown,
+        security_modules: restrictions.modules,
+        configuration,
+        agents: find_agents(&config.web.listen_addresses),
+        not_seen,
     };
     let text = if json { as_json(&report) } else { as_text(&report) };
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
         return Exit::failed(&error);
     }
-    let usable = loaded.and_then(|programs| programs.require_indispensable());
-    usable.map_or_else(|error| Exit::load(&error), |()| Exit::Ok)
+    match outcome {
+        Ok(()) => Exit::Ok,
+        Err(Unable::Load(error)) => Exit::load(&error),
+        Err(Unable::Look(error)) => Exit::failed(&*error),
+    }
 }
 
-fn hooks(loaded: &Result<Programs, LoadError>) -> Vec<HookRow> {
+/// Why tcpwatch cannot run here.
+enum Unable {
+    Load(LoadError),
+    Look(Box<dyn std::error::Error>),
+}
+
+/// One inventory: what it cannot see is what the agent will not see.
+fn look(programs: Programs, config: &Config) -> (Result<(), Unable>, Vec<NotSeen>) {
+    let known = programs.not_seen();
+    if let Err(error) = programs.require_indispensable() {
+        return (Err(Unable::Load(error)), known);
+    }
+    let split =
+        programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
+    let (_ring, _counters, mut walker, _links) = match split {
+        Ok(split) => split,
+        Err(error) => return (Err(Unable::Load(error)), known),
+    };
+    match walker.inventory(OwnerPolicy::AtOnce, &Focus::default()) {
+        Ok(inventory) => (Ok(()), inventory.not_seen),
+        Err(error) => (Err(Unable::Look(Box::new(error))), known),
+    }
+}
+
+fn verdict(outcome: &Result<(), Unable>, not_seen: &[NotSeen]) -> String {
+    let hidden: Vec<&str> =
+        not_seen.iter().filter(|it| it.hides_host).map(|it| it.lost.as_str()).collect();
+    match outcome {
+        Err(Unable::Load(error)) => format!("tcpwatch cannot run here: {error}"),
+        Err(Unable::Look(error)) => format!("tcpwatch cannot take an inventory here: {error}"),
+        Ok(()) if !hidden.is_empty() => {
+            format!("tcpwatch runs here, but does not see {}", hidden.join(", nor "))
+        }
+        Ok(()) if !not_seen.is_empty() => {
+            format!("tcpwatch runs here; not seen ({}), see the end", not_seen.len())
+        }
+        Ok(()) => "tcpwatch runs here and sees all of this host".to_owned(),
+    }
+}
+
+/// The row, and the configuration to look with: the default where the file is refused.
+fn configuration(named: Option<PathBuf>) -> (ConfigurationRow, Config) {
+    let source = config_source(named);
+    let file = source.file();
+    match source.load() {
+        Ok(config) => (ConfigurationRow { file, valid: true, error: None }, config),
+        Err(error) => {
+            let error = Some(error.to_string());
+            (ConfigurationRow { file, valid: false, error }, Config::default())
+        }
+    }
+}
+
+fn hooks(loaded: &Result<Programs, LoadError>, restrictions: &Restrictions) -> Vec<HookRow> {
     let statuses = match loaded {
         Ok(programs) => programs.statuses().to_vec(),
         Err(error) => {
-            let refused = |hook| HookStatus { hook, outcome: Err(error.to_string()) };
-            Hook::ALL.map(refused).to_vec()
+            let outcome = Err(Refusal::other(error.to_string()));
+            Hook::ALL.map(|hook| HookStatus { hook, outcome: outcome.clone() }).to_vec()
         }
     };
-    let row = |HookStatus { hook, outcome }| HookRow {
+    let row = |HookStatus { hook, outcome }: HookStatus| HookRow {
         hook: hook.name,
         target: hook.target,
         attached: outcome.is_ok(),
-        remedy: outcome.is_err().then(|| remedy(loaded, &hook)),
-        why_not: outcome.err(),
+        remedy: outcome.as_ref().err().map(|refusal| remedy(loaded, &hook, refusal, restrictions)),
+        why_not: outcome.err().map(|refusal| refusal.to_string()),
         lost_without: hook.lost_without,
     };
     statuses.into_iter().map(row).collect()
 }
 
-fn remedy(loaded: &Result<Programs, LoadError>, hook: &Hook) -> &'static str {
+fn remedy(
+    loaded: &Result<Programs, LoadError>,
+    hook: &Hook,
+    refusal: &Refusal,
+    restrictions: &Restrictions,
+) -> String {
     match loaded {
-        Err(error) if error.is_not_permitted() => "run as root, or as the packaged systemd unit",
-        Err(LoadError::Btf(_)) => "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, 5.10 or later",
-        Ok(_) if hook.is_trampoline() => {
-            "a kernel with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y, as the distributions have it"
+        Ok(_) => refusal.remedy(hook, restrictions),
+        Err(error) if error.is_not_permitted() => {
+            "run as root, or as the packaged systemd unit".to_owned()
         }
-        Err(_) | Ok(_) => "a newer kernel; tcpwatch is tested on 5.10 and later",
+        // It says itself what to do, where that is known.
+        Err(error) => error.to_string(),
     }
+}
+
+fn namespaces(reach: Reach) -> Vec<NamespaceRow> {
+    let row = |namespace, of: Whose, lost_without| NamespaceRow {
+        namespace,
+        of: of.label(),
+        lost_without,
+    };
+    vec![
+        row("pid", reach.pidns, "the host's processes: owners outside the container"),
+        row("network", reach.netns, "the host's own sockets, unless its namespace is found"),
+    ]
 }
 
 fn capabilities() -> Vec<CapabilityRow> {
@@ -113,7 +241,8 @@ fn as_json(report: &Report) -> String {
 }
 
 fn as_text(report: &Report) -> String {
-    let mut text = format!("kernel {}\n\n", plain::text(&report.kernel));
+    let mut text =
+        format!("{}\n\nkernel {}\n\n", plain::text(&report.verdict), plain::text(&report.kernel));
     for row in &report.hooks {
         let state = if row.attached { "attached" } else { "missing" };
         let _ = writeln!(text, "{:<14} {:<30} {state}", row.hook, row.target);
@@ -121,8 +250,21 @@ fn as_text(report: &Report) -> String {
             let _ = writeln!(text, "    why not: {}", plain::text(why));
             let _ = writeln!(text, "    lost:    {}", row.lost_without);
         }
-        if let Some(remedy) = row.remedy {
+        if let Some(remedy) = &row.remedy {
             let _ = writeln!(text, "    do:      {remedy}");
+        }
+    }
+    text.push('\n');
+    for row in &report.namespaces {
+        let state = match row.of {
+            "host" => "the host's",
+            "own" => "not the host's",
+            _ => "not known",
+        };
+        let name = format!("{} namespace", row.namespace);
+        let _ = writeln!(text, "{name:<18} {state}");
+        if row.of != "host" {
+            let _ = writeln!(text, "    lost:    {}", row.lost_without);
         }
     }
     text.push('\n');
@@ -133,5 +275,57 @@ fn as_text(report: &Report) -> String {
             let _ = writeln!(text, "    lost:    {}", row.lost_without);
         }
     }
+    text.push('\n');
+    write_host(&mut text, report);
+    if !report.not_seen.is_empty() {
+        text.push('\n');
+    }
+    for it in &report.not_seen {
+        let _ = writeln!(text, "not seen       {it}");
+    }
     text
+}
+
+/// What restricts tcpwatch, and what runs of it.
+fn write_host(text: &mut String, report: &Report) {
+    let unknown = "not shown (securityfs is not mounted)";
+    let lockdown = report.lockdown.as_deref().unwrap_or(unknown);
+    let _ = writeln!(text, "{:<14} {lockdown}", "lockdown");
+    let modules = match &report.security_modules {
+        Some(modules) if modules.is_empty() => "none".to_owned(),
+        Some(modules) => modules.join(", "),
+        None => unknown.to_owned(),
+    };
+    let _ = writeln!(text, "{:<14} {modules}", "LSMs");
+    let file = match &report.configuration.file {
+        Some(file) => file.display().to_string(),
+        None => "no file, the defaults".to_owned(),
+    };
+    let state = if report.configuration.valid { "valid" } else { "refused" };
+    let _ = writeln!(text, "{:<14} {file}: {state}", "configuration");
+    if let Some(error) = &report.configuration.error {
+        let _ = writeln!(text, "    why not: {error}");
+    }
+    for agent in &report.agents {
+        let _ = writeln!(text, "{:<14} {agent}", "agent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Unseen;
+
+    #[test]
+    fn the_verdict_says_first_what_matters_most() {
+        let hook = NotSeen::new(Unseen::Hook, "resets received", "hook receive_reset is missing");
+        let host = NotSeen::new(Unseen::PidNamespace, "the host's processes", "own").hiding_host();
+        assert_eq!(verdict(&Ok(()), &[]), "tcpwatch runs here and sees all of this host");
+        assert!(verdict(&Ok(()), std::slice::from_ref(&hook)).contains("not seen (1)"));
+        let hidden = verdict(&Ok(()), &[hook, host]);
+        assert_eq!(hidden, "tcpwatch runs here, but does not see the host's processes");
+        let error = LoadError::NotPermitted { missing: "CAP_BPF".to_owned() };
+        let cannot = verdict(&Err(Unable::Load(error)), &[]);
+        assert!(cannot.starts_with("tcpwatch cannot run here: not permitted"), "{cannot}");
+    }
 }

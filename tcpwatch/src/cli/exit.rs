@@ -23,8 +23,10 @@ pub enum Exit {
     NotPermitted,
     /// 78 (`EX_CONFIG`).
     BadConfig,
-    /// `check` alone: the worst finding, 0 to 2.
+    /// Only of `check`: the worst finding, 0 to 2.
     Found(Option<Severity>),
+    /// Only of `check`: the host itself is not seen, so that no finding says how it is.
+    HostNotSeen,
 }
 
 impl Exit {
@@ -66,7 +68,11 @@ impl Exit {
             Self::Ok | Self::Found(None | Some(Severity::Info)) => 0,
             Self::Found(Some(Severity::Warning)) => 1,
             Self::Found(Some(Severity::Critical)) => 2,
-            Self::Failed | Self::Usage | Self::NotPermitted | Self::BadConfig => 3,
+            Self::HostNotSeen
+            | Self::Failed
+            | Self::Usage
+            | Self::NotPermitted
+            | Self::BadConfig => 3,
         })
     }
 }
@@ -75,7 +81,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Ok | Exit::Found(_) => 0,
-            Exit::Failed => 1,
+            Exit::Failed | Exit::HostNotSeen => 1,
             Exit::Usage => 64,
             Exit::NotPermitted => 77,
             Exit::BadConfig => 78,

@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod exit;
 mod run;
+mod running;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -41,6 +42,9 @@ enum Command {
     Check(CheckOptions),
     /// Show what this kernel and these privileges let tcpwatch see
     Doctor {
+        /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -124,7 +128,7 @@ pub fn main() -> ExitCode {
             match cli.command {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
-                Command::Doctor { json } => doctor::doctor(json),
+                Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),
                 Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
                 Command::Config { command: ConfigCommand::Default } => config::print_default(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DescriptorUse, Endpoint, Owner, Process, ResetCount, TcpState, Timestamp};
+use super::{DescriptorUse, Endpoint, NotSeen, Owner, Process, ResetCount, TcpState, Timestamp};
 
 /// All namespaces, walked one after the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,8 +18,8 @@ pub struct Inventory {
     pub walked: Duration,
     /// The namespaces.
     pub namespaces: Vec<Namespace>,
-    /// Namespaces that could not be entered or walked.
-    pub unseen_namespaces: u64,
+    /// What this inventory could not see.
+    pub not_seen: Vec<NotSeen>,
     /// Listeners and self-connections that were too many to describe.
     pub undescribed: u64,
     /// Descriptors of the processes that hold sockets in CLOSE_WAIT, by pid, as far as /proc tells.

@@ -15,6 +15,7 @@ mod inventory;
 mod name;
 mod process;
 mod reset;
+mod sight;
 mod state;
 mod time;
 mod written;
@@ -31,5 +32,6 @@ pub use inventory::{
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
+pub use sight::{NotSeen, Unseen};
 pub use state::TcpState;
 pub use time::Timestamp;

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 use super::*;
 use crate::facts::{
     CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
-    Listener, Namespace, NetstatCounters, Owner, PortHolder, PortUse, Process, ResetCause,
+    Listener, Namespace, NetstatCounters, NotSeen, Owner, PortHolder, PortUse, Process, ResetCause,
     ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts, TcpState, TimeWaitUse, TwReuse,
-    WaitingSocket,
+    Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -169,7 +169,13 @@ fn full_inventory() -> Inventory {
         finished: Timestamp::from_ns(20),
         walked: Duration::from_nanos(1_000_000_009),
         namespaces: vec![full_namespace(), Namespace::default()],
-        unseen_namespaces: 1,
+        not_seen: vec![
+            NotSeen::new(Unseen::Namespaces, "2 network namespaces", "they cannot be entered")
+                .counted(2)
+                .named(["pod"])
+                .errno(Some("EPERM".to_owned()))
+                .hiding_host(),
+        ],
         undescribed: 2,
         descriptors: BTreeMap::from([(
             12,

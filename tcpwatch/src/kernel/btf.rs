@@ -18,7 +18,10 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The kernel was built without.
-    #[error("{VMLINUX} does not exist")]
+    #[error(
+        "{VMLINUX} does not exist; tcpwatch needs Linux 5.10 or later with \
+         CONFIG_DEBUG_INFO_BTF=y, as the kernels of the distributions have it"
+    )]
     Missing,
     /// It cannot be read.
     #[error("cannot read {VMLINUX}: {0}")]
@@ -27,7 +30,7 @@ pub enum BtfError {
     #[error("cannot understand {VMLINUX}: {0}")]
     Malformed(#[from] FormatError),
     /// A field that the programs cannot do without.
-    #[error("this kernel has no field {0}")]
+    #[error("this kernel has no field {0}; tcpwatch is tested on Linux 5.10 and later")]
     NoField(String),
 }
 
@@ -74,6 +77,12 @@ impl KernelTypes {
         offsets.has_task_pt_regs = u32::from(is_x86 && has_helper(&btf, "task_pt_regs"));
         Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
     }
+}
+
+/// Whether the kernel has a function that its BTF names; `None` where the BTF cannot be read.
+pub(super) fn has_function(name: &str) -> Option<bool> {
+    let btf = BtfFile::parse(fs::read(VMLINUX).ok()?).ok()?;
+    Some(btf.parameters_of_function(name).is_some())
 }
 
 /// Arguments of a BTF tracepoint, 0 without it. The function behind its typedef takes one more,

@@ -15,7 +15,7 @@ pub enum FormatError {
     #[error("type {0} is cut off")]
     CutOff(usize),
     /// A kind of type that this version does not know the size of.
-    #[error("type {0} is of unknown kind {1}")]
+    #[error("type {0} is of kind {1}: this kernel's BTF is newer than this tcpwatch knows")]
     UnknownKind(usize, u32),
 }
 

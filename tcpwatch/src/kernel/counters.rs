@@ -1,9 +1,13 @@
 //! What the hooks have counted, added up over the CPUs.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{
+    cell::Cell,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    time::Duration,
+};
 
 use aya::{
-    maps::{MapData, PerCpuArray, PerCpuHashMap},
+    maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::ProgramFd,
 };
 use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey};
@@ -25,7 +29,8 @@ pub struct CounterReader {
     maps: CounterMaps,
     reset_reasons: Vec<ResetReason>,
     unseen_causes: &'static [ResetCause],
-    programs: Vec<ProgramFd>,
+    /// The programs, each with the missed runs that were read last.
+    programs: Vec<(ProgramFd, Cell<u64>)>,
 }
 
 impl CounterReader {
@@ -35,10 +40,12 @@ impl CounterReader {
         unseen_causes: &'static [ResetCause],
         programs: Vec<ProgramFd>,
     ) -> Self {
+        let programs = programs.into_iter().map(|program| (program, Cell::new(0))).collect();
         Self { maps, reset_reasons, unseen_causes, programs }
     }
 
-    /// Totals since the load; `None` where the map cannot be read.
+    /// Totals since the load; `None` where a map cannot be read as a whole. A part of it would look
+    /// like a counter that fell, and what it fell by would be counted again later.
     #[must_use]
     pub fn read(&self) -> Option<KernelCounters> {
         let per_cpu = self.maps.counters.get(&0, 0).ok()?;
@@ -49,7 +56,10 @@ impl CounterReader {
         Some(KernelCounters {
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
-            resets_sent: self.maps.resets_sent.as_ref().map(|resets| self.resets_sent(resets)),
+            resets_sent: match &self.maps.resets_sent {
+                Some(resets) => Some(self.resets_sent(resets).ok()?),
+                None => None,
+            },
             unseen_causes: self.unseen_causes,
             resets_received: self.maps.sees_resets_received.then(|| by_state(&sum.resets_received)),
             lost: vec![
@@ -64,30 +74,36 @@ impl CounterReader {
     fn resets_sent(
         &self,
         resets: &PerCpuHashMap<MapData, ResetKey, u64>,
-    ) -> Vec<(ResetObservation, u64)> {
+    ) -> Result<Vec<(ResetObservation, u64)>, MapError> {
         let decoded =
             |key| ResetObservation::decode(key, |number| reason_of(&self.reset_reasons, number));
-        resets
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(key, per_cpu)| (decoded(key), per_cpu.iter().sum()))
-            .collect()
+        let total = |entry: Result<(_, PerCpuValues<u64>), _>| {
+            entry.map(|(key, per_cpu)| (decoded(key), per_cpu.iter().sum()))
+        };
+        resets.iter().map(total).collect()
     }
 
     /// Runs that the kernel left out because the same program was interrupted on that CPU
-    /// (`recursion_misses` of fdinfo, 5.12 and later; 0 before).
+    /// (`recursion_misses` of fdinfo, 5.12 and later; 0 before). One that cannot be read now, for
+    /// want of a descriptor say, has missed at least what it had before.
     fn missed_runs(&self) -> u64 {
-        self.programs
-            .iter()
-            .filter_map(|program| {
-                use std::os::fd::AsFd;
-                let fd = program.as_fd().as_raw_fd();
-                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-                let value = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
-                value.trim().parse::<u64>().ok()
-            })
-            .sum()
+        let missed = self.programs.iter().map(|(program, last)| {
+            last.set(not_less(recursion_misses(program.as_fd().as_raw_fd()), last.get()));
+            last.get()
+        });
+        missed.sum()
     }
+}
+
+/// A total that never falls, also where it cannot be read now.
+fn not_less(now: Option<u64>, last: u64) -> u64 {
+    now.unwrap_or(0).max(last)
+}
+
+fn recursion_misses(fd: RawFd) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let value = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    value.trim().parse().ok()
 }
 
 /// The reason behind the running kernel's number.
@@ -138,5 +154,27 @@ fn close_wait(sum: &Counters) -> CloseWaitDurations {
         buckets: bounds.zip(within.iter().copied()).collect(),
         beyond: *beyond,
         sum: Duration::from_nanos(sum.close_wait_sum_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_that_cannot_be_read_once_is_not_added_again() {
+        let reads = [Some(5), None, Some(7), Some(0)];
+        let mut last = 0;
+        let totals = reads.map(|now| {
+            last = not_less(now, last);
+            last
+        });
+        assert_eq!(totals, [5, 5, 7, 7]);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_program_has_no_misses() {
+        assert_eq!(recursion_misses(0), None);
+        assert_eq!(recursion_misses(-1), None);
     }
 }

@@ -38,6 +38,15 @@ fn in_full(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// What the verifier objects to: the last line of its log before the statistics.
+pub(super) fn complaint(log: &str) -> Option<&str> {
+    let is_complaint = |line: &&str| {
+        let statistics = ["processed", "verification", "stack depth"];
+        !(line.is_empty() || statistics.iter().any(|start| line.starts_with(start)))
+    };
+    log.lines().rev().map(str::trim).find(is_complaint)
+}
+
 /// An error with all its causes, on one line; the verifier's log is cut to its last line.
 pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
@@ -45,15 +54,10 @@ pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(error) = next {
         let mut message = error.to_string();
         if let Some((head, log)) = message.split_once("Verifier output:") {
-            let last = log.lines().rev().find(|line| {
-                // The statistics after the complaint.
-                let line = line.trim();
-                !(line.is_empty()
-                    || ["processed", "verification", "stack depth"]
-                        .iter()
-                        .any(|start| line.starts_with(start)))
-            });
-            message = format!("{head}verifier: {}", last.unwrap_or("no log").trim());
+            message = match complaint(log) {
+                Some(complaint) => format!("{head}verifier: {complaint}"),
+                None => head.trim_end().trim_end_matches('.').to_owned(),
+            };
         }
         let message = message.replace('\n', " ");
         // aya's messages often contain their cause already.
@@ -66,4 +70,33 @@ pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
         next = error.source();
     }
     text
+}
+
+/// The name of an error number, as manual pages write it.
+pub(super) fn errno_name(errno: i32) -> String {
+    /// `ENOTSUPP` of include/linux/errno.h, which libc does not know.
+    const ENOTSUPP: i32 = 524;
+    let name = match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::ESRCH => "ESRCH",
+        libc::EIO => "EIO",
+        libc::E2BIG => "E2BIG",
+        libc::EBADF => "EBADF",
+        libc::EAGAIN => "EAGAIN",
+        libc::ENOMEM => "ENOMEM",
+        libc::EACCES => "EACCES",
+        libc::EBUSY => "EBUSY",
+        libc::EEXIST => "EEXIST",
+        libc::ENODEV => "ENODEV",
+        libc::EINVAL => "EINVAL",
+        libc::ENFILE => "ENFILE",
+        libc::EMFILE => "EMFILE",
+        libc::ENOSPC => "ENOSPC",
+        libc::ENOSYS => "ENOSYS",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        ENOTSUPP => "ENOTSUPP",
+        _ => return format!("error {errno}"),
+    };
+    name.to_owned()
 }

@@ -8,7 +8,7 @@ use aya::{
 };
 use tcpwatch_common::{Offsets, programs};
 
-use super::error::one_line;
+use super::refusal::Refusal;
 
 /// A hook, whether or not it could be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,10 +113,10 @@ impl Hook {
     }
 
     /// Loads the program and attaches it, if it is no walk.
-    pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, String> {
+    pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, Refusal> {
         let program = ebpf
             .program_mut(self.name)
-            .ok_or_else(|| format!("the object has no program {}", self.name))?;
+            .ok_or_else(|| Refusal::other(format!("the object has no program {}", self.name)))?;
         let (_, function) = self.target.split_once('/').expect("a target is kind/name");
         let attached = load(program, function, btf).and_then(|()| {
             // One is opened for each walk.
@@ -127,7 +127,7 @@ impl Hook {
             if let ProgramError::LoadError { verifier_log, .. } = &error {
                 tracing::debug!(hook = self.name, %verifier_log, "the verifier's log");
             }
-            one_line(&error)
+            Refusal::of(&error)
         })
     }
 }
@@ -167,5 +167,5 @@ pub struct HookStatus {
     /// Which.
     pub hook: Hook,
     /// `Err` with the kernel's reason.
-    pub outcome: Result<(), String>,
+    pub outcome: Result<(), Refusal>,
 }

@@ -33,14 +33,19 @@ use super::{
     memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
     owners::OwnerBook,
+    process::container_of,
+    reach::{LeftOut, Reach, Step, Whose},
     records::{Copied, estimate_distinct},
     settings::{self, Settings},
     walk::read_records,
 };
 use crate::facts::{
-    DestinationUse, Endpoint, Focus, Inventory, Namespace, PortUse, StateCounts, TableUse,
-    TcpState, TimeWaitUse, TwReuse,
+    DestinationUse, Endpoint, Focus, Inventory, Namespace, NotSeen, PortUse, StateCounts, TableUse,
+    TcpState, TimeWaitUse, TwReuse, Unseen,
 };
+
+/// How the tables are walked, as `tcpwatch_scope_info` says it.
+pub const WALK: &str = "iterator";
 
 /// Sockets that are described of the ports that are asked for, in each namespace: enough to see
 /// every kind of holder, for listeners come first.
@@ -64,7 +69,11 @@ pub struct Walker {
     owners: Option<OwnerBook>,
     attribution: Attribution,
     close_look: CloseLook,
+    reach: Reach,
+    missing_hooks: Vec<NotSeen>,
     ids: NetnsIds,
+    /// The agent's own namespace.
+    home: Arc<FoundNamespace>,
     scope: Scope,
     close_wait_limit: usize,
     /// What this inventory is asked to look at.
@@ -85,7 +94,8 @@ impl Walker {
         ebpf: Ebpf,
         maps: WalkerMaps,
         (attribution, close_look): (Attribution, CloseLook),
-        ids: NetnsIds,
+        (reach, missing_hooks): (Reach, Vec<NotSeen>),
+        (ids, home): (NetnsIds, FoundNamespace),
         scope: Scope,
         close_wait_limit: usize,
     ) -> Self {
@@ -98,7 +108,10 @@ impl Walker {
             owners: wanted.map(OwnerBook::new),
             attribution,
             close_look,
+            reach,
+            missing_hooks,
             ids,
+            home: Arc::new(home),
             scope,
             close_wait_limit,
             focus: Focus::default(),
@@ -135,33 +148,16 @@ impl Walker {
         self.focus = focus.clone();
         let began = Instant::now();
         self.destinations_seen = 0;
-        let host = FoundNamespace::host().map_err(InventoryError::Namespace)?;
-        self.come_home(&host)?;
-        let mut room = self.close_wait_limit;
-        let mut copied = vec![self.walk_namespace(&host, &mut room)?];
-        let (others, mut unseen_namespaces) = namespaces::list(&host, self.scope);
-        for namespace in &others {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(InventoryError::Stopped);
-            }
-            let entered = namespace.enter().map_err(InventoryError::Namespace);
-            self.away |= matches!(entered, Ok(true));
-            let walked = match entered {
-                Ok(true) => self.walk_namespace(namespace, &mut room).map(Some),
-                Ok(false) => Ok(None),
-                Err(error) => Err(error),
-            };
-            match walked {
-                Ok(walked) => copied.extend(walked),
-                Err(error) => {
-                    tracing::debug!(netns = %crate::plain::text(&namespace.name), %error, "namespace left out");
-                    unseen_namespaces += 1;
-                }
-            }
-        }
-        self.come_home(&host)?;
+        let mut not_seen = self.missing_hooks.clone();
+        let (mut copied, of_namespaces) = self.tour()?;
         let walked = began.elapsed();
-        self.name_owners(&mut copied, policy);
+        let mut of_owners = self.name_owners(&mut copied, policy);
+        if policy == OwnerPolicy::AtOnce && self.may_have_ended() {
+            copied = self.tour()?.0;
+            of_owners = self.name_owners(&mut copied, policy);
+        }
+        not_seen.extend(of_namespaces);
+        not_seen.extend(of_owners);
         self.memory.keep_since(&mut copied);
         self.close_look.name_stacks(&mut copied);
         let undescribed = copied.iter().map(|copied| copied.undescribed).sum();
@@ -175,15 +171,74 @@ impl Walker {
             finished: now(),
             walked,
             namespaces,
-            unseen_namespaces,
+            not_seen,
             undescribed,
         })
     }
 
+    /// Walks every namespace, and says which could not be walked.
+    fn tour(&mut self) -> Result<(Vec<Copied>, Vec<NotSeen>), InventoryError> {
+        let host = Arc::clone(&self.home);
+        self.come_home()?;
+        let mut room = self.close_wait_limit;
+        let mut copied = vec![self.walk_namespace(&host, &mut room)?];
+        let (others, mut hidden) = namespaces::list(&host, self.scope);
+        let mut left_out = LeftOut::default();
+        let mut inodes = vec![host.inode];
+        let forget_if_hidden = |hidden: &mut namespaces::Hidden| {
+            // Hardly any host has one, and then it costs nothing.
+            if !hidden.is_empty()
+                && let Some(identity) = namespaces::identity("thread-self")
+            {
+                hidden.remove(&identity);
+            }
+        };
+        forget_if_hidden(&mut hidden);
+        for namespace in &others {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(InventoryError::Stopped);
+            }
+            let entered = namespace.enter().map_err(InventoryError::Namespace);
+            self.away |= matches!(entered, Ok(true));
+            let walked = match entered {
+                Ok(true) => self.walk_namespace(namespace, &mut room).map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match walked {
+                Ok(Some(walked)) => {
+                    copied.push(walked);
+                    inodes.push(namespace.inode);
+                    forget_if_hidden(&mut hidden);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(netns = %crate::plain::text(&namespace.name), %error, "namespace left out");
+                    match &error {
+                        InventoryError::Namespace(error) => {
+                            left_out.add(Step::Enter, Some(error), &namespace.name);
+                            if let Some(identity) = namespace.identity() {
+                                hidden.remove(&identity);
+                            }
+                        }
+                        _ => left_out.add(Step::Walk, None, &namespace.name),
+                    }
+                }
+            }
+        }
+        self.come_home()?;
+        for (pid, error) in hidden.values() {
+            left_out.add(Step::Find, Some(error), &container_of(*pid).unwrap_or_default());
+        }
+        let mut not_seen = self.reach.not_seen(&inodes);
+        not_seen.extend(left_out.not_seen());
+        Ok((copied, not_seen))
+    }
+
     /// Moves the calling thread back into the agent's namespace, if it may be in another one.
-    fn come_home(&mut self, host: &FoundNamespace) -> Result<(), InventoryError> {
+    fn come_home(&mut self) -> Result<(), InventoryError> {
         if self.away {
-            host.enter().map_err(InventoryError::Namespace)?;
+            self.home.enter().map_err(InventoryError::Namespace)?;
             self.away = false;
         }
         Ok(())
@@ -351,19 +406,30 @@ impl Walker {
         clients.iter().sum()
     }
 
-    /// Without owners an inventory is still one.
-    fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) {
+    /// Names the owners of the sockets that matter, and says which are not known. Without owners an
+    /// inventory is still one.
+    fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) -> Vec<NotSeen> {
         let wanted = self.memory.wanted(copied, policy);
-        let Some(owners) = &mut self.owners else { return };
-        if policy == OwnerPolicy::AtOnce {
-            owners.allow_pass();
-        }
-        if let Err(error) = owners.look_up(&mut self.ebpf, &wanted) {
+        let mut not_seen = Vec::new();
+        // The missing hook says it.
+        let Some(owners) = &mut self.owners else { return not_seen };
+        if let Err(error) = owners.look_up(&mut self.ebpf, &wanted, policy) {
             self.failed_look_ups += 1;
             tracing::debug!(%error, "owners not looked up");
+            let why = format!("the look-up failed: {error}");
+            not_seen.push(NotSeen::new(Unseen::Owners, "owners of sockets", why));
         }
         for namespace in copied {
             namespace.set_owners(owners);
         }
+        not_seen.extend(owners.not_seen(&wanted));
+        not_seen
+    }
+
+    /// Whether a process may have ended between the walk and the look-up of owners: its sockets went
+    /// with it. Where the host's processes are not seen, sockets without an owner are the rule.
+    fn may_have_ended(&self) -> bool {
+        let Some(owners) = &self.owners else { return false };
+        self.reach.pidns == Whose::Host && owners.has_unfound()
     }
 }

@@ -88,38 +88,63 @@ pub(super) struct FoundNamespace {
     /// `host`, the bind mount's name, a container's or pod's, or empty. Of a bind mount that a
     /// runtime has made, the container or pod of the first process within comes first.
     pub(super) name: Arc<str>,
-    path: PathBuf,
+    place: Place,
+}
+
+/// Where a namespace is entered.
+#[derive(Debug)]
+enum Place {
+    /// By the file of its bind mount or of a process.
+    Path(PathBuf),
+    /// By this open file.
+    File(File),
 }
 
 impl FoundNamespace {
-    /// The agent's own, wherever the calling thread is.
+    /// That of the calling thread, which is to be the agent's own. It stays open: a path through
+    /// /proc/self is another one as soon as the main thread goes elsewhere, as in `check`.
     pub(super) fn host() -> io::Result<Self> {
-        let path = PathBuf::from("/proc/self/ns/net");
-        let inode = inode_of_link(&fs::read_link(&path)?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { inode, name: HOST.into(), path })
+        let file = File::open("/proc/thread-self/ns/net")?;
+        let inode = inode_of(&file.metadata()?);
+        Ok(Self { inode, name: HOST.into(), place: Place::File(file) })
+    }
+
+    /// Its [`identity`], where a process was found in it.
+    pub(super) fn identity(&self) -> Option<u64> {
+        let Place::Path(path) = &self.place else { return None };
+        identity(path.strip_prefix("/proc").ok()?.iter().next()?.to_str()?)
     }
 
     /// Moves the calling thread into it; `false` if it is gone, or another one is there now.
     pub(super) fn enter(&self) -> io::Result<bool> {
-        let file = match File::open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
+        let opened;
+        let file = match &self.place {
+            Place::File(file) => file,
+            Place::Path(path) => {
+                opened = match File::open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                    file => file?,
+                };
+                if inode_of(&opened.metadata()?) != self.inode {
+                    return Ok(false);
+                }
+                &opened
+            }
         };
-        if inode_of(&file.metadata()?) != self.inode {
-            return Ok(false);
-        }
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
         Ok(true)
     }
 }
 
-/// The namespaces of the host but the agent's own, and how many more there are that cannot be
-/// looked at.
-pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>, u64) {
+/// Processes that do not show which namespace they are in, one for each [`identity`].
+pub(super) type Hidden = HashMap<u64, (u32, io::Error)>;
+
+/// The namespaces of the host but the agent's own, and processes that hide in which one they are.
+pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>, Hidden) {
     let mut found = Vec::new();
-    let mut unseen = HashSet::new();
+    let mut hidden = Hidden::new();
     if scope == Scope::Host {
-        return (found, 0);
+        return (found, hidden);
     }
     let mut known = HashSet::from([host.inode]);
     // Where those are whose bind mounts say nothing to a person.
@@ -135,7 +160,7 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
             if !is_a_persons_choice(&name) {
                 by_process.insert(inode, found.len());
             }
-            found.push(FoundNamespace { inode, name: by_mount(name), path });
+            found.push(FoundNamespace { inode, name: by_mount(name), place: Place::Path(path) });
         }
     }
     let mounts: HashSet<Arc<str>> =
@@ -149,10 +174,10 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         // The link says which namespace it is without opening it.
         match fs::read_link(&path) {
             Ok(link) => {
-                let Some(inode) = inode_of_link(&link) else { continue };
+                let Some(inode) = inode_of_link(&link, "net") else { continue };
                 if known.insert(inode) {
                     let name = by_container(pid).unwrap_or_default();
-                    found.push(FoundNamespace { inode, name, path });
+                    found.push(FoundNamespace { inode, name, place: Place::Path(path) });
                 } else if let Some(at) = by_process.get(&inode)
                     && let Some(name) = by_container(pid)
                 {
@@ -161,13 +186,22 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                unseen.insert(pid);
+                if let Some(identity) = identity(&pid.to_string()) {
+                    hidden.entry(identity).or_insert((pid, error));
+                }
             }
             // The process has gone, or is a kernel thread's.
             Err(_) => {}
         }
     }
-    (found, unseen.len() as u64)
+    (found, hidden)
+}
+
+/// What tells the network namespace of a process from another without any privilege: each has its
+/// own `/proc/net`, and the inode number of a file there is that of its entry (fs/proc/generic.c).
+/// `process` is a pid, or `thread-self`.
+pub(super) fn identity(process: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/{process}/net/dev")).ok().map(|metadata| metadata.ino())
 }
 
 /// The label of the agent's own. No other may have it: its sockets would be counted as the host's,
@@ -201,8 +235,9 @@ fn inode_of(metadata: &Metadata) -> u32 {
 }
 
 /// `net:[4026531840]`
-fn inode_of_link(link: &Path) -> Option<u32> {
-    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+pub(super) fn inode_of_link(link: &Path, kind: &str) -> Option<u32> {
+    let number = link.to_str()?.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?;
+    number.parse().ok()
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //!
 //! Only sockets that stay are looked up: one pass over the open files of all processes, in the
 //! kernel (`iter/task_file`), finds all that are wanted at once. What was found is kept while the
-//! socket and the process live; what was not is tried again after a while.
+//! socket and the process live, and once longer; what was not is tried again after a while.
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Read,
+    fs,
+    io::{self, Read},
     sync::Arc,
     time::Instant,
 };
@@ -16,13 +17,18 @@ use aya::{
     maps::{HashMap as BpfHashMap, MapData},
     programs::Iter,
 };
+use rustix::thread::CapabilitySet;
 use tcpwatch_common::{OwnerRecord, maps, programs};
 
 use super::{
-    ProcessReader, error::InventoryError, events::wire_text, process::start_ticks,
+    OwnerPolicy, ProcessReader,
+    error::{InventoryError, errno_name},
+    events::wire_text,
+    holds,
+    process::start_ticks,
     walk::read_records,
 };
-use crate::facts::{Owner, Process, Timestamp};
+use crate::facts::{NotSeen, Owner, Process, Timestamp, Unseen};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
@@ -38,6 +44,8 @@ pub(super) struct OwnerBook {
     wanted: BpfHashMap<MapData, u64, u8>,
     processes: ProcessReader,
     known: HashMap<u64, Entry>,
+    /// Processes whose executable may not be read.
+    unreadable: HashSet<u32>,
     generation: u64,
     next_pass: Instant,
 }
@@ -51,6 +59,19 @@ struct Entry {
     seen: u64,
     /// Of the process, see [`start_ticks`].
     start_ticks: Option<u64>,
+    /// The process has ended. Its name stands until the next look-up: it is what held the socket
+    /// when it was walked.
+    ended: bool,
+}
+
+impl Entry {
+    fn is_due(&self, generation: u64, policy: OwnerPolicy) -> bool {
+        let is_urgent = match policy {
+            OwnerPolicy::AtOnce => self.owner.is_none(),
+            OwnerPolicy::OfThoseThatStay => false,
+        };
+        is_urgent || generation - self.looked_up >= RETRY_AFTER || self.ended && self.looked_up == 0
+    }
 }
 
 /// A process's descriptors for one socket.
@@ -67,6 +88,7 @@ impl OwnerBook {
             wanted,
             processes: ProcessReader::new(),
             known: HashMap::new(),
+            unreadable: HashSet::new(),
             generation: 0,
             next_pass: Instant::now(),
         }
@@ -78,9 +100,10 @@ impl OwnerBook {
         &mut self,
         ebpf: &mut Ebpf,
         inodes: &HashSet<u64>,
+        policy: OwnerPolicy,
     ) -> Result<(), InventoryError> {
         self.generation += 1;
-        self.forget_the_dead();
+        self.notice_the_dead();
         for inode in inodes {
             if let Some(entry) = self.known.get_mut(inode) {
                 entry.seen = self.generation;
@@ -92,25 +115,75 @@ impl OwnerBook {
             .iter()
             .copied()
             .filter(|inode| {
-                self.known
-                    .get(inode)
-                    .is_none_or(|entry| generation - entry.looked_up >= RETRY_AFTER)
+                self.known.get(inode).is_none_or(|entry| entry.is_due(generation, policy))
             })
-            .take(maps::WANTED_LIMIT as usize)
             .collect();
-        if missing.is_empty() || Instant::now() < self.next_pass {
+        // What is judged at once has no second inventory: every owner is looked up before.
+        let (passes, is_time) = match policy {
+            OwnerPolicy::AtOnce => (usize::MAX, true),
+            OwnerPolicy::OfThoseThatStay => (1, Instant::now() >= self.next_pass),
+        };
+        if !is_time {
             return Ok(());
         }
-        let began = Instant::now();
-        let found = self.pass(ebpf, &missing);
-        self.next_pass = Instant::now() + began.elapsed() * REST;
-        // A pass that failed has found nobody: they are unknown until the next try.
-        let (found, outcome) = match found {
-            Ok(found) => (found, Ok(())),
-            Err(error) => (HashMap::new(), Err(error)),
-        };
-        self.remember(&missing, found);
-        outcome
+        for some in missing.chunks(maps::WANTED_LIMIT as usize).take(passes) {
+            let began = Instant::now();
+            let found = self.pass(ebpf, some);
+            self.next_pass = Instant::now() + began.elapsed() * REST;
+            // A pass that failed has found none: they are unknown until the next try.
+            let (found, outcome) = match found {
+                Ok(found) => (found, Ok(())),
+                Err(error) => (HashMap::new(), Err(error)),
+            };
+            self.remember(some, found);
+            outcome?;
+        }
+        if !self.unreadable.is_empty() {
+            let owners = self.known.values().filter_map(|entry| entry.owner.as_ref());
+            let pids: HashSet<u32> = owners.map(|owner| owner.process.pid).collect();
+            self.unreadable.retain(|pid| pids.contains(pid));
+        }
+        Ok(())
+    }
+
+    /// Which owners of these sockets are not known, and why.
+    pub(super) fn not_seen(&self, inodes: &HashSet<u64>) -> Vec<NotSeen> {
+        let mut list = Vec::new();
+        let pending = inodes.iter().filter(|inode| !self.known.contains_key(inode)).count();
+        if pending > 0 {
+            let why = "they are not looked up yet; the next inventories do that";
+            list.push(of_sockets(pending, why));
+        }
+        let unfound = self.known.values().filter(|entry| entry.owner.is_none()).count();
+        if unfound > 0 {
+            let why = "no process in sight holds them: io_uring or a message may, or a process of \
+                       another pid namespace";
+            list.push(of_sockets(unfound, why));
+        }
+        let unreadable = self.unreadable.len();
+        if unreadable > 0 {
+            let noun = if unreadable == 1 { "process" } else { "processes" };
+            let remedy = if holds(CapabilitySet::SYS_PTRACE) {
+                "a security policy protects them"
+            } else {
+                "CAP_SYS_PTRACE allows it"
+            };
+            list.push(
+                NotSeen::new(
+                    Unseen::Processes,
+                    format!("executable and stacks of {unreadable} {noun} with sockets"),
+                    format!("/proc/PID/exe may not be read (EACCES); {remedy}"),
+                )
+                .counted(unreadable as u64)
+                .errno(Some(errno_name(libc::EACCES))),
+            );
+        }
+        list
+    }
+
+    /// Whether the owner of some socket was not found.
+    pub(super) fn has_unfound(&self) -> bool {
+        self.known.values().any(|entry| entry.owner.is_none())
     }
 
     /// The owner, if it is known.
@@ -123,22 +196,20 @@ impl OwnerBook {
         self.known.contains_key(&inode)
     }
 
-    /// Lets the next look-up search at once.
-    pub(super) fn allow_pass(&mut self) {
-        self.next_pass = Instant::now();
-    }
-
     /// A socket outlives its process where another one holds it too: look again.
-    fn forget_the_dead(&mut self) {
+    fn notice_the_dead(&mut self) {
         let mut alive = HashMap::new();
-        self.known.retain(|_, entry| match &entry.owner {
-            Some(owner) => {
-                let pid = owner.process.pid;
-                entry.start_ticks.is_some()
-                    && *alive.entry(pid).or_insert_with(|| start_ticks(pid)) == entry.start_ticks
+        for entry in self.known.values_mut().filter(|entry| !entry.ended) {
+            let Some(owner) = &entry.owner else { continue };
+            let pid = owner.process.pid;
+            let is_same = entry.start_ticks.is_some()
+                && *alive.entry(pid).or_insert_with(|| start_ticks(pid)) == entry.start_ticks;
+            entry.ended = !is_same;
+            if entry.ended {
+                // Due at once.
+                entry.looked_up = 0;
             }
-            None => true,
-        });
+        }
     }
 
     /// One pass over the open files of all processes.
@@ -196,6 +267,11 @@ impl OwnerBook {
                     let started = Timestamp::from_ns(holder.start_ns);
                     let process =
                         self.processes.read(holder.pid, holder.name.clone(), Some(started));
+                    if process.exe.is_none() && is_unreadable(holder.pid) {
+                        self.unreadable.insert(holder.pid);
+                    } else {
+                        self.unreadable.remove(&holder.pid);
+                    }
                     (Arc::new(process), start_ticks(holder.pid))
                 });
                 start = *ticks;
@@ -206,12 +282,37 @@ impl OwnerBook {
                 }
             });
             let generation = self.generation;
-            self.known.insert(
-                *inode,
-                Entry { owner, looked_up: generation, seen: generation, start_ticks: start },
-            );
+            // The first look-up after a process's end finds no other: the socket goes with it.
+            if owner.is_none()
+                && let Some(entry) = self.known.get_mut(inode)
+                && entry.ended
+                && entry.looked_up == 0
+            {
+                entry.looked_up = generation;
+                continue;
+            }
+            let entry = Entry {
+                owner,
+                looked_up: generation,
+                seen: generation,
+                start_ticks: start,
+                ended: false,
+            };
+            self.known.insert(*inode, entry);
         }
     }
+}
+
+fn of_sockets(count: usize, why: &str) -> NotSeen {
+    let noun = if count == 1 { "socket" } else { "sockets" };
+    NotSeen::new(Unseen::Owners, format!("owners of {count} {noun}"), why).counted(count as u64)
+}
+
+/// Whether /proc refuses to tell the executable, which it does not of kernel threads: these have
+/// none.
+fn is_unreadable(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe"))
+        .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// The oldest process but pid 1, which under socket activation holds what others serve.

@@ -24,10 +24,11 @@ use super::{
     hooks::Link,
     inventory::WalkerMaps,
     lru::{self, LruTable},
-    namespaces::NetnsIds,
+    namespaces::{FoundNamespace, NetnsIds},
+    reach::{Reach, missing_hooks},
     symbols::Symbols,
 };
-use crate::facts::ResetCause;
+use crate::facts::{NotSeen, ResetCause};
 
 /// The kernel side, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
@@ -45,14 +46,14 @@ pub enum LoadError {
         missing: String,
     },
     /// No type information.
-    #[error(
-        "{0}; tcpwatch needs Linux 5.10 or later with CONFIG_DEBUG_INFO_BTF=y, \
-         as the kernels of the distributions have it"
-    )]
+    #[error(transparent)]
     Btf(#[from] BtfError),
     /// aya refused the object or could not make its maps.
     #[error("cannot load the eBPF object: {0}")]
     Object(String),
+    /// The agent's own namespace cannot be opened.
+    #[error("cannot open /proc/thread-self/ns/net: {0}; mount /proc")]
+    Namespace(io::Error),
     /// An indispensable hook.
     #[error("cannot attach the {hook} hook: {why}")]
     Hook {
@@ -87,6 +88,7 @@ pub struct Programs {
     links: Vec<Link>,
     symbols_by: Option<&'static str>,
     statuses: Vec<HookStatus>,
+    reach: Reach,
 }
 
 impl Programs {
@@ -118,7 +120,8 @@ impl Programs {
         }
         drop(btf);
         return_free_memory();
-        Ok(Self { ebpf, types, links, symbols_by: options.symbols_by, statuses })
+        let reach = Reach::detect();
+        Ok(Self { ebpf, types, links, symbols_by: options.symbols_by, statuses, reach })
     }
 
     /// How each hook that this kernel needs fared, in the order of [`Hook::ALL`].
@@ -133,10 +136,24 @@ impl Programs {
             if let Err(why) = outcome
                 && hook.is_indispensable()
             {
-                return Err(LoadError::Hook { hook: hook.name, why: why.clone() });
+                return Err(LoadError::Hook { hook: hook.name, why: why.to_string() });
             }
         }
         Ok(())
+    }
+
+    /// Where this process stands.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// What no inventory will see, as far as that is known before the first.
+    #[must_use]
+    pub fn not_seen(&self) -> Vec<NotSeen> {
+        let mut not_seen = missing_hooks(&self.statuses);
+        not_seen.extend(self.reach.not_seen(&[]));
+        not_seen
     }
 
     fn is_attached(&self, name: &str) -> bool {
@@ -199,11 +216,14 @@ impl Programs {
             .collect();
         let unseen = self.unseen_causes();
         let counters = CounterReader::new(counter_maps, reset_reasons, unseen, hook_fds);
+        let home = FoundNamespace::host().map_err(LoadError::Namespace)?;
+        let sight = (self.reach, missing_hooks(&self.statuses));
         let walker = Walker::new(
             self.ebpf,
             walker_maps,
             (attribution, close_look),
-            ids,
+            sight,
+            (ids, home),
             scope,
             close_wait_limit,
         );
@@ -289,7 +309,7 @@ impl LoadError {
             Self::Object(text) | Self::Hook { why: text, .. } => {
                 text.contains(&io::Error::from_raw_os_error(libc::EPERM).to_string())
             }
-            Self::Btf(_) => false,
+            Self::Btf(_) | Self::Namespace(_) => false,
         }
     }
 }

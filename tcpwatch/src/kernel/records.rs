@@ -1,7 +1,10 @@
 //! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
 //! wait for their peer, holders of a port.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use tcpwatch_common::{SocketRecord, socket_flags as flags};
 
@@ -194,22 +197,42 @@ impl Copied {
         for (holder, &inode) in namespace.port_holders.iter_mut().zip(&self.port_holder_inodes) {
             holder.owner = owner_of(inode);
         }
-        let listener_owners: HashMap<u16, &Owner> = namespace
-            .listeners
-            .iter()
-            .filter_map(|listener| Some((listener.local.port, listener.owner.as_ref()?)))
-            .collect();
+        let listeners = Listeners::of(&namespace.listeners);
         for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {
             socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
             socket.owner = if socket.unaccepted {
                 // Nobody holds it yet; whoever listens is who does not accept.
-                listener_owners
-                    .get(&socket.local.port)
-                    .map(|&owner| Owner { fds: Vec::new(), ..owner.clone() })
+                listeners
+                    .owner_of(socket.local)
+                    .map(|owner| Owner { fds: Vec::new(), ..owner.clone() })
             } else {
                 owner_of(inode)
             };
         }
+    }
+}
+
+/// Owners of listeners, by where they listen.
+struct Listeners<'a>(HashMap<Endpoint, &'a Owner>);
+
+impl<'a> Listeners<'a> {
+    fn of(listeners: &'a [Listener]) -> Self {
+        let mut owners = HashMap::new();
+        for listener in listeners {
+            // With SO_REUSEPORT several processes share an address: the first stands for them.
+            if let Some(owner) = &listener.owner {
+                owners.entry(listener.local).or_insert(owner);
+            }
+        }
+        Self(owners)
+    }
+
+    /// Who listens at this address, else at every one, as the kernel chooses (`compute_score`,
+    /// net/ipv4/inet_hashtables.c). A socket of IPv6 takes IPv4 too unless it says otherwise.
+    fn owner_of(&self, local: Endpoint) -> Option<&'a Owner> {
+        let at = |address: IpAddr| self.0.get(&Endpoint { address, ..local }).copied();
+        let any_v4 = || local.address.is_ipv4().then(|| at(Ipv4Addr::UNSPECIFIED.into())).flatten();
+        at(local.address).or_else(any_v4).or_else(|| at(Ipv6Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -230,6 +253,40 @@ pub(super) fn estimate_distinct(words: &[u64]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listener(address: &str, name: &str) -> Listener {
+        let local = address.parse().expect("an address with a port");
+        let local: std::net::SocketAddr = local;
+        let process = std::sync::Arc::new(crate::facts::Process {
+            name: name.to_owned(),
+            ..crate::facts::Process::default()
+        });
+        let owner = Some(Owner { process, fds: vec![3], holders: 1 });
+        Listener { owner, ..Listener::at(Endpoint { address: local.ip(), port: local.port() }) }
+    }
+
+    #[test]
+    fn an_unaccepted_socket_belongs_to_the_listener_at_its_address() {
+        let all = [
+            listener("127.0.0.1:80", "local"),
+            listener("[::]:80", "every"),
+            listener("10.0.0.1:80", "lan"),
+            listener("0.0.0.0:81", "v4"),
+        ];
+        let listeners = Listeners::of(&all);
+        let name_of = |address: &str| {
+            let local: std::net::SocketAddr = address.parse().expect("an address with a port");
+            let local = Endpoint { address: local.ip(), port: local.port() };
+            listeners.owner_of(local).map(|owner| owner.process.name.clone())
+        };
+        assert_eq!(name_of("127.0.0.1:80").as_deref(), Some("local"));
+        assert_eq!(name_of("10.0.0.1:80").as_deref(), Some("lan"));
+        assert_eq!(name_of("10.0.0.2:80").as_deref(), Some("every"));
+        assert_eq!(name_of("[2001:db8::1]:80").as_deref(), Some("every"));
+        assert_eq!(name_of("10.0.0.2:81").as_deref(), Some("v4"));
+        assert_eq!(name_of("[2001:db8::1]:81"), None);
+        assert_eq!(name_of("127.0.0.1:82"), None);
+    }
 
     #[test]
     fn distinct_sources_are_estimated_within_a_tenth() {

@@ -1,16 +1,38 @@
 //! Findings for scripts: the body of `/api/v1/findings`.
 //!
 //! [`Subject`] and [`EvidenceMap`] say what a subject and the evidence look like. Here times become
-//! times of day, and the runbook is added.
+//! times of day, the runbook is added, and what cannot be seen stands beside the findings.
 
 use serde::Serialize;
 
 use super::WallClock;
-use crate::engine::{EvidenceMap, Finding, FindingKind, Severity, Subject};
+use crate::{
+    engine::{EvidenceMap, Finding, FindingKind, Severity, Subject},
+    facts::NotSeen,
+};
+
+/// Version of the document: it rises when a field changes its meaning or goes.
+const SCHEMA_VERSION: u32 = 1;
+
+/// Who says it, and what it cannot see.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The host's name; `None` where it is not known, for a recording.
+    pub host: Option<&'a str>,
+    /// Version of tcpwatch.
+    pub version: &'a str,
+    /// What cannot be seen.
+    pub not_seen: &'a [NotSeen],
+}
 
 #[derive(Serialize)]
 struct Document<'a> {
+    schema_version: u32,
     generated_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    version: &'a str,
+    not_seen: &'a [NotSeen],
     findings: Vec<FindingDocument<'a>>,
 }
 
@@ -31,9 +53,13 @@ struct FindingDocument<'a> {
 
 /// The findings as JSON, on one line that ends.
 #[must_use]
-pub fn findings_json(findings: &[Finding], wall: WallClock) -> String {
+pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock) -> String {
     let document = Document {
+        schema_version: SCHEMA_VERSION,
         generated_at: wall.rfc3339(wall.now()),
+        host: origin.host,
+        version: origin.version,
+        not_seen: origin.not_seen,
         findings: findings.iter().map(|finding| describe(finding, wall)).collect(),
     };
     let mut json = serde_json::to_string(&document)

@@ -112,6 +112,8 @@ families! {
     /// 1 for each active finding, with its owner; those cut as "other" are summed.
     finding_info: Gauge = "tcpwatch_finding_info" [kind, severity, netns, process, unit, port];
 
+    /// Whose namespaces the agent is in, `host` or `own`, and how it walks; always 1.
+    scope_info: Gauge = "tcpwatch_scope_info" [pidns, netns, walk];
     /// Whether a hook is attached, 1 or 0; what a missing hook would have seen is absent.
     hook_attached: Gauge = "tcpwatch_hook_attached" [hook];
     /// Events lost on their way from the kernel, and log lines lost, by stage.
@@ -320,6 +322,12 @@ impl Metrics {
             let sockets = namespace.sockets.total();
             families.inventory_sockets.add([&namespace.name], sockets as f64);
         }
+    }
+
+    /// Takes over whose the agent's pid and network namespace are, and how the tables are walked.
+    pub fn observe_scope(&mut self, pidns: &str, netns: &str, walk: &str) {
+        self.families.scope_info.clear();
+        self.families.scope_info.set([pidns, netns, walk], 1.0);
     }
 
     /// Takes over which hooks are attached.

@@ -26,7 +26,7 @@ mod wall_clock;
 pub use family::{MetricKind, MetricRow};
 pub use hosts::Hosts;
 pub use http::{HttpLimits, serve};
-pub use json::findings_json;
+pub use json::{Origin, findings_json};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use page::render_page;
 pub use routes::Query;

@@ -6,10 +6,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::WallClock;
+use super::{Origin, WallClock};
 use crate::{
     engine::{CloseWaitSample, Evidence, Finding, OwnerLabels, Samples, Severity, Subject},
-    facts::{Role, TcpState},
+    facts::{NotSeen, Role, TcpState},
     plain,
 };
 
@@ -24,11 +24,11 @@ pub fn render_page(
     findings: &[Finding],
     samples: &Samples,
     wall: WallClock,
-    version: &str,
+    origin: &Origin<'_>,
 ) -> String {
     let mut html = String::with_capacity(16 * 1024);
     // Writing to a String cannot fail.
-    let _ = write_page(&mut html, findings, samples, wall, version);
+    let _ = write_page(&mut html, findings, samples, wall, origin);
     html
 }
 
@@ -37,7 +37,7 @@ fn write_page(
     findings: &[Finding],
     samples: &Samples,
     wall: WallClock,
-    version: &str,
+    origin: &Origin<'_>,
 ) -> fmt::Result {
     let summary = summary(findings);
     write!(
@@ -51,9 +51,10 @@ fn write_page(
          <nav><a href=\"/metrics\">metrics</a> <a href=\"/api/v1/findings\">findings as JSON</a> \
          <a href=\"/-/ready\">readiness</a></nav></header>\n<main>\n",
         time(wall.rfc3339(wall.now())),
-        Escaped(version),
+        Escaped(origin.version),
     )?;
     write_findings(html, findings, wall)?;
+    write_not_seen(html, origin.not_seen)?;
     write_states(html, samples)?;
     write_close_wait(html, samples)?;
     write_listeners(html, samples)?;
@@ -70,6 +71,17 @@ fn summary(findings: &[Finding]) -> String {
         .map(|severity| format!("{} {severity}", count(severity)))
         .collect();
     if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") }
+}
+
+fn write_not_seen(html: &mut String, not_seen: &[NotSeen]) -> fmt::Result {
+    if not_seen.is_empty() {
+        return Ok(());
+    }
+    html.write_str("<section><h2>Not seen</h2>\n<ul class=\"not-seen\">")?;
+    for it in not_seen {
+        write!(html, "<li>{}</li>", Escaped(&it.to_string()))?;
+    }
+    html.write_str("</ul></section>\n")
 }
 
 fn write_findings(html: &mut String, findings: &[Finding], wall: WallClock) -> fmt::Result {

@@ -26,7 +26,7 @@ use crate::{
 const INIT: &str = include_str!("init.sh");
 
 /// What tests and scenes call, beside busybox for everything else.
-const PROGRAMS: [&str; 6] = ["busybox", "ip", "mount", "sh", "ss", "unshare"];
+const PROGRAMS: [&str; 7] = ["busybox", "ip", "mount", "setpriv", "sh", "ss", "unshare"];
 
 /// Folders with /usr as their home, in Debian since 12; linked in the guest.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];

@@ -60,6 +60,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         ("ip", "iproute2"),
         ("modprobe", "kmod"),
         ("qemu-system-x86_64", "qemu-system-x86"),
+        ("setpriv", "util-linux"),
         ("ss", "iproute2"),
         ("strip", "binutils"),
         ("unshare", "util-linux"),

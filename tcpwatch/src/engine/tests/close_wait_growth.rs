@@ -99,6 +99,43 @@ fn sockets_that_were_too_many_to_describe_have_not_left() {
     assert_eq!(text_of(watch.only(), "verdict"), "absent");
 }
 
+/// The first sockets of the walk are described, and those beyond grow by ten a minute.
+fn watch_beyond(described: impl Fn() -> Vec<CloseWaitSocket>) -> Watch {
+    let mut watch = Watch::new();
+    for second in (0..=900).step_by(10) {
+        watch.now = START + seconds(second);
+        let close_wait_beyond = [((Role::Client, 443), 5_000 + second / 6)].into();
+        watch.see([Namespace { close_wait: described(), close_wait_beyond, ..host() }]);
+    }
+    watch
+}
+
+#[test]
+fn growth_beyond_the_description_counts_for_the_only_owner() {
+    let watch = watch_beyond(|| sockets(0..40));
+    let finding = watch.only();
+    assert_eq!(text_of(finding, "verdict"), "leak");
+    assert_eq!(text_of(finding, "growth_per_minute"), "10");
+    assert!(finding.explanation.contains("keeps growing"), "{}", finding.explanation);
+}
+
+#[test]
+fn growth_beyond_the_description_is_of_neither_of_two_owners() {
+    let watch = watch_beyond(|| {
+        let mut both = sockets(0..80);
+        for socket in &mut both[..40] {
+            socket.owner = close_wait(&process(13, "other"), START).owner;
+        }
+        both
+    });
+    let findings = watch.engine.findings();
+    assert_eq!(findings.len(), 2, "{findings:#?}");
+    for finding in findings {
+        assert_eq!(text_of(finding, "verdict"), "stuck");
+        assert_eq!(text_of(finding, "growth_per_minute"), "0");
+    }
+}
+
 #[test]
 fn a_leak_that_grows_pauses_and_grows_is_raised_and_cleared_once() {
     let mut watch = watch_until(5_000, |second| {

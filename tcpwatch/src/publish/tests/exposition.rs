@@ -69,6 +69,7 @@ fn full() -> Metrics {
     metrics.observe_samples(&samples());
     metrics.observe_counters(&counters());
     metrics.observe_inventory(Duration::from_millis(12), 1_795_000_000.5, &inventory());
+    metrics.observe_scope("host", "own", "iterator");
     metrics.observe_hooks(&[("inet_sock_set_state", true), ("tcp_send_reset", false)]);
     metrics.observe_reload(Some(1_700.5));
     metrics.observe_tables(&[TableUse { table: "close_wait", entries: 210, limit: 65_536 }]);
@@ -153,9 +154,9 @@ fn catalog_agrees_with_the_exposition() {
 
 #[test]
 fn no_label_could_hold_a_pid_or_an_address() {
-    const ALLOWED: [&str; 16] = [
-        "cause", "from", "hook", "kind", "netns", "port", "process", "reason", "revision", "role",
-        "severity", "stage", "state", "table", "to", "unit",
+    const ALLOWED: [&str; 18] = [
+        "cause", "from", "hook", "kind", "netns", "pidns", "port", "process", "reason", "revision",
+        "role", "severity", "stage", "state", "table", "to", "unit", "walk",
     ];
     for row in CATALOG.iter().filter(|row| row.name != "tcpwatch_build_info") {
         for label in row.labels {

@@ -5,9 +5,21 @@ use serde_json::{Value, json};
 use super::{finding, samples};
 use crate::{
     engine::{Samples, Severity},
-    facts::Timestamp,
-    publish::{WallClock, findings_json, render_page},
+    facts::{NotSeen, Timestamp, Unseen},
+    publish::{Origin, WallClock, findings_json, render_page},
 };
+
+const ORIGIN: Origin<'_> = Origin { host: Some("web1"), version: "0.1.0", not_seen: &[] };
+
+/// A list of one thing that is not seen.
+fn not_seen() -> Vec<NotSeen> {
+    vec![
+        NotSeen::new(Unseen::Namespaces, "2 network namespaces", "setns() is refused (EPERM)")
+            .counted(2)
+            .named(["<pod>", "other"])
+            .errno(Some("EPERM".to_owned())),
+    ]
+}
 
 /// 2026-11-20T08:00:00Z, four seconds after boot.
 fn wall() -> WallClock {
@@ -36,13 +48,25 @@ fn captured_clock_is_the_host_s() {
 
 #[test]
 fn findings_are_what_the_contract_says() {
-    let text = findings_json(&[finding()], wall());
+    let text = findings_json(&[finding()], &Origin { not_seen: &not_seen(), ..ORIGIN }, wall());
     assert!(text.ends_with("}\n"));
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         json,
         json!({
+            "schema_version": 1,
             "generated_at": "2026-11-20T08:00:00.000Z",
+            "host": "web1",
+            "version": "0.1.0",
+            "not_seen": [{
+                "what": "namespaces",
+                "names": ["<pod>", "other"],
+                "count": 2,
+                "errno": "EPERM",
+                "lost": "2 network namespaces",
+                "why": "setns() is refused (EPERM)",
+                "hides_host": false,
+            }],
             "findings": [{
                 "id": "close-wait-pileup-1",
                 "kind": "close-wait-pileup",
@@ -72,8 +96,12 @@ fn findings_are_what_the_contract_says() {
 
 #[test]
 fn no_findings_are_an_empty_list() {
-    let json: Value = serde_json::from_str(&findings_json(&[], wall())).unwrap();
+    let json: Value =
+        serde_json::from_str(&findings_json(&[], &Origin { host: None, ..ORIGIN }, wall()))
+            .unwrap();
     assert_eq!(json["findings"], json!([]));
+    assert_eq!(json["not_seen"], json!([]));
+    assert!(json.get("host").is_none(), "nothing is guessed: {json}");
 }
 
 #[test]
@@ -81,7 +109,7 @@ fn page_shows_the_worst_finding_first_and_the_numbers_after() {
     let mut warning = finding();
     warning.severity = Severity::Warning;
     warning.title = "the lesser evil".to_owned();
-    let page = render_page(&[warning, finding()], &samples(), wall(), "0.1.0");
+    let page = render_page(&[warning, finding()], &samples(), wall(), &ORIGIN);
     let position = |text| page.find(text).unwrap_or_else(|| panic!("{text} is missing: {page}"));
     let order = [
         "1 critical, 1 warning",
@@ -106,7 +134,7 @@ fn page_shows_the_worst_finding_first_and_the_numbers_after() {
 
 #[test]
 fn page_loads_and_runs_nothing() {
-    let page = render_page(&[finding()], &samples(), wall(), "0.1.0");
+    let page = render_page(&[finding()], &samples(), wall(), &ORIGIN);
     for forbidden in ["<script", "src=", "http://", "https://", "url(", "@import"] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
@@ -114,9 +142,17 @@ fn page_loads_and_runs_nothing() {
 
 #[test]
 fn page_without_anything_says_so() {
-    let page = render_page(&[], &Samples::default(), wall(), "0.1.0");
+    let page = render_page(&[], &Samples::default(), wall(), &ORIGIN);
     assert!(page.contains("Nothing is wrong as far as tcpwatch can see."));
     assert!(page.contains("no findings"));
+    assert!(!page.contains("Not seen"));
+}
+
+#[test]
+fn page_says_what_is_not_seen() {
+    let origin = Origin { not_seen: &not_seen(), ..ORIGIN };
+    let page = render_page(&[], &Samples::default(), wall(), &origin);
+    assert!(page.contains("<li>2 network namespaces: setns() is refused (EPERM)</li>"), "{page}");
 }
 
 #[test]
@@ -135,17 +171,19 @@ fn page_escapes_what_the_host_calls_itself() {
     samples.namespaces[0].netns = EVIL.into();
     samples.close_wait[0].owner.process = EVIL.to_owned();
     samples.listeners[0].owner.unit = EVIL.to_owned();
-    let page = render_page(&[finding], &samples, wall(), EVIL);
+    let not_seen = [NotSeen::new(Unseen::Hook, EVIL, EVIL)];
+    let origin = Origin { host: Some(EVIL), version: EVIL, not_seen: &not_seen };
+    let page = render_page(&[finding], &samples, wall(), &origin);
     assert!(!page.contains("<img"));
     let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
-    assert_eq!(page.matches(escaped).count(), 8 + 4 + 1);
+    assert_eq!(page.matches(escaped).count(), 8 + 4 + 1 + 2);
 }
 
 #[test]
 fn page_of_a_crowded_host_stays_short() {
     let mut samples = samples();
     samples.namespaces = vec![samples.namespaces[0].clone(); 1_000];
-    let page = render_page(&[], &samples, wall(), "0.1.0");
+    let page = render_page(&[], &samples, wall(), &ORIGIN);
     assert!(page.len() < 64 * 1024);
     assert!(page.contains("980 more in"));
 }

@@ -120,9 +120,10 @@ impl CloseWaitPileup {
     ) -> Option<Verdict> {
         let config = look.config;
         let count = sockets.len() as u64;
-        followed.trend.observe(look.now, count, config.window);
+        let in_all = count + look.beyond(sockets);
+        followed.trend.observe(look.now, in_all, config.window);
         let leaving = followed.leaving(sockets, look, config.window);
-        let by_growth = followed.stands_by_growth(count, config).then_some(Severity::Warning);
+        let by_growth = followed.stands_by_growth(in_all, config).then_some(Severity::Warning);
         let by_count =
             self.levels.judge(id, count as f64, config.warning as f64, config.critical as f64);
         let descriptors = followed.descriptors(holders, count, look.inventory, config.window);
@@ -185,6 +186,31 @@ struct Look<'a> {
     now: Timestamp,
 }
 
+impl Look<'_> {
+    /// How many sockets of the group's service are too many to be described and count as the group's:
+    /// all of them if it owns every one that is described, as far as these are as old; else none,
+    /// because it is not known whose they are.
+    fn beyond(&self, group: &[&CloseWaitSocket]) -> u64 {
+        let Some(first) = group.first() else { return 0 };
+        let service = (first.role, first.service_port());
+        let Some(&beyond) = self.namespace.close_wait_beyond.get(&service) else { return 0 };
+        let key = ServiceKey::of(self.namespace.id, *first);
+        let mut described = 0_u64;
+        for socket in &self.namespace.close_wait {
+            if (socket.role, socket.service_port()) != service {
+                continue;
+            }
+            described += 1;
+            // One whose owner is still to be looked for may be anybody's.
+            if !socket.owner_pending && ServiceKey::of(self.namespace.id, socket) != key {
+                return 0;
+            }
+        }
+        let old = beyond as f64 * group.len() as f64 / described.max(1) as f64;
+        old.round() as u64
+    }
+}
+
 impl Followed {
     /// How many sockets leave; `None` while that cannot be known.
     fn leaving(
@@ -194,12 +220,8 @@ impl Followed {
         window: Duration,
     ) -> Option<Leaving> {
         let service = sockets.first().map(|socket| (socket.role, socket.service_port()))?;
-        if look.namespace.close_wait_beyond.contains_key(&service) {
-            // One that is not described this time has not left.
-            self.turnover = Turnover::default();
-            return None;
-        }
-        self.turnover.observe(sockets, look.present, window, look.now)
+        let is_cut = look.namespace.close_wait_beyond.contains_key(&service);
+        self.turnover.observe(sockets, (look.present, is_cut), window, look.now)
     }
 
     /// Whether growth makes it a finding. Once it does, it stands until sockets are closed: no

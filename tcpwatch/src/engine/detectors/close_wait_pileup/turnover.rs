@@ -57,26 +57,39 @@ pub(crate) struct Leaving {
 }
 
 impl Turnover {
-    /// Takes the group as it is now. `None` until half a window has been watched: what stays
-    /// longer than `min_age` may still leave soon.
+    /// Takes the group as it is now, in the order of the walk, with all sockets that are there. These
+    /// may be cut: then only the first of the walk are there, and one that comes after the last
+    /// that is still there has perhaps not left. `None` until half a window has been watched: what
+    /// stays longer than `min_age` may still leave soon.
     pub(crate) fn observe(
         &mut self,
         group: &[&CloseWaitSocket],
-        present: &Present,
+        (present, is_cut): (&Present, bool),
         window: Duration,
         now: Timestamp,
     ) -> Option<Leaving> {
-        let gone = self.followed.iter().filter(|id| !present.0.contains(id)).count();
+        // The order of the walk is that of the kernel's table, where no socket moves.
+        let is_there = |id: &u64| present.0.contains(id);
+        let last = self.followed.iter().rposition(is_there);
+        let seen = if is_cut { last.map_or(0, |last| last + 1) } else { self.followed.len() };
+        let had_some = !self.followed.is_empty();
+        let gone = self.followed[..seen].iter().filter(|id| !is_there(id)).count();
         let left = self.left.observe(gone as u64, window, now).in_window;
-        let mut ids: Vec<u64> = group.iter().map(|socket| identity(socket)).collect();
+        let mut ids: Vec<(u64, usize)> =
+            group.iter().enumerate().map(|(place, socket)| (identity(socket), place)).collect();
         // Those with the smallest hashes are a sample of all that are there now, and mostly the
         // same at the next look.
         if ids.len() > FOLLOWED {
             ids.select_nth_unstable(FOLLOWED);
             ids.truncate(FOLLOWED);
         }
-        ids.shrink_to_fit();
-        self.followed = ids;
+        ids.sort_unstable_by_key(|(_, place)| *place);
+        self.followed = ids.into_iter().map(|(id, _)| id).collect();
+        self.followed.shrink_to_fit();
+        if seen == 0 && had_some {
+            // All of them may have been cut off: it begins again.
+            *self = Self { followed: std::mem::take(&mut self.followed), ..Self::default() };
+        }
         let since = *self.since.get_or_insert(now);
         let followed = self.followed.len() as u64;
         (now.since(since) >= window / 2).then_some(Leaving { followed, left })
@@ -115,7 +128,8 @@ mod tests {
     fn see(turnover: &mut Turnover, ids: std::ops::Range<u64>, second: u64) -> Option<Leaving> {
         let sockets = sockets(ids);
         let present = Present::new(&sockets);
-        turnover.observe(&sockets.iter().collect::<Vec<_>>(), &present, WINDOW, at(second))
+        let group: Vec<_> = sockets.iter().collect();
+        turnover.observe(&group, (&present, false), WINDOW, at(second))
     }
 
     #[test]
@@ -144,6 +158,32 @@ mod tests {
         assert_eq!(leaving.left, 0);
     }
 
+    fn see_cut(turnover: &mut Turnover, sockets: &[CloseWaitSocket], second: u64) -> Leaving {
+        let group: Vec<_> = sockets.iter().collect();
+        let present = (&Present::new(sockets), true);
+        turnover
+            .observe(&group, present, WINDOW, at(second))
+            .unwrap_or(Leaving { followed: 0, left: 0 })
+    }
+
+    #[test]
+    fn a_socket_that_is_cut_off_has_not_left_and_one_between_has() {
+        let all = sockets(0..100);
+        let mut turnover = Turnover::default();
+        see_cut(&mut turnover, &all, 0);
+        // Others have come in front, so fewer of the old ones are described.
+        let mut later = sockets(1_000..1_060);
+        later.extend_from_slice(&all[..40]);
+        assert_eq!(see_cut(&mut turnover, &later, 300).left, 0);
+
+        let mut turnover = Turnover::default();
+        see_cut(&mut turnover, &all, 0);
+        let every_other: Vec<_> = all.iter().step_by(2).cloned().collect();
+        let Leaving { followed, left } = see_cut(&mut turnover, &every_other, 300);
+        assert_eq!(followed, 50);
+        assert!((16..48).contains(&left), "{left}");
+    }
+
     #[test]
     fn a_socket_whose_memory_is_used_again_has_left() {
         let mut turnover = Turnover::default();
@@ -152,11 +192,11 @@ mod tests {
         let mut other = socket.clone();
         other.local.port += 1;
         let present = Present::new(std::slice::from_ref(&other));
-        let leaving = turnover.observe(&[&other], &present, WINDOW, at(300));
+        let leaving = turnover.observe(&[&other], (&present, false), WINDOW, at(300));
         assert_eq!(leaving, Some(Leaving { followed: 1, left: 1 }));
         // One that another group has now is still there.
         let both = [socket, other];
-        let leaving = turnover.observe(&[&both[0]], &Present::new(&both), WINDOW, at(310));
+        let leaving = turnover.observe(&[&both[0]], (&Present::new(&both), false), WINDOW, at(310));
         assert_eq!(leaving, Some(Leaving { followed: 1, left: 1 }));
     }
 }
