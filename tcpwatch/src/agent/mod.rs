@@ -26,7 +26,7 @@ use tokio::{
 use self::walker::WalkerThread;
 pub use self::{log::init as init_log, source::ConfigSource};
 use crate::{
-    config::{Config, Limits, Namespaces},
+    config::{Config, Limits, LogLevel, Namespaces},
     engine::Engine,
     facts::Inventory,
     kernel::{
@@ -95,6 +95,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
     let signals = Signals::new()?;
     let options = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
     };
     let programs = Programs::load(&options)?;

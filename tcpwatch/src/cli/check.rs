@@ -56,6 +56,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         symbols_by: Some(kernel::OWN_PROGRAM),
+        ..LoadOptions::default()
     };
     let programs = Programs::load(&load)?;
     programs.require_indispensable()?;

@@ -20,6 +20,7 @@ mod half_open;
 mod held;
 mod level;
 mod moved;
+mod named_totals;
 mod port_holder;
 mod reserved_ports;
 mod reset_causes;
@@ -173,7 +174,7 @@ impl Engine {
     /// The numbers as of the last inventory; counters as of the last event.
     #[must_use]
     pub fn samples(&self) -> Samples {
-        self.sampler.samples()
+        Samples { reset_rows_lost: self.reset_storm.left_out(), ..self.sampler.samples() }
     }
 }
 

@@ -115,6 +115,11 @@ impl ResetStorm {
         findings
     }
 
+    /// Resets that found no place among the counts that are followed, added up.
+    pub(super) fn left_out(&self) -> u64 {
+        self.counts.left_out()
+    }
+
     fn forget(&mut self) {
         self.counts = ResetCounts::default();
         self.groups.clear();

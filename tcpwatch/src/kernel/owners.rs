@@ -22,7 +22,7 @@ use super::{
     ProcessReader, error::InventoryError, events::wire_text, process::start_ticks,
     walk::read_records,
 };
-use crate::facts::{Owner, Process, Timestamp};
+use crate::facts::{Owner, Process, TableUse, Timestamp};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
@@ -40,6 +40,8 @@ pub(super) struct OwnerBook {
     known: HashMap<u64, Entry>,
     generation: u64,
     next_pass: Instant,
+    /// Sockets that the last pass looked for.
+    looked_for: u64,
 }
 
 struct Entry {
@@ -69,7 +71,14 @@ impl OwnerBook {
             known: HashMap::new(),
             generation: 0,
             next_pass: Instant::now(),
+            looked_for: 0,
         }
+    }
+
+    /// How full the table of sockets was in the last pass.
+    pub(super) fn table_use(&self) -> TableUse {
+        let limit = u64::from(maps::WANTED_LIMIT);
+        TableUse { table: "wanted", entries: self.looked_for, limit }
     }
 
     /// Finds the owners of these sockets (by inode number), as far as the bounds allow, and
@@ -102,6 +111,7 @@ impl OwnerBook {
             return Ok(());
         }
         let began = Instant::now();
+        self.looked_for = missing.len() as u64;
         let found = self.pass(ebpf, &missing);
         self.next_pass = Instant::now() + began.elapsed() * REST;
         // A pass that failed has found nobody: they are unknown until the next try.
