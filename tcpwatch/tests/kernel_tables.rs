@@ -138,8 +138,10 @@ fn log_of_the_kernel_side_costs_no_instruction_unless_it_is_on() -> Result<()> {
     Ok(())
 }
 
-/// Bytes of `set_state` after the verifier, 11,720 on 6.18, with a margin for kernels that inline
-/// helpers differently.
+/// Bytes of `set_state` after the verifier, with a margin for kernels that inline helpers
+/// differently. On 6.18 they are 11,720, and 11,496 for an object that is built without aya-log:
+/// what is left are 28 instructions, a load and a comparison of the frozen level on each of the
+/// error paths. The path of an event without error has none of them.
 const MOST_SET_STATE: u32 = 13_000;
 
 /// Bytes that each program of the agent has after the verifier has removed what cannot run.

@@ -331,3 +331,6 @@ impl LoadError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
