@@ -114,7 +114,7 @@ impl<Owner: Clone + Ord, Kind: Copy + Ord> NamedTotals<Owner, Kind> {
         }
     }
 
-    /// Ends a round: whoever is gone loses its name, then the larger displace the smaller.
+    /// Ends a round: an owner that is gone loses its name, then the larger displace the smaller.
     pub(super) fn end_round(&mut self, is_there: impl Fn(&Owner) -> bool) {
         let mut lost = Vec::new();
         for (owner, named) in &mut self.named {

@@ -27,7 +27,7 @@ const QUIET_AFTER: u64 = 120;
 /// Readings that a service is known longer here than there.
 const MARGIN: u64 = 10;
 
-/// What is counted, whoever caused it.
+/// What is counted, by any process.
 type Service = (NetnsId, Role, u16, SeenReset);
 
 /// One process during its life; `None` where none is known.
@@ -80,7 +80,7 @@ impl ResetCounts {
                 None => new.push((service, rows)),
             }
         }
-        // Whoever makes most resets finds room first.
+        // The service with most resets finds room first.
         let total = |rows: &Rows<'_>| rows.values().map(|(_, count)| *count).max();
         new.sort_by_key(|(_, rows)| Reverse(total(rows)));
         let mut idle = None;

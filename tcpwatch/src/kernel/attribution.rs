@@ -49,7 +49,7 @@ struct Group {
     tgid: u32,
 }
 
-/// The same, whoever caused it.
+/// The same, by any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Service {
     netns: NetnsId,

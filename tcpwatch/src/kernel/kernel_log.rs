@@ -17,7 +17,7 @@ use aya_log::EbpfLogger;
 
 use super::error::one_line;
 
-/// How often the ring is read. At debug a fifth of a second's delay harms nobody.
+/// How often the ring is read. A delay of 0.2 s is no harm in a debug log.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The reading thread, which ends when this is dropped.
