@@ -32,8 +32,10 @@ pub struct Counters {
     pub resets_received: [u64; STATES],
     /// Events for which the ring buffer had no room.
     pub events_lost: u64,
-    /// Notes that had to make room, or found none.
-    pub notes_evicted: u64,
+    /// Notes of a connect() under way that made room for another one's.
+    pub connect_notes_evicted: u64,
+    /// Notes of a socket in CLOSE_WAIT that found no room.
+    pub close_wait_notes_refused: u64,
     /// Resets that found no room in the table of their observations.
     pub resets_lost: u64,
     /// Where `set_state` turns a pointer into a number.
@@ -48,13 +50,14 @@ impl Counters {
         close_wait_sum_ns: 0,
         resets_received: [0; STATES],
         events_lost: 0,
-        notes_evicted: 0,
+        connect_notes_evicted: 0,
+        close_wait_notes_refused: 0,
         resets_lost: 0,
         scratch: 0,
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (256 + 10 + 1 + 16 + 4) * 8);
+const _: () = assert!(size_of::<Counters>() == (256 + 10 + 1 + 16 + 5) * 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.

@@ -25,7 +25,10 @@ pub use inventory::{
     BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, RequestUse,
     SOURCE_WORDS, SocketRecord, Walk, socket_flags,
 };
-pub use note::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
+pub use note::{
+    CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
+    ConnectSet,
+};
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
 pub use reset::{ResetKey, ResetOrigin, ResetOriginUse, reset_flags};
 
@@ -51,6 +54,15 @@ pub mod programs {
     pub const OWNERS: &str = "owners";
 }
 
+/// Values of the global in [`maps::SCOPE`]: which network namespaces the hooks count. Any other
+/// value is the inode number of the only one; the kernel numbers them from 0xf0000000 on.
+pub mod scope {
+    /// All of them.
+    pub const ALL: u32 = 0;
+    /// None: what a fresh load counts, until the agent has set the scope.
+    pub const NONE: u32 = 1;
+}
+
 /// Names of the maps.
 pub mod maps {
     /// Per-CPU array of one [`Counters`](crate::Counters).
@@ -69,6 +81,12 @@ pub mod maps {
     pub const STACKS: &str = "STACKS";
     /// LRU hash of [`Closer`](crate::Closer) to [`CloserUse`](crate::CloserUse).
     pub const CLOSERS: &str = "CLOSERS";
+    /// Section of one `u32`: which namespaces the hooks count, see [`scope`](crate::scope).
+    pub const SCOPE: &str = ".data.scope";
+    /// Array of [`ConnectSet`](crate::ConnectSet).
+    pub const CONNECT_NOTES: &str = "CONNECT_NOTES";
+    /// Array of [`CloseWaitSet`](crate::CloseWaitSet).
+    pub const CLOSE_WAIT_NOTES: &str = "CLOSE_WAIT_NOTES";
     /// Array of one [`Walk`](crate::Walk): a walk's parameters and its results.
     pub const WALK: &str = "WALK";
     /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
@@ -90,12 +108,14 @@ pub mod maps {
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
-    /// kernel.
-    pub const RESETS_LIMIT: u32 = 1_024;
-    /// Least entries of each LRU table for each CPU: before 6.16 ("bpf: Adjust free target to avoid
+    /// kernel. Each entry has a word for every possible CPU.
+    pub const RESETS_LIMIT: u32 = 256;
+    /// Entries that each LRU table has for each CPU that is online: before 6.16 ("bpf: Adjust free target to avoid
     /// global starvation of LRU map") a CPU keeps 128 free ones to itself, so that a small table has
     /// none left for the others.
     pub const LRU_ENTRIES_PER_CPU: u32 = 256;
+    /// Entries of each such table at most. A host of 512 CPUs stays below 16 MiB with it.
+    pub const LRU_ENTRIES_MOST: u32 = 8_192;
     /// Entries of [`RESET_ORIGINS`] at least: processes and services that send or receive resets.
     pub const RESET_ORIGINS_LIMIT: u32 = 2_048;
     /// Entries of [`STRAY_RESETS`] at least: ports that somebody asks for in vain.

@@ -1,47 +1,71 @@
 //! What is noted about a socket between two transitions.
 //!
-//! A set-associative table in an array map. A hash map would cost an insertion and a deletion for
-//! each connection and each CLOSE_WAIT, some 400 ns of every connection together; here it is an
-//! inlined array look-up and four comparisons. In a full set a connect under way makes room, a leak
-//! never does, and what finds no room is counted; nothing that is published depends on a note but an age (then a lower bound) and the
-//! name behind a failed connect (then unknown).
+//! Two set-associative tables in array maps: one for connects under way, one for sockets in
+//! CLOSE_WAIT, so that a leak takes no place from a connect. A hash map would cost an insertion and
+//! a deletion for each connection and each CLOSE_WAIT, some 400 ns of every connection together.
+//! Here it is an inlined array look-up and a few comparisons.
+//!
+//! A connect under way makes room for another one; a socket in CLOSE_WAIT never does, because
+//! nothing could tell its age again. Both losses are counted. Nothing that is published depends on
+//! a note but an age (then a lower bound) and the name behind a failed connect (then unknown).
 
-/// Notes that share a slot of the table.
-pub const NOTE_WAYS: usize = 4;
+/// Notes of connects that share a slot of the table, a power of two.
+pub const CONNECT_WAYS: usize = 4;
 
-/// Slots of the table, a power of two: 4,096 * 4 notes are 640 KiB.
-pub const NOTE_SETS: u32 = 4_096;
+/// Slots of the table of connects, a power of two: 4,096 * 4 notes are 512 KiB.
+pub const CONNECT_SETS: u32 = 4_096;
 
-/// A note about one socket. 32 bytes, aligned to 8.
+/// Notes of sockets in CLOSE_WAIT that share a slot of the table, a power of two.
+pub const CLOSE_WAIT_WAYS: usize = 8;
+
+/// Slots of the table of CLOSE_WAIT, a power of two: 4,096 * 8 notes are 512 KiB.
+pub const CLOSE_WAIT_SETS: u32 = 4_096;
+
+/// A note about a socket in SYN_SENT. 24 bytes, aligned to 4.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Note {
-    /// CLOSE_WAIT: when it was entered, nanoseconds of CLOCK_MONOTONIC. SYN_SENT: 0, so that a
-    /// connect under way makes room before a leak does.
-    pub since_ns: u64,
-    /// The state during which the note holds: SYN_SENT or CLOSE_WAIT.
-    pub state: u8,
-    /// SYN_SENT: 1 where the socket had a local port already, so that none had to be found.
-    pub bound: u8,
-    /// SYN_SENT: `inet_sport`, which a socket keeps from its last connect(). If it is still the
-    /// same at CLOSE, no port was found.
-    pub source_port: u16,
-    /// SYN_SENT: thread-group id of the caller of connect(). CLOSE_WAIT: 1 where `since_ns` is
-    /// exact, 0 where a walk found the socket in the state already.
+pub struct ConnectNote {
+    /// Thread-group id of the caller of connect().
     pub tgid: u32,
-    /// SYN_SENT: `comm` of the thread-group leader.
+    /// `inet_sport`, which a socket keeps from its last connect(). If it is still the same at
+    /// CLOSE, no port was found.
+    pub source_port: u16,
+    /// 1 where the socket had a local port already, so that none had to be found.
+    pub bound: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// `comm` of the thread-group leader.
     pub comm: [u8; 16],
 }
 
-/// The notes of one slot. 160 bytes; the addresses come first and together, so that a search
+/// The connects of one slot. 128 bytes; the addresses come first and together, so that a search
 /// touches one cache line before the note that it finds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct NoteSet {
+pub struct ConnectSet {
     /// Kernel address of each note's socket; 0 where the note is free.
-    pub sks: [u64; NOTE_WAYS],
+    pub sks: [u64; CONNECT_WAYS],
     /// In no order.
-    pub notes: [Note; NOTE_WAYS],
+    pub notes: [ConnectNote; CONNECT_WAYS],
 }
 
-const _: () = assert!(size_of::<NoteSet>() == 160);
+/// The sockets in CLOSE_WAIT of one slot. 128 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CloseWaitSet {
+    /// Kernel address of each socket; 0 where the place is free.
+    pub sks: [u64; CLOSE_WAIT_WAYS],
+    /// When CLOSE_WAIT was entered, nanoseconds of CLOCK_MONOTONIC, with the lowest bit replaced:
+    /// 1 where the time is exact, 0 where a walk found the socket in the state already.
+    pub since_ns: [u64; CLOSE_WAIT_WAYS],
+}
+
+const _: () = assert!(size_of::<ConnectSet>() == 128 && size_of::<CloseWaitSet>() == 128);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C) without padding, and every bit pattern is valid.
+    unsafe impl aya::Pod for super::ConnectSet {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::CloseWaitSet {}
+}

@@ -12,7 +12,7 @@ use core::ffi::c_void;
 use aya_ebpf::{EbpfContext, macros::fexit, programs::FExitContext};
 
 use crate::{
-    focus,
+    focus, log,
     maps::counters,
     sock::{Sock, offset},
 };
@@ -30,6 +30,10 @@ fn accept(ctx: FExitContext) -> i32 {
     }
     if offset!(accept_parameters) == PARAMETERS_BEFORE {
         record(&ctx, ctx.arg(PARAMETERS_BEFORE as usize));
+    }
+    let parameters = offset!(accept_parameters);
+    if parameters != PARAMETERS && parameters != PARAMETERS_BEFORE {
+        log::unknown_accept(parameters);
     }
     0
 }

@@ -13,8 +13,9 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::fexit, programs::FExitContext}
 use tcpwatch_common::{Event, EventKind};
 
 use crate::{
-    maps::{counters, emit_if_calm},
+    maps::{Share, counters, emit},
     origins::Culprit,
+    scope,
     sock::{IPPROTO_TCP, Sock},
 };
 
@@ -35,11 +36,11 @@ fn bind(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn report(sk: Sock, port: u16) {
     let Some(counters) = counters() else { return };
-    if sk.protocol() != IPPROTO_TCP {
+    let namespace = sk.namespace();
+    if sk.protocol() != IPPROTO_TCP || !scope::covers(namespace) {
         return;
     }
     let culprit = Culprit::current();
-    let namespace = sk.namespace();
     let event = Event {
         // SAFETY: no arguments, no effects.
         time_ns: unsafe { bpf_ktime_get_ns() },
@@ -53,5 +54,5 @@ fn report(sk: Sock, port: u16) {
         comm: culprit.comm,
         reserved2: 0,
     };
-    emit_if_calm(event, counters);
+    emit(event, Share::Uncommon, counters);
 }

@@ -16,6 +16,7 @@ use tcpwatch_common::{
 };
 
 use crate::{
+    log,
     maps::{CLOSERS, STACKS, focus},
     origins::{self, Culprit},
     sock::{Object, Sock, field, has, offset},
@@ -47,6 +48,7 @@ pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
         return;
     }
     if STACKS.insert(&sk, &NO_STACK, 0).is_err() {
+        log::focus_full();
         return;
     }
     let Some(stack) = STACKS.get_ptr_mut(&sk) else { return };
@@ -110,7 +112,10 @@ pub(crate) fn count_closer(sk: Sock) {
             (*entry).comm = culprit.comm;
         },
         None => {
-            let _ = CLOSERS.insert(&closer, CloserUse { count: 1, comm: culprit.comm }, 0);
+            let first = CloserUse { count: 1, comm: culprit.comm };
+            if CLOSERS.insert(&closer, first, 0).is_err() {
+                log::focus_full();
+            }
         }
     }
 }

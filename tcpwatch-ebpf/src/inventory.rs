@@ -270,14 +270,14 @@ fn waits_since(sk: Sock, sk_state: u32, walk: &Walk) -> u64 {
 /// The first walk that meets it notes that time, so that a keep-alive never makes it younger.
 #[inline(always)]
 fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
-    if let Some(note) = notes::get(sk, state::CLOSE_WAIT) {
-        return (note.since_ns, note.tgid != 0);
+    if let Some(noted) = notes::close_wait(sk) {
+        return noted;
     }
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
     // Where there is no room the agent remembers it, for the sockets that it describes.
-    notes::put(sk, &notes::close_wait(since_ns, 0));
+    let _ = notes::put_close_wait(sk, since_ns, false);
     (since_ns, false)
 }
 

@@ -1,11 +1,11 @@
 //! The kernel side of tcpwatch: one file per hook.
 //!
-//! It observes, counts and copies. It holds no threshold and no text, takes no decision, and every
-//! table is of fixed size, whatever a remote peer does.
+//! It observes, counts and copies. It holds no threshold and no text but that of [`log`], takes no
+//! decision, and every table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
 //! walks: [`inventory`], [`owners`]. All of them read kernel memory through [`sock`] and
-//! [`segment`].
+//! [`segment`]; [`scope`] says which namespaces the hooks count.
 #![no_std]
 #![no_main]
 
@@ -13,12 +13,14 @@ mod accept;
 mod bind;
 mod focus;
 mod inventory;
+mod log;
 mod maps;
 mod notes;
 mod origins;
 mod owners;
 mod passive_reset;
 mod receive_reset;
+mod scope;
 mod segment;
 mod send_reset;
 mod set_state;

@@ -6,9 +6,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
-    Closer, CloserUse, Counters, Destination, DestinationUse, Event, Focus, NOTE_SETS, NoteSet,
-    OpeningStack, RequestUse, ResetKey, ResetOrigin, ResetOriginUse, Walk, maps as names,
+    CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet, Counters,
+    Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey, ResetOrigin,
+    ResetOriginUse, Walk, maps as names,
 };
+
+use crate::log;
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -32,7 +35,10 @@ pub(crate) static STACKS: LruHashMap<u64, OpeningStack> =
 pub(crate) static CLOSERS: LruHashMap<Closer, CloserUse> =
     LruHashMap::with_max_entries(names::CLOSERS_LIMIT, 0);
 #[map]
-pub(crate) static NOTES: Array<NoteSet> = Array::with_max_entries(NOTE_SETS, 0);
+pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CONNECT_SETS, 0);
+#[map]
+pub(crate) static CLOSE_WAIT_NOTES: Array<CloseWaitSet> =
+    Array::with_max_entries(CLOSE_WAIT_SETS, 0);
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
@@ -76,24 +82,29 @@ pub(crate) fn walk() -> Option<&'static mut Walk> {
     Some(unsafe { &mut *walk })
 }
 
-/// Sends an event up that any process can cause as often as it likes: while the ring is half full it
-/// is counted as lost, so that the others find room.
-#[inline(always)]
-pub(crate) fn emit_if_calm(event: Event, counters: &mut Counters) {
-    if EVENTS.query(AVAILABLE_DATA) * 2 > EVENTS.query(RING_SIZE) {
-        counters.events_lost += 1;
-    } else {
-        emit(event, counters);
-    }
+/// How far the ring may be filled by events of one kind, in eighths of it. What any process can
+/// cause as often as it likes leaves place for what is rarer.
+#[derive(Clone, Copy)]
+pub(crate) enum Share {
+    /// A connect() that failed at the other end or on the way: a program that tries again and
+    /// again makes thousands.
+    Common = 6,
+    /// A connect() or bind() that found no port: rare, unless a program insists.
+    Uncommon = 7,
+    /// The others. The last eighth of the default size holds 370 of them.
+    Rare = 8,
 }
 
 /// Sends an event up, or counts it as lost. The agent looks at its leisure; it is woken only when
 /// the ring is half full, because a wake-up for each event is what makes tracers slow.
 #[inline(always)]
-pub(crate) fn emit(event: Event, counters: &mut Counters) {
-    let half_full = EVENTS.query(AVAILABLE_DATA) * 2 > EVENTS.query(RING_SIZE);
-    let flags = if half_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    if EVENTS.output::<Event>(event, u64::from(flags)).is_err() {
+pub(crate) fn emit(event: Event, share: Share, counters: &mut Counters) {
+    let used = EVENTS.query(AVAILABLE_DATA) * 8;
+    let size = EVENTS.query(RING_SIZE);
+    let is_half_full = used > size * 4;
+    let flags = if is_half_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if used > size * share as u64 || EVENTS.output::<Event>(event, u64::from(flags)).is_err() {
         counters.events_lost += 1;
+        log::event_lost(event.kind);
     }
 }

@@ -1,92 +1,139 @@
-//! Notes about a socket between two transitions; see [`tcpwatch_common::Note`] for the why.
+//! Notes about a socket between two transitions; see `note.rs` of `tcpwatch-common` for the why.
+//!
+//! Two CPUs may write one slot at once and take the same place. Then one note is lost, or has the
+//! other's contents. Both were written within nanoseconds, so an age is right all the same, and a
+//! name is wrong very rarely.
 
-use tcpwatch_common::{NOTE_SETS, NOTE_WAYS, Note, NoteSet};
+use tcpwatch_common::{
+    CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
+    ConnectSet,
+};
 
-use crate::{maps::NOTES, sock::state};
+use crate::maps::{CLOSE_WAIT_NOTES, CONNECT_NOTES};
 
-/// The notes that a socket may be in: by a multiplicative hash of its address, whose low six bits
-/// say nothing (slab objects are aligned to a cache line).
+/// What became of a note.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It is in the socket's former place, or in a free one.
+    Placed,
+    /// It is in the place of another socket, whose note is lost.
+    Evicted,
+    /// It found no place.
+    Refused,
+}
+
+/// The lowest bit of [`CloseWaitSet::since_ns`].
+const EXACT: u64 = 1;
+
+/// A multiplicative hash of a socket's address, whose low six bits say nothing (slab objects are
+/// aligned to a cache line).
 #[inline(always)]
-fn set_of(sk: u64) -> Option<&'static mut NoteSet> {
+fn hash(sk: u64) -> u32 {
     const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
-    let hash = (sk >> 6).wrapping_mul(GOLDEN_RATIO) >> 32;
-    let set = NOTES.get_ptr_mut(hash as u32 & (NOTE_SETS - 1))?;
-    // SAFETY: the map lives as long as the program. Two CPUs may write one set at once and take the
-    // same place; then one note is lost, or has the other's contents. Both were written within
-    // nanoseconds, so an age is right all the same, and a name is wrong once in a blue moon.
+    ((sk >> 6).wrapping_mul(GOLDEN_RATIO) >> 32) as u32
+}
+
+/// Notes a connect under way. In a full slot it takes the place of another one. A note whose end was
+/// not seen goes this way too.
+#[inline(always)]
+pub(crate) fn put_connect(sk: u64, note: &ConnectNote) -> Put {
+    let Some(set) = connects_of(sk) else { return Put::Refused };
+    let (place, put) = match place_for(&set.sks, sk) {
+        Some(place) => (place, Put::Placed),
+        // Bits that do not choose the slot, so that no place is always the victim.
+        None => ((hash(sk) >> 16) as usize, Put::Evicted),
+    };
+    // The mask shows the verifier the bound of a value that went through the stack.
+    let place = place & (CONNECT_WAYS - 1);
+    set.sks[place] = sk;
+    set.notes[place] = *note;
+    put
+}
+
+/// The connect under way of the socket, if it is noted.
+#[inline(always)]
+pub(crate) fn connect(sk: u64) -> Option<ConnectNote> {
+    let set = connects_of(sk)?;
+    let way = way_of(&set.sks, sk)?;
+    Some(set.notes[way & (CONNECT_WAYS - 1)])
+}
+
+/// Forgets the connect.
+#[inline(always)]
+pub(crate) fn forget_connect(sk: u64) {
+    if let Some(set) = connects_of(sk)
+        && let Some(way) = way_of(&set.sks, sk)
+    {
+        set.sks[way & (CONNECT_WAYS - 1)] = 0;
+    }
+}
+
+/// Notes since when a socket is in CLOSE_WAIT, in a free place only.
+#[inline(always)]
+pub(crate) fn put_close_wait(sk: u64, since_ns: u64, is_exact: bool) -> Put {
+    let Some(set) = close_wait_of(sk) else { return Put::Refused };
+    let Some(place) = place_for(&set.sks, sk) else { return Put::Refused };
+    let place = place & (CLOSE_WAIT_WAYS - 1);
+    set.sks[place] = sk;
+    set.since_ns[place] = since_ns & !EXACT | u64::from(is_exact);
+    Put::Placed
+}
+
+/// Since when the socket is in CLOSE_WAIT, and whether that is exact, if it is noted.
+#[inline(always)]
+pub(crate) fn close_wait(sk: u64) -> Option<(u64, bool)> {
+    let set = close_wait_of(sk)?;
+    let way = way_of(&set.sks, sk)?;
+    let since_ns = set.since_ns[way & (CLOSE_WAIT_WAYS - 1)];
+    Some((since_ns & !EXACT, since_ns & EXACT != 0))
+}
+
+/// Forgets that the socket was in CLOSE_WAIT.
+#[inline(always)]
+pub(crate) fn forget_close_wait(sk: u64) {
+    if let Some(set) = close_wait_of(sk)
+        && let Some(way) = way_of(&set.sks, sk)
+    {
+        set.sks[way & (CLOSE_WAIT_WAYS - 1)] = 0;
+    }
+}
+
+#[inline(always)]
+fn connects_of(sk: u64) -> Option<&'static mut ConnectSet> {
+    let set = CONNECT_NOTES.get_ptr_mut(hash(sk) & (CONNECT_SETS - 1))?;
+    // SAFETY: the map lives as long as the program; see above for two CPUs at once.
     Some(unsafe { &mut *set })
 }
 
-/// A note of a socket in CLOSE_WAIT.
 #[inline(always)]
-pub(crate) fn close_wait(since_ns: u64, exact: u32) -> Note {
-    Note {
-        since_ns,
-        state: state::CLOSE_WAIT as u8,
-        bound: 0,
-        source_port: 0,
-        tgid: exact,
-        comm: [0; 16],
-    }
+fn close_wait_of(sk: u64) -> Option<&'static mut CloseWaitSet> {
+    let set = CLOSE_WAIT_NOTES.get_ptr_mut(hash(sk) & (CLOSE_WAIT_SETS - 1))?;
+    // SAFETY: likewise.
+    Some(unsafe { &mut *set })
 }
 
-/// Writes a note, in place of the socket's former one, a free one, or that of a connect under way:
-/// a leak's is never given up, for nobody could tell its age again. Returns whether there was room.
+/// The socket's own place, else a free one.
 #[inline(always)]
-pub(crate) fn put(sk: u64, note: &Note) -> bool {
-    let Some(set) = set_of(sk) else { return false };
-    let mut place = NOTE_WAYS;
-    let mut connecting = NOTE_WAYS;
+fn place_for<const WAYS: usize>(sks: &[u64; WAYS], sk: u64) -> Option<usize> {
+    let mut free = None;
     let mut way = 0;
-    while way < NOTE_WAYS {
-        if set.sks[way] == sk {
-            place = way;
-            break;
+    while way < WAYS {
+        if sks[way] == sk {
+            return Some(way);
         }
-        if set.sks[way] == 0 {
-            place = way;
-        } else if set.notes[way].state == state::SYN_SENT as u8 {
-            connecting = way;
+        if sks[way] == 0 {
+            free = Some(way);
         }
         way += 1;
     }
-    if place == NOTE_WAYS {
-        place = connecting;
-    }
-    if place == NOTE_WAYS {
-        return false;
-    }
-    // The mask shows the verifier the bound of a value that went through the stack.
-    let place = place & (NOTE_WAYS - 1);
-    set.sks[place] = sk;
-    set.notes[place] = *note;
-    true
-}
-
-/// The socket's note for this state, if there is one.
-#[inline(always)]
-pub(crate) fn get(sk: u64, during: u32) -> Option<Note> {
-    let set = set_of(sk)?;
-    let way = way_of(set, sk)?;
-    let note = set.notes[way];
-    if u32::from(note.state) == during { Some(note) } else { None }
-}
-
-/// Forgets the socket.
-#[inline(always)]
-pub(crate) fn remove(sk: u64) {
-    if let Some(set) = set_of(sk)
-        && let Some(way) = way_of(set, sk)
-    {
-        set.sks[way] = 0;
-    }
+    free
 }
 
 #[inline(always)]
-fn way_of(set: &NoteSet, sk: u64) -> Option<usize> {
+fn way_of<const WAYS: usize>(sks: &[u64; WAYS], sk: u64) -> Option<usize> {
     let mut way = 0;
-    while way < NOTE_WAYS {
-        if set.sks[way] == sk {
+    while way < WAYS {
+        if sks[way] == sk {
             return Some(way);
         }
         way += 1;

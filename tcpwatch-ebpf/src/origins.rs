@@ -11,6 +11,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, maps::LruHashMap};
 use tcpwatch_common::{Address, ResetKey, ResetOrigin, ResetOriginUse};
 
 use crate::{
+    log,
     maps::{RESET_ORIGINS, STRAY_RESETS},
     sock::{Namespace, Sock, TcpSock, current_leader_comm, state},
 };
@@ -99,7 +100,9 @@ fn add(
         }
         // An LRU map makes room; that it cannot is not to be expected, and costs one count.
         None => {
-            let _ = table.insert(origin, ResetOriginUse { count: 1, peer, comm }, 0);
+            if table.insert(origin, ResetOriginUse { count: 1, peer, comm }, 0).is_err() {
+                log::origins_full(origin.port);
+            }
         }
     }
 }

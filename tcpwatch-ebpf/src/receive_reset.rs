@@ -16,6 +16,7 @@ use crate::{
     maps::counters,
     notes,
     origins::{self, Culprit},
+    scope,
     sock::{Sock, state},
 };
 
@@ -30,7 +31,7 @@ fn receive_reset(ctx: BtfTracePointContext) -> i32 {
         const RCV_SHUTDOWN: u8 = 1;
         // Such a socket was ended by data; a real reset there harms nobody.
         let may_be_data = sk_state == state::FIN_WAIT1 || sk_state == state::FIN_WAIT2;
-        if !may_be_data || sk.shutdown() & RCV_SHUTDOWN == 0 {
+        if (!may_be_data || sk.shutdown() & RCV_SHUTDOWN == 0) && scope::covers(sk.namespace()) {
             counters.resets_received[sk_state as usize & (STATES - 1)] += 1;
             attribute(sk, sk_state, counters);
         }
@@ -44,7 +45,7 @@ fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
     let Some(tcp) = sk.tcp() else { return };
     let mut culprit = Culprit::UNKNOWN;
     if sk_state == state::SYN_SENT
-        && let Some(note) = notes::get(sk.address(&mut counters.scratch), state::SYN_SENT)
+        && let Some(note) = notes::connect(sk.address(&mut counters.scratch))
     {
         culprit = Culprit { tgid: note.tgid, comm: note.comm };
     }

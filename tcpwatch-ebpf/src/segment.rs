@@ -8,7 +8,10 @@ use core::{ffi::c_void, ptr::with_exposed_provenance};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use tcpwatch_common::Address;
 
-use crate::sock::{Namespace, Object, field};
+use crate::{
+    log,
+    sock::{Namespace, Object, field},
+};
 
 /// `struct sk_buff` of a segment, its headers found.
 pub(crate) struct Segment(Object);
@@ -96,6 +99,11 @@ impl Segment {
 #[inline(always)]
 fn read<T: Copy>(address: u64, otherwise: T) -> T {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(with_exposed_provenance::<T>(address as usize)) }
-        .unwrap_or(otherwise)
+    match unsafe { bpf_probe_read_kernel(with_exposed_provenance::<T>(address as usize)) } {
+        Ok(value) => value,
+        Err(_) => {
+            log::header_unreadable();
+            otherwise
+        }
+    }
 }

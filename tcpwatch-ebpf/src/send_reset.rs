@@ -13,8 +13,10 @@ use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointConte
 use tcpwatch_common::{ResetKey, reset_flags as flags};
 
 use crate::{
+    log,
     maps::{RESETS, counters},
     origins::{self, Culprit},
+    scope,
     segment::Segment,
     sock::{SOCK_DEAD, SOCK_LINGER, Sock, are_given, offset, state},
 };
@@ -52,7 +54,10 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
                 observe(None, Some(segment), key);
             }
         }
-        (false, false) => observe(None, None, key),
+        (false, false) => {
+            log::unknown_reset();
+            observe(None, None, key);
+        }
     }
     0
 }
@@ -61,6 +66,17 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
 /// gives one.
 #[inline(always)]
 pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: ResetKey) {
+    let is_covered = match (sk, &segment) {
+        (Some(sk), _) => scope::covers(sk.namespace()),
+        (None, Some(segment)) => match segment.namespace() {
+            Some(namespace) => scope::covers(namespace),
+            None => scope::covers_unknown(),
+        },
+        (None, None) => scope::covers_unknown(),
+    };
+    if !is_covered {
+        return;
+    }
     if let Some(sk) = sk {
         describe_socket(sk, &mut key);
     }
@@ -140,5 +156,6 @@ fn count(key: &ResetKey) {
         && let Some(counters) = counters()
     {
         counters.resets_lost += 1;
+        log::resets_full();
     }
 }

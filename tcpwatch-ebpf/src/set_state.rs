@@ -15,16 +15,17 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, Event, EventKind, Note, STATES, Tuple};
-
-use crate::{
-    focus,
-    maps::{counters, emit},
-    notes,
-    sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
+use tcpwatch_common::{
+    CLOSE_WAIT_BUCKETS_NS, ConnectNote, Counters, Event, EventKind, STATES, Tuple,
 };
 
-const EXACT: u32 = 1;
+use crate::{
+    focus, log,
+    maps::{Share, counters, emit},
+    notes::{self, Put},
+    scope,
+    sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
+};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state(ctx: BtfTracePointContext) -> i32 {
@@ -38,7 +39,7 @@ fn set_state(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &mut Counters) {
-    if sk.protocol() != IPPROTO_TCP {
+    if sk.protocol() != IPPROTO_TCP || !scope::covers(sk.namespace()) {
         return;
     }
     counters.transitions[old as usize & (STATES - 1)][new as usize & (STATES - 1)] += 1;
@@ -63,21 +64,22 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
 /// noted now.
 #[inline(always)]
 fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
-    let note = Note {
-        since_ns: 0,
-        state: state::SYN_SENT as u8,
-        bound: u8::from(sk.local_port() != 0),
-        source_port: sk.tcp().map_or(0, TcpSock::source_port),
+    let note = ConnectNote {
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        source_port: sk.tcp().map_or(0, TcpSock::source_port),
+        bound: u8::from(sk.local_port() != 0),
+        reserved: 0,
         comm: current_leader_comm(),
     };
-    let refused = !notes::put(address, &note);
-    counters.notes_evicted += u64::from(refused);
+    if notes::put_connect(address, &note) != Put::Placed {
+        counters.connect_notes_evicted += 1;
+        log::connect_note_evicted(note.tgid);
+    }
 }
 
 #[inline(always)]
 fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
-    let note = notes::get(address, state::SYN_SENT);
+    let note = notes::connect(address);
     match new {
         state::CLOSE => {
             let Some(tcp) = sk.tcp() else { return };
@@ -90,23 +92,31 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
             {
                 local_port = 0;
             }
-            report(sk, note, EventKind::ConnectFailed, sk.tuple(local_port), counters);
+            let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
+            report(sk, note, EventKind::ConnectFailed, sk.tuple(local_port), share, counters);
         }
         // Simultaneous open, the only way from SYN_SENT to SYN_RECV (RFC 9293 section 3.5). With
         // one socket at both ends it is a self-connection.
         state::SYN_RECV => {
             let tuple = sk.tuple(sk.local_port());
             if tuple.is_self() {
-                report(sk, note, EventKind::SelfConnection, tuple, counters);
+                report(sk, note, EventKind::SelfConnection, tuple, Share::Rare, counters);
             }
         }
         _ => {}
     }
-    notes::remove(address);
+    notes::forget_connect(address);
 }
 
 #[inline(always)]
-fn report(sk: Sock, note: Option<Note>, kind: EventKind, tuple: Tuple, counters: &mut Counters) {
+fn report(
+    sk: Sock,
+    note: Option<ConnectNote>,
+    kind: EventKind,
+    tuple: Tuple,
+    share: Share,
+    counters: &mut Counters,
+) {
     let (tgid, comm) = note.map_or((0, [0; 16]), |note| (note.tgid, note.comm));
     let event = Event {
         time_ns: now_ns(),
@@ -120,24 +130,26 @@ fn report(sk: Sock, note: Option<Note>, kind: EventKind, tuple: Tuple, counters:
         comm,
         reserved2: 0,
     };
-    emit(event, counters);
+    emit(event, share, counters);
 }
 
 /// The FIN is being processed, so the time of the last segment is now.
 #[inline(always)]
 fn close_wait_entered(sk: Sock, address: u64, counters: &mut Counters) {
     let since_ns = sk.tcp().map_or(0, TcpSock::last_segment_ns);
-    let refused = !notes::put(address, &notes::close_wait(since_ns, EXACT));
-    counters.notes_evicted += u64::from(refused);
+    if notes::put_close_wait(address, since_ns, true) != Put::Placed {
+        counters.close_wait_notes_refused += 1;
+        log::close_wait_note_refused();
+    }
 }
 
 #[inline(always)]
 fn close_wait_left(sk: u64, counters: &mut Counters) {
-    let note = notes::get(sk, state::CLOSE_WAIT);
-    notes::remove(sk);
+    let note = notes::close_wait(sk);
+    notes::forget_close_wait(sk);
     // A lower bound does not belong among measured times.
-    let Some(note) = note.filter(|note| note.tgid == EXACT) else { return };
-    let spent_ns = now_ns().saturating_sub(note.since_ns);
+    let Some((since_ns, true)) = note else { return };
+    let spent_ns = now_ns().saturating_sub(since_ns);
     let mut bucket = 0;
     while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {
         bucket += 1;

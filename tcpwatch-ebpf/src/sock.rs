@@ -18,6 +18,8 @@ use aya_ebpf::helpers::{
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
 
+use crate::log;
+
 /// Set by the agent before the load, frozen since.
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Offsets = Offsets::ABSENT;
@@ -394,6 +396,11 @@ pub(crate) fn current_leader_comm() -> [u8; 16] {
 pub(crate) fn leader_comm(leader: u64) -> [u8; 16] {
     let comm = leader + u64::from(offset!(comm));
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(with_exposed_provenance::<[u8; 16]>(comm as usize)) }
-        .unwrap_or([0; 16])
+    match unsafe { bpf_probe_read_kernel(with_exposed_provenance::<[u8; 16]>(comm as usize)) } {
+        Ok(name) => name,
+        Err(_) => {
+            log::name_unreadable();
+            [0; 16]
+        }
+    }
 }

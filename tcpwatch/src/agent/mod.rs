@@ -39,7 +39,7 @@ use self::{
     walker::WalkerThread,
 };
 use crate::{
-    config::{Config, Namespaces},
+    config::{Config, LogLevel, Namespaces},
     engine::Engine,
     facts::{Inventory, NotSeen, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs, Scope},
@@ -104,6 +104,7 @@ async fn start(
     let signals = Signals::new()?;
     let options = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
     };
     let programs = Programs::load(&options)?;

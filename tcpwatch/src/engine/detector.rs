@@ -33,6 +33,11 @@ pub(crate) trait Detector: Debug + Send {
     /// Adds what the next inventory is to look at more closely.
     fn focus(&self, _detect: &Detect, _focus: &mut Focus) {}
 
+    /// Facts that found no place in its memory and are not judged, added up.
+    fn left_out(&self) -> u64 {
+        0
+    }
+
     /// Pushes what holds in this round.
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>);
 }

@@ -120,6 +120,7 @@ impl Engine {
     #[must_use]
     pub fn samples(&self) -> Samples {
         let mut samples = self.sampler.samples();
+        samples.reset_rows_lost = self.detectors.iter().map(|it| it.left_out()).sum();
         samples.make_plain();
         samples
     }

@@ -17,6 +17,8 @@ pub struct KernelCounters {
     pub unseen_causes: &'static [ResetCause],
     /// Resets received, by the state of the socket; `None` without the hook.
     pub resets_received: Option<Vec<(TcpState, u64)>>,
+    /// How full the tables behind the counters are.
+    pub tables: Vec<TableUse>,
     /// What was lost, by stage.
     pub lost: Vec<(&'static str, u64)>,
 }

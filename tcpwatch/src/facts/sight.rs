@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plain;
+
 /// Something that is not seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotSeen {
@@ -60,8 +62,8 @@ impl NotSeen {
             names: Vec::new(),
             count: None,
             errno: None,
-            lost: plain(lost.as_ref()),
-            why: plain(why.as_ref()),
+            lost: plain::text(lost.as_ref()).into_owned(),
+            why: plain::text(why.as_ref()).into_owned(),
             hides_host: false,
         }
     }
@@ -84,7 +86,7 @@ impl NotSeen {
     #[must_use]
     pub fn named<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         let named = names.into_iter().filter(|name| !name.is_empty());
-        self.names = named.take(NAMES).map(plain).collect();
+        self.names = named.take(NAMES).map(|name| plain::text(name).into_owned()).collect();
         self
     }
 
@@ -103,15 +105,6 @@ impl fmt::Display for NotSeen {
     }
 }
 
-/// Without what would break a line or drive a terminal.
-fn plain(text: &str) -> String {
-    let is_unprintable = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.replace(is_unprintable, "?")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +115,7 @@ mod tests {
         let it = NotSeen::new(Unseen::Namespaces, "two", "why\nnot")
             .named(names.iter().map(String::as_str));
         assert_eq!(it.names.len(), NAMES);
-        assert_eq!(it.names[0], "?[31m0");
-        assert_eq!(it.to_string(), "two: why?not");
+        assert_eq!(it.names[0], r"\u{1b}[31m0");
+        assert_eq!(it.to_string(), r"two: why\nnot");
     }
 }

@@ -9,7 +9,7 @@ use aya::maps::{Array, MapData};
 use tcpwatch_common::{Focus as WireFocus, OpeningStack};
 
 use super::{code::Code, lru::LruTable, records::Copied, symbols::Symbols};
-use crate::facts::{Focus, Role};
+use crate::facts::{Focus, Role, TableUse};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
 /// out of the ordinary. A leak has one, or a few; the rest waits its turn.
@@ -44,6 +44,11 @@ impl CloseLook {
             of_socket: HashMap::new(),
             known: HashMap::new(),
         }
+    }
+
+    /// How full the table of stacks was when it was read last.
+    pub(super) fn table_use(&self) -> TableUse {
+        self.stacks.table_use()
     }
 
     /// Tells the kernel side what is asked for from now on.

@@ -10,10 +10,11 @@ use aya::{
     maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::ProgramFd,
 };
-use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey};
+use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey, maps::RESETS_LIMIT};
 
 use crate::facts::{
-    CloseWaitDurations, KernelCounters, ResetCause, ResetObservation, ResetReason, TcpState,
+    CloseWaitDurations, KernelCounters, ResetCause, ResetObservation, ResetReason, TableUse,
+    TcpState,
 };
 
 /// Where the hooks count.
@@ -53,18 +54,22 @@ impl CounterReader {
         for cpu in per_cpu.iter() {
             add(&mut sum, cpu);
         }
+        let resets_sent = match &self.maps.resets_sent {
+            Some(resets) => Some(self.resets_sent(resets).ok()?),
+            None => None,
+        };
+        let kinds = resets_sent.as_ref().map_or(0, Vec::len) as u64;
         Some(KernelCounters {
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
-            resets_sent: match &self.maps.resets_sent {
-                Some(resets) => Some(self.resets_sent(resets).ok()?),
-                None => None,
-            },
+            resets_sent,
+            tables: vec![TableUse { table: "resets", entries: kinds, limit: RESETS_LIMIT.into() }],
             unseen_causes: self.unseen_causes,
             resets_received: self.maps.sees_resets_received.then(|| by_state(&sum.resets_received)),
             lost: vec![
                 ("ring_buffer", sum.events_lost),
-                ("notes", sum.notes_evicted),
+                ("connect_notes", sum.connect_notes_evicted),
+                ("close_wait_notes", sum.close_wait_notes_refused),
                 ("resets", sum.resets_lost),
                 ("hooks", self.missed_runs()),
             ],
@@ -119,7 +124,8 @@ fn add(sum: &mut Counters, cpu: &Counters) {
     add_all(&mut sum.resets_received, &cpu.resets_received);
     sum.close_wait_sum_ns += cpu.close_wait_sum_ns;
     sum.events_lost += cpu.events_lost;
-    sum.notes_evicted += cpu.notes_evicted;
+    sum.connect_notes_evicted += cpu.connect_notes_evicted;
+    sum.close_wait_notes_refused += cpu.close_wait_notes_refused;
     sum.resets_lost += cpu.resets_lost;
 }
 

@@ -135,6 +135,13 @@ impl Hook {
 /// What keeps a program attached while it lives.
 pub struct Link(#[expect(dead_code, reason = "it is dropped, no more")] Box<dyn Any + Send>);
 
+impl Link {
+    /// Of whatever ends with the hooks.
+    pub(super) fn new(kept: impl Any + Send) -> Self {
+        Self(Box::new(kept))
+    }
+}
+
 fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<(), ProgramError> {
     match program {
         Program::BtfTracePoint(program) => program.load(function, btf),
@@ -150,7 +157,7 @@ fn attach(program: &mut Program) -> Result<Link, ProgramError> {
     macro_rules! attached {
         ($program:expr) => {{
             let link = $program.attach()?;
-            Ok(Link(Box::new($program.take_link(link)?)))
+            Ok(Link::new($program.take_link(link)?))
         }};
     }
     match program {

@@ -4,6 +4,7 @@
 //! the kernel, and comes back to its own. It blocks, so it never runs on the async thread.
 
 use std::{
+    collections::HashSet,
     fs::File,
     net::Ipv4Addr,
     sync::{
@@ -20,7 +21,7 @@ use aya::{
 };
 use tcpwatch_common::{
     BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, RequestUse, SocketRecord, Walk,
-    maps, programs,
+    maps, programs, scope as counted,
 };
 
 use super::{
@@ -32,6 +33,7 @@ use super::{
     error::InventoryError,
     memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
+    notes::NoteTables,
     owners::OwnerBook,
     process::container_of,
     reach::{LeftOut, Reach, Step, Whose},
@@ -58,6 +60,9 @@ pub(super) struct WalkerMaps {
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     /// `None` where owners cannot be looked up.
     pub(super) wanted: Option<BpfHashMap<MapData, u64, u8>>,
+    /// Which namespaces the hooks count.
+    pub(super) counted_netns: Array<MapData, u32>,
+    pub(super) notes: NoteTables,
 }
 
 /// Takes inventories.
@@ -67,6 +72,8 @@ pub struct Walker {
     destinations: BpfHashMap<MapData, Destination, WireUse>,
     requests: BpfHashMap<MapData, u32, RequestUse>,
     owners: Option<OwnerBook>,
+    counted_netns: Array<MapData, u32>,
+    notes: NoteTables,
     attribution: Attribution,
     close_look: CloseLook,
     reach: Reach,
@@ -87,6 +94,8 @@ pub struct Walker {
     failed_look_ups: u64,
     memory: Memory,
     destinations_seen: u64,
+    /// Ports with unanswered requests, of the namespace that had most.
+    requests_seen: u64,
 }
 
 impl Walker {
@@ -98,14 +107,16 @@ impl Walker {
         (ids, home): (NetnsIds, FoundNamespace),
         scope: Scope,
         close_wait_limit: usize,
-    ) -> Self {
-        let WalkerMaps { walk, destinations, requests, wanted } = maps;
-        Self {
+    ) -> Result<Self, InventoryError> {
+        let WalkerMaps { walk, destinations, requests, wanted, counted_netns, notes } = maps;
+        let mut walker = Self {
             ebpf,
             walk,
             destinations,
             requests,
             owners: wanted.map(OwnerBook::new),
+            counted_netns,
+            notes,
             attribution,
             close_look,
             reach,
@@ -122,13 +133,30 @@ impl Walker {
             failed_look_ups: 0,
             memory: Memory::default(),
             destinations_seen: 0,
-        }
+            requests_seen: 0,
+        };
+        walker.count_only(scope)?;
+        Ok(walker)
     }
 
     /// Takes what a reload changes.
     pub fn reconfigure(&mut self, scope: Scope, close_wait_limit: usize) {
         self.scope = scope;
         self.close_wait_limit = close_wait_limit;
+        if let Err(error) = self.count_only(scope) {
+            tracing::error!(%error, "scope of the hooks not changed");
+        }
+    }
+
+    /// Tells the hooks which namespaces they count. This process keeps its own namespace alive, so
+    /// that no other one gets its inode number.
+    fn count_only(&mut self, scope: Scope) -> Result<(), InventoryError> {
+        let value = match scope {
+            Scope::All => counted::ALL,
+            Scope::Host => FoundNamespace::host().map_err(InventoryError::Namespace)?.inode,
+        };
+        self.counted_netns.set(0, value, 0)?;
+        Ok(())
     }
 
     /// Walks every namespace and names the owners of the sockets that matter. What `focus` asks for
@@ -148,9 +176,11 @@ impl Walker {
         self.focus = focus.clone();
         let began = Instant::now();
         self.destinations_seen = 0;
+        self.requests_seen = 0;
         let mut not_seen = self.missing_hooks.clone();
         let (mut copied, of_namespaces) = self.tour()?;
         let walked = began.elapsed();
+        self.notes.look();
         let mut of_owners = self.name_owners(&mut copied, policy);
         if policy == OwnerPolicy::AtOnce && self.may_have_ended() {
             copied = self.tour()?.0;
@@ -256,14 +286,26 @@ impl Walker {
         self.failed_look_ups
     }
 
-    /// How full the tables of the last walk were.
+    /// How full the tables were in the last inventory.
     #[must_use]
     pub fn table_use(&self) -> Vec<TableUse> {
-        vec![TableUse {
-            table: "destinations",
-            entries: self.destinations_seen,
-            limit: u64::from(maps::DESTINATIONS_LIMIT),
-        }]
+        let mut tables = vec![
+            TableUse {
+                table: "destinations",
+                entries: self.destinations_seen,
+                limit: u64::from(maps::DESTINATIONS_LIMIT),
+            },
+            TableUse {
+                table: "requests",
+                entries: self.requests_seen,
+                limit: u64::from(maps::REQUESTS_LIMIT),
+            },
+        ];
+        tables.extend(self.owners.as_ref().map(OwnerBook::table_use));
+        tables.extend(self.notes.table_use());
+        tables.extend(self.attribution.table_use());
+        tables.push(self.close_look.table_use());
+        tables
     }
 
     /// Walks the namespace that the calling thread is in. `room` is what is left of the sockets in
@@ -374,14 +416,16 @@ impl Walker {
     }
 
     /// What the walk counted for the ports of listeners.
-    fn describe_listeners(&self, namespace: &mut Namespace, settings: &Settings) {
+    fn describe_listeners(&mut self, namespace: &mut Namespace, settings: &Settings) {
         let generation = self.scratch.generation;
+        let mut ports = HashSet::new();
         for listener in &mut namespace.listeners {
             let port = listener.local.port;
             listener.in_port_range = settings.is_ephemeral(port);
             if let Ok(requests) = self.requests.get(&u32::from(port), 0)
                 && requests.generation == generation
             {
+                ports.insert(port);
                 listener.unanswered = requests.unanswered;
                 listener.unanswered_sources = estimate_distinct(&requests.sources);
             }
@@ -389,6 +433,7 @@ impl Walker {
                 listener.local_clients = self.loopback_clients(port, generation);
             }
         }
+        self.requests_seen = self.requests_seen.max(ports.len() as u64);
     }
 
     /// Connections over loopback to a port of this namespace.

@@ -6,30 +6,56 @@ use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, MapData},
 };
-use tcpwatch_common::maps::LRU_ENTRIES_PER_CPU;
+use tcpwatch_common::maps::{LRU_ENTRIES_MOST, LRU_ENTRIES_PER_CPU};
 
-/// Entries of a table on this machine: `least`, and for each CPU enough.
+use crate::facts::TableUse;
+
+/// Entries of a table on this machine: `least`, and for each CPU that is online enough, up to a
+/// bound. Possible CPUs are no measure: a virtual machine announces hundreds that never come.
 pub(super) fn entries(least: u32) -> u32 {
-    let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
-    least.max(cpus.saturating_mul(LRU_ENTRIES_PER_CPU))
+    let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
+    entries_with(least, u32::try_from(cpus).unwrap_or(u32::MAX))
+}
+
+/// Entries on a machine with so many CPUs online.
+pub(super) fn entries_with(least: u32, cpus: u32) -> u32 {
+    least.max(cpus.saturating_mul(LRU_ENTRIES_PER_CPU)).min(LRU_ENTRIES_MOST)
 }
 
 pub(super) struct LruTable<K: Pod, V: Pod> {
     map: BpfHashMap<MapData, K, V>,
-    /// Keys that are read at most. Reading begins again when the entry that it had come to is
-    /// dropped for another one, and under a storm of new ones might never end.
-    most: usize,
+    name: &'static str,
+    entries: u32,
+    /// Entries that the last reading met.
+    seen: u64,
 }
 
 impl<K: Pod + Eq + Hash, V: Pod> LruTable<K, V> {
-    /// `least`: see [`entries`].
-    pub(super) fn new(map: BpfHashMap<MapData, K, V>, least: u32) -> Self {
-        Self { map, most: 2 * entries(least) as usize }
+    /// `name`: the `table` label; `least`: see [`entries`].
+    pub(super) fn new(map: BpfHashMap<MapData, K, V>, name: &'static str, least: u32) -> Self {
+        Self { map, name, entries: entries(least), seen: 0 }
     }
 
-    /// What it holds; an entry that comes and goes meanwhile may be missed.
-    pub(super) fn read(&self) -> HashMap<K, V> {
-        self.map.iter().take(self.most).filter_map(Result::ok).collect()
+    /// Shows each entry. One that comes and goes meanwhile may be missed, and one may be shown
+    /// twice: reading begins again when the entry that it had come to is dropped for another one.
+    /// Under a storm of new ones that might never end, so it has a bound.
+    pub(super) fn for_each(&mut self, mut each: impl FnMut(K, V)) {
+        let most = 2 * self.entries as usize;
+        let mut seen = 0;
+        for (key, value) in self.map.iter().take(most).filter_map(Result::ok) {
+            seen += 1;
+            each(key, value);
+        }
+        self.seen = seen.min(u64::from(self.entries));
+    }
+
+    /// What it holds.
+    pub(super) fn read(&mut self) -> HashMap<K, V> {
+        let mut entries = HashMap::new();
+        self.for_each(|key, value| {
+            entries.insert(key, value);
+        });
+        entries
     }
 
     /// Empties it.
@@ -38,5 +64,11 @@ impl<K: Pod + Eq + Hash, V: Pod> LruTable<K, V> {
             // One that has just gone is gone.
             let _ = self.map.remove(&key);
         }
+        self.seen = 0;
+    }
+
+    /// How full it was when it was read last.
+    pub(super) fn table_use(&self) -> TableUse {
+        TableUse { table: self.name, entries: self.seen, limit: u64::from(self.entries) }
     }
 }

@@ -28,7 +28,7 @@ use super::{
     process::start_ticks,
     walk::read_records,
 };
-use crate::facts::{NotSeen, Owner, Process, Timestamp, Unseen};
+use crate::facts::{NotSeen, Owner, Process, TableUse, Timestamp, Unseen};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
@@ -48,6 +48,8 @@ pub(super) struct OwnerBook {
     unreadable: HashSet<u32>,
     generation: u64,
     next_pass: Instant,
+    /// Sockets that the last pass looked for.
+    looked_for: u64,
 }
 
 struct Entry {
@@ -91,7 +93,14 @@ impl OwnerBook {
             unreadable: HashSet::new(),
             generation: 0,
             next_pass: Instant::now(),
+            looked_for: 0,
         }
+    }
+
+    /// How full the table of sockets was in the last pass.
+    pub(super) fn table_use(&self) -> TableUse {
+        let limit = u64::from(maps::WANTED_LIMIT);
+        TableUse { table: "wanted", entries: self.looked_for, limit }
     }
 
     /// Finds the owners of these sockets (by inode number), as far as the bounds allow, and
@@ -128,6 +137,7 @@ impl OwnerBook {
         }
         for some in missing.chunks(maps::WANTED_LIMIT as usize).take(passes) {
             let began = Instant::now();
+            self.looked_for = some.len() as u64;
             let found = self.pass(ebpf, some);
             self.next_pass = Instant::now() + began.elapsed() * REST;
             // A pass that failed has found none: they are unknown until the next try.

@@ -23,8 +23,10 @@ use super::{
     error::one_line,
     hooks::Link,
     inventory::WalkerMaps,
+    kernel_log::KernelLog,
     lru::{self, LruTable},
     namespaces::{FoundNamespace, NetnsIds},
+    notes::NoteTables,
     reach::{Reach, missing_hooks},
     symbols::Symbols,
 };
@@ -32,6 +34,13 @@ use crate::facts::{NotSeen, ResetCause};
 
 /// The kernel side, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
+
+/// aya-log's map, as that crate names it.
+const LOG_RING: &str = "AYA_LOGS";
+/// Its size where it is read: a power of two. 64 KiB hold some 300 messages.
+const LOG_BYTES: u32 = 64 * 1024;
+/// A level below all of aya-log's.
+const LOG_OFF: u8 = 0;
 
 /// Why nothing could be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +78,8 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Size of the ring buffer; a power of two, a multiple of the page size.
     pub ring_buffer_bytes: u32,
+    /// Whether the kernel side's error paths tell the log what they met.
+    pub kernel_log: bool,
     /// The tcpwatch that is started for the names of functions; without it, places in files stand
     /// for them.
     pub symbols_by: Option<&'static str>,
@@ -76,7 +87,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_buffer_bytes: maps::EVENTS_BYTES, symbols_by: None }
+        Self { ring_buffer_bytes: maps::EVENTS_BYTES, kernel_log: false, symbols_by: None }
     }
 }
 
@@ -98,11 +109,15 @@ impl Programs {
         check_capabilities()?;
         raise_limits();
         let types = KernelTypes::read()?;
+        let log_level = if options.kernel_log { aya_log::Level::Debug as u8 } else { LOG_OFF };
+        let log_bytes = if options.kernel_log { LOG_BYTES } else { page_bytes() };
         let mut ebpf = EbpfLoader::new()
             // A new loader has parsed the kernel's types for relocations, of which there are none;
             // they take 22 MB, so they go before they are parsed again for attaching.
             .btf(None)
             .override_global(maps::OFFSETS, &types.offsets, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .map_max_entries(LOG_RING, log_bytes)
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
             .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
             .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
@@ -111,8 +126,14 @@ impl Programs {
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let mut links = Vec::new();
+        if options.kernel_log {
+            match KernelLog::start(&mut ebpf) {
+                Ok(log) => links.push(Link::new(log)),
+                Err(error) => tracing::warn!(error, "log of the kernel side not read"),
+            }
+        }
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let mut statuses = Vec::new();
         for hook in Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets)) {
             let outcome = hook.attach(&mut ebpf, &btf).map(|link| links.extend(link));
@@ -160,7 +181,8 @@ impl Programs {
         self.statuses.iter().any(|status| status.hook.name == name && status.outcome.is_ok())
     }
 
-    /// Splits into the readers. The hooks stay attached as long as the returned links live.
+    /// Splits into the readers. The hooks count from now on, what `scope` covers, and stay attached
+    /// as long as the returned links live.
     pub fn split(
         mut self,
         scope: Scope,
@@ -185,21 +207,26 @@ impl Programs {
             destinations: self.take_map(maps::DESTINATIONS)?,
             requests: self.take_map(maps::REQUESTS)?,
             wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
+            counted_netns: self.take_map(maps::SCOPE)?,
+            notes: NoteTables::new(
+                self.take_map(maps::CONNECT_NOTES)?,
+                self.take_map(maps::CLOSE_WAIT_NOTES)?,
+            ),
         };
         let origins = [
-            LruTable::new(self.take_map(maps::RESET_ORIGINS)?, maps::RESET_ORIGINS_LIMIT),
-            LruTable::new(self.take_map(maps::STRAY_RESETS)?, maps::STRAY_RESETS_LIMIT),
+            self.lru_table(maps::RESET_ORIGINS, "reset_origins", maps::RESET_ORIGINS_LIMIT)?,
+            self.lru_table(maps::STRAY_RESETS, "stray_resets", maps::STRAY_RESETS_LIMIT)?,
         ];
         let sees_resets = sees_resets_sent || sees_resets_received;
         let attribution = Attribution::new(
             sees_resets.then_some(origins),
-            LruTable::new(self.take_map(maps::CLOSERS)?, maps::CLOSERS_LIMIT),
+            self.lru_table(maps::CLOSERS, "closers", maps::CLOSERS_LIMIT)?,
             reset_reasons.clone(),
             ids,
         );
         let close_look = CloseLook::new(
             self.take_map(maps::FOCUS)?,
-            LruTable::new(self.take_map(maps::STACKS)?, maps::STACKS_LIMIT),
+            self.lru_table(maps::STACKS, "stacks", maps::STACKS_LIMIT)?,
             self.symbols_by.and_then(|program| {
                 Symbols::start(program)
                     .inspect_err(|error| {
@@ -226,7 +253,8 @@ impl Programs {
             (ids, home),
             scope,
             close_wait_limit,
-        );
+        )
+        .map_err(|error| LoadError::Object(one_line(&error)))?;
         Ok((EventRing::new(events, ids), counters, walker, self.links))
     }
 
@@ -240,6 +268,19 @@ impl Programs {
         } else {
             &[]
         }
+    }
+
+    fn lru_table<K, V>(
+        &mut self,
+        map: &str,
+        label: &'static str,
+        least: u32,
+    ) -> Result<LruTable<K, V>, LoadError>
+    where
+        K: aya::Pod + Eq + std::hash::Hash,
+        V: aya::Pod,
+    {
+        Ok(LruTable::new(self.take_map(map)?, label, least))
     }
 
     fn take_map<T>(&mut self, name: &str) -> Result<T, LoadError>
@@ -291,6 +332,11 @@ fn raise_limits() {
     }
 }
 
+/// The least size of a ring buffer.
+fn page_bytes() -> u32 {
+    u32::try_from(rustix::param::page_size()).unwrap_or(LOG_BYTES)
+}
+
 /// Type information takes some tens of megabytes while it is parsed; glibc would keep them.
 fn return_free_memory() {
     #[cfg(target_env = "gnu")]
@@ -313,3 +359,6 @@ impl LoadError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,13 @@ impl<const N: usize> Counter<N> {
         }
     }
 
+    /// Shows these totals and no others. For counters by owner: a series ends when its owner loses
+    /// its name, and begins anew at 0 when that comes back, which Prometheus takes for a restart.
+    pub(super) fn show<'a>(&mut self, totals: impl IntoIterator<Item = ([&'a str; N], u64)>) {
+        self.clear();
+        self.grow(totals);
+    }
+
     pub(super) fn family(&self) -> MetricFamily {
         family(&self.row, &self.series, |count, metric| {
             let mut counter = proto::Counter::default();

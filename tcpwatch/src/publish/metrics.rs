@@ -1,8 +1,8 @@
 //! Every metric, its name written once: what Prometheus scrapes from `/metrics`.
 //!
 //! A metric's doc comment below is its HELP line and its row in the README. Gauges show the last
-//! inventory and vanish with what they measured; counters only rise, and stay when their namespace
-//! has gone. What a missing hook cannot see is absent, never 0; every value of a closed enum is
+//! inventory and vanish with what they measured; counters only rise. Those by owner or namespace end
+//! with it, their total under `other`. What a missing hook cannot see is absent, never 0; every value of a closed enum is
 //! there, zero included. No label carries a pid, an address or an ephemeral port.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
@@ -82,7 +82,7 @@ families! {
     /// Local ports that one destination can have: ip_local_port_range without the reserved ones.
     ephemeral_ports_available: Gauge = "tcpwatch_ephemeral_ports_available" [netns];
     /// Calls of connect() that failed after SYN_SENT, by who called it and why.
-    connect_failures: Counter = "tcpwatch_connect_failures_total" [process, unit, reason];
+    connect_failures: Counter = "tcpwatch_connect_failures_total" [netns, process, unit, reason];
 
     /// Sockets that were seen to be connected to themselves, as it happened.
     self_connections: Counter = "tcpwatch_self_connections_total" [netns];
@@ -175,6 +175,7 @@ impl Metrics {
         self.observe_namespaces(samples);
         self.observe_owners(samples);
         self.observe_findings(samples);
+        self.families.events_lost.grow([(["reset_rows"], samples.reset_rows_lost)]);
     }
 
     fn observe_namespaces(&mut self, samples: &Samples) {
@@ -201,21 +202,21 @@ impl Metrics {
         let all = || samples.namespace_totals.iter();
         families
             .self_connections
-            .grow(all().map(|totals| ([&*totals.netns], totals.self_connections)));
+            .show(all().map(|totals| ([&*totals.netns], totals.self_connections)));
         let netstat = || all().filter_map(|totals| Some((&*totals.netns, totals.netstat?)));
         let families = &mut self.families;
         families
             .time_wait_overflows
-            .grow(netstat().map(|(netns, netstat)| ([netns], netstat.time_wait_overflows)));
+            .show(netstat().map(|(netns, netstat)| ([netns], netstat.time_wait_overflows)));
         families
             .listen_overflows
-            .grow(netstat().map(|(netns, netstat)| ([netns], netstat.listen_overflows)));
+            .show(netstat().map(|(netns, netstat)| ([netns], netstat.listen_overflows)));
         families
             .listen_drops
-            .grow(netstat().map(|(netns, netstat)| ([netns], netstat.listen_drops)));
+            .show(netstat().map(|(netns, netstat)| ([netns], netstat.listen_drops)));
         families
             .syncookies_sent
-            .grow(netstat().map(|(netns, netstat)| ([netns], netstat.syncookies_sent)));
+            .show(netstat().map(|(netns, netstat)| ([netns], netstat.syncookies_sent)));
     }
 
     fn observe_owners(&mut self, samples: &Samples) {
@@ -241,10 +242,13 @@ impl Metrics {
             families.accept_queue_limit.add(labels, sample.accept_limit as f64);
         }
 
-        families.connect_failures.grow(samples.connect_failures.iter().flat_map(|sample| {
+        families.connect_failures.show(samples.connect_failures.iter().flat_map(|sample| {
             ConnectFailure::ALL.map(|reason| {
                 let total = if reason == sample.reason { sample.total } else { 0 };
-                ([&*sample.owner.process, &*sample.owner.unit, reason.label()], total)
+                (
+                    [&*sample.netns, &*sample.owner.process, &*sample.owner.unit, reason.label()],
+                    total,
+                )
             })
         }));
     }
@@ -304,6 +308,8 @@ impl Metrics {
             }
         }
 
+        self.observe_tables(&counters.tables);
+        let families = &mut self.families;
         families.events_lost.grow(counters.lost.iter().map(|&(stage, total)| ([stage], total)));
     }
 
@@ -338,11 +344,9 @@ impl Metrics {
         }
     }
 
-    /// Takes over how full the tables are.
+    /// Takes over how full the tables are; one that is not mentioned keeps its number.
     pub fn observe_tables(&mut self, tables: &[TableUse]) {
         let families = &mut self.families;
-        families.table_entries.clear();
-        families.table_limit.clear();
         for &TableUse { table, entries, limit } in tables {
             families.table_entries.set([table], entries as f64);
             families.table_limit.set([table], limit as f64);

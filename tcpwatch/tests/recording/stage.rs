@@ -44,6 +44,7 @@ impl<'a> Stage<'a> {
         let programs = Programs::load(&LoadOptions {
             ring_buffer_bytes: config.limits.ring_buffer_bytes,
             symbols_by: Some(env!("CARGO_BIN_EXE_tcpwatch")),
+            ..LoadOptions::default()
         })?;
         let absent = programs.statuses().iter().filter(|status| status.outcome.is_err());
         let absent = absent.map(|status| status.hook.name).collect();

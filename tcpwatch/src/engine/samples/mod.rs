@@ -1,12 +1,13 @@
 //! The numbers that are published, already grouped as their labels want them.
 //!
 //! Grouping and cutting by owner is judgement, so it is done here and not where it is published:
-//! a gauge keeps the largest `limits.owners` and sums the rest under [`OTHER`]; a counter's owner,
-//! once named, stays named, so that `other` never falls.
+//! a gauge keeps the largest `limits.owners` and sums the others under [`OTHER`]; of a counter the
+//! largest of now are named, and what loses its name adds its total to `other`, which never falls.
 
 use std::{sync::Arc, time::Duration};
 
 pub(crate) mod cut;
+pub(crate) mod named_totals;
 pub(crate) mod sampler;
 
 use crate::{
@@ -35,7 +36,7 @@ pub struct NamespaceSample {
     pub self_connected: u64,
 }
 
-/// Counters of one namespace label since the agent started; a namespace once named stays named.
+/// Counters of one namespace label since it was named; see `engine/named_totals.rs`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceTotals {
     /// The `netns` label.
@@ -89,9 +90,11 @@ pub struct ListenerSample {
     pub accept_limit: u64,
 }
 
-/// Failed connects of one owner since the agent started.
+/// Failed connects of one owner since it was named.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectFailureSample {
+    /// The `netns` label.
+    pub netns: Arc<str>,
     /// Who.
     pub owner: OwnerLabels,
     /// Why.
@@ -133,6 +136,8 @@ pub struct Samples {
     pub connect_failures: Vec<ConnectFailureSample>,
     /// Active findings.
     pub findings: Vec<FindingSample>,
+    /// Resets that found no place among the counts that are followed.
+    pub reset_rows_lost: u64,
 }
 
 impl Samples {
@@ -145,6 +150,7 @@ impl Samples {
             listeners,
             connect_failures,
             findings,
+            reset_rows_lost: _,
         } = self;
         let mut namespace_names: Vec<&mut Arc<str>> = Vec::new();
         let mut owners: Vec<&mut OwnerLabels> = Vec::new();
@@ -162,7 +168,10 @@ impl Samples {
             namespace_names.push(&mut row.netns);
             owners.push(&mut row.owner);
         }
-        owners.extend(connect_failures.iter_mut().map(|row| &mut row.owner));
+        for row in connect_failures {
+            namespace_names.push(&mut row.netns);
+            owners.push(&mut row.owner);
+        }
         namespace_names.into_iter().for_each(plain::make_shared);
         for OwnerLabels { process, unit } in owners {
             plain::make(process);

@@ -1,12 +1,12 @@
 //! Groups the numbers as their labels want them, and cuts them; see [`Samples`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use super::cut::{NamedTotals, largest};
+use super::{cut::largest, named_totals::NamedTotals};
 use crate::{
     engine::{
         finding::Finding,
@@ -21,12 +21,19 @@ use crate::{
     },
 };
 
-/// Self-connections that wait for the name of their namespace: those between two inventories in a
-/// namespace that is new, so hardly ever one.
+/// Events that wait for the name of their namespace: those between two inventories in a namespace
+/// that is new, and those before the first inventory.
 const UNNAMED: usize = 1_024;
 
+/// Rounds without a failed connect() after which the series of a process ends: a day of the default
+/// interval. A free place costs nothing, and a series that ends and comes back hides its first count.
+const IDLE_ROUNDS: u32 = 17_280;
+
+/// The agent's own namespace, which has a name whatever it counts.
+const HOST: &str = "host";
+
 /// A counter of a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Total {
     SelfConnections,
     TimeWaitOverflows,
@@ -39,14 +46,21 @@ enum Total {
 pub(crate) struct Sampler {
     owners: usize,
     gauges: Samples,
-    connect_failures: NamedTotals<OwnerLabels, ConnectFailure>,
+    connect_failures: NamedTotals<(Arc<str>, OwnerLabels), ConnectFailure>,
     totals: NamedTotals<Arc<str>, Total>,
     /// The last counters of each namespace that is there.
     netstat: HashMap<NetnsId, NetstatCounters>,
     /// Names of the namespaces that are there.
     names: HashMap<NetnsId, Arc<str>>,
-    /// The namespaces of self-connections that came before an inventory has named them.
-    unnamed_self_connections: Vec<NetnsId>,
+    /// What came before an inventory has named its namespace.
+    unnamed: Vec<(NetnsId, Happened)>,
+}
+
+/// An event, as far as it is counted.
+#[derive(Clone, Debug)]
+enum Happened {
+    ConnectFailed(OwnerLabels, ConnectFailure),
+    SelfConnection,
 }
 
 impl Sampler {
@@ -55,11 +69,11 @@ impl Sampler {
         Self {
             owners,
             gauges: Samples::default(),
-            connect_failures: NamedTotals::new(owners, other),
-            totals: NamedTotals::new(owners, OTHER.into()),
+            connect_failures: NamedTotals::new(owners, ("".into(), other)).idle_after(IDLE_ROUNDS),
+            totals: NamedTotals::new(owners, OTHER.into()).pin(HOST.into()),
             netstat: HashMap::new(),
             names: HashMap::new(),
-            unnamed_self_connections: Vec::new(),
+            unnamed: Vec::new(),
         }
     }
 
@@ -70,19 +84,27 @@ impl Sampler {
     }
 
     pub(crate) fn handle_event(&mut self, event: &Event) {
-        match event {
-            Event::ConnectFailed { reason, process, .. } => {
-                self.connect_failures.add(&labels(process.as_deref()), *reason, 1);
+        let (netns, happened) = match event {
+            Event::ConnectFailed { netns, reason, process, .. } => {
+                (netns, Happened::ConnectFailed(labels(process.as_deref()), *reason))
             }
-            Event::SelfConnection { netns, .. } => match self.names.get(netns) {
-                Some(name) => self.totals.add(&name.clone(), Total::SelfConnections, 1),
-                // The next inventory may know its name; the rest of a flood goes without.
-                None if self.unnamed_self_connections.len() < UNNAMED => {
-                    self.unnamed_self_connections.push(*netns);
-                }
-                None => self.totals.add(&"".into(), Total::SelfConnections, 1),
-            },
-            Event::BindFailed { .. } => {}
+            Event::SelfConnection { netns, .. } => (netns, Happened::SelfConnection),
+            Event::BindFailed { .. } => return,
+        };
+        match self.names.get(netns) {
+            Some(name) => self.count(name.clone(), happened),
+            // The next inventory may know its name; what is beyond that goes without.
+            None if self.unnamed.len() < UNNAMED => self.unnamed.push((*netns, happened)),
+            None => self.count("".into(), happened),
+        }
+    }
+
+    fn count(&mut self, netns: Arc<str>, happened: Happened) {
+        match happened {
+            Happened::ConnectFailed(owner, reason) => {
+                self.connect_failures.add(&(netns, owner), reason, 1);
+            }
+            Happened::SelfConnection => self.totals.add(&netns, Total::SelfConnections, 1),
         }
     }
 
@@ -107,7 +129,8 @@ impl Sampler {
         samples.connect_failures = self
             .connect_failures
             .iter()
-            .map(|(owner, reason, total)| ConnectFailureSample {
+            .map(|((netns, owner), reason, total)| ConnectFailureSample {
+                netns: netns.clone(),
                 owner: owner.clone(),
                 reason,
                 total,
@@ -123,9 +146,9 @@ impl Sampler {
             .iter()
             .map(|namespace| (namespace.id, namespace.name.clone()))
             .collect();
-        for netns in std::mem::take(&mut self.unnamed_self_connections) {
+        for (netns, happened) in std::mem::take(&mut self.unnamed) {
             let name = self.names.get(&netns).cloned().unwrap_or_default();
-            self.totals.add(&name, Total::SelfConnections, 1);
+            self.count(name, happened);
         }
         let mut before = std::mem::take(&mut self.netstat);
         for namespace in &inventory.namespaces {
@@ -146,6 +169,11 @@ impl Sampler {
             }
             self.netstat.insert(namespace.id, new);
         }
+        let names: HashSet<&Arc<str>> = self.names.values().collect();
+        // One without a name may be any.
+        let is_there = |name: &Arc<str>| name.is_empty() || names.contains(name);
+        self.totals.end_round(is_there);
+        self.connect_failures.end_round(|(netns, _)| is_there(netns));
     }
 
     fn namespace_totals(&self) -> Vec<NamespaceTotals> {

@@ -137,8 +137,8 @@ impl Model {
         let samples = self.engine.samples();
         let counters = counters(&samples);
         for (name, before) in &self.counters {
-            let now = counters.get(name);
-            assert!(now.is_some_and(|now| now >= before), "{name} was {before}, is {now:?}");
+            let now = counters.get(name).copied().unwrap_or(0);
+            assert!(now >= *before, "{name} was {before}, is {now}");
         }
         self.counters = counters;
     }
@@ -206,22 +206,37 @@ fn peer_in_title(finding: &Finding) -> String {
     }
 }
 
+/// The counters that never fall: those of `other`, and the sums. A series of an owner may end, and
+/// begin anew.
 fn counters(samples: &Samples) -> BTreeMap<String, u64> {
     let mut counters = BTreeMap::new();
-    let mut add = |name: String, value| {
-        assert_eq!(counters.insert(name.clone(), value), None, "{name} is there twice");
+    let mut seen = HashSet::new();
+    let mut add = |kind: String, owner: String, is_other: bool, value: u64| {
+        assert!(seen.insert((kind.clone(), owner.clone())), "{kind} of {owner} is there twice");
+        let sum: &mut u64 = counters.entry(kind.clone()).or_default();
+        *sum = sum.saturating_add(value);
+        if is_other {
+            counters.insert(format!("{kind} of others"), value);
+        }
     };
     for row in &samples.connect_failures {
-        add(format!("{:?} {:?}", row.owner, row.reason), row.total);
+        let is_other = row.owner.process == super::super::OTHER && row.netns.is_empty();
+        add(
+            format!("{:?}", row.reason),
+            format!("{} {:?}", row.netns, row.owner),
+            is_other,
+            row.total,
+        );
     }
     for row in &samples.namespace_totals {
-        let netns = &row.netns;
-        add(format!("{netns:?} self-connections"), row.self_connections);
+        let (netns, is_other) = (row.netns.to_string(), &*row.netns == super::super::OTHER);
+        let mut add = |kind: &str, value| add(kind.to_owned(), netns.clone(), is_other, value);
+        add("self-connections", row.self_connections);
         let Some(netstat) = row.netstat else { continue };
-        add(format!("{netns:?} time-wait"), netstat.time_wait_overflows);
-        add(format!("{netns:?} overflows"), netstat.listen_overflows);
-        add(format!("{netns:?} drops"), netstat.listen_drops);
-        add(format!("{netns:?} cookies"), netstat.syncookies_sent);
+        add("time-wait", netstat.time_wait_overflows);
+        add("overflows", netstat.listen_overflows);
+        add("drops", netstat.listen_drops);
+        add("cookies", netstat.syncookies_sent);
     }
     counters
 }

@@ -323,7 +323,7 @@ fn a_count_that_began_again_counts_from_nothing() {
 }
 
 #[test]
-fn a_row_that_one_reading_missed_is_not_new() {
+fn a_service_that_is_not_mentioned_has_not_moved() {
     let mut host = Host::quiet([ResetCount { count: 1_000_000, ..row(LINGER) }]);
     let mut miss = |readings: u64| {
         let rows = std::mem::take(&mut host.rows);
@@ -332,9 +332,53 @@ fn a_row_that_one_reading_missed_is_not_new() {
         host.add(&[10]).len()
     };
     assert_eq!(miss(1), 0);
-    assert_eq!(miss(1), 0);
-    // After two the table had dropped it: all that it has is new.
-    assert_eq!(miss(2), 1);
+    assert_eq!(miss(2), 0);
+    assert_eq!(miss(120), 0);
+    // After longer the kernel's reader has forgotten it: all that it has is new.
+    assert_eq!(miss(140), 1);
+}
+
+#[test]
+fn a_row_that_its_service_comes_without_once_is_not_new() {
+    let another = process(7, "api");
+    let mut host = Host::quiet([
+        ResetCount { count: 1_000_000, ..row(LINGER) },
+        ResetCount { count: 5, process: Some(another), ..row(LINGER) },
+    ]);
+    let missed = host.rows.remove(0);
+    assert_eq!(host.add(&[1]), []);
+    host.rows.insert(0, missed);
+    assert_eq!(host.add(&[10, 0]), []);
+}
+
+#[test]
+fn a_storm_is_seen_beside_more_origins_than_fit() {
+    let mut host = Host::quiet([row(LINGER)]);
+    // A scan from everywhere: as many new rows with each reading as the kernel's tables hold.
+    let scanned = |netns: u64, port: u16| ResetCount {
+        netns,
+        port,
+        process: None,
+        count: 3,
+        ..row(NO_LISTENER)
+    };
+    let mut raised = 0;
+    for reading in 0..10 {
+        host.rows.truncate(1);
+        if reading >= 5 {
+            host.rows.push(ResetCount {
+                port: 9_092,
+                count: 100_000 * (reading - 4),
+                ..row(LINGER)
+            });
+        }
+        let free = 16_384 - host.rows.len() as u16;
+        host.rows.extend((0..free).map(|port| scanned(100 + reading, port)));
+        let found = host.add(&[]).iter().filter(|it| it.subject.port == Some(9_092)).count();
+        assert!(reading < 6 || found == 1, "{found} in reading {reading}");
+        raised += found;
+    }
+    assert!(raised >= 4, "{raised}");
 }
 
 #[test]

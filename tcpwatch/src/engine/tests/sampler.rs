@@ -229,7 +229,7 @@ fn netstat_counters_start_at_zero_and_count_what_comes_after() {
 }
 
 #[test]
-fn netstat_counters_survive_their_namespace() {
+fn netstat_counters_outlive_their_namespace_for_a_while_then_are_part_of_other() {
     let mut watch = Watch::new();
     let blue = |overflows| Namespace { netstat: netstat(overflows), ..namespace(5, "blue") };
     watch.see([blue(10)]);
@@ -240,6 +240,33 @@ fn netstat_counters_survive_their_namespace() {
     watch.see([Namespace { id: 6, ..blue(100) }]);
     watch.see([Namespace { id: 6, ..blue(101) }]);
     assert_eq!(totals(&watch.engine.samples(), "blue").netstat, netstat(4));
+    for _ in 0..20 {
+        watch.see([host()]);
+    }
+    let samples = watch.engine.samples();
+    assert_eq!(totals(&samples, OTHER).netstat, netstat(4));
+    assert!(samples.namespace_totals.iter().all(|totals| &*totals.netns != "blue"));
+}
+
+#[test]
+fn pods_that_come_and_go_leave_names_for_those_that_are_there() {
+    let mut watch = watch_with_owners(10);
+    let pod = |id: u64, overflows| Namespace {
+        netstat: netstat(overflows),
+        ..namespace(id, &format!("pod-{id}"))
+    };
+    for minute in 0..60 {
+        for look in 0..12 {
+            watch.see([host(), pod(1, minute * 12 + look), pod(100 + minute, look)]);
+        }
+    }
+    // A pod that starts now has a name, and one that was always there has kept its own.
+    watch.see([host(), pod(1, 720), pod(999, 0)]);
+    watch.see([host(), pod(1, 720), pod(999, 1_000_000)]);
+    let samples = watch.engine.samples();
+    assert_eq!(totals(&samples, "pod-999").netstat, netstat(1_000_000));
+    assert_eq!(totals(&samples, "pod-1").netstat, netstat(720));
+    assert!(samples.namespace_totals.len() <= 11, "{samples:#?}");
 }
 
 #[test]
@@ -306,6 +333,7 @@ fn a_flood_of_self_connections_in_unknown_namespaces_is_counted_to_the_last() {
 #[test]
 fn connect_failures_are_counted_by_owner_and_reason() {
     let mut watch = Watch::new();
+    watch.see([host()]);
     let curl = process_in(70, "curl", "sync.service");
     for reason in ConnectFailure::ALL {
         watch.engine.handle_event(&failed(Some(&curl), reason));
@@ -338,29 +366,39 @@ fn connect_failures_are_counted_by_owner_and_reason() {
 }
 
 #[test]
-fn a_counter_keeps_its_name_when_the_limit_falls_and_gets_none_from_other_when_it_rises() {
+fn a_counter_loses_its_name_with_the_limit_and_other_never_falls() {
     let mut watch = watch_with_owners(1);
+    watch.see([host()]);
     let (a, b) = (process(1, "a"), process(2, "b"));
     let total_of = |watch: &Watch, name: &str| {
         let samples = watch.engine.samples();
-        samples
-            .connect_failures
-            .iter()
-            .find(|row| row.owner.process == name)
-            .map_or(0, |row| row.total)
+        let rows = samples.connect_failures.iter();
+        rows.filter(|row| row.owner.process == name).map(|row| row.total).sum::<u64>()
     };
-    watch.engine.handle_event(&failed(Some(&a), ConnectFailure::Refused));
-    watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
+    let fail = |watch: &mut Watch, process: &Arc<Process>| {
+        watch.engine.handle_event(&failed(Some(process), ConnectFailure::Refused));
+    };
+    fail(&mut watch, &a);
+    fail(&mut watch, &b);
     assert_eq!((total_of(&watch, "a"), total_of(&watch, OTHER)), (1, 1));
     watch.engine.reconfigure(&watch.detect, &watch.ignore, 2);
-    watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
+    fail(&mut watch, &b);
     assert_eq!((total_of(&watch, "b"), total_of(&watch, OTHER)), (1, 1));
+    // The smaller loses its name with the next inventory.
     watch.engine.reconfigure(&watch.detect, &watch.ignore, 1);
-    watch.engine.handle_event(&failed(Some(&b), ConnectFailure::Refused));
-    watch.engine.handle_event(&failed(Some(&a), ConnectFailure::Refused));
-    assert_eq!(total_of(&watch, "b"), 2);
-    assert_eq!(total_of(&watch, "a"), 2);
-    assert_eq!(total_of(&watch, OTHER), 1);
+    fail(&mut watch, &b);
+    watch.see([host()]);
+    assert_eq!((total_of(&watch, "b"), total_of(&watch, OTHER)), (2, 2));
+    assert_eq!(total_of(&watch, "a"), 0);
+}
+
+#[test]
+fn connect_failures_before_the_first_inventory_get_the_name_of_their_namespace() {
+    let mut watch = Watch::new();
+    watch.engine.handle_event(&failed(None, ConnectFailure::Refused));
+    watch.see([host()]);
+    let rows = watch.engine.samples().connect_failures;
+    assert_eq!(rows.iter().map(|row| (&*row.netns, row.total)).collect::<Vec<_>>(), [("host", 1)]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn counters() -> KernelCounters {
         },
         resets_sent: Some(vec![(observation, 5), (observation, 6)]),
         resets_received: Some(vec![(TcpState::Established, 8)]),
+        tables: vec![TableUse { table: "resets", entries: 9, limit: 256 }],
         lost: vec![("ring_buffer", 0), ("owner_cache", 4)],
     }
 }
@@ -197,7 +198,7 @@ fn closed_enums_are_complete_with_zeros() {
     zero(r#"tcpwatch_resets_received_total{state="close_wait"}"#);
     zero(r#"tcpwatch_findings{kind="time-wait-exhaustion",severity="info"}"#);
     zero(
-        r#"tcpwatch_connect_failures_total{process="backupd",unit="backup.service",reason="other"}"#,
+        r#"tcpwatch_connect_failures_total{netns="host",process="backupd",unit="backup.service",reason="other"}"#,
     );
     assert_eq!(
         value(&metrics, r#"tcpwatch_resets_sent_total{cause="no_listener"}"#),
@@ -207,7 +208,7 @@ fn closed_enums_are_complete_with_zeros() {
 }
 
 #[test]
-fn gauges_vanish_with_what_they_measured_and_counters_stay() {
+fn gauges_and_counters_by_owner_vanish_with_what_they_measured() {
     let mut metrics = full();
     metrics.observe_samples(&Samples::default());
     let text = metrics.encode_own();
@@ -215,26 +216,43 @@ fn gauges_vanish_with_what_they_measured_and_counters_stay() {
     assert!(!text.contains("tcpwatch_close_wait_sockets"));
     assert!(!text.contains("tcpwatch_accept_queue"));
     assert!(!text.contains("tcpwatch_finding_info"));
-    assert_eq!(value(&metrics, r#"tcpwatch_listen_overflows_total{netns="host"}"#), Some(17.0));
+    assert!(!text.contains("tcpwatch_listen_overflows_total"));
+    assert!(!text.contains("tcpwatch_connect_failures_total"));
+    assert_eq!(value(&metrics, r#"tcpwatch_resets_sent_total{cause="no_listener"}"#), Some(11.0));
 }
 
 #[test]
-fn counters_never_fall_and_go_on_from_where_their_source_restarted() {
+fn counters_of_the_kernel_side_never_fall_and_go_on_from_where_their_source_restarted() {
     let mut metrics = metrics();
     let mut seen = Vec::new();
     for total in [10, 4, 6, 6] {
-        metrics.observe_samples(&Samples {
-            namespace_totals: vec![NamespaceTotals {
-                netns: "host".into(),
-                self_connections: total,
-                netstat: None,
-            }],
-            ..Samples::default()
+        metrics.observe_counters(&KernelCounters {
+            lost: vec![("ring_buffer", total)],
+            ..KernelCounters::default()
         });
-        let series = r#"tcpwatch_self_connections_total{netns="host"}"#;
+        let series = r#"tcpwatch_events_lost_total{stage="ring_buffer"}"#;
         seen.push(value(&metrics, series).unwrap());
     }
     assert_eq!(seen, [10.0, 10.0, 12.0, 12.0]);
+}
+
+#[test]
+fn a_counter_of_an_owner_that_comes_back_begins_anew() {
+    let mut metrics = metrics();
+    let mut seen = Vec::new();
+    for total in [Some(10), None, Some(2)] {
+        let row = |self_connections| NamespaceTotals {
+            netns: "pod".into(),
+            self_connections,
+            netstat: None,
+        };
+        metrics.observe_samples(&Samples {
+            namespace_totals: total.map(row).into_iter().collect(),
+            ..Samples::default()
+        });
+        seen.push(value(&metrics, r#"tcpwatch_self_connections_total{netns="pod"}"#));
+    }
+    assert_eq!(seen, [Some(10.0), None, Some(2.0)]);
 }
 
 #[test]
@@ -270,7 +288,7 @@ fn samples_with_the_same_labels_are_summed() {
     let labels = r#"{netns="host",process="other",unit="",role="",port=""}"#;
     assert_eq!(value(&metrics, &format!("tcpwatch_close_wait_sockets{labels}")), Some(6.0));
     assert_eq!(value(&metrics, &format!("tcpwatch_close_wait_oldest_seconds{labels}")), Some(12.0));
-    let refused = r#"tcpwatch_connect_failures_total{process="backupd",unit="backup.service",reason="refused"}"#;
+    let refused = r#"tcpwatch_connect_failures_total{netns="host",process="backupd",unit="backup.service",reason="refused"}"#;
     assert_eq!(value(&metrics, refused), Some(82.0));
 }
 

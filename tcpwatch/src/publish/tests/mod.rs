@@ -95,16 +95,19 @@ fn samples() -> Samples {
         }],
         connect_failures: vec![
             ConnectFailureSample {
+                netns: "host".into(),
                 owner: owner("backupd", "backup.service"),
                 reason: ConnectFailure::Refused,
                 total: 41,
             },
             ConnectFailureSample {
+                netns: "host".into(),
                 owner: owner("backupd", "backup.service"),
                 reason: ConnectFailure::NoLocalPort,
                 total: 2,
             },
         ],
+        reset_rows_lost: 0,
         findings: vec![
             FindingSample {
                 kind: FindingKind::CloseWaitPileup,

@@ -84,6 +84,11 @@ struct Group {
 }
 
 impl Detector for ResetStorm {
+    /// Resets that found no place among the counts that are followed.
+    fn left_out(&self) -> u64 {
+        self.counts.left_out()
+    }
+
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
         let Round { inventory, now, .. } = *round;
         let config = &round.detect.reset_storm;

@@ -1,0 +1,83 @@
+//! What the maps cost in kernel memory, by the kernel's own formulas (kernel/bpf/hashtab.c,
+//! arraymap.c, ringbuf.c at v6.12), which one test holds against the kernel that runs.
+
+use std::fs;
+
+use aya_obj::{Object, generated::bpf_map_type as kind};
+
+use super::*;
+
+/// `struct htab_elem` without its key, and `struct bucket`.
+const ELEMENT: u64 = 48;
+const BUCKET: u64 = 16;
+/// Pages of a ring buffer beside its data, and the head of any map, generously.
+const HEAD: u64 = 4 * 4_096;
+
+/// Bytes of all maps on a machine with so many CPUs, with the default configuration.
+fn kernel_memory(possible: u64, online: u32) -> u64 {
+    let object = Object::parse(OBJECT).expect("the object is ours");
+    let bytes_of = |(name, map): (&String, &aya_obj::Map)| {
+        let entries = match name.as_str() {
+            maps::RESET_ORIGINS => lru::entries_with(maps::RESET_ORIGINS_LIMIT, online),
+            maps::STRAY_RESETS => lru::entries_with(maps::STRAY_RESETS_LIMIT, online),
+            maps::STACKS => lru::entries_with(maps::STACKS_LIMIT, online),
+            maps::CLOSERS => lru::entries_with(maps::CLOSERS_LIMIT, online),
+            LOG_RING => page_bytes(),
+            _ => map.max_entries(),
+        };
+        let key = u64::from(map.key_size()).next_multiple_of(8);
+        let value = u64::from(map.value_size()).next_multiple_of(8);
+        let entries = u64::from(entries);
+        let buckets = entries.next_power_of_two() * BUCKET;
+        HEAD + match map.map_type() {
+            it if it == kind::BPF_MAP_TYPE_ARRAY as u32 => entries * value,
+            it if it == kind::BPF_MAP_TYPE_PERCPU_ARRAY as u32 => entries * (possible * value + 8),
+            it if it == kind::BPF_MAP_TYPE_HASH as u32 => {
+                (entries + possible) * (ELEMENT + key + value) + buckets
+            }
+            it if it == kind::BPF_MAP_TYPE_LRU_HASH as u32 => {
+                entries * (ELEMENT + key + value) + buckets + possible * 128
+            }
+            it if it == kind::BPF_MAP_TYPE_PERCPU_HASH as u32 => {
+                entries * (ELEMENT + key + 8 + possible * value) + buckets
+            }
+            it if it == kind::BPF_MAP_TYPE_RINGBUF as u32 => entries,
+            other => panic!("{name} has type {other}, whose size is not known here"),
+        }
+    };
+    object.maps.iter().map(bytes_of).sum()
+}
+
+#[test]
+fn a_machine_of_512_cpus_needs_less_than_16_mib_of_kernel_memory() {
+    const MIB: u64 = 1024 * 1024;
+    let full = kernel_memory(512, 512);
+    assert!(full < 16 * MIB, "{full} bytes with all 512 online");
+    // A virtual machine that announces CPUs which never come.
+    let announced = kernel_memory(512, 2);
+    assert!(announced < 8 * MIB, "{announced} bytes with two of 512 online");
+    println!("{} KiB, {} KiB with two online", full / 1024, announced / 1024);
+}
+
+#[test]
+fn the_kernel_counts_as_much_memory_as_the_formulas_say() {
+    if !scenes::root_or_skip() {
+        return;
+    }
+    let _programs = Programs::load(&LoadOptions::default()).expect("root may load");
+    let mut counted = 0;
+    for entry in fs::read_dir("/proc/self/fdinfo").expect("a process has descriptors").flatten() {
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let value = |name: &str| -> Option<u64> {
+            info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        if value("map_id:").is_some() {
+            counted += value("memlock:").unwrap_or(0);
+        }
+    }
+    let possible = aya::util::nr_cpus().expect("the kernel tells its CPUs") as u64;
+    let online = aya::util::online_cpus().expect("the kernel tells its CPUs").len() as u32;
+    let said = kernel_memory(possible, online);
+    // The head of each map is a generous guess, and kernels before 6.4 only estimate.
+    assert!(counted <= said && said < counted * 5 / 4, "{counted} counted, {said} by formula");
+}
