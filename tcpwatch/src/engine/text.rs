@@ -84,6 +84,16 @@ pub(super) fn duration(duration: Duration) -> String {
     }
 }
 
+/// Minutes that something lasts at a rate, however slow the rate is.
+pub(super) fn minutes(minutes: f64) -> String {
+    /// A rate that leads to a limit so late says nothing about the limit.
+    const TEN_YEARS: f64 = 10.0 * 365.0 * 1_440.0;
+    match Duration::try_from_secs_f64(minutes * 60.0) {
+        Ok(left) if minutes <= TEN_YEARS => duration(left),
+        Ok(_) | Err(_) => "more than 10 years".to_owned(),
+    }
+}
+
 /// The command that runs in the subject's network namespace.
 pub(super) fn in_its_namespace(subject: &Subject, command: &str) -> String {
     match (&*subject.netns, subject.pid) {
@@ -129,6 +139,15 @@ mod tests {
         assert_eq!(said(7_199), "119 min");
         assert_eq!(said(7_200), "2 h 0 min");
         assert_eq!(said(172_800), "2 d 0 h");
+    }
+
+    #[test]
+    fn minutes_are_said_however_many_they_are() {
+        assert_eq!(minutes(0.5), "30 s");
+        assert_eq!(minutes(200.0), "3 h 20 min");
+        for many in [f64::MAX, f64::INFINITY, f64::NAN, -1.0, 1e16] {
+            assert_eq!(minutes(many), "more than 10 years");
+        }
     }
 
     #[test]

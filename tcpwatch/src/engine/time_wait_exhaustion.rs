@@ -197,7 +197,7 @@ impl Crowd<'_> {
             of the same ports (RFC 9293 section 3.6.1)."
             .to_owned();
         if let Some(minutes) = self.minutes_left {
-            let left = text::duration(Duration::from_secs_f64(minutes * 60.0));
+            let left = text::minutes(minutes);
             text.push_str(&format!(" At this rate the limit is met in {left}."));
         }
         if let Some(closer) = self.closers.first() {

@@ -25,7 +25,7 @@ pub use focus::Focus;
 pub use inventory::{
     CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
     NetstatCounters, PortHolder, PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse,
-    TwReuse, Unread, WaitingSocket,
+    TwReuse, Unread, WaitingSocket, saturating_sum,
 };
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
