@@ -88,15 +88,21 @@ impl StateCounts {
     /// Adds another namespace's counts.
     pub fn add(&mut self, other: &Self) {
         for (sum, count) in self.0.iter_mut().zip(other.0) {
-            *sum += count;
+            *sum = sum.saturating_add(count);
         }
     }
 
     /// Sockets in any state.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        saturating_sum(self.0)
     }
+}
+
+/// The sum of counts. No host has so many sockets that it overflows, but a recording can say so.
+#[must_use]
+pub fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Minisockets: TIME_WAIT and orphaned FIN_WAIT2.

@@ -56,9 +56,28 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// Minutes that something lasts at a rate, however slow the rate is.
+pub(crate) fn minutes(minutes: f64) -> String {
+    /// A rate that leads to a limit so late says nothing about the limit.
+    const TEN_YEARS: f64 = 10.0 * 365.0 * 1_440.0;
+    match Duration::try_from_secs_f64(minutes * 60.0) {
+        Ok(left) if minutes <= TEN_YEARS => duration(left),
+        Ok(_) | Err(_) => "more than 10 years".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn minutes_are_said_however_many_they_are() {
+        assert_eq!(minutes(0.5), "30 s");
+        assert_eq!(minutes(200.0), "3 h 20 min");
+        for many in [f64::MAX, f64::INFINITY, f64::NAN, -1.0, 1e16] {
+            assert_eq!(minutes(many), "more than 10 years");
+        }
+    }
 
     #[test]
     fn durations_read_as_a_person_says_them() {

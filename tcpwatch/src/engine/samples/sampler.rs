@@ -17,7 +17,7 @@ use crate::{
     },
     facts::{
         ConnectFailure, Event, Inventory, Namespace, NetnsId, NetstatCounters, Owner, Process,
-        Timestamp,
+        Timestamp, saturating_sum,
     },
 };
 
@@ -232,11 +232,12 @@ impl Sampler {
                 *sockets += 1;
                 *oldest = (*oldest).max(now.since(socket.since));
             }
-            let beyond: u64 = namespace.close_wait_beyond.values().sum();
+            let beyond = saturating_sum(namespace.close_wait_beyond.values().copied());
             if beyond > 0 {
                 let owner = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
                 let key = (namespace.name.clone(), owner, None, None);
-                groups.entry(key).or_default().0 += beyond;
+                let group = groups.entry(key).or_default();
+                group.0 = group.0.saturating_add(beyond);
             }
         }
         let rows = groups.into_iter().map(|((netns, owner, role, port), (sockets, oldest))| {
@@ -252,7 +253,7 @@ impl Sampler {
                 owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
                 role: None,
                 port: None,
-                sockets: rest.iter().map(|row| row.sockets).sum(),
+                sockets: saturating_sum(rest.iter().map(|row| row.sockets)),
                 oldest: rest.iter().map(|row| row.oldest).max().unwrap_or_default(),
             },
         )
@@ -346,13 +347,13 @@ fn namespace_sample(namespace: &Namespace) -> NamespaceSample {
 /// Adds a namespace of the same label. Ports are those of the one that is nearest its limit.
 fn add_namespace(sum: &mut NamespaceSample, other: &NamespaceSample) {
     sum.sockets.add(&other.sockets);
-    sum.self_connected += other.self_connected;
+    sum.self_connected = sum.self_connected.saturating_add(other.self_connected);
     sum.time_wait_limit = match (sum.time_wait_limit, other.time_wait_limit) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
-    let nearer = other.ports_used * sum.ports_available.max(1)
-        > sum.ports_used * other.ports_available.max(1);
+    let nearer = u128::from(other.ports_used) * u128::from(sum.ports_available.max(1))
+        > u128::from(sum.ports_used) * u128::from(other.ports_available.max(1));
     if nearer || sum.ports_available == 0 {
         (sum.ports_used, sum.ports_available) = (other.ports_used, other.ports_available);
     }

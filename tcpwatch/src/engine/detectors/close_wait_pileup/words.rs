@@ -252,7 +252,7 @@ impl Group<'_> {
             Role::Client => "socket()",
             Role::Server => "accept()",
         };
-        let left = text::duration(Duration::from_secs_f64(minutes * 60.0));
+        let left = text::minutes(minutes);
         format!("{state}; at this growth {call} and open() fail in {left}.")
     }
 

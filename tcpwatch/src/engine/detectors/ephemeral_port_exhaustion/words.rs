@@ -1,7 +1,5 @@
 //! A shortage of ports in words: title, explanation, evidence, remedies.
 
-use std::time::Duration;
-
 use super::failures::Failures;
 use crate::{
     engine::{
@@ -96,7 +94,7 @@ impl Shortage<'_> {
         text.push(' ');
         text.push_str(self.reuse().meaning());
         if let Some(minutes) = self.minutes_left {
-            let left = text::duration(Duration::from_secs_f64(minutes * 60.0));
+            let left = text::minutes(minutes);
             text.push_str(&format!(" At this rate the last one is taken in {left}."));
         }
         if let Some(closer) = self.closers.first() {

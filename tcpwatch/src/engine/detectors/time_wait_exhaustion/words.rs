@@ -1,7 +1,5 @@
 //! The TIME_WAIT of a namespace in words: title, explanation, evidence, remedies.
 
-use std::time::Duration;
-
 use crate::{
     engine::{
         advice::{text, tw_reuse::TimeWaitReuse},
@@ -77,7 +75,7 @@ impl Crowd<'_> {
             of the same ports (RFC 9293 section 3.6.1)."
             .to_owned();
         if let Some(minutes) = self.minutes_left {
-            let left = text::duration(Duration::from_secs_f64(minutes * 60.0));
+            let left = text::minutes(minutes);
             text.push_str(&format!(" At this rate the limit is met in {left}."));
         }
         if let Some(closer) = self.closers.first() {
