@@ -80,6 +80,11 @@ pub const fn scope(namespaces: Namespaces) -> Scope {
 /// leaves nothing behind.
 pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
     let (agent, server, signals, links) = start(source, config).await?;
+    // Not in `start`: a test of the agent would confine the process of all tests.
+    kernel::confine(scope(agent.confined_to)).map_err(StartError::Confine)?;
+    if let Err(error) = agent.reloader.try_now() {
+        tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
+    }
     agent.run(server, signals, links).await
 }
 
@@ -131,10 +136,6 @@ async fn start(
     let scope = scope(config.inventory.namespaces);
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
-    kernel::confine(scope).map_err(StartError::Confine)?;
-    if let Err(error) = source.load() {
-        tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
-    }
 
     let (queries, asked) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);

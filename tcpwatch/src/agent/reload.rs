@@ -38,6 +38,11 @@ impl Reloader {
         Self { source: Arc::new(source), reading: None, again: false }
     }
 
+    /// Reads it at once, before the loop begins.
+    pub(super) fn try_now(&self) -> Result<(), ConfigError> {
+        self.source.load().map(drop)
+    }
+
     /// Begins to read, or to read again after the reading under way.
     pub(super) fn begin(&mut self) {
         if self.reading.is_some() {
