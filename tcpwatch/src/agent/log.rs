@@ -3,18 +3,21 @@
 use std::io;
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
+    Layer, Registry,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use crate::{
-    config::{Log, LogFormat},
+    config::{Log, LogFormat, LogLevel},
     engine::{Finding, FindingChange, Severity},
 };
 
 /// Starts the log. Records go to the journal where stderr is connected to it, else to stderr in the
 /// configured format.
 pub fn init(log: &Log) {
-    let filter = EnvFilter::new(format!("off,tcpwatch={}", log.level));
+    let filter = Targets::new().with_target("tcpwatch", level(log.level));
     let journal = stderr_is_the_journal()
         .then(|| tracing_journald::layer().ok())
         .flatten()
@@ -32,6 +35,16 @@ pub fn init(log: &Log) {
     };
     // Fails only where a log was started already; that one stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+const fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }
 
 /// `JOURNAL_STREAM` names device and inode of the stream that systemd made; a child that has

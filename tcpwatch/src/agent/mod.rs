@@ -26,12 +26,10 @@ use tokio::{
 use self::walker::WalkerThread;
 pub use self::{log::init as init_log, source::ConfigSource};
 use crate::{
-    config::{Config, Limits, Namespaces},
+    config::Config,
     engine::Engine,
     facts::Inventory,
-    kernel::{
-        self, CounterReader, EventRing, LoadError, LoadOptions, OwnerPolicy, Programs, Scope,
-    },
+    kernel::{self, CounterReader, EventRing, LoadError, LoadOptions, OwnerPolicy, Programs},
     publish::{HttpLimits, Metrics, Query, WallClock, findings_json, render_page, serve},
 };
 
@@ -73,15 +71,6 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// The scope of the walks that the configuration asks for.
-#[must_use]
-pub const fn scope(namespaces: Namespaces) -> Scope {
-    match namespaces {
-        Namespaces::All => Scope::All,
-        Namespaces::Host => Scope::Host,
-    }
-}
-
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
 /// leaves nothing behind.
 pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError> {
@@ -114,7 +103,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), StartError>
             tracing::warn!(hook = status.hook.name, why, lost, "hook not attached");
         }
     }
-    let scope = scope(config.inventory.namespaces);
+    let scope = config.inventory.namespaces;
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
@@ -399,26 +388,12 @@ impl Agent {
                 return;
             }
         };
-        // What was opened or allocated at the start stays as it is in force.
-        let config = Config {
-            web: self.config.web.clone(),
-            log: self.config.log.clone(),
-            limits: Limits {
-                ring_buffer_bytes: self.config.limits.ring_buffer_bytes,
-                http_connections: self.config.limits.http_connections,
-                ..new.limits.clone()
-            },
-            ..new.clone()
-        };
-        if config != new {
-            tracing::warn!(
-                "[web], [log], limits.ring_buffer_bytes and limits.http_connections change with \
-                 a restart"
-            );
+        let (config, kept) = self.config.keep_start_only(new);
+        if !kept.is_empty() {
+            tracing::warn!("{} not reloaded: changes with a restart", kept.join(", "));
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
-        self.walker
-            .reconfigure(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
+        self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
         if self.asked_at.is_none() {
             self.arm(Instant::now());

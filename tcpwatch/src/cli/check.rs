@@ -19,7 +19,6 @@ use super::{
     config_source,
 };
 use crate::{
-    agent::scope,
     config::Config,
     engine::{Evidence, Finding, Severity},
     incident::{Fact, Recording},
@@ -64,7 +63,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<(Vec<Finding>, WallCl
         case.record(file)?;
     }
     let (mut ring, _, mut walker, _links) =
-        programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets)?;
+        programs.split(config.inventory.namespaces, config.limits.close_wait_sockets)?;
     if let Some(watch) = options.watch {
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }

@@ -3,9 +3,9 @@
 //! A name that no label can have would silently match nothing, so it is refused. The labels are
 //! made in `kernel/process.rs` and `kernel/namespaces.rs`.
 
-use toml::{Spanned, de::DeValue};
+use toml::Value;
 
-use super::{error::Fault, setting::Setting};
+use super::value::{Accepts, Listed};
 
 /// `TASK_COMM_LEN` less its NUL: the kernel cuts a longer name off.
 const COMM_BYTES: usize = 15;
@@ -16,42 +16,67 @@ const NAME_BYTES: usize = 255;
 /// Characters of a container's or pod's id that a label has, as `docker ps` shows it.
 const SHORT_ID_BYTES: usize = 12;
 
-/// What a name is of.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Name {
-    /// The `process` label.
-    Process,
-    /// The `unit` label.
-    Unit,
-    /// The `netns` label. Empty is refused: it would stand for all that have no name.
-    Namespace,
+/// Names that the `process` label can have.
+pub(super) struct ProcessName;
+
+impl Listed for ProcessName {
+    const OF: &'static str = "names of processes";
+    const EXAMPLE: &'static str = "[\"backupd\"]";
 }
 
-impl Name {
-    fn is_possible(self, name: &str) -> bool {
-        match self {
-            Self::Process => (1..=COMM_BYTES).contains(&name.len()),
-            Self::Unit => is_systemd_unit(name) || is_short_id(name),
-            Self::Namespace => (1..=NAME_BYTES).contains(&name.len()),
-        }
+impl Accepts<String> for ProcessName {
+    fn expected() -> String {
+        format!("the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes")
     }
 
-    fn expected(self) -> String {
-        match self {
-            Self::Process => {
-                format!(
-                    "the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes"
-                )
-            }
-            Self::Unit => format!(
-                "a systemd service or scope such as \"nginx.service\", or a container's or pod's \
-                 id cut to {SHORT_ID_BYTES} characters"
-            ),
-            Self::Namespace => {
-                format!("the name of a network namespace, from 1 to {NAME_BYTES} bytes")
-            }
-        }
+    fn read(value: &Value) -> Option<String> {
+        of_bytes(value, COMM_BYTES)
     }
+}
+
+/// Names that the `unit` label can have.
+pub(super) struct UnitName;
+
+impl Listed for UnitName {
+    const OF: &'static str = "units";
+    const EXAMPLE: &'static str = "[\"nginx.service\"]";
+}
+
+impl Accepts<String> for UnitName {
+    fn expected() -> String {
+        format!(
+            "a systemd service or scope such as \"nginx.service\", or a container's or pod's id \
+             cut to {SHORT_ID_BYTES} characters"
+        )
+    }
+
+    fn read(value: &Value) -> Option<String> {
+        let name = value.as_str()?;
+        (is_systemd_unit(name) || is_short_id(name)).then(|| name.to_owned())
+    }
+}
+
+/// Names that the `netns` label can have. Empty is refused: it would stand for every namespace
+/// without a name.
+pub(super) struct NamespaceName;
+
+impl Listed for NamespaceName {
+    const OF: &'static str = "names of namespaces";
+    const EXAMPLE: &'static str = "[\"build\"]";
+}
+
+impl Accepts<String> for NamespaceName {
+    fn expected() -> String {
+        format!("the name of a network namespace, from 1 to {NAME_BYTES} bytes")
+    }
+
+    fn read(value: &Value) -> Option<String> {
+        of_bytes(value, NAME_BYTES)
+    }
+}
+
+fn of_bytes(value: &Value, most: usize) -> Option<String> {
+    value.as_str().filter(|name| (1..=most).contains(&name.len())).map(str::to_owned)
 }
 
 /// Processes run in services and scopes; the other types of unit hold none.
@@ -63,17 +88,4 @@ fn is_systemd_unit(name: &str) -> bool {
 fn is_short_id(name: &str) -> bool {
     let is_of_id = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'_');
     name.len() == SHORT_ID_BYTES && name.bytes().all(is_of_id)
-}
-
-impl Setting for String {
-    type Bounds = Name;
-
-    fn read(value: &Spanned<DeValue<'_>>, key: &str, bounds: &Name) -> Result<Self, Fault> {
-        let name = value.get_ref().as_str().filter(|name| bounds.is_possible(name));
-        name.map(str::to_owned).ok_or_else(|| Fault::value(key, bounds.expected(), value))
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}")
-    }
 }

@@ -24,8 +24,8 @@ pub use event::{ConnectFailure, Event};
 pub use focus::Focus;
 pub use inventory::{
     CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
-    NetstatCounters, PortHolder, PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse,
-    TwReuse, Unread, WaitingSocket,
+    NetstatCounters, PortHolder, PortUse, Role, Scope, SelfConnectedSocket, StateCounts,
+    TimeWaitUse, TwReuse, Unread, WaitingSocket,
 };
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};

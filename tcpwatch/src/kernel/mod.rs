@@ -28,6 +28,7 @@ mod settings;
 mod symbols;
 mod walk;
 
+pub use crate::facts::Scope;
 pub use clock::now;
 pub use counters::CounterReader;
 pub use error::InventoryError;
@@ -35,7 +36,6 @@ pub use events::EventRing;
 pub use hooks::{Hook, HookStatus};
 pub use inventory::Walker;
 pub use memory::OwnerPolicy;
-pub use namespaces::Scope;
 pub use process::{ProcessReader, parse_cgroup};
 pub use programs::{LoadError, LoadOptions, Programs, holds};
 pub use symbols::{OWN_PROGRAM, describe as describe_addresses};

@@ -50,8 +50,8 @@ fn wrong_types_are_refused_at_the_value() {
     assert_refused(&[
         (
             "[detect.close_wait_pileup]\nmin_age = 60",
-            "2:11: detect.close_wait_pileup.min_age: expected a duration such as \"60s\", found \
-             integer 60",
+            "2:11: detect.close_wait_pileup.min_age: expected a duration from \"0s\" to \"24h\", \
+             found integer 60",
         ),
         (
             "limits.owners = \"fifty\"",
@@ -144,8 +144,8 @@ fn impossible_values_are_refused_at_the_value() {
         ),
         (
             "limits.ring_buffer_bytes = 300000",
-            "1:28: limits.ring_buffer_bytes: expected a power of two such as 262144 or 524288, \
-             found integer 300000",
+            "1:28: limits.ring_buffer_bytes: expected a power of two, such as 262144, from 4096 to \
+             67108864, found integer 300000",
         ),
         (
             "limits.owners = 99999999999999999999999999",
@@ -154,8 +154,8 @@ fn impossible_values_are_refused_at_the_value() {
         ),
         (
             "limits.ring_buffer_bytes = 4_294_967_296",
-            "1:28: limits.ring_buffer_bytes: expected an integer from 4096 to 67108864, found \
-             integer 4294967296",
+            "1:28: limits.ring_buffer_bytes: expected a power of two, such as 262144, from 4096 to \
+             67108864, found integer 4294967296",
         ),
         (
             "limits.owners = -1",
@@ -294,7 +294,8 @@ fn columns_count_characters() {
     let text = "inventory = { interval = \"ä€😀\", namespaces = \"ö\" }";
     assert_refused(&[(
         text,
-        "1:26: inventory.interval: expected a duration such as \"60s\", found string \"ä€😀\"",
+        "1:26: inventory.interval: expected a duration from \"100ms\" to \"1h\", found string \
+         \"ä€😀\"",
     )]);
     let text = text.replace("ä€😀", "1s");
     assert!(
