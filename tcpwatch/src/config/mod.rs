@@ -1,10 +1,11 @@
 //! Everything that can be set: the schema, its defaults, its bounds and the file that explains it.
 //!
-//! Nothing outside this folder reads TOML or knows a default. A key is one line in a `section!`
+//! Nothing outside this folder reads TOML or knows a default. A key is a field in a `section!`
 //! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
-//! prints, so what users read cannot differ from what is compiled. All parsing is pure;
-//! [`Config::load`] alone touches the disk. What is refused is refused as a whole, with one line
-//! that names the place (`error.rs`); command-line flags are merged elsewhere.
+//! prints, so what users read cannot differ from what is compiled. Serde reads and writes the
+//! fields, within the bounds of `value.rs`. All parsing is pure; only [`Config::load`] touches the
+//! disk. A file is refused as a whole, with one line that names the place (`error.rs`).
+//! Command-line flags are merged elsewhere.
 
 mod detect;
 mod duration;
@@ -26,7 +27,7 @@ pub use detect::{
     HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, StuckState, SynFlood,
     TimeWaitExhaustion,
 };
-pub use error::{Cause, ConfigError, Place};
+pub use error::ConfigError;
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Web};
 pub use overridable::Overridable;
 use overridable::{OVERRIDE, SECTION};

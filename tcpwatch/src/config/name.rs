@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::value::{Accepts, Listed};
+use super::value::Accepts;
 
 /// `TASK_COMM_LEN` less its NUL: the kernel cuts a longer name off.
 const COMM_BYTES: usize = 15;
@@ -19,11 +19,6 @@ const SHORT_ID_BYTES: usize = 12;
 /// Names that the `process` label can have.
 pub(super) struct ProcessName;
 
-impl Listed for ProcessName {
-    const OF: &'static str = "names of processes";
-    const EXAMPLE: &'static str = "[\"backupd\"]";
-}
-
 impl Accepts<String> for ProcessName {
     fn expected() -> String {
         format!("the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes")
@@ -36,11 +31,6 @@ impl Accepts<String> for ProcessName {
 
 /// Names that the `unit` label can have.
 pub(super) struct UnitName;
-
-impl Listed for UnitName {
-    const OF: &'static str = "units";
-    const EXAMPLE: &'static str = "[\"nginx.service\"]";
-}
 
 impl Accepts<String> for UnitName {
     fn expected() -> String {
@@ -59,11 +49,6 @@ impl Accepts<String> for UnitName {
 /// Names that the `netns` label can have. Empty is refused: it would stand for every namespace
 /// without a name.
 pub(super) struct NamespaceName;
-
-impl Listed for NamespaceName {
-    const OF: &'static str = "names of namespaces";
-    const EXAMPLE: &'static str = "[\"build\"]";
-}
 
 impl Accepts<String> for NamespaceName {
     fn expected() -> String {

@@ -5,16 +5,19 @@
 //! nothing, is a mistake of the person who wrote it, and is refused. Who is judged is known in the
 //! engine: it asks with [`Overridable::of`].
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use toml::{
     Spanned, Table,
-    de::{DeTable, DeValue},
+    de::{DeArray, DeTable, DeValue},
 };
 
 use super::{
     detect::{BY_PORT_ONLY, NO_OVERRIDE},
     error::{Fault, join},
     name::{ProcessName, UnitName},
+    read::{out_of_order, plain},
     section::{Docs, Section},
     value::{Accepts as _, Given, Port},
 };
@@ -113,96 +116,93 @@ pub(super) fn shape<'a>(
     given: &DeTable<'a>,
     known: &Table,
     path: &str,
+    late: &mut Vec<Fault>,
 ) -> Result<DeTable<'a>, Fault> {
-    let names: Vec<_> = known.keys().map(String::as_str).collect();
     let mut section = given.clone();
     let overrides = section.remove(OVERRIDE);
-    if let Some(key) = section.keys().find(|key| !names.contains(&key.get_ref().as_ref())) {
-        return Err(Fault::unknown_key(path, key, &[&names[..], &[OVERRIDE]].concat()));
-    }
+    refuse_unknown(&section, path, known.keys().map(String::as_str).chain([OVERRIDE]))?;
+    late.extend(out_of_order(&section, &section, known, path, " by default"));
     let mut shaped = DeTable::new();
-    if let Some(overrides) = overrides {
-        let tables = shape_overrides(&overrides, &section, &names, path)?;
-        let tables = DeValue::Array(tables.into_iter().collect());
-        shaped.insert(unplaced(OVERRIDE), Spanned::new(overrides.span(), tables));
-    }
-    shaped.insert(unplaced(SECTION), Spanned::new(0..0, DeValue::Table(section)));
-    Ok(shaped)
-}
-
-fn shape_overrides<'a>(
-    overrides: &Spanned<DeValue<'a>>,
-    section: &DeTable<'a>,
-    names: &[&str],
-    section_path: &str,
-) -> Result<Vec<Spanned<DeValue<'a>>>, Fault> {
-    let path = join(section_path, OVERRIDE);
+    shaped.insert(key(SECTION), Spanned::new(0..0, DeValue::Table(section.clone())));
+    let Some(overrides) = overrides else { return Ok(shaped) };
+    let overrides_path = join(path, OVERRIDE);
     let tables = overrides.get_ref().as_array().filter(|tables| tables.len() <= MOST_OVERRIDES);
     let Some(tables) = tables else {
-        let expected = format!("tables `[[{path}]]`, at most {MOST_OVERRIDES}");
-        return Err(Fault::value(path, expected, overrides));
+        let expected = format!("tables `[[{overrides_path}]]`, at most {MOST_OVERRIDES}");
+        return Err(Fault::value(&overrides_path, &expected, &overrides));
     };
-    let mut shaped = Vec::new();
-    let mut earlier: Vec<&DeTable<'_>> = Vec::new();
+    let mut earlier = Vec::new();
+    let mut shaped_tables = DeArray::new();
     for (index, value) in tables.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        let refuse = |expected: &str| Err(Fault::value(&path, expected, value));
-        let DeValue::Table(table) = value.get_ref() else {
-            return refuse("a table with what to match and what to override");
-        };
-        let (mut matcher, mut merged) = (DeTable::new(), section.clone());
-        for (key, value) in table {
-            let name = key.get_ref().as_ref();
-            if MATCHERS.contains(&name) {
-                matcher.insert(key.clone(), value.clone());
-            } else if names.contains(&name) {
-                merged.insert(key.clone(), value.clone());
-            } else {
-                return Err(Fault::unknown_key(&path, key, &[&MATCHERS[..], names].concat()));
-            }
-        }
-        if matcher.is_empty() {
-            return refuse(&format!("at least one of `{}` to match", MATCHERS.join("`, `")));
-        }
-        if matcher.len() == table.len() {
-            return refuse(&format!("at least one of `{}` to override", names.join("`, `")));
-        }
-        if let Some(first) = earlier.iter().position(|earlier| covers(earlier, table)) {
-            return refuse(&format!("something that `override[{first}]` does not match before it"));
+        let path_of = format!("{overrides_path}[{index}]");
+        let refuse = |expected: &str| Fault::value(&path_of, expected, value);
+        let expected = "a table with what to match and what to override";
+        let table = value.get_ref().as_table().ok_or_else(|| refuse(expected))?;
+        let (mut matcher, values) = split(table, &section, known, &path_of, refuse)?;
+        if let Some(first) = earlier.iter().position(|earlier| covers(earlier, &matcher)) {
+            let first = format!("something that `override[{first}]` does not match before it");
+            return Err(refuse(&first));
         }
         let (of, by_port, why) = BY_PORT_ONLY;
-        let names_owner =
-            of == section_path && (matcher.len() > 1 || !matcher.contains_key("port"));
-        for (name, value) in by_port.iter().filter_map(|name| Some((name, table.get(*name)?))) {
-            if names_owner {
-                return Err(Fault::value(join(&path, name), why, value));
+        let is_port_only = matcher.len() == 1 && matcher.contains_key("port");
+        if of == path && !is_port_only {
+            let found = by_port.iter().find_map(|name| Some((name, table.get(*name)?)));
+            if let Some((name, value)) = found {
+                return Err(Fault::value(&join(&path_of, name), why, value));
             }
         }
-        earlier.push(table);
-        matcher.insert(unplaced(SECTION), Spanned::new(value.span(), DeValue::Table(merged)));
-        shaped.push(Spanned::new(value.span(), DeValue::Table(matcher)));
+        late.extend(out_of_order(table, &values, known, &path_of, " in the section"));
+        earlier.push(matcher.clone());
+        matcher.insert(key(SECTION), Spanned::new(value.span(), DeValue::Table(values)));
+        shaped_tables.push(Spanned::new(value.span(), DeValue::Table(matcher)));
     }
+    shaped.insert(key(OVERRIDE), Spanned::new(overrides.span(), DeValue::Array(shaped_tables)));
     Ok(shaped)
 }
 
-/// Whether the first override matches whatever the other matches.
+/// What an override matches, and the section with its values in place.
+fn split<'a>(
+    table: &DeTable<'a>,
+    section: &DeTable<'a>,
+    known: &Table,
+    path: &str,
+    refuse: impl Fn(&str) -> Fault,
+) -> Result<(DeTable<'a>, DeTable<'a>), Fault> {
+    let names: Vec<_> = known.keys().map(String::as_str).collect();
+    refuse_unknown(table, path, MATCHERS.into_iter().chain(names.iter().copied()))?;
+    let (mut matcher, mut values) = (DeTable::new(), section.clone());
+    for (key, value) in table {
+        let is_matcher = MATCHERS.contains(&key.get_ref().as_ref());
+        let to = if is_matcher { &mut matcher } else { &mut values };
+        to.insert(key.clone(), value.clone());
+    }
+    if matcher.is_empty() {
+        return Err(refuse(&format!("at least one of `{}` to match", MATCHERS.join("`, `"))));
+    }
+    if matcher.len() == table.len() {
+        return Err(refuse(&format!("at least one of `{}` to override", names.join("`, `"))));
+    }
+    Ok((matcher, values))
+}
+
+fn refuse_unknown<'k>(
+    table: &DeTable<'_>,
+    path: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Result<(), Fault> {
+    let known: Vec<_> = known.collect();
+    let unknown = table.keys().find(|key| !known.contains(&key.get_ref().as_ref()));
+    unknown.map_or(Ok(()), |key| Err(Fault::unknown_key(path, key, &known)))
+}
+
+/// Whether the first of two matchers matches whatever the other matches.
 fn covers(earlier: &DeTable<'_>, later: &DeTable<'_>) -> bool {
-    let is_same = |one: &DeValue<'_>, other: &DeValue<'_>| match (one, other) {
-        (DeValue::Integer(one), DeValue::Integer(other)) => {
-            let number =
-                |it: &toml::de::DeInteger<'_>| u16::from_str_radix(it.as_str(), it.radix());
-            number(one) == number(other)
-        }
-        (one, other) => one.as_str().is_some() && one.as_str() == other.as_str(),
-    };
-    MATCHERS.iter().all(|name| match (earlier.get(*name), later.get(*name)) {
-        (None, _) => true,
-        (Some(one), Some(other)) => is_same(one.get_ref(), other.get_ref()),
-        (Some(_), None) => false,
-    })
+    earlier
+        .iter()
+        .all(|(name, value)| later.get(name).is_some_and(|other| plain(other) == plain(value)))
 }
 
 /// A key that is not in the file.
-fn unplaced(name: &str) -> Spanned<std::borrow::Cow<'_, str>> {
+fn key(name: &str) -> Spanned<Cow<'_, str>> {
     Spanned::new(0..0, name.into())
 }

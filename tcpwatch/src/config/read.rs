@@ -1,9 +1,8 @@
 //! From TOML to [`Config`]: serde reads values, this file refuses what serde cannot explain.
 //!
 //! The default configuration, as a table, says which keys there are. [`shape`] holds the file
-//! against it and gives each override the keys of its section. Serde reads the result. An error of
-//! serde is a path in that table, and the value at the path has the place. [`in_order`] compares
-//! keys in pairs, with the values in force.
+//! against it, compares keys in pairs, and gives each override the keys of its section. Serde reads
+//! the result. An error of serde has a path in that table, and the value at the path has the place.
 
 use serde::Deserialize as _;
 use serde_path_to_error::{Path, Segment};
@@ -15,7 +14,7 @@ use toml::{
 use super::{
     Config, duration,
     error::{Fault, join},
-    overridable::{self, OVERRIDE, SECTION},
+    overridable::{self, SECTION},
     value,
 };
 
@@ -26,12 +25,12 @@ const IN_ORDER: [(&str, &str); 2] = [("warning", "critical"), ("window", "histor
 /// Parses a whole file.
 pub(super) fn parse(text: &str) -> Result<Config, Fault> {
     let given = DeTable::parse(text).map_err(|error| Fault::syntax(&error))?;
-    let shaped = shape(given.get_ref(), &table(&Config::default()), "")?;
+    let mut late = Vec::new();
+    let shaped = shape(given.get_ref(), &table(&Config::default()), "", &mut late)?;
     let reader = toml::Deserializer::from(Spanned::new(given.span(), shaped.clone()));
     let config = serde_path_to_error::deserialize(reader)
         .map_err(|error| fault(&shaped, error.path(), error.inner()))?;
-    in_order(&table(&config), given.get_ref(), "", " by default")?;
-    Ok(config)
+    late.into_iter().next().map_or(Ok(config), Err)
 }
 
 /// The configuration as serde writes it.
@@ -39,8 +38,15 @@ pub(super) fn table(config: &Config) -> Table {
     Table::try_from(config).expect("numbers, words and lists of them can be written as TOML")
 }
 
-/// Refuses keys that are not in `known`, and what is not a table where it has one.
-fn shape<'a>(given: &DeTable<'a>, known: &Table, path: &str) -> Result<DeTable<'a>, Fault> {
+/// Refuses keys that are not in `known`, and what is not a table where it has one. Faults in `late`
+/// hold only if each value is good by itself.
+fn shape<'a>(
+    given: &DeTable<'a>,
+    known: &Table,
+    path: &str,
+    late: &mut Vec<Fault>,
+) -> Result<DeTable<'a>, Fault> {
+    late.extend(out_of_order(given, given, known, path, " by default"));
     let mut shaped = DeTable::new();
     for (key, value) in given {
         let name = key.get_ref().as_ref();
@@ -53,13 +59,13 @@ fn shape<'a>(given: &DeTable<'a>, known: &Table, path: &str) -> Result<DeTable<'
             }
             (Some(Value::Table(known)), DeValue::Table(inner)) => {
                 let inner = match known.get(SECTION).and_then(Value::as_table) {
-                    Some(section) => overridable::shape(inner, section, &path_of)?,
-                    None => shape(inner, known, &path_of)?,
+                    Some(section) => overridable::shape(inner, section, &path_of, late)?,
+                    None => shape(inner, known, &path_of, late)?,
                 };
                 Spanned::new(value.span(), DeValue::Table(inner))
             }
             (Some(Value::Table(_)), _) => {
-                return Err(Fault::value(&path_of, format!("the table `[{path_of}]`"), value));
+                return Err(Fault::value(&path_of, &format!("the table `[{path_of}]`"), value));
             }
             (Some(_), _) => value.clone(),
         };
@@ -89,64 +95,43 @@ fn fault(table: &DeTable<'_>, path: &Path, error: &toml::de::Error) -> Fault {
         };
     }
     match at {
-        Some(value) => Fault::value(key, value::expected(error.message()), value),
+        Some(value) => Fault::value(&key, value::expected(error.message()), value),
         None => Fault::syntax(error),
     }
 }
 
-/// Compares the pairs of [`IN_ORDER`] in `given` and below, with values of `effective`. A key that
-/// is not in `given` has its value `else_from`.
-fn in_order(
-    effective: &Table,
+/// The first pair of [`IN_ORDER`] that `given` puts out of order. `values` are those of the section:
+/// what is in neither has its default, and what is not in `given` has its value `else_from`.
+pub(super) fn out_of_order(
     given: &DeTable<'_>,
+    values: &DeTable<'_>,
+    defaults: &Table,
     path: &str,
     else_from: &str,
-) -> Result<(), Fault> {
-    for (lower, upper) in IN_ORDER {
-        let (Some(least), Some(most)) = (effective.get(lower), effective.get(upper)) else {
-            continue;
-        };
-        if !is_above(least, most) {
-            continue;
+) -> Option<Fault> {
+    let value = |key: &str| values.get(key).map_or_else(|| defaults.get(key).cloned(), plain);
+    IN_ORDER.iter().find_map(|(lower, upper)| {
+        let (least, most) = (value(lower)?, value(upper)?);
+        if !is_above(&least, &most) {
+            return None;
         }
-        let from = |key| if given.contains_key(key) { "" } else { else_from };
+        let from = |key: &str| if given.contains_key(key) { "" } else { else_from };
         let at_least = format!("no less than `{lower}`, which is {least}{}", from(lower));
         let at_most = format!("no more than `{upper}`, which is {most}{}", from(upper));
-        for (key, expected) in [(upper, at_least), (lower, at_most)] {
-            if let Some(value) = given.get(key) {
-                return Err(Fault::value(join(path, key), expected, value));
-            }
-        }
-    }
-    for (name, effective) in effective {
-        let given = given.get(name.as_str()).map(Spanned::get_ref);
-        let (Some(effective), Some(DeValue::Table(given))) = (effective.as_table(), given) else {
-            continue;
-        };
-        let path = join(path, name);
-        let Some(section) = effective.get(SECTION).and_then(Value::as_table) else {
-            in_order(effective, given, &path, else_from)?;
-            continue;
-        };
-        in_order(section, given, &path, else_from)?;
-        let overrides = effective.get(OVERRIDE).and_then(Value::as_array);
-        let tables = given.get(OVERRIDE).and_then(|tables| tables.get_ref().as_array());
-        let pairs = overrides.into_iter().flatten().zip(tables.into_iter().flatten());
-        for (index, (effective, given)) in pairs.enumerate() {
-            let section = effective.get(SECTION).and_then(Value::as_table);
-            if let (Some(section), DeValue::Table(given)) = (section, given.get_ref()) {
-                let path = format!("{path}.{OVERRIDE}[{index}]");
-                in_order(section, given, &path, " in the section")?;
-            }
-        }
-    }
-    Ok(())
+        [(upper, at_least), (lower, at_most)].into_iter().find_map(|(key, expected)| {
+            Some(Fault::value(&join(path, key), &expected, given.get(*key)?))
+        })
+    })
 }
 
-/// Both are values of keys that can be compared, so of one type.
+/// The value without its place, if it can be had.
+pub(super) fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
+    Value::deserialize(toml::de::ValueDeserializer::from(value.clone())).ok()
+}
+
 fn is_above(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::String(one), Value::String(other)) => duration::parse(one) > duration::parse(other),
-        (one, other) => f64::deserialize(one.clone()).ok() > f64::deserialize(other.clone()).ok(),
+    match (one.as_str(), other.as_str()) {
+        (Some(one), Some(other)) => duration::parse(one) > duration::parse(other),
+        _ => f64::deserialize(one.clone()).ok() > f64::deserialize(other.clone()).ok(),
     }
 }

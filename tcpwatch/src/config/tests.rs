@@ -214,7 +214,7 @@ fn every_comment_states_the_bounds_in_force() {
         };
         // Durations are quoted where they are TOML, and not in a comment's prose.
         let bounds = if default.contains("\"info\"") || !bounds.starts_with("from \"") {
-            bounds.trim_end_matches(" addresses with port").to_owned()
+            bounds.trim_end_matches(" elements").to_owned()
         } else {
             bounds.replace('"', "")
         };

@@ -146,28 +146,10 @@ impl Accepts<SocketAddr> for Address {
     }
 }
 
-/// What a list can hold.
-pub(super) trait Listed {
-    /// In plural.
-    const OF: &'static str;
-    /// A list with one of them, as TOML.
-    const EXAMPLE: &'static str;
-}
-
-impl Listed for Address {
-    const OF: &'static str = "addresses with port";
-    const EXAMPLE: &'static str = "[\"127.0.0.1:10743\"]";
-}
-
-impl Listed for Port {
-    const OF: &'static str = "ports";
-    const EXAMPLE: &'static str = "[8080]";
-}
-
 /// Lists of what `A` accepts, from `LEAST` to `MOST` of them, none twice.
 pub(super) struct List<A, const LEAST: usize, const MOST: usize>(PhantomData<A>);
 
-impl<A: Listed, const LEAST: usize, const MOST: usize> List<A, LEAST, MOST> {
+impl<A, const LEAST: usize, const MOST: usize> List<A, LEAST, MOST> {
     pub(super) fn serialize<T: Serialize, S: Serializer>(
         list: &[T],
         to: S,
@@ -182,18 +164,18 @@ impl<A: Listed, const LEAST: usize, const MOST: usize> List<A, LEAST, MOST> {
         D: Deserializer<'de>,
     {
         let list = from.deserialize_any(Elements::<A, T>(PhantomData))?;
-        let expected = || D::Error::custom(format!("from {LEAST} to {MOST} {}", A::OF));
+        let expected = || D::Error::custom(format!("from {LEAST} to {MOST} elements"));
         (LEAST..=MOST).contains(&list.len()).then_some(list).ok_or_else(expected)
     }
 }
 
 struct Elements<A, T>(PhantomData<(A, T)>);
 
-impl<'de, T: PartialEq, A: Accepts<T> + Listed> Visitor<'de> for Elements<A, T> {
+impl<'de, T: PartialEq, A: Accepts<T>> Visitor<'de> for Elements<A, T> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an array of {}, such as {}", A::OF, A::EXAMPLE)
+        write!(f, "an array, each element {}", A::expected())
     }
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Vec<T>, S::Error> {

@@ -338,8 +338,8 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
     let table = [
         (
             "processes = \"a\"",
-            "13: ignore.processes: expected an array of names of processes, such as \
-             [\"backupd\"], found string \"a\"",
+            "13: ignore.processes: expected an array, each element the name of a process as the \
+             kernel keeps it, from 1 to 15 bytes, found string \"a\"",
         ),
         (
             "processes = [\"a\", \"abcdefghijklmnop\"]",
@@ -358,7 +358,8 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
         ),
         (
             "ports = 443",
-            "9: ignore.ports: expected an array of ports, such as [8080], found integer 443",
+            "9: ignore.ports: expected an array, each element an integer from 1 to 65535, found \
+             integer 443",
         ),
         (
             "ports = [0]",
@@ -383,7 +384,7 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
         format!("[ignore]\nports = [{}]", list.join(", "))
     };
     parse(&ports(100)).expect("100 are good");
-    let expected = "f.toml:2:9: ignore.ports: expected from 0 to 100 ports, found array";
+    let expected = "f.toml:2:9: ignore.ports: expected from 0 to 100 elements, found array";
     assert_eq!(refusal(&ports(101)), expected);
 }
 
