@@ -390,7 +390,8 @@ impl Agent {
         };
         let (config, kept) = self.config.keep_start_only(new);
         if !kept.is_empty() {
-            tracing::warn!("{} not reloaded: changes with a restart", kept.join(", "));
+            let keys = kept.join(", ");
+            tracing::warn!(keys, "configuration keys not reloaded: a restart applies them");
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
