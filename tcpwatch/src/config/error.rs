@@ -62,7 +62,7 @@ impl ConfigError {
     }
 }
 
-/// What is wrong at a byte offset of a text whose file is not known here.
+/// A fault at a byte offset of a text; its file is not known here.
 #[derive(Debug)]
 pub(super) struct Fault {
     offset: usize,

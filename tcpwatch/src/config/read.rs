@@ -100,8 +100,8 @@ fn fault(table: &DeTable<'_>, path: &Path, error: &toml::de::Error) -> Fault {
     }
 }
 
-/// The first pair of [`IN_ORDER`] that `given` puts out of order. `values` are those of the section:
-/// what is in neither has its default, and what is not in `given` has its value `else_from`.
+/// The first pair of [`IN_ORDER`] that `given` puts out of order. `values` are those in force; keys
+/// without one have their default. The fault says that keys outside `given` come `else_from`.
 pub(super) fn out_of_order(
     given: &DeTable<'_>,
     values: &DeTable<'_>,

@@ -1,4 +1,4 @@
-//! How bad a finding is: configured for some kinds, judged for the others.
+//! Severities of findings: some kinds have a configured one, the engine judges the others.
 
 use std::fmt;
 

@@ -1,8 +1,7 @@
 //! Values that a key accepts: `#[serde(with = "Whole::<1, 10>")]` names one of these.
 //!
-//! A value that is refused is answered with what is accepted: the error's text is only that. Its
-//! place and what was found there are added in `read.rs`. There is no conversion between types,
-//! except that a whole number is a ratio too (`1` is `1.0`).
+//! The text of an error is only what is accepted; `read.rs` adds the place and the value there. No
+//! type is converted into another, except that a whole number is a ratio too (`1` is `1.0`).
 
 use std::{fmt, marker::PhantomData, net::SocketAddr, time::Duration};
 
@@ -16,7 +15,7 @@ use super::duration;
 
 /// Values of the type `T` that a key accepts.
 pub(super) trait Accepts<T> {
-    /// What is accepted, in words.
+    /// The accepted values, in words.
     fn expected() -> String;
 
     fn read(value: &Value) -> Option<T>;
@@ -49,7 +48,7 @@ impl<T: TryFrom<u64>, const LEAST: u64, const MOST: u64> Accepts<T> for Whole<LE
     }
 }
 
-/// What `A` accepts, where it is given.
+/// Optional values: those that `A` accepts.
 pub(super) struct Given<A>(PhantomData<A>);
 
 impl<T, A: Accepts<T>> Accepts<Option<T>> for Given<A> {
@@ -200,8 +199,8 @@ impl<'de, T: PartialEq, A: Accepts<T>> DeserializeSeed<'de> for New<'_, A, T> {
     }
 }
 
-/// What was expected, of the text of an error: that of `Accepts` is only this, and serde's own
-/// ends with it.
+/// The accepted values, from the text of an error: an error of [`Accepts`] has nothing else, one of
+/// serde ends with them.
 pub(super) fn expected(error: &str) -> &str {
     match error.rsplit_once(", expected ").map_or(error, |(_, expected)| expected) {
         "a boolean" => "true or false",
