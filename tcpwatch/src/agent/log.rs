@@ -17,7 +17,11 @@ use std::{
 
 use super::colour::coloured;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
+    Layer, Registry,
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use self::{
@@ -25,7 +29,7 @@ use self::{
     queue::{Queue, Record},
 };
 use crate::{
-    config::{Log, LogFormat},
+    config::{Log, LogFormat, LogLevel},
     engine::{Finding, FindingChange, Severity},
     plain,
 };
@@ -50,7 +54,7 @@ pub fn start_log() -> io::Result<()> {
 /// format.
 pub fn init(log: &Log) {
     let Some(queue) = QUEUE.get() else { return };
-    let filter = EnvFilter::new(format!("off,tcpwatch={}", log.level));
+    let filter = Targets::new().with_target("tcpwatch", level(log.level));
     let lines = Lines(queue.clone());
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         _ if stderr_is_the_journal() => JournalLayer(queue.clone()).boxed(),
@@ -123,6 +127,16 @@ impl Write for &Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+const fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
 }
 

@@ -39,10 +39,10 @@ use self::{
     walker::WalkerThread,
 };
 use crate::{
-    config::{Config, LogLevel, Namespaces},
+    config::{Config, LogLevel},
     engine::Engine,
-    facts::{Inventory, NotSeen, Unseen},
-    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs, Scope},
+    facts::{Inventory, NotSeen, Scope, Unseen},
+    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
         Hosts, HttpLimits, Metrics, Origin, Query, WallClock, findings_json, render_page, serve,
     },
@@ -67,21 +67,12 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The scope of the walks that the configuration asks for.
-#[must_use]
-pub const fn scope(namespaces: Namespaces) -> Scope {
-    match namespaces {
-        Namespaces::All => Scope::All,
-        Namespaces::Host => Scope::Host,
-    }
-}
-
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
 /// leaves nothing behind.
 pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
     let (agent, server, signals, links) = start(source, config).await?;
     // Not in `start`: a test of the agent would confine the process of all tests.
-    kernel::confine(scope(agent.confined_to)).map_err(StartError::Confine)?;
+    kernel::confine(agent.confined_to).map_err(StartError::Confine)?;
     if let Err(error) = agent.reloader.try_now() {
         tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
     }
@@ -133,7 +124,7 @@ async fn start(
     let reach = programs.reach();
     metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
     let not_seen = programs.not_seen();
-    let scope = scope(config.inventory.namespaces);
+    let scope = config.inventory.namespaces;
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
@@ -180,7 +171,7 @@ struct Agent {
     engine: Engine,
     metrics: Metrics,
     /// What the privileges that are left allow.
-    confined_to: Namespaces,
+    confined_to: Scope,
     ring: AsyncFd<EventRing>,
     /// The last batch of events was full.
     more_events: Notify,
@@ -437,13 +428,13 @@ impl Agent {
                 return;
             }
         };
-        let config = reload::merge(&self.config, &new, self.confined_to);
-        if config != new {
-            tracing::warn!("{} change with a restart", reload::START_ONLY);
+        let (config, kept) = reload::merge(&self.config, new, self.confined_to);
+        if !kept.is_empty() {
+            let keys = kept.join(", ");
+            tracing::warn!(keys, "configuration keys not reloaded: a restart applies them");
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
-        self.walker
-            .reconfigure(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
+        self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
         if self.asked_at.is_none() {
             self.arm(Instant::now());

@@ -8,11 +8,10 @@ use std::{future::pending, io, sync::Arc, thread};
 use tokio::sync::oneshot;
 
 use super::ConfigSource;
-use crate::config::{Config, ConfigError, Limits, Namespaces};
-
-/// Keys that [`merge`] keeps as they are in force, as the log names them.
-pub(super) const START_ONLY: &str = "[web], [log], limits.ring_buffer_bytes, limits.http_connections and inventory.namespaces from \
-     \"host\" to \"all\"";
+use crate::{
+    config::{Config, ConfigError},
+    facts::Scope,
+};
 
 /// Why a reload was refused.
 #[derive(Debug, thiserror::Error)]
@@ -77,22 +76,18 @@ impl Reloader {
     }
 }
 
-/// The new configuration with what was opened or allocated at the start as it is in force. Other
-/// namespaces than the host's take privileges; `confined_to` says which are left.
-pub(super) fn merge(in_force: &Config, new: &Config, confined_to: Namespaces) -> Config {
-    let mut inventory = new.inventory.clone();
-    if confined_to == Namespaces::Host {
-        inventory.namespaces = Namespaces::Host;
+/// The new configuration with what was opened or allocated at the start as it is in force, and the
+/// keys that differ there. Other namespaces than the host's take privileges; `confined_to` says
+/// which are left.
+pub(super) fn merge(
+    in_force: &Config,
+    new: Config,
+    confined_to: Scope,
+) -> (Config, Vec<&'static str>) {
+    let (mut config, mut kept) = in_force.keep_start_only(new);
+    if confined_to == Scope::Host && config.inventory.namespaces == Scope::All {
+        config.inventory.namespaces = Scope::Host;
+        kept.push("inventory.namespaces");
     }
-    Config {
-        inventory,
-        web: in_force.web.clone(),
-        log: in_force.log.clone(),
-        limits: Limits {
-            ring_buffer_bytes: in_force.limits.ring_buffer_bytes,
-            http_connections: in_force.limits.http_connections,
-            ..new.limits.clone()
-        },
-        ..new.clone()
-    }
+    (config, kept)
 }

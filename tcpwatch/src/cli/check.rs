@@ -18,7 +18,7 @@ use super::{
     config_source,
 };
 use crate::{
-    agent::{VERSION, host_name, scope},
+    agent::{VERSION, host_name},
     config::Config,
     engine::{Evidence, Finding, Severity},
     facts::NotSeen,
@@ -79,7 +79,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     if let Some(file) = &options.record {
         case.record(file)?;
     }
-    let scope = scope(config.inventory.namespaces);
+    let scope = config.inventory.namespaces;
     let (mut ring, _, mut walker, _links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
     kernel::confine(scope).map_err(CheckError::Confine)?;

@@ -14,7 +14,6 @@ use super::{
     running::{RunningAgent, find_agents},
 };
 use crate::{
-    agent::scope,
     config::Config,
     facts::{Focus, NotSeen},
     kernel::{
@@ -136,8 +135,7 @@ fn look(programs: Programs, config: &Config) -> (Result<(), Unable>, Vec<NotSeen
     if let Err(error) = programs.require_indispensable() {
         return (Err(Unable::Load(error)), known);
     }
-    let split =
-        programs.split(scope(config.inventory.namespaces), config.limits.close_wait_sockets);
+    let split = programs.split(config.inventory.namespaces, config.limits.close_wait_sockets);
     let (_ring, _counters, mut walker, _links) = match split {
         Ok(split) => split,
         Err(error) => return (Err(Unable::Load(error)), known),

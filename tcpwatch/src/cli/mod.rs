@@ -78,10 +78,10 @@ struct Options {
     /// Address to listen on; may be repeated
     #[arg(long = "web.listen-address", value_name = "ADDR")]
     listen_addresses: Vec<SocketAddr>,
-    /// error, warn, info, debug or trace
+    /// Least severe level to log
     #[arg(long = "log.level", value_name = "LEVEL")]
     log_level: Option<LogLevel>,
-    /// text or json
+    /// Format of the log
     #[arg(long = "log.format", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }

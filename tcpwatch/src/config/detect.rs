@@ -7,23 +7,40 @@
 use std::time::Duration;
 
 use super::{
-    error::Fault,
     overridable::Overridable,
-    section::{Given, section, sections},
-    setting::{Setting, choice},
+    section::section,
+    severity::Severity,
+    value::{Accepts as _, Ratio, Time, Whole, Word},
 };
 
-/// Longest age and window. The engine remembers what happened in a window; a day is as long as
-/// anybody waits for a finding.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Milliseconds of the longest age and window. The engine remembers what happened in a window; a
+/// day is as long as anybody waits for a finding.
+const DAY: u64 = 24 * 3_600_000;
 
-/// Shortest window. Shorter ones would be over before the next inventory could use them.
-const SECOND: Duration = Duration::from_secs(1);
+/// Ages.
+type Age = Time<0, DAY>;
 
-/// Most sockets that a threshold can ask for: as many as `limits.close_wait_sockets` can be.
-const MOST_SOCKETS: u64 = 1_000_000;
+/// Windows. Shorter ones would be over before the next inventory could use them.
+type Window = Time<1_000, DAY>;
 
-sections! {
+/// Thresholds in sockets or events: at most as many as `limits.close_wait_sockets` can be.
+type Sockets = Whole<1, 1_000_000>;
+
+/// A section without overrides, and why.
+pub(super) const NO_OVERRIDE: (&str, &str) = (
+    "detect.time_wait_exhaustion",
+    "no override, for TIME_WAIT is counted by namespace, and has no process, unit or port",
+);
+
+/// A section, keys that its overrides by process or unit cannot have, and why.
+pub(super) const BY_PORT_ONLY: (&str, [&str; 2], &str) = (
+    "detect.ephemeral_port_exhaustion",
+    ["warning", "critical"],
+    "no threshold beside `process` or `unit`, for the ports towards a destination are nobody's: \
+     match its `port` alone",
+);
+
+section! {
     /// Findings: each kind has a section with its thresholds. A value that reaches a threshold
     /// counts as beyond it; `warning` is never above `critical`.
     pub struct Detect {
@@ -53,29 +70,34 @@ section! {
         /// kernel's default tcp_fin_timeout: a Linux peer that closed has by then forgotten the
         /// connection, and answers whatever is still sent with a reset. Nothing is left to wait
         /// for.
-        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+        #[serde(with = "Age")]
+        pub min_age: Duration = Duration::from_secs(60);
 
         /// Sockets of one owner, from 1 to 1000000, that raise a warning. 20 is more than one
         /// connection pool of common default size leaves behind when its server closes all of it
         /// (HikariCP 10, SQLAlchemy 15): those are stale, but no leak.
-        pub warning: u64 = 20, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 20;
 
         /// Sockets of one owner, from 1 to 1000000, that are critical. 200 is a fifth of the
         /// customary limit of 1024 open files, which leaves time to act before accept() and open()
         /// fail with EMFILE.
-        pub critical: u64 = 200, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 200;
 
         /// Sockets of one owner, from 1 to 1000000, that raise a warning already if their number
         /// has grown in every quarter of `window`; from `warning` upwards it adds nothing. 5
         /// because growth in four quarters adds at least four sockets, so that 5 is where a leak
         /// that began with one socket can first be told from chance. The warning stands until more
         /// than a tenth of them is closed.
-        pub growing: u64 = 5, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub growing: u64 = 5;
 
         /// The time over which growth is judged, from 1s to 24h; its quarters should be longer
         /// than inventory.interval, or growth cannot be seen. 10m makes quarters of 150s: longer
         /// than min_age, so that a single burst does not appear to grow in each of them.
-        pub window: Duration = Duration::from_secs(600), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(600);
 
         /// true or false: whether to record the user stacks that open connections, so that the
         /// finding can name the function. On, because only the processes whose sockets in
@@ -83,7 +105,6 @@ section! {
         /// into a table with each connect() and accept().
         pub stacks: bool = true;
     }
-    check pileup_thresholds_are_in_order;
 }
 
 section! {
@@ -97,19 +118,19 @@ section! {
         /// Part of the limit, above 0 and at most 1, that raises a warning. TIME_WAIT lasts
         /// 60s, so the number follows the rate of closes: at 0.8 a quarter more closes per second
         /// reach the limit, which an ordinary peak brings.
+        #[serde(with = "Ratio")]
         pub warning: f64 = 0.8;
 
         /// Part of the limit, above 0 and at most 1, that is critical. At 0.95 one close in
         /// twenty more reaches the limit: no more than its rate varies anyway.
+        #[serde(with = "Ratio")]
         pub critical: f64 = 0.95;
 
         /// How long an overflow counts after the last one, from 1s to 24h. 60s is how long Linux
         /// would have kept the socket that it dropped (TCP_TIMEWAIT_LEN).
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
-    check time_wait_thresholds_are_in_order;
-    no override because "no override, for TIME_WAIT is counted by namespace, and has no process, \
-                         unit or port";
 }
 
 section! {
@@ -124,20 +145,20 @@ section! {
         /// 5646 of the 28232 in the default range; as a port closed first from here stays taken
         /// for 60s, that is room for 94 more connections per second. The ports are the destination's:
         /// thresholds are overridden by `port` alone.
+        #[serde(with = "Ratio")]
         pub warning: f64 = 0.8;
 
         /// Part of the usable ports, above 0 and at most 1, that is critical. 0.95 leaves 1411
         /// of the 28232 in the default range: room for 23 more connections per second, and each
         /// connect() searches long for a free one.
+        #[serde(with = "Ratio")]
         pub critical: f64 = 0.95;
 
         /// How long a failed connect() counts after the last one, from 1s to 24h. 60s is how long
         /// TIME_WAIT holds a port (TCP_TIMEWAIT_LEN): ports that were taken then are free again.
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
-    check port_thresholds_are_in_order;
-    by port alone warning, critical because "no threshold beside `process` or `unit`, for the ports \
-                         towards a destination are nobody's: match its `port` alone";
 }
 
 section! {
@@ -150,7 +171,8 @@ section! {
 
         /// The severity of the finding: "info", "warning" or "critical". "warning" because one
         /// such socket is a defect, but an outage only once the server wants its port back.
-        pub severity: ConfigSeverity = ConfigSeverity::Warning;
+        #[serde(with = "Word")]
+        pub severity: Severity = Severity::Warning;
     }
 }
 
@@ -166,16 +188,19 @@ section! {
 
         /// How long somebody must have listened there, from 0s to 24h. 60s, so that the ports that
         /// tests and passive FTP listen on for moments are not spoken of.
-        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+        #[serde(with = "Age")]
+        pub min_age: Duration = Duration::from_secs(60);
 
         /// Refused connections to such a port within `window`, from 1 to 1000000, that raise a
         /// warning; info for a port that connect() takes last (odd, where the range begins with an
         /// even one). 10 a minute is a client that retries in a loop, not a person who tries.
-        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 10;
 
         /// The time over which they are counted, from 1s to 24h; so long does the finding stand
         /// after the last one. 60s is longer than the pause of nearly every client that retries.
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
 }
 
@@ -191,13 +216,14 @@ section! {
         /// there is a source for every second one at least, or 1000 sources. Fewer do where they
         /// fill half of the listener's queue (its backlog), but never fewer than 20. 200 is far
         /// more than the clients that vanish in the middle of a handshake on a busy host.
-        pub warning: u64 = 200, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 200;
 
         /// Unanswered half-open connections of a port, from 1 to 1000000, that are critical. 1000
         /// fills the queue of most servers.
-        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 1_000;
     }
-    check flood_thresholds_are_in_order;
 }
 
 section! {
@@ -211,13 +237,14 @@ section! {
         /// there are fewer sources than half of them. Fewer do where they fill half of the
         /// listener's queue (its backlog), but never fewer than 20. 100 from one client is a
         /// client that tries again and again and does not get through; a port scan makes one.
-        pub warning: u64 = 100, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 100;
 
         /// Unanswered half-open connections of a port, from 1 to 1000000, that are critical. 1000
         /// fills the queue of most servers, for everybody.
-        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 1_000;
     }
-    check stall_thresholds_are_in_order;
 }
 
 section! {
@@ -230,17 +257,19 @@ section! {
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that
         /// raise a warning; so does a queue that two inventories in a row find full. 10, because a
         /// few come with a start or a burst and are made up for by the client's next SYN.
-        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 10;
 
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that are
         /// critical. 1000 a minute is 16 a second, each of a client that waits for a second or more.
-        pub critical: u64 = 1_000, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 1_000;
 
         /// The time over which drops are counted, from 1s to 24h; so long does the finding stand
         /// after the last one. 60s is longer than most clients' time-out for connect().
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
-    check queue_thresholds_are_in_order;
 }
 
 section! {
@@ -256,31 +285,35 @@ section! {
         /// that retries in a loop with pauses, and as much as twenty load balancers whose health
         /// checks end with a reset every 2s (HAProxy's default), so that a service which is put
         /// behind fewer is no storm even on its first day.
-        pub warning: u64 = 600, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 600;
 
         /// Resets of one process and port within `window`, from 1 to 1000000, that are critical, if
         /// they are `factor` times the usual. 6000 a minute is 100 a second: of a service with
         /// hundreds of connections a second that is most of them, and no health check.
-        pub critical: u64 = 6_000, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 6_000;
 
         /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
         /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
         /// raised until so many windows have been watched, of a container or scope since it started:
         /// 10m with the defaults.
-        pub factor: u32 = 10, in 2..=1_000;
+        #[serde(with = "Whole::<2, 1_000>")]
+        pub factor: u32 = 10;
 
         /// The time over which resets are counted, from 1s to 24h; so long does the finding stand
         /// after the rate was last high. 60s is what one restart of a service may take, and holds
         /// six inventories.
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
 
         /// The time before `window` whose mean is the usual number, from 1s to 24h and no shorter
         /// than `window`. A rate that stays high for as long becomes the usual one, and the finding
         /// ends. 1h: somebody has read it by then, and jobs that run several times an hour are part
         /// of the mean.
-        pub history: Duration = Duration::from_secs(3_600), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub history: Duration = Duration::from_secs(3_600);
     }
-    check storm_is_in_order;
 }
 
 section! {
@@ -297,12 +330,14 @@ section! {
         /// perhaps twice; nginx tries five times within 3s, systemd restarts a service five times
         /// within 10s, and both give up then. However many, it is info while a listener of the same
         /// program has the port.
-        pub warning: u64 = 3, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 3;
 
         /// The time over which they are counted, from 1s to 24h; so long does the finding stand
         /// after the last one, if the process does not get its port before. 60s is how long
         /// TIME_WAIT holds a port (TCP_TIMEWAIT_LEN).
-        pub window: Duration = Duration::from_secs(60), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
 }
 
@@ -319,105 +354,33 @@ section! {
         /// 24h. 60s is the kernel's default tcp_fin_timeout: from then on it would itself have
         /// given up a FIN_WAIT2 that nobody holds. LAST_ACK of a process that has gone ends after
         /// some 100s.
-        pub min_age: Duration = Duration::from_secs(60), in Duration::ZERO..=DAY;
+        #[serde(with = "Age")]
+        pub min_age: Duration = Duration::from_secs(60);
 
         /// How long a connect() must have gone unanswered to count, from 0s to 24h. 3s: by
         /// then the SYN has been sent twice more (RFC 6298: after 1s, and 2s after that), and most
         /// programs have not given up yet, which they do after 5s to 30s.
-        pub unanswered: Duration = Duration::from_secs(3), in Duration::ZERO..=DAY;
+        #[serde(with = "Age")]
+        pub unanswered: Duration = Duration::from_secs(3);
 
         /// Sockets of one owner in one of these states, and towards one host, from 1 to 1000000,
         /// that raise a warning; so many towards several hosts are info. 10 is a connection pool of
         /// common default size (HikariCP) that does not get through with any connection. Of one
         /// host, because who dials or serves many always has some that do not answer: mail servers,
         /// crawlers, scrapers, proxies.
-        pub warning: u64 = 10, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 10;
 
         /// Sockets of one owner in SYN_SENT or FIN_WAIT2 towards one host, from 1 to 1000000, that
         /// are critical. Each holds a descriptor: 200 are a fifth of the customary limit of 1024
         /// open files.
-        pub critical: u64 = 200, in 1..=MOST_SOCKETS;
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 200;
 
         /// How long a finding about SYN_SENT stands after so many were there last, from 1s to 24h.
         /// 2m: a job that dials each minute, and one of whose rounds no inventory meets because it
         /// gives up soon, is told once and not each minute.
-        pub window: Duration = Duration::from_secs(120), in SECOND..=DAY;
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(120);
     }
-    check stuck_thresholds_are_in_order;
-}
-
-choice! {
-    /// A severity as the file spells it.
-    pub enum ConfigSeverity {
-        /// Worth knowing.
-        Info = "info",
-        /// Somebody should look at it.
-        Warning = "warning",
-        /// Something is failing, or about to.
-        Critical = "critical",
-    }
-}
-
-fn pileup_thresholds_are_in_order(it: &CloseWaitPileup, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn time_wait_thresholds_are_in_order(
-    it: &TimeWaitExhaustion,
-    given: &Given<'_>,
-) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn port_thresholds_are_in_order(
-    it: &EphemeralPortExhaustion,
-    given: &Given<'_>,
-) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn flood_thresholds_are_in_order(it: &SynFlood, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn stall_thresholds_are_in_order(it: &HandshakeStall, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn queue_thresholds_are_in_order(it: &AcceptQueueOverflow, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-fn storm_is_in_order(it: &ResetStorm, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)?;
-    pair_in_order(("window", it.window), ("history", it.history), given)
-}
-
-fn stuck_thresholds_are_in_order(it: &StuckState, given: &Given<'_>) -> Result<(), Fault> {
-    in_order(it.warning, it.critical, given)
-}
-
-/// Equal thresholds are allowed: then nothing is ever only a warning.
-fn in_order<T: Setting + PartialOrd>(
-    warning: T,
-    critical: T,
-    given: &Given<'_>,
-) -> Result<(), Fault> {
-    pair_in_order(("warning", warning), ("critical", critical), given)
-}
-
-/// The value of the first key is not above that of the second.
-fn pair_in_order<T: Setting + PartialOrd>(
-    (lower, least): (&str, T),
-    (upper, most): (&str, T),
-    given: &Given<'_>,
-) -> Result<(), Fault> {
-    if least <= most {
-        return Ok(());
-    }
-    let from = |key| if given.table.contains_key(key) { "" } else { given.else_from };
-    let at_least = format!("no less than `{lower}`, which is {}{}", least.show(), from(lower));
-    let at_most = format!("no more than `{upper}`, which is {}{}", most.show(), from(upper));
-    let fault = given.refuse(upper, at_least);
-    fault.or_else(|| given.refuse(lower, at_most)).map_or(Ok(()), Err)
 }

@@ -5,7 +5,7 @@
 //! characters, as editors do. Whatever comes from the file or its name is escaped, so that no
 //! input can break the line.
 
-use std::{fmt, io, path::Path, str::Utf8Error, time::Duration};
+use std::{io, path::Path, str::Utf8Error, time::Duration};
 
 use thiserror::Error;
 use toml::{Spanned, de::DeValue};
@@ -24,162 +24,89 @@ const NEAR: f64 = 0.8;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// There is no such file.
-    #[error("{file}: no such file; `tcpwatch config default` prints one to start from")]
-    Missing {
-        /// The path as given.
-        file: String,
-    },
+    #[error("{0}: no such file; `tcpwatch config default` prints one to start from")]
+    Missing(String),
     /// The system refused to open or read the file.
-    #[error("{file}: cannot be read: {error}")]
-    Unreadable {
-        /// The path as given.
-        file: String,
-        /// What the system said. Not a `source`: the line has it already.
-        error: io::Error,
-    },
-    /// The path is a directory, a FIFO, a device.
-    #[error("{file}: expected a TOML file, found {found}")]
-    NotRegular {
-        /// The path as given.
-        file: String,
-        /// What it is.
-        found: &'static str,
-    },
+    #[error("{0}: cannot be read: {1}")]
+    Unreadable(String, io::Error),
     /// Its filesystem does not answer.
-    #[error("{file}: cannot be read: no answer within {} s", patience.as_secs())]
-    Late {
-        /// The path as given.
-        file: String,
-        /// How long it was waited for.
-        patience: Duration,
-    },
-    /// The file is too large to be a configuration.
-    #[error("{file}: expected a TOML file of at most {limit_bytes} bytes, found a larger one")]
-    TooLarge {
-        /// The path as given.
-        file: String,
-        /// The most that is read.
-        limit_bytes: u64,
-    },
-    /// The text is not a valid configuration.
-    #[error("{place}: {cause}")]
+    #[error("{0}: cannot be read: no answer within {patience} s", patience = .1.as_secs())]
+    Late(String, Duration),
+    /// The path leads to a directory, a FIFO, a device, too large a file: what is expected, and
+    /// found.
+    #[error("{0}: expected {1}, found {2}")]
+    NotAFile(String, String, &'static str),
+    /// The text is refused.
+    #[error("{file}:{line}:{column}: {why}")]
     Refused {
-        /// Where it goes wrong.
-        place: Place,
+        /// The path as given, control characters escaped.
+        file: String,
+        /// Counts from 1.
+        line: usize,
+        /// Counts characters from 1.
+        column: usize,
         /// What is wrong there.
-        cause: Cause,
+        why: String,
     },
 }
 
 impl ConfigError {
     pub(super) fn unreadable(path: &Path, error: io::Error) -> Self {
-        let file = plain::path(path);
         match error.kind() {
-            io::ErrorKind::NotFound => Self::Missing { file },
-            _ => Self::Unreadable { file, error },
+            io::ErrorKind::NotFound => Self::Missing(plain::path(path)),
+            _ => Self::Unreadable(plain::path(path), error),
         }
     }
 
     pub(super) fn not_regular(path: &Path, found: &'static str) -> Self {
-        Self::NotRegular { file: plain::path(path), found }
+        Self::NotAFile(plain::path(path), "a TOML file".to_owned(), found)
     }
 
     pub(super) fn late(path: &Path, patience: Duration) -> Self {
-        Self::Late { file: plain::path(path), patience }
+        Self::Late(plain::path(path), patience)
     }
 
     pub(super) fn too_large(path: &Path, limit_bytes: u64) -> Self {
-        Self::TooLarge { file: plain::path(path), limit_bytes }
+        let expected = format!("a TOML file of at most {limit_bytes} bytes");
+        Self::NotAFile(plain::path(path), expected, "a larger one")
     }
 }
 
-/// A place in a file, `FILE:LINE:COLUMN`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The path as given, control characters escaped.
-    pub file: String,
-    /// Counts from 1.
-    pub line: usize,
-    /// Counts characters from 1.
-    pub column: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file, self.line, self.column)
-    }
-}
-
-/// What is wrong at a place.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Cause {
-    /// Bytes that are not text.
-    #[error("expected UTF-8 text, found byte 0x{byte:02x}")]
-    NotText {
-        /// The first byte that does not belong.
-        byte: u8,
-    },
-    /// Text that is not TOML.
-    #[error("{0}")]
-    Syntax(String),
-    /// A key that does not exist.
-    #[error("unknown key `{key}`; {advice}")]
-    UnknownKey {
-        /// The full dotted path.
-        key: String,
-        /// The nearest known key, or all of them if none is near.
-        advice: String,
-    },
-    /// A value of the wrong type, out of bounds, or at odds with another.
-    #[error("{key}: expected {expected}, found {found}")]
-    Value {
-        /// The full dotted path.
-        key: String,
-        /// What would have been accepted.
-        expected: String,
-        /// What is there, with its type.
-        found: String,
-    },
-}
-
-/// A cause at a byte offset of a text whose file is not known here.
+/// A fault at a byte offset of a text; its file is not known here.
 #[derive(Debug)]
 pub(super) struct Fault {
     offset: usize,
-    cause: Cause,
+    why: String,
 }
 
 impl Fault {
-    pub(super) fn value(
-        key: impl Into<String>,
-        expected: impl Into<String>,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Self {
-        let (key, expected) = (key.into(), expected.into());
-        let cause = Cause::Value { key, expected, found: found(value.get_ref()) };
-        Self { offset: value.span().start, cause }
+    /// A value of the wrong type, out of bounds, or at odds with another.
+    pub(super) fn value(key: &str, expected: &str, value: &Spanned<DeValue<'_>>) -> Self {
+        let why = format!("{key}: expected {expected}, found {}", found(value.get_ref()));
+        Self { offset: value.span().start, why }
     }
 
+    /// A key that does not exist, with the nearest one that does, or all if none is near.
     pub(super) fn unknown_key(path: &str, key: &Spanned<impl AsRef<str>>, known: &[&str]) -> Self {
         let name = key.get_ref().as_ref();
-        let advice = match nearest(name, known.iter().copied()) {
+        let advice = match nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known here: `{}`", known.join("`, `")),
         };
-        let cause = Cause::UnknownKey { key: join(path, &bare_or_quoted(name)), advice };
-        Self { offset: key.span().start, cause }
+        let why = format!("unknown key `{}`; {advice}", join(path, &bare_or_quoted(name)));
+        Self { offset: key.span().start, why }
     }
 
     pub(super) fn syntax(error: &toml::de::Error) -> Self {
         let lines: Vec<_> = error.message().lines().map(str::trim).collect();
-        let cause = Cause::Syntax(plain::said(&lines.join(", ")));
-        Self { offset: error.span().map_or(0, |span| span.start), cause }
+        let offset = error.span().map_or(0, |span| span.start);
+        Self { offset, why: plain::said(&lines.join(", ")) }
     }
 
     pub(super) fn not_utf8(bytes: &[u8], error: &Utf8Error) -> Self {
         let offset = error.valid_up_to();
         let byte = bytes.get(offset).copied().unwrap_or_default();
-        Self { offset, cause: Cause::NotText { byte } }
+        Self { offset, why: format!("expected UTF-8 text, found byte 0x{byte:02x}") }
     }
 
     /// The error for the file at `path` with these contents.
@@ -188,30 +115,25 @@ impl Fault {
         let start_of_line = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         // A character of UTF-8 is its bytes up to the next that is not of the form 10xxxxxx.
         let is_first = |byte: &&u8| **byte & 0b1100_0000 != 0b1000_0000;
-        let place = Place {
+        ConfigError::Refused {
             file: plain::path(path),
             line: before.iter().filter(|&&byte| byte == b'\n').count() + 1,
             column: before.iter().skip(start_of_line).filter(is_first).count() + 1,
-        };
-        ConfigError::Refused { place, cause: self.cause }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.cause.fmt(f)
+            why: self.why,
+        }
     }
 }
 
 /// The known word most like `word`, if any is like it.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     // Likeness costs the product of both lengths, and the longest word here has 25 letters.
     if word.len() > 2 * QUOTED_CHARS {
         return None;
     }
     let word = word.to_lowercase();
     known
-        .map(|near| (strsim::jaro_winkler(&word, near), near))
+        .iter()
+        .map(|near| (strsim::jaro_winkler(&word, near), *near))
         .filter(|(likeness, _)| *likeness >= NEAR)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, near)| near)

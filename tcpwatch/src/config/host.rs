@@ -2,9 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use toml::{Spanned, de::DeValue};
+use serde::{Serialize, Serializer};
+use toml::Value;
 
-use super::{error::Fault, setting::Setting};
+use super::value::Accepts;
 
 /// Longest name in the DNS, in text (RFC 1035 section 2.3.4).
 const NAME_BYTES: usize = 253;
@@ -53,19 +54,19 @@ impl fmt::Display for HostName {
     }
 }
 
-impl Setting for HostName {
-    type Bounds = ();
-
-    fn read(value: &Spanned<DeValue<'_>>, key: &str, (): &()) -> Result<Self, Fault> {
-        value.get_ref().as_str().and_then(Self::parse).ok_or_else(|| {
-            let expected = "the name or address of a host without port, such as \
-                            \"tcpwatch.example.org\"";
-            Fault::value(key, expected, value)
-        })
+impl Accepts<Self> for HostName {
+    fn expected() -> String {
+        "the name or address of a host without port, such as \"tcpwatch.example.org\"".to_owned()
     }
 
-    fn show(&self) -> String {
-        format!("\"{self}\"")
+    fn read(value: &Value) -> Option<Self> {
+        value.as_str().and_then(Self::parse)
+    }
+}
+
+impl Serialize for HostName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
@@ -117,18 +118,22 @@ pub fn host_of_authority(authority: &str) -> Option<HostName> {
     }
 }
 
-impl Setting for ExternalUrl {
-    type Bounds = ();
+/// URLs of web pages, and "" for none.
+pub(super) struct Url;
 
-    fn read(value: &Spanned<DeValue<'_>>, key: &str, (): &()) -> Result<Self, Fault> {
-        value.get_ref().as_str().and_then(Self::parse).ok_or_else(|| {
-            let expected = "a URL such as \"https://tcpwatch.example.org/\", or \"\" for none";
-            Fault::value(key, expected, value)
-        })
+impl Accepts<ExternalUrl> for Url {
+    fn expected() -> String {
+        "a URL such as \"https://tcpwatch.example.org/\", or \"\" for none".to_owned()
     }
 
-    fn show(&self) -> String {
-        format!("{:?}", self.url)
+    fn read(value: &Value) -> Option<ExternalUrl> {
+        value.as_str().and_then(ExternalUrl::parse)
+    }
+}
+
+impl Serialize for ExternalUrl {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.url.serialize(to)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Everything that can be set: the schema, its defaults, its bounds and the file that explains it.
 //!
-//! Nothing outside this folder reads TOML or knows a default. A key is one line in a `section!`
+//! Nothing outside this folder reads TOML or knows a default. A key is a field in a `section!`
 //! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
-//! prints, so what users read cannot differ from what is compiled. All parsing is pure;
-//! only [`Config::load`] touches the disk (`file.rs`). What is refused is refused as a whole, with one line
-//! that names the place (`error.rs`); command-line flags are merged elsewhere.
+//! prints, so what users read cannot differ from what is compiled. Serde reads and writes the
+//! fields, within the bounds of `value.rs`. All parsing is pure; only [`Config::load`] touches the
+//! disk. A file is refused as a whole, with one line that names the place (`error.rs`).
+//! Command-line flags are merged elsewhere.
 
 mod detect;
 mod duration;
@@ -14,28 +15,33 @@ mod general;
 mod host;
 mod name;
 mod overridable;
+mod read;
 mod section;
-mod setting;
+mod severity;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::{fmt::Write, path::Path, time::Duration};
 
 pub use detect::{
-    AcceptQueueOverflow, BindConflict, CloseWaitPileup, ConfigSeverity, Detect,
-    EphemeralPortExhaustion, HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection,
-    StuckState, SynFlood, TimeWaitExhaustion,
+    AcceptQueueOverflow, BindConflict, CloseWaitPileup, Detect, EphemeralPortExhaustion,
+    HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, StuckState, SynFlood,
+    TimeWaitExhaustion,
 };
-pub use error::{Cause, ConfigError, Place};
-pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Namespaces, Web};
+pub use error::ConfigError;
+pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Web};
 pub use host::{ExternalUrl, HostName, host_of_authority};
 pub use overridable::Overridable;
-use section::Section;
+use overridable::{OVERRIDE, SECTION};
+use section::{Docs, Section};
+pub use severity::Severity;
+use toml::{Table, Value};
 
 /// What some editors put in front of UTF-8 text; they do not count it as a column.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-section::sections! {
+section::section! {
     /// Configuration of tcpwatch, in TOML. Every key is shown with its default; a key that is left
     /// out keeps it. An unknown key or an impossible value refuses the whole file:
     /// `tcpwatch config check FILE` says where. SIGHUP reloads; a file that is refused then leaves
@@ -57,7 +63,7 @@ impl Config {
     /// Parses the text of a configuration file. `path` is only named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        section::parse(text).map_err(|fault| fault.found_in(path, text.as_bytes()))
+        read::parse(text).map_err(|fault| fault.found_in(path, text.as_bytes()))
     }
 
     /// Reads and parses a configuration file. An empty file is the default configuration. One that
@@ -70,36 +76,58 @@ impl Config {
         Self::parse(text, path)
     }
 
+    /// `new` with what changes only with a restart as it is here, and the names of what differs
+    /// there: the agent opened or allocated these at its start.
+    pub fn keep_start_only(&self, mut new: Self) -> (Self, Vec<&'static str>) {
+        let mut kept = Vec::new();
+        macro_rules! start_only {
+            ($($section:ident $(. $key:ident)?),+) => {$(
+                if new.$section$(.$key)? != self.$section$(.$key)? {
+                    new.$section$(.$key)? = self.$section$(.$key)?.clone();
+                    kept.push(concat!(stringify!($section) $(, ".", stringify!($key))?));
+                }
+            )+};
+        }
+        start_only!(web, log, limits.ring_buffer_bytes, limits.http_connections);
+        (new, kept)
+    }
+
     /// The file that sets every key to its default, each under its comment. The first section that
     /// takes overrides shows how one is written.
     pub fn default_toml() -> String {
         let mut file = String::new();
-        let sections = Self::describe("");
-        let first_overridable = sections.iter().position(|section| section.overridable);
-        for (number, section) in sections.iter().enumerate() {
-            if number > 0 {
-                file.push('\n');
-            }
-            comment(&mut file, section.docs);
-            // A section that only holds others needs no header in TOML.
-            if !section.keys.is_empty() {
-                let _infallible = writeln!(file, "[{}]", section.path);
-            }
-            for (number, key) in section.keys.iter().enumerate() {
-                if number > 0 {
-                    file.push('\n');
-                }
-                comment(&mut file, key.docs);
-                let _infallible = writeln!(file, "{} = {}", key.name, key.value);
-            }
-            if first_overridable == Some(number) {
-                file.push('\n');
-                comment(&mut file, &overridable::EXPLANATION);
-                let _infallible = writeln!(file, "#\n# [[{}.override]]", section.path);
-                comment(&mut file, &overridable::EXAMPLE);
-            }
-        }
+        print(&mut file, "", &Self::docs(), &read::table(&Self::default()));
         file
+    }
+}
+
+/// Prints a section, and those within it.
+fn print(file: &mut String, path: &str, docs: &Docs, values: &Table) {
+    let section = values.get(SECTION).and_then(Value::as_table);
+    let values = section.unwrap_or(values);
+    if !file.is_empty() {
+        file.push('\n');
+    }
+    comment(file, docs.lines);
+    let mut before = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
+    for (name, docs) in &docs.inner {
+        match values.get(*name) {
+            Some(Value::Table(values)) => print(file, &error::join(path, name), docs, values),
+            Some(value) => {
+                file.push_str(&std::mem::replace(&mut before, "\n".to_owned()));
+                comment(file, docs.lines);
+                let _infallible = writeln!(file, "{name} = {value}");
+            }
+            None => {}
+        }
+    }
+    let header = format!("# [[{path}.{OVERRIDE}]]\n");
+    if section.is_some() && !file.contains("# [[") {
+        file.push('\n');
+        comment(file, &overridable::EXPLANATION);
+        file.push_str("#\n");
+        file.push_str(&header);
+        comment(file, &overridable::EXAMPLE);
     }
 }
 

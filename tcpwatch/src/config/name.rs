@@ -3,9 +3,9 @@
 //! A name that no label can have would silently match nothing, so it is refused. The labels are
 //! made in `kernel/cgroup.rs` and `kernel/namespaces.rs`.
 
-use toml::{Spanned, de::DeValue};
+use toml::Value;
 
-use super::{error::Fault, setting::Setting};
+use super::value::Accepts;
 use crate::facts::{is_container_name, is_short_id, is_unit};
 
 /// `TASK_COMM_LEN` less its NUL: the kernel cuts a longer name off.
@@ -14,52 +14,49 @@ const COMM_BYTES: usize = 15;
 /// `NAME_MAX` of Linux.
 const NAME_BYTES: usize = 255;
 
-/// What a name is of.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Name {
-    /// The `process` label.
-    Process,
-    /// The `unit` label.
-    Unit,
-    /// The `netns` label. Empty is refused: it would stand for all that have no name.
-    Namespace,
-}
+/// Names that the `process` label can have.
+pub(super) struct ProcessName;
 
-impl Name {
-    fn is_possible(self, name: &str) -> bool {
-        match self {
-            Self::Process => (1..=COMM_BYTES).contains(&name.len()),
-            Self::Unit => is_unit(name) || is_short_id(name) || is_container_name(name),
-            Self::Namespace => (1..=NAME_BYTES).contains(&name.len()),
-        }
+impl Accepts<String> for ProcessName {
+    fn expected() -> String {
+        format!("the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes")
     }
 
-    fn expected(self) -> String {
-        match self {
-            Self::Process => {
-                format!(
-                    "the name of a process as the kernel keeps it, from 1 to {COMM_BYTES} bytes"
-                )
-            }
-            Self::Unit => "a systemd service or scope such as \"nginx.service\", a container's or \
-                           pod's id cut to 12 characters, or the name of a system container"
-                .to_owned(),
-            Self::Namespace => {
-                format!("the name of a network namespace, from 1 to {NAME_BYTES} bytes")
-            }
-        }
+    fn read(value: &Value) -> Option<String> {
+        of_bytes(value, COMM_BYTES)
     }
 }
 
-impl Setting for String {
-    type Bounds = Name;
+/// Names that the `unit` label can have.
+pub(super) struct UnitName;
 
-    fn read(value: &Spanned<DeValue<'_>>, key: &str, bounds: &Name) -> Result<Self, Fault> {
-        let name = value.get_ref().as_str().filter(|name| bounds.is_possible(name));
-        name.map(str::to_owned).ok_or_else(|| Fault::value(key, bounds.expected(), value))
+impl Accepts<String> for UnitName {
+    fn expected() -> String {
+        "a systemd service or scope such as \"nginx.service\", a container's or pod's id cut to 12 \
+         characters, or the name of a system container"
+            .to_owned()
     }
 
-    fn show(&self) -> String {
-        format!("{self:?}")
+    fn read(value: &Value) -> Option<String> {
+        let name = value.as_str()?;
+        (is_unit(name) || is_short_id(name) || is_container_name(name)).then(|| name.to_owned())
     }
+}
+
+/// Names that the `netns` label can have. Empty is refused: it would stand for every namespace
+/// without a name.
+pub(super) struct NamespaceName;
+
+impl Accepts<String> for NamespaceName {
+    fn expected() -> String {
+        format!("the name of a network namespace, from 1 to {NAME_BYTES} bytes")
+    }
+
+    fn read(value: &Value) -> Option<String> {
+        of_bytes(value, NAME_BYTES)
+    }
+}
+
+fn of_bytes(value: &Value, most: usize) -> Option<String> {
+    value.as_str().filter(|name| (1..=most).contains(&name.len())).map(str::to_owned)
 }

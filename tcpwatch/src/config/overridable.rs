@@ -5,21 +5,29 @@
 //! nothing, is a mistake of the person who wrote it, and is refused. Who is judged is known in the
 //! engine: it asks with [`Overridable::of`].
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
+    Spanned, Table,
+    de::{DeArray, DeTable, DeValue},
 };
 
 use super::{
+    detect::{BY_PORT_ONLY, NO_OVERRIDE},
     error::{Fault, join},
-    name::Name,
-    section::{Described, Given, Keys, Section},
-    setting::{PORTS, Setting},
+    name::{ProcessName, UnitName},
+    read::{out_of_order, plain},
+    section::{Docs, Section},
+    value::{Accepts as _, Given, Port},
 };
 use crate::facts::Process;
 
 /// The key under which overrides stand in their section.
-const OVERRIDE: &str = "override";
+pub(super) const OVERRIDE: &str = "override";
+
+/// The field in which serde finds a section, and an override's copy of it.
+pub(super) const SECTION: &str = "section";
 
 /// What the default file says of overrides.
 pub(super) const EXPLANATION: [&str; 6] = [
@@ -40,34 +48,36 @@ pub(super) const EXAMPLE: [&str; 4] =
 /// needs more than this has the wrong thresholds in the section.
 const MOST_OVERRIDES: usize = 100;
 
+/// The keys by which an override matches.
+const MATCHERS: [&str; 3] = ["process", "unit", "port"];
+
 /// A section, and what differs in it for some processes, units and ports. Its values are had by
 /// asking for whom, so that no detector forgets to.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overridable<S> {
     pub(super) section: S,
+    #[serde(default = "Vec::new", rename = "override")]
     overrides: Vec<Override<S>>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// Applies where all that it names is so.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Override<S> {
-    matcher: Matcher,
+    #[serde(default, skip_serializing, deserialize_with = "Given::<ProcessName>::deserialize")]
+    process: Option<String>,
+    #[serde(default, skip_serializing, deserialize_with = "Given::<UnitName>::deserialize")]
+    unit: Option<String>,
+    #[serde(default, skip_serializing, deserialize_with = "Given::<Port>::deserialize")]
+    port: Option<u16>,
     /// The section with the keys of this override in place.
     section: S,
-}
-
-/// Whom an override is for: all that is given must be so.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Matcher {
-    process: Option<String>,
-    unit: Option<String>,
-    port: Option<u16>,
 }
 
 impl<S> Overridable<S> {
     /// The values for a process, where it is known, and a service port: those of the first override
     /// that matches, else the section's.
     pub fn of(&self, process: Option<&Process>, port: u16) -> &S {
-        let first = self.overrides.iter().find(|it| it.matcher.matches(process, port));
+        let first = self.overrides.iter().find(|it| it.matches(process, port));
         first.map_or(&self.section, |it| &it.section)
     }
 
@@ -78,127 +88,121 @@ impl<S> Overridable<S> {
     }
 }
 
-impl<S: Keys> Section for Overridable<S> {
-    fn read(table: &DeTable<'_>, path: &str) -> Result<Self, Fault> {
-        let mut section = S::default();
-        for (key, value) in table {
-            let name = key.get_ref();
-            if name != OVERRIDE && !section.read_key(name, value, path)? {
-                let known = [S::NAMES, &[OVERRIDE]].concat();
-                return Err(Fault::unknown_key(path, key, &known));
-            }
-        }
-        section.check(&Given { table, path, else_from: " by default" })?;
-        // Only now, because an override keeps what the section says, wherever that stands.
-        let overrides = match table.get(OVERRIDE) {
-            Some(value) => read_overrides(&section, value, &join(path, OVERRIDE))?,
-            None => Vec::new(),
-        };
-        Ok(Self { section, overrides })
-    }
-
-    fn describe(path: &str) -> Vec<Described> {
-        vec![Described { overridable: true, ..S::describe_keys(path) }]
+impl<S: Section> Section for Overridable<S> {
+    fn docs() -> Docs {
+        S::docs()
     }
 }
 
-fn read_overrides<S: Keys>(
-    section: &S,
-    value: &Spanned<DeValue<'_>>,
-    path: &str,
-) -> Result<Vec<Override<S>>, Fault> {
-    let tables = value.get_ref().as_array().filter(|tables| tables.len() <= MOST_OVERRIDES);
-    let Some(tables) = tables else {
-        let expected = format!("tables `[[{path}]]`, at most {MOST_OVERRIDES}");
-        return Err(Fault::value(path, expected, value));
-    };
-    let mut overrides: Vec<Override<S>> = Vec::new();
-    for (index, value) in tables.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        let read = Override::read(section, value, &path)?;
-        let covers = |earlier: &Override<S>| earlier.matcher.covers(&read.matcher);
-        if let Some(first) = overrides.iter().position(covers) {
-            let expected = format!("something that `override[{first}]` does not match before it");
-            return Err(Fault::value(path, expected, value));
-        }
-        overrides.push(read);
-    }
-    Ok(overrides)
-}
-
-impl<S: Keys> Override<S> {
-    fn read(section: &S, value: &Spanned<DeValue<'_>>, path: &str) -> Result<Self, Fault> {
-        let refuse = |expected: String| Err(Fault::value(path, expected, value));
-        let DeValue::Table(table) = value.get_ref() else {
-            return refuse("a table with what to match and what to override".to_owned());
-        };
-        let mut read = Self { matcher: Matcher::default(), section: section.clone() };
-        let mut changes = false;
-        for (key, value) in table {
-            let name = key.get_ref();
-            if read.matcher.read_key(name, value, path)? {
-                continue;
-            }
-            if !read.section.read_key(name, value, path)? {
-                let known = [&Matcher::NAMES, S::NAMES].concat();
-                return Err(Fault::unknown_key(path, key, &known));
-            }
-            changes = true;
-        }
-        let (by_port_alone, why) = S::BY_PORT_ALONE;
-        let mut keys = table.iter();
-        let in_vain = keys.find(|(key, _)| by_port_alone.contains(&key.get_ref().as_ref()));
-        if let Some((key, value)) = in_vain.filter(|_| read.matcher.names_somebody()) {
-            return Err(Fault::value(join(path, key.get_ref()), why, value));
-        }
-        if read.matcher == Matcher::default() {
-            return refuse(format!("at least one of `{}` to match", Matcher::NAMES.join("`, `")));
-        }
-        if !changes {
-            return refuse(format!("at least one of `{}` to override", S::NAMES.join("`, `")));
-        }
-        read.section.check(&Given { table, path, else_from: " in the section" })?;
-        Ok(read)
-    }
-}
-
-impl Matcher {
-    const NAMES: [&str; 3] = ["process", "unit", "port"];
-
-    /// Reads one key; `false` if there is none of that name.
-    fn read_key(
-        &mut self,
-        name: &str,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-    ) -> Result<bool, Fault> {
-        let path = join(path, name);
-        match name {
-            "process" => self.process = Some(Setting::read(value, &path, &Name::Process)?),
-            "unit" => self.unit = Some(Setting::read(value, &path, &Name::Unit)?),
-            "port" => self.port = Some(Setting::read(value, &path, &PORTS)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
+impl<S> Override<S> {
     fn matches(&self, process: Option<&Process>, port: u16) -> bool {
         let is_process = |name: &str| process.is_some_and(|process| process.name == name);
         let is_in = |unit: &str| process.is_some_and(|process| process.unit_label() == unit);
         self.process.as_deref().is_none_or(is_process)
             && self.unit.as_deref().is_none_or(is_in)
-            && self.port.is_none_or(|wanted| wanted == port)
+            && self.port.is_none_or(|it| it == port)
     }
+}
 
-    /// Whether it is for a process or a unit.
-    fn names_somebody(&self) -> bool {
-        self.process.is_some() || self.unit.is_some()
-    }
+/// The refusal of a key that a person may expect at `path`, although there is none.
+pub(super) fn refusal(path: &str, value: &Spanned<DeValue<'_>>) -> Option<Fault> {
+    let (section, why) = NO_OVERRIDE;
+    (path == join(section, OVERRIDE)).then(|| Fault::value(path, why, value))
+}
 
-    /// Whether it matches whatever `other` matches.
-    fn covers(&self, other: &Self) -> bool {
-        (self.process.is_none() || self.process == other.process)
-            && (self.unit.is_none() || self.unit == other.unit)
-            && (self.port.is_none() || self.port == other.port)
+/// Turns a section and its overrides into what serde reads as [`Overridable`]: each override gets
+/// the keys that it leaves out, wherever the section gives them.
+pub(super) fn shape<'a>(
+    given: &DeTable<'a>,
+    known: &Table,
+    path: &str,
+    late: &mut Vec<Fault>,
+) -> Result<DeTable<'a>, Fault> {
+    let mut section = given.clone();
+    let overrides = section.remove(OVERRIDE);
+    refuse_unknown(&section, path, known.keys().map(String::as_str).chain([OVERRIDE]))?;
+    late.extend(out_of_order(&section, &section, known, path, " by default"));
+    let mut shaped = DeTable::new();
+    shaped.insert(key(SECTION), Spanned::new(0..0, DeValue::Table(section.clone())));
+    let Some(overrides) = overrides else { return Ok(shaped) };
+    let overrides_path = join(path, OVERRIDE);
+    let tables = overrides.get_ref().as_array().filter(|tables| tables.len() <= MOST_OVERRIDES);
+    let Some(tables) = tables else {
+        let expected = format!("tables `[[{overrides_path}]]`, at most {MOST_OVERRIDES}");
+        return Err(Fault::value(&overrides_path, &expected, &overrides));
+    };
+    let mut earlier = Vec::new();
+    let mut shaped_tables = DeArray::new();
+    for (index, value) in tables.iter().enumerate() {
+        let path_of = format!("{overrides_path}[{index}]");
+        let refuse = |expected: &str| Fault::value(&path_of, expected, value);
+        let expected = "a table with what to match and what to override";
+        let table = value.get_ref().as_table().ok_or_else(|| refuse(expected))?;
+        let (mut matcher, values) = split(table, &section, known, &path_of, refuse)?;
+        if let Some(first) = earlier.iter().position(|earlier| covers(earlier, &matcher)) {
+            let first = format!("something that `override[{first}]` does not match before it");
+            return Err(refuse(&first));
+        }
+        let (of, by_port, why) = BY_PORT_ONLY;
+        let is_port_only = matcher.len() == 1 && matcher.contains_key("port");
+        if of == path && !is_port_only {
+            let found = by_port.iter().find_map(|name| Some((name, table.get(*name)?)));
+            if let Some((name, value)) = found {
+                return Err(Fault::value(&join(&path_of, name), why, value));
+            }
+        }
+        late.extend(out_of_order(table, &values, known, &path_of, " in the section"));
+        earlier.push(matcher.clone());
+        matcher.insert(key(SECTION), Spanned::new(value.span(), DeValue::Table(values)));
+        shaped_tables.push(Spanned::new(value.span(), DeValue::Table(matcher)));
     }
+    shaped.insert(key(OVERRIDE), Spanned::new(overrides.span(), DeValue::Array(shaped_tables)));
+    Ok(shaped)
+}
+
+/// What an override matches, and the section with its values in place.
+fn split<'a>(
+    table: &DeTable<'a>,
+    section: &DeTable<'a>,
+    known: &Table,
+    path: &str,
+    refuse: impl Fn(&str) -> Fault,
+) -> Result<(DeTable<'a>, DeTable<'a>), Fault> {
+    let names: Vec<_> = known.keys().map(String::as_str).collect();
+    refuse_unknown(table, path, MATCHERS.into_iter().chain(names.iter().copied()))?;
+    let (mut matcher, mut values) = (DeTable::new(), section.clone());
+    for (key, value) in table {
+        let is_matcher = MATCHERS.contains(&key.get_ref().as_ref());
+        let to = if is_matcher { &mut matcher } else { &mut values };
+        to.insert(key.clone(), value.clone());
+    }
+    if matcher.is_empty() {
+        return Err(refuse(&format!("at least one of `{}` to match", MATCHERS.join("`, `"))));
+    }
+    if matcher.len() == table.len() {
+        return Err(refuse(&format!("at least one of `{}` to override", names.join("`, `"))));
+    }
+    Ok((matcher, values))
+}
+
+fn refuse_unknown<'k>(
+    table: &DeTable<'_>,
+    path: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Result<(), Fault> {
+    let known: Vec<_> = known.collect();
+    let unknown = table.keys().find(|key| !known.contains(&key.get_ref().as_ref()));
+    unknown.map_or(Ok(()), |key| Err(Fault::unknown_key(path, key, &known)))
+}
+
+/// Whether the first of two matchers matches whatever the other matches.
+fn covers(earlier: &DeTable<'_>, later: &DeTable<'_>) -> bool {
+    earlier
+        .iter()
+        .all(|(name, value)| later.get(name).is_some_and(|other| plain(other) == plain(value)))
+}
+
+/// A key that is not in the file.
+fn key(name: &str) -> Spanned<Cow<'_, str>> {
+    Spanned::new(0..0, name.into())
 }

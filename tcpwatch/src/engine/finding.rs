@@ -1,9 +1,10 @@
 //! A judged condition, in the words that a person reads.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
+pub use crate::config::Severity;
 use crate::{
     config,
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
@@ -84,39 +85,6 @@ impl FindingKind {
 impl Serialize for FindingKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
-    }
-}
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth knowing; nobody is woken.
-    Info,
-    /// Will become a failure if it goes on.
-    Warning,
-    /// Is failing, or about to.
-    Critical,
-}
-
-impl Severity {
-    /// Every severity, mildest first.
-    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
-
-    /// `info`, `warning` or `critical`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.label())
     }
 }
 

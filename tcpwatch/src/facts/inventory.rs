@@ -115,6 +115,16 @@ pub struct TimeWaitUse {
     pub limit: Option<u64>,
 }
 
+/// The network namespaces that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Every one that is found.
+    All,
+    /// The agent's own.
+    Host,
+}
+
 /// `net.ipv4.tcp_tw_reuse`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +136,24 @@ pub enum TwReuse {
     /// 2, the default since 4.19: likewise, but only over loopback.
     #[default]
     Loopback,
+}
+
+impl TwReuse {
+    /// The setting that the sysctl has with this value.
+    #[must_use]
+    pub fn of_number(number: u32) -> Option<Self> {
+        [Self::Never, Self::Always, Self::Loopback].into_iter().find(|it| it.number() == number)
+    }
+
+    /// The value of the sysctl.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Never => 0,
+            Self::Always => 1,
+            Self::Loopback => 2,
+        }
+    }
 }
 
 /// Local ports of outgoing connections. A connect() needs one that is free for its source address,

@@ -26,8 +26,8 @@ pub use event::{ConnectFailure, Event};
 pub use focus::Focus;
 pub use inventory::{
     CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
-    NetstatCounters, PortHolder, PortUse, Role, SelfConnectedSocket, StateCounts, TimeWaitUse,
-    TwReuse, Unread, WaitingSocket, saturating_sum,
+    NetstatCounters, PortHolder, PortUse, Role, Scope, SelfConnectedSocket, StateCounts,
+    TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::facts::{
     DestinationUse, Endpoint, Focus, Inventory, Namespace, NotSeen, PortUse, StateCounts, TableUse,
-    TcpState, TimeWaitUse, TwReuse, Unseen,
+    TcpState, TimeWaitUse, Unseen,
 };
 
 /// How the tables are walked, as `tcpwatch_scope_info` says it.
@@ -353,11 +353,8 @@ impl Walker {
         *walk = Walk::ZERO;
         walk.generation = self.generation;
         (walk.port_low, walk.port_high) = settings.port_range;
-        walk.tw_reuse = match settings.tw_reuse {
-            TwReuse::Never => 0,
-            TwReuse::Always => 1,
-            TwReuse::Loopback => 2,
-        };
+        walk.tw_reuse = settings.tw_reuse.number();
+
         // Half: far below any threshold that means something, and few enough to copy.
         walk.busy_at = available.div_ceil(2).max(1);
         walk.tw_reuse_delay_ms = settings.tw_reuse_delay_ms;

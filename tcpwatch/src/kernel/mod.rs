@@ -39,6 +39,7 @@ mod symbol_server;
 mod symbols;
 mod walk;
 
+pub use crate::facts::Scope;
 pub use cgroup::parse_cgroup;
 pub use clock::now;
 pub use counters::CounterReader;
@@ -47,7 +48,6 @@ pub use events::EventRing;
 pub use hooks::{Hook, HookStatus};
 pub use inventory::{WALK, Walker};
 pub use memory::OwnerPolicy;
-pub use namespaces::Scope;
 pub use privileges::confine;
 pub use process::ProcessReader;
 pub use programs::{LoadError, LoadOptions, Programs, holds};

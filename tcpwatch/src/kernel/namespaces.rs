@@ -18,22 +18,13 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::process::container_of;
-use crate::facts::NetnsId;
+use crate::facts::{NetnsId, Scope};
 
 /// `NSFS_MAGIC` (include/uapi/linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Where `ip netns` keeps its bind mounts.
 const NAMED: &str = "/run/netns";
-
-/// Which namespaces are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Every one that is found.
-    All,
-    /// The agent's own.
-    Host,
-}
 
 /// Identifies the namespace of the calling thread: its cookie; `None` before 5.14.
 fn cookie() -> Option<NetnsId> {

@@ -40,11 +40,10 @@ impl Settings {
             reserved_ports: parse_ports(&reserved),
             reserved: reserved.trim().to_owned(),
             syncookies: sysctl("tcp_syncookies").and_then(|text| text.trim().parse().ok()),
-            tw_reuse: match sysctl("tcp_tw_reuse").as_deref().map(str::trim) {
-                Some("0") => TwReuse::Never,
-                Some("1") => TwReuse::Always,
-                _ => TwReuse::Loopback,
-            },
+            tw_reuse: sysctl("tcp_tw_reuse")
+                .and_then(|text| text.trim().parse().ok())
+                .and_then(TwReuse::of_number)
+                .unwrap_or_default(),
             tw_reuse_delay_ms: sysctl("tcp_tw_reuse_delay")
                 .and_then(|text| text.trim().parse().ok())
                 .unwrap_or(1_000),

@@ -23,12 +23,8 @@ impl TimeWaitReuse {
     }
 
     /// As sysctl prints it.
-    pub(crate) const fn value(self) -> &'static str {
-        match self.value {
-            TwReuse::Never => "0",
-            TwReuse::Always => "1",
-            TwReuse::Loopback => "2",
-        }
+    pub(crate) fn value(self) -> String {
+        self.value.number().to_string()
     }
 
     /// Whether connect() takes ports in TIME_WAIT again.

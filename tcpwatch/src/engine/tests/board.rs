@@ -71,7 +71,7 @@ fn a_change_tells_the_finding_as_it_is_and_a_clear_as_it_was_last() {
 #[test]
 fn findings_come_worst_first_then_by_id() {
     let mut watch = Watch::with(|detect| {
-        detect.self_connection.severity = crate::config::ConfigSeverity::Info;
+        detect.self_connection.severity = Severity::Info;
     });
     let socket = SelfConnectedSocket {
         id: 1,

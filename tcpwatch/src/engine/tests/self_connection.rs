@@ -1,7 +1,6 @@
 //! `self-connection`: one per endpoint, its maker, words.
 
 use super::*;
-use crate::config::ConfigSeverity;
 
 const SELF: &str = "127.0.0.1:40000";
 
@@ -30,13 +29,8 @@ fn each_endpoint_in_each_namespace_is_one_finding() {
 
 #[test]
 fn its_severity_is_the_configured_one() {
-    let table = [
-        (ConfigSeverity::Info, Severity::Info),
-        (ConfigSeverity::Warning, Severity::Warning),
-        (ConfigSeverity::Critical, Severity::Critical),
-    ];
-    for (configured, severity) in table {
-        let mut watch = Watch::with(|detect| detect.self_connection.severity = configured);
+    for severity in Severity::ALL {
+        let mut watch = Watch::with(|detect| detect.self_connection.severity = severity);
         assert_eq!(watch.see([connected([socket(SELF, None)])])[0].severity, severity);
     }
 }

@@ -18,11 +18,8 @@ use std::{
 };
 
 use crate::{
-    config::{ConfigSeverity, Detect},
-    engine::{
-        detector::{Detector, Round, Verdicts},
-        finding::Severity,
-    },
+    config::Detect,
+    engine::detector::{Detector, Round, Verdicts},
     facts::{Endpoint, Event, NetnsId, Process, Timestamp},
 };
 
@@ -60,20 +57,11 @@ impl Detector for SelfConnection {
                 let holder = socket.owner.as_ref().map(|owner| &*owner.process).or(maker);
                 let config = detect.self_connection.of(holder, socket.endpoint.port);
                 if config.enabled {
-                    let severity = severity(config.severity);
-                    verdicts.push(words::verdict(namespace, socket, maker, severity), 0);
+                    verdicts.push(words::verdict(namespace, socket, maker, config.severity), 0);
                 }
             }
         }
         // One made while the tables were walked may be in the next inventory only.
         self.makers.retain(|key, (at, _)| seen.contains(key) || *at >= inventory.started);
-    }
-}
-
-const fn severity(configured: ConfigSeverity) -> Severity {
-    match configured {
-        ConfigSeverity::Info => Severity::Info,
-        ConfigSeverity::Warning => Severity::Warning,
-        ConfigSeverity::Critical => Severity::Critical,
     }
 }
