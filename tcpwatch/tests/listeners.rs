@@ -109,7 +109,7 @@ fn half_open_connections_from_300_sources_are_a_flood() -> Result<()> {
     let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 300;
     let finding = wait_for(&agent, "syn-flood", &ns, is_whole)?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
-    let sources = finding["evidence"]["sources_about"].as_u64().context("no sources")?;
+    let sources = finding["evidence"]["sources_estimate"].as_u64().context("no sources")?;
     assert!((270..=330).contains(&sources), "{finding:#}");
     assert_eq!(finding["evidence"]["half_open_connections"], 300, "{finding:#}");
     assert_eq!(finding["evidence"]["limit_connections"], 4_096, "{finding:#}");
@@ -136,7 +136,7 @@ fn half_open_connections_from_one_source_are_a_stall_and_no_flood() -> Result<()
     let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 120;
     let finding = wait_for(&agent, "handshake-stall", &ns, is_whole)?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
-    assert_eq!(finding["evidence"]["sources_about"], 1, "{finding:#}");
+    assert_eq!(finding["evidence"]["sources_estimate"], 1, "{finding:#}");
     assert_is_ours(&finding, 7_101)?;
     wait_until_clear(&agent, "handshake-stall", &ns)?;
     assert_told(&agent, &ns, "handshake-stall", 1, 1)?;
@@ -376,11 +376,11 @@ fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Resul
     assert_eq!(finding["subject"]["role"], "client", "{finding:#}");
     assert_eq!(finding["subject"]["peer"], "127.0.0.1:45678", "{finding:#}");
     let number = |key: &str| finding["evidence"][key].as_f64().with_context(|| key.to_owned());
-    assert_eq!(number("expected_connects_to_self_connection")?, 14_116.0, "{finding:#}");
+    assert_eq!(number("self_connection_expected_connects")?, 14_116.0, "{finding:#}");
     let per_second = f64::from(dialled) / begun.elapsed().as_secs_f64();
     let rate = number("refused_connects_per_second")?;
     assert!((0.5..2.0).contains(&(rate / per_second)), "{rate} a second, but {per_second}");
-    let seconds = number("expected_seconds_to_self_connection")?;
+    let seconds = number("self_connection_expected_seconds")?;
     assert!((seconds * rate / 14_116.0 - 1.0).abs() < 0.01, "{finding:#}");
     let title = finding["title"].as_str().unwrap_or_default();
     assert!(title.contains("connected to itself in about"), "{title}");

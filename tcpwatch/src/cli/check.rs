@@ -21,7 +21,7 @@ use super::{
 use crate::{
     agent::scope,
     config::Config,
-    engine::{Evidence, Finding, Severity},
+    engine::{Finding, Severity},
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     publish::{WallClock, findings_json},
@@ -140,13 +140,12 @@ fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
     let _ = writeln!(text, "  kind    {}", finding.kind.name());
     let _ = writeln!(text, "  why     {}", finding.explanation);
     for (key, value) in finding.evidence.iter() {
-        let value = match value {
-            Evidence::Count(count) => count.to_string(),
-            Evidence::Number(number) => number.to_string(),
-            Evidence::Text(word) => word.clone(),
-            Evidence::List(words) => words.join("; "),
-        };
-        let _ = writeln!(text, "  data    {}: {value}", key.replace('_', " "));
+        let mut before = format!("  data    {}: ", key.replace('_', " "));
+        for line in value.lines() {
+            let _ = writeln!(text, "{before}{line}");
+            // The other lines of a list stand below the first.
+            before = " ".repeat(before.len());
+        }
     }
     for (number, remedy) in finding.remedies.iter().enumerate() {
         let _ = writeln!(text, "  do {}    {remedy}", number + 1);

@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Serialize, Serializer};
 
 use crate::{
     config,
+    engine::evidence::EvidenceMap,
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
 };
 
@@ -116,71 +117,6 @@ impl Severity {
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.label())
-    }
-}
-
-/// A number of the evidence, or a word.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Evidence {
-    /// A count, or a size or time in the unit that the key names.
-    Count(u64),
-    /// Likewise, with a fraction.
-    Number(f64),
-    /// A word.
-    Text(String),
-    /// Several.
-    List(Vec<String>),
-}
-
-/// Evidence in the order in which it is shown; each key ends in its unit where it has one.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct EvidenceMap(Vec<(&'static str, Evidence)>);
-
-impl EvidenceMap {
-    /// Appends a count.
-    pub fn count(&mut self, key: &'static str, value: u64) -> &mut Self {
-        self.0.push((key, Evidence::Count(value)));
-        self
-    }
-
-    /// Appends a number with a fraction, kept to three places.
-    pub fn number(&mut self, key: &'static str, value: f64) -> &mut Self {
-        self.0.push((key, Evidence::Number((value * 1_000.0).round() / 1_000.0)));
-        self
-    }
-
-    /// Appends a word.
-    pub fn text(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
-        self.0.push((key, Evidence::Text(value.into())));
-        self
-    }
-
-    /// Appends several.
-    pub fn list(&mut self, key: &'static str, values: Vec<String>) -> &mut Self {
-        self.0.push((key, Evidence::List(values)));
-        self
-    }
-
-    /// The value under `key`.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Evidence> {
-        self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
-    }
-
-    /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
-        self.0.iter().map(|(key, value)| (*key, value))
-    }
-}
-
-impl Serialize for EvidenceMap {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
     }
 }
 

@@ -11,13 +11,15 @@ mod advice;
 mod board;
 mod detector;
 mod detectors;
+mod evidence;
 mod finding;
 mod groups;
 mod observers;
 mod over_time;
 mod samples;
 
-pub use finding::{Evidence, EvidenceMap, Finding, FindingChange, FindingKind, Severity, Subject};
+pub use evidence::{Evidence, EvidenceMap};
+pub use finding::{Finding, FindingChange, FindingKind, Severity, Subject};
 pub use samples::{
     CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
     NamespaceTotals, OTHER, OwnerLabels, Samples,

@@ -10,8 +10,12 @@ use serde::Serialize;
 use super::WallClock;
 use crate::engine::{EvidenceMap, Finding, FindingKind, Severity, Subject};
 
+/// Version of the document: it rises when a field changes its meaning or goes.
+const SCHEMA_VERSION: u32 = 1;
+
 #[derive(Serialize)]
 struct Document<'a> {
+    schema_version: u32,
     generated_at: String,
     findings: Vec<FindingDocument<'a>>,
 }
@@ -35,6 +39,7 @@ struct FindingDocument<'a> {
 #[must_use]
 pub fn findings_json(findings: &[Finding], wall: WallClock) -> String {
     let document = Document {
+        schema_version: SCHEMA_VERSION,
         generated_at: wall.rfc3339(wall.now()),
         findings: findings.iter().map(|finding| describe(finding, wall)).collect(),
     };

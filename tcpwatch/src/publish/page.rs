@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use super::WallClock;
 use crate::{
-    engine::{CloseWaitSample, Evidence, Finding, OwnerLabels, Samples, Severity, Subject},
+    engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{Role, TcpState},
 };
 
@@ -105,8 +105,8 @@ fn write_finding(html: &mut String, finding: &Finding, wall: WallClock) -> fmt::
         write!(html, "<tr><th>{key}</th><td>{}</td></tr>", Escaped(&value))?;
     }
     for (key, value) in finding.evidence.iter() {
-        let (key, value) = (Escaped(key), shown(value));
-        write!(html, "<tr><th>{key}</th><td>{}</td></tr>", Escaped(&value))?;
+        let value = value.lines().join("\n");
+        write!(html, "<tr><th>{}</th><td>{}</td></tr>", Escaped(key), Escaped(&value))?;
     }
     write!(
         html,
@@ -139,15 +139,6 @@ fn subject_rows(subject: &Subject) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|(key, value)| Some((key, value?)))
     .collect()
-}
-
-fn shown(value: &Evidence) -> String {
-    match value {
-        Evidence::Count(count) => count.to_string(),
-        Evidence::Number(number) => number.to_string(),
-        Evidence::Text(text) => text.clone(),
-        Evidence::List(values) => values.join("\n"),
-    }
 }
 
 fn write_states(html: &mut String, samples: &Samples) -> fmt::Result {

@@ -13,7 +13,7 @@ use crate::{
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler. All others run.
-const NOT_FOR_GUESTS: [&str; 4] = ["documents", "healthy", "prometheus", "stacks"];
+const NOT_FOR_GUESTS: [&str; 5] = ["documents", "healthy", "prometheus", "schema", "stacks"];
 
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";

@@ -53,12 +53,14 @@ pub(crate) fn shorten(text: &str, most: usize) -> String {
 /// Replaces what would break a line or drive a terminal: a process may name itself as it likes
 /// (`PR_SET_NAME` takes any byte), and so may who mounts a namespace.
 pub(crate) fn keep_plain(finding: &mut Finding) {
-    let texts = [&mut finding.title, &mut finding.explanation];
-    for text in texts.into_iter().chain(&mut finding.remedies) {
+    let make_plain = |text: &mut String| {
         if text.contains(is_unprintable) {
             *text = text.replace(is_unprintable, "?");
         }
-    }
+    };
+    let texts = [&mut finding.title, &mut finding.explanation];
+    texts.into_iter().chain(&mut finding.remedies).for_each(make_plain);
+    finding.evidence.change_texts(&make_plain);
 }
 
 /// Controls, line and paragraph separators, and those that turn the direction of text.

@@ -23,11 +23,11 @@ impl TimeWaitReuse {
     }
 
     /// As sysctl prints it.
-    pub(crate) const fn value(self) -> &'static str {
+    pub(crate) const fn value(self) -> u64 {
         match self.value {
-            TwReuse::Never => "0",
-            TwReuse::Always => "1",
-            TwReuse::Loopback => "2",
+            TwReuse::Never => 0,
+            TwReuse::Always => 1,
+            TwReuse::Loopback => 2,
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     *,
 };
 use crate::{
-    engine::Samples,
+    engine::{EvidenceMap, Samples},
     facts::{ResetCause, SeenReset},
     incident::{Fact, Header, Recorder, Recording},
 };
@@ -112,11 +112,8 @@ impl Model {
             if finding.kind != FindingKind::TimeWaitExhaustion {
                 assert!(title.contains(&peer_in_title(finding)), "{title}");
             }
-            for (key, value) in finding.evidence.iter() {
-                if let Evidence::Number(number) = value {
-                    assert!(number.is_finite(), "{key} is {number}");
-                }
-            }
+            assert_is_data(&finding.evidence);
+            schema::assert_evidence_is_described(finding);
             assert!(finding.id.starts_with(finding.kind.name()));
         }
     }
@@ -150,6 +147,24 @@ fn peer_in_title(finding: &Finding) -> String {
         (_, Some(port)) => format!("port {port} "),
         (_, None) => String::new(),
     }
+}
+
+/// Numbers are numbers, and a text is a word: only processes and functions choose their names.
+fn assert_is_data(evidence: &EvidenceMap) {
+    fn assert_value(key: &str, value: &Evidence) {
+        match value {
+            Evidence::Number(number) => assert!(number.is_finite(), "{key} is {number}"),
+            Evidence::Text(_) if ["process", "frames"].contains(&key) => {}
+            Evidence::Text(text) => assert!(!text.contains(' '), "{key} is {text:?}"),
+            Evidence::Object(values) => assert_is_data(values),
+            Evidence::List(values) => {
+                assert!(!values.is_empty(), "{key} lists nothing");
+                values.iter().for_each(|value| assert_value(key, value));
+            }
+            Evidence::Count(_) | Evidence::Flag(_) => {}
+        }
+    }
+    evidence.iter().for_each(|(key, value)| assert_value(key, value));
 }
 
 fn counters(samples: &Samples) -> BTreeMap<String, u64> {

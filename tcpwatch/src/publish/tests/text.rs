@@ -42,6 +42,7 @@ fn findings_are_what_the_contract_says() {
     assert_eq!(
         json,
         json!({
+            "schema_version": 1,
             "generated_at": "2026-11-20T08:00:00.000Z",
             "findings": [{
                 "id": "close-wait-pileup-1",
