@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll, within};
+use support::{Agent, begin_connects, listen, poll, tcpwatch, within};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -288,6 +288,41 @@ fn full_queue_without_a_drop_is_a_warning_until_there_is_room() -> Result<()> {
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
     assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
+    Ok(())
+}
+
+#[test]
+fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(&format!("{QUICK}[detect.stuck_state]\nunanswered = \"1s\"\n"))?;
+    let ns = Namespace::new("joined")?;
+    let _listener = listen(&ns, 7_112, 5)?;
+    let _clients = begin_connects(&ns, 50, 7_112)?;
+    let leader_of = |finding: &Value| finding["led_by"].as_str().map(str::to_owned);
+    let stuck = wait_for(&agent, "stuck-state", &ns, |finding| leader_of(finding).is_some())?;
+    let overflow = wait_for(&agent, "accept-queue-overflow", &ns, |_| true)?;
+    assert_eq!(stuck["evidence"]["state"], "syn_sent", "{stuck:#}");
+    assert_eq!(leader_of(&stuck).as_deref(), overflow["id"].as_str(), "{overflow:#}");
+    assert_eq!(overflow["related"], serde_json::json!([stuck["id"]]), "{overflow:#}");
+    assert_eq!((overflow.get("led_by"), stuck.get("related")), (None, None));
+
+    // One look for a person has the second below the first.
+    let check = tcpwatch()
+        .args(["check", "--for", "3s", "--config"])
+        .arg(agent.folder.path.join("tcpwatch.toml"))
+        .output()?;
+    let printed = String::from_utf8(check.stdout)?;
+    let lines: Vec<&str> = printed.lines().collect();
+    let line = |what: &str| lines.iter().position(|line| line.contains(what));
+    let leader = line(&format!("0.0.0.0:7112 in network namespace {}", ns.name()));
+    let leader = leader.with_context(|| printed.clone())?;
+    let below = lines.iter().skip(leader).position(|line| {
+        line.starts_with("    ") && line.contains("127.0.0.1:7112 does not answer")
+    });
+    let kind = lines.get(leader + below.with_context(|| printed.clone())? + 1);
+    assert_eq!(kind, Some(&"      kind    stuck-state"), "{printed}");
     Ok(())
 }
 

@@ -65,6 +65,7 @@ fn record(finding: &Finding, what: &str, level: Severity) {
                 process = subject.process,
                 pid = subject.pid,
                 unit = subject.unit,
+                led_by = finding.led_by,
                 "{what}: {}",
                 finding.title
             )

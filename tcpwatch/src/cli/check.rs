@@ -24,7 +24,7 @@ use crate::{
     engine::{Finding, Severity},
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
-    publish::{WallClock, findings_json},
+    publish::{WallClock, findings_json, incidents},
 };
 
 /// Inventories in a `--for`, so that growth and recovery show.
@@ -125,14 +125,25 @@ fn report(findings: &[Finding], wall: WallClock) -> String {
         count(Severity::Warning),
         count(Severity::Info)
     );
-    if let Some(first) = findings.iter().find(|finding| finding.severity > Severity::Info) {
-        let _ = write!(text, "; {}", first.title);
+    let incidents = incidents(findings);
+    if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
+        let _ = write!(text, "; {}", worst.leader.title);
     }
     text.push('\n');
-    for finding in findings {
-        describe(&mut text, finding, wall);
+    for incident in incidents {
+        describe(&mut text, incident.leader, wall);
+        for led in incident.led {
+            let mut below = String::new();
+            describe(&mut below, led, wall);
+            below.lines().for_each(|line| text.push_str(&indented(line)));
+        }
     }
     text
+}
+
+/// A line of a finding that another leads.
+fn indented(line: &str) -> String {
+    if line.is_empty() { "\n".to_owned() } else { format!("    {line}\n") }
 }
 
 fn describe(text: &mut String, finding: &Finding, wall: WallClock) {

@@ -13,6 +13,7 @@ use crate::{
     engine::{
         advice::text,
         finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
+        joining::Links,
     },
     facts::Timestamp,
 };
@@ -29,7 +30,7 @@ pub(crate) struct Board {
 
 impl Board {
     /// Replaces what held by what holds. Every string is made plain here, whoever chose it.
-    pub(crate) fn update(&mut self, found: Vec<Verdict>, now: Timestamp) {
+    pub(crate) fn update(&mut self, found: Vec<Verdict>, links: &Links, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
         // Names with a slash could make one id of two owners.
         let mut ids = HashSet::new();
@@ -37,7 +38,7 @@ impl Board {
             let known = before.iter().position(|old| old.id == verdict.id);
             let old = known.map(|index| before.swap_remove(index));
             let since = old.as_ref().map_or(now, |old| old.since);
-            let mut finding = Finding::new(verdict, since, now);
+            let mut finding = Finding::new(verdict, links, since, now);
             text::keep_plain(&mut finding);
             match old {
                 None => self.changes.push_back(FindingChange::Raised(finding.clone())),

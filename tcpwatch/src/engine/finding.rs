@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     config,
-    engine::evidence::EvidenceMap,
+    engine::{evidence::EvidenceMap, joining::Links},
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
 };
 
@@ -236,6 +236,10 @@ pub struct Finding {
     pub subject: Subject,
     /// What to do: ordered, concrete, safest first.
     pub remedies: Vec<String>,
+    /// Ids of the findings with the same cause, which this one leads.
+    pub related: Vec<String>,
+    /// Id of the finding with the same cause that leads this one; it leads none itself.
+    pub led_by: Option<String>,
     /// Since when the condition holds.
     pub since: Timestamp,
     /// When it was seen last.
@@ -244,10 +248,17 @@ pub struct Finding {
 
 impl Finding {
     /// The finding that a verdict makes.
-    pub(crate) fn new(verdict: Verdict, since: Timestamp, last_seen: Timestamp) -> Self {
+    pub(crate) fn new(
+        verdict: Verdict,
+        links: &Links,
+        since: Timestamp,
+        last_seen: Timestamp,
+    ) -> Self {
         let Verdict { id, kind, severity, title, explanation, evidence, subject, remedies } =
             verdict;
         Self {
+            related: links.led_by(&id).to_vec(),
+            led_by: links.leader_of(&id).cloned(),
             id,
             kind,
             severity,

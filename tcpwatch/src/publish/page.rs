@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::WallClock;
+use super::{WallClock, incidents};
 use crate::{
     engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{Role, TcpState},
@@ -77,13 +77,19 @@ fn write_findings(html: &mut String, findings: &[Finding], wall: WallClock) -> f
     }
     let mut worst_first: Vec<_> = findings.iter().collect();
     worst_first.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.since));
-    for finding in worst_first {
-        write_finding(html, finding, wall)?;
+    for incident in incidents(worst_first) {
+        write_finding(html, incident.leader, &incident.led, wall)?;
     }
     html.write_str("</section>\n")
 }
 
-fn write_finding(html: &mut String, finding: &Finding, wall: WallClock) -> fmt::Result {
+/// A finding with those that it leads, within its own element.
+fn write_finding(
+    html: &mut String,
+    finding: &Finding,
+    led: &[&Finding],
+    wall: WallClock,
+) -> fmt::Result {
     write!(
         html,
         "<article class=\"{severity}\" id=\"{}\"><h3><span class=\"severity\">{severity}</span> \
@@ -110,12 +116,16 @@ fn write_finding(html: &mut String, finding: &Finding, wall: WallClock) -> fmt::
     }
     write!(
         html,
-        "</table></details>\n<p class=\"when\">{} since {}, last seen {}; see {}</p></article>\n",
+        "</table></details>\n<p class=\"when\">{} since {}, last seen {}; see {}</p>\n",
         finding.kind.name(),
         time(wall.rfc3339(finding.since)),
         time(wall.rfc3339(finding.last_seen)),
         Escaped(&finding.kind.runbook()),
-    )
+    )?;
+    for finding in led {
+        write_finding(html, finding, &[], wall)?;
+    }
+    html.write_str("</article>\n")
 }
 
 fn subject_rows(subject: &Subject) -> Vec<(&'static str, String)> {

@@ -16,6 +16,7 @@ mod close_wait_stacks;
 mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
+mod joining;
 mod levels;
 mod overrides;
 mod properties;

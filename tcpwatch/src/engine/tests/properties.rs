@@ -100,8 +100,15 @@ impl Model {
     fn assert_findings_are_well_formed(&self) {
         let findings = self.engine.findings();
         assert!(findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.severity)));
+        let by_id: BTreeMap<_, _> = findings.iter().map(|it| (&it.id, it)).collect();
         for finding in findings {
             let Finding { title, explanation, remedies, .. } = finding;
+            assert!(finding.led_by.is_none() || finding.related.is_empty(), "{}", finding.id);
+            assert!(
+                finding.related.iter().all(|id| by_id[id].led_by.as_ref() == Some(&finding.id))
+            );
+            let leader = finding.led_by.as_ref().map(|id| by_id[id]);
+            assert!(leader.is_none_or(|leader| leader.related.contains(&finding.id)));
             assert!(remedies.len() >= 3, "{remedies:?}");
             for text in remedies.iter().chain([title, explanation]) {
                 assert!(!text.trim().is_empty());

@@ -147,6 +147,8 @@ fn finding() -> Finding {
             ..Subject::default()
         },
         remedies: vec!["Restart backup.service.".to_owned()],
+        related: Vec::new(),
+        led_by: None,
         since: Timestamp::from_ns(1_000_000_000),
         last_seen: Timestamp::from_ns(3_500_000_000),
     }
