@@ -1,6 +1,6 @@
 //! One incident below another: a full accept queue and the connects that it leaves unanswered.
 
-use super::*;
+use super::{super::finding::FINDINGS_PER_KIND, *};
 
 /// A namespace whose listener is full, and ten connects of curl to `peer` that stay in SYN_SENT.
 fn scene(netns: NetnsId, at: &str, peer: &str, now: Timestamp) -> Namespace {
@@ -116,7 +116,7 @@ fn other_states_are_not_left_by_a_full_queue() {
 }
 
 #[test]
-fn a_leader_that_is_ignored_or_disabled_leads_nothing() {
+fn a_leader_that_is_ignored_leads_nothing() {
     let at = "127.0.0.1:8080";
     let mut watch = judged(|now| vec![scene(5, at, at, now)]);
     assert!(is_joined(&watch));
@@ -127,6 +127,25 @@ fn a_leader_that_is_ignored_or_disabled_leads_nothing() {
     let stuck = watch.only().clone();
     assert_eq!((stuck.kind, &stuck.led_by), (FindingKind::StuckState, &None));
     assert_eq!(stuck.since, since, "it goes on as it was");
+}
+
+#[test]
+fn a_leader_that_is_cut_leads_nothing() {
+    let at = "127.0.0.1:8080";
+    let mut watch = Watch::new();
+    for _ in 0..2 {
+        let mut namespace = scene(5, at, at, watch.now);
+        let full = namespace.listeners[0].clone();
+        // As bad as the leader, and before it by their ids.
+        namespace.listeners.extend((0..FINDINGS_PER_KIND).map(|number| Listener {
+            local: endpoint(&format!("10.0.0.1:{}", 1_000 + number)),
+            ..full.clone()
+        }));
+        watch.pass(INTERVAL);
+        watch.see([namespace]);
+    }
+    assert_eq!(watch.engine.findings().len(), FINDINGS_PER_KIND + 1);
+    assert_eq!(of(&watch, FindingKind::StuckState).led_by, None);
 }
 
 #[test]
