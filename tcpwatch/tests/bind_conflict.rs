@@ -103,9 +103,10 @@ fn a_listener_of_another_process_is_named_and_three_refusals_are_a_warning() -> 
     let is_whole = |finding: &Value| finding["evidence"]["failed_binds"] == 3;
     let finding = wait_for(&agent, &ns, is_whole)?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
-    assert_eq!(finding["evidence"]["held_by"], "listener", "{finding:#}");
-    assert_eq!(finding["evidence"]["holder_local"], "0.0.0.0:7200", "{finding:#}");
-    assert_eq!(finding["evidence"]["holder_pid"], std::process::id(), "{finding:#}");
+    let holder = &finding["evidence"]["holder"];
+    assert_eq!(holder["kind"], "listener", "{finding:#}");
+    assert_eq!(holder["local"], "0.0.0.0:7200", "{finding:#}");
+    assert_eq!(holder["pid"], std::process::id(), "{finding:#}");
     wait_until_clear(&agent, &ns)?;
     let log = agent.log()?;
     let of_kind = || log.lines().filter(|line| line.contains(ns.name()) && line.contains(KIND));
@@ -122,16 +123,16 @@ fn what_holds_a_port_without_a_listener_is_told_apart() -> Result<()> {
     let itself = SelfConnection::make(&ns, IpAddr::from(Ipv4Addr::LOCALHOST))?;
     let table = [
         // First, because they end after a minute.
-        (TakenPort::by_time_wait(&ns, 7_202, true)?, "accepted connections in TIME_WAIT"),
-        (TakenPort::by_outgoing_time_wait(&ns, 7_204)?, "outgoing connection in TIME_WAIT"),
-        (TakenPort::by_accepted(&ns, 7_201, true)?, "accepted connections"),
-        (TakenPort::by_outgoing(&ns, 7_203)?, "outgoing connection"),
+        (TakenPort::by_time_wait(&ns, 7_202, true)?, "accepted_time_wait"),
+        (TakenPort::by_outgoing_time_wait(&ns, 7_204)?, "outgoing_time_wait"),
+        (TakenPort::by_accepted(&ns, 7_201, true)?, "accepted_connection"),
+        (TakenPort::by_outgoing(&ns, 7_203)?, "outgoing_connection"),
     ];
     agent.wait_for_inventory()?;
     let addresses = table.iter().map(|(taken, expected)| (taken.address(), *expected));
-    for (address, expected) in addresses.chain([(itself.address(), "self-connection")]) {
+    for (address, expected) in addresses.chain([(itself.address(), "self_connection")]) {
         let finding = refused_once(&agent, &ns, address)?;
-        assert_eq!(finding["evidence"]["held_by"], expected, "{finding:#}");
+        assert_eq!(finding["evidence"]["holder"]["kind"], expected, "{finding:#}");
     }
     Ok(())
 }
@@ -148,7 +149,7 @@ fn a_port_that_is_bound_and_no_more_is_seen_by_nobody_and_it_says_so() -> Result
     })??;
     agent.wait_for_inventory()?;
     let finding = refused_once(&agent, &ns, address)?;
-    assert_eq!(finding["evidence"].get("held_by"), None, "{finding:#}");
+    assert_eq!(finding["evidence"].get("holder"), None, "{finding:#}");
     drop(bound);
     Ok(())
 }

@@ -152,8 +152,8 @@ fn receive_queue_tells_what_the_application_has_read() -> Result<()> {
     let _never = CloseWaitLeak::client(&untouched, 25, 0, false)?;
     let _unread = CloseWaitLeak::make(&data, Keeper::Client, 25, 0, false, 100)?;
     for (ns, key) in [
-        (&read, "end_seen_not_closed_sockets"),
-        (&untouched, "never_read_again_sockets"),
+        (&read, "sockets_eof_read"),
+        (&untouched, "sockets_eof_unread"),
         (&data, "data_unread_sockets"),
     ] {
         let finding =

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll};
+use support::{Agent, begin_connects, listen, poll, tcpwatch};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -108,7 +108,7 @@ fn half_open_connections_from_300_sources_are_a_flood() -> Result<()> {
     let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 300;
     let finding = wait_for(&agent, "syn-flood", &ns, is_whole)?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
-    let sources = finding["evidence"]["sources_about"].as_u64().context("no sources")?;
+    let sources = finding["evidence"]["sources_estimate"].as_u64().context("no sources")?;
     assert!((270..=330).contains(&sources), "{finding:#}");
     assert_eq!(finding["evidence"]["half_open_connections"], 300, "{finding:#}");
     assert_eq!(finding["evidence"]["limit_connections"], 4_096, "{finding:#}");
@@ -135,7 +135,7 @@ fn half_open_connections_from_one_source_are_a_stall_and_no_flood() -> Result<()
     let is_whole = |finding: &Value| finding["evidence"]["unanswered_connections"] == 120;
     let finding = wait_for(&agent, "handshake-stall", &ns, is_whole)?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
-    assert_eq!(finding["evidence"]["sources_about"], 1, "{finding:#}");
+    assert_eq!(finding["evidence"]["sources_estimate"], 1, "{finding:#}");
     assert_is_ours(&finding, 7_101)?;
     wait_until_clear(&agent, "handshake-stall", &ns)?;
     assert_told(&agent, &ns, "handshake-stall", 1, 1)?;
@@ -265,6 +265,41 @@ fn full_queue_without_a_drop_is_a_warning_until_there_is_room() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(&format!("{QUICK}[detect.stuck_state]\nunanswered = \"1s\"\n"))?;
+    let ns = Namespace::new("joined")?;
+    let _listener = listen(&ns, 7_112, 5)?;
+    let _clients = begin_connects(&ns, 50, 7_112)?;
+    let leader_of = |finding: &Value| finding["led_by"].as_str().map(str::to_owned);
+    let stuck = wait_for(&agent, "stuck-state", &ns, |finding| leader_of(finding).is_some())?;
+    let overflow = wait_for(&agent, "accept-queue-overflow", &ns, |_| true)?;
+    assert_eq!(stuck["evidence"]["state"], "syn_sent", "{stuck:#}");
+    assert_eq!(leader_of(&stuck).as_deref(), overflow["id"].as_str(), "{overflow:#}");
+    assert_eq!(overflow["related"], serde_json::json!([stuck["id"]]), "{overflow:#}");
+    assert_eq!((overflow.get("led_by"), stuck.get("related")), (None, None));
+
+    // One look for a person has the second below the first.
+    let check = tcpwatch()
+        .args(["check", "--for", "3s", "--config"])
+        .arg(agent.folder.path.join("tcpwatch.toml"))
+        .output()?;
+    let printed = String::from_utf8(check.stdout)?;
+    let lines: Vec<&str> = printed.lines().collect();
+    let line = |what: &str| lines.iter().position(|line| line.contains(what));
+    let leader = line(&format!("0.0.0.0:7112 in network namespace {}", ns.name()));
+    let leader = leader.with_context(|| printed.clone())?;
+    let below = lines.iter().skip(leader).position(|line| {
+        line.starts_with("    ") && line.contains("127.0.0.1:7112 does not answer")
+    });
+    let kind = lines.get(leader + below.with_context(|| printed.clone())? + 1);
+    assert_eq!(kind, Some(&"      kind    stuck-state"), "{printed}");
+    Ok(())
+}
+
 /// The value that a finding's first remedy sets `ip_local_reserved_ports` to.
 fn proposed_ports(finding: &Value) -> Result<String> {
     let remedy = finding["remedies"][0].as_str().context("a finding without remedies")?;
@@ -350,11 +385,11 @@ fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Resul
     assert_eq!(finding["subject"]["role"], "client", "{finding:#}");
     assert_eq!(finding["subject"]["peer"], "127.0.0.1:45678", "{finding:#}");
     let number = |key: &str| finding["evidence"][key].as_f64().with_context(|| key.to_owned());
-    assert_eq!(number("expected_connects_to_self_connection")?, 14_116.0, "{finding:#}");
+    assert_eq!(number("self_connection_expected_connects")?, 14_116.0, "{finding:#}");
     let per_second = f64::from(dialled) / begun.elapsed().as_secs_f64();
     let rate = number("refused_connects_per_second")?;
     assert!((0.5..2.0).contains(&(rate / per_second)), "{rate} a second, but {per_second}");
-    let seconds = number("expected_seconds_to_self_connection")?;
+    let seconds = number("self_connection_expected_seconds")?;
     assert!((seconds * rate / 14_116.0 - 1.0).abs() < 0.01, "{finding:#}");
     let title = finding["title"].as_str().unwrap_or_default();
     assert!(title.contains("connected to itself in about"), "{title}");

@@ -67,7 +67,9 @@ fn assert_told(agent: &Agent, ns: &Namespace, storms: usize) -> Result<()> {
 fn assert_all(finding: &Value, key: &str, label: &str, provoked: u64) -> Result<()> {
     let resets = finding["evidence"]["resets_in_window"].as_u64().context("no number")?;
     ensure!((600..=provoked).contains(&resets), "{finding:#}");
-    assert_eq!(finding["evidence"][key], serde_json::json!([format!("{label} {resets}")]));
+    let name = key.strip_prefix("by_").context("a key that says by what")?;
+    let all = serde_json::json!([{name: label, "resets": resets}]);
+    assert_eq!(finding["evidence"][key], all, "{finding:#}");
     assert_eq!(finding["evidence"]["last_peer"], "127.0.0.1", "{finding:#}");
     Ok(())
 }

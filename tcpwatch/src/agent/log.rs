@@ -164,6 +164,7 @@ fn record(finding: &Finding, what: &str, level: Severity) {
     let (netns, title) = (plain::text(&subject.netns), plain::text(&finding.title));
     let (process, unit) = (subject.process.as_deref(), subject.unit.as_deref());
     let (process, unit) = (process.map(plain::text), unit.map(plain::text));
+    let led_by = finding.led_by.as_deref().map(plain::text);
     macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
@@ -174,6 +175,7 @@ fn record(finding: &Finding, what: &str, level: Severity) {
                 process = process.as_deref(),
                 pid = subject.pid,
                 unit = unit.as_deref(),
+                led_by = led_by.as_deref(),
                 "{what}: {title}"
             )
         };

@@ -20,12 +20,12 @@ use super::{
 use crate::{
     agent::{VERSION, host_name},
     config::Config,
-    engine::{Evidence, Finding, Severity},
+    engine::{Finding, Severity},
     facts::NotSeen,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     plain,
-    publish::{Origin, WallClock, findings_json},
+    publish::{Origin, WallClock, findings_json, incidents},
     regular_file,
 };
 
@@ -155,8 +155,13 @@ impl Seen {
         for it in &self.not_seen {
             let _ = writeln!(text, "not seen  {}", plain::text(&it.to_string()));
         }
-        for finding in &self.findings {
-            describe(&mut text, finding, self.wall);
+        for incident in incidents(&self.findings) {
+            describe(&mut text, incident.leader, self.wall);
+            for led in incident.led {
+                let mut below = String::new();
+                describe(&mut below, led, self.wall);
+                below.lines().for_each(|line| text.push_str(&indented(line)));
+            }
         }
         text
     }
@@ -180,12 +185,18 @@ impl Seen {
         if !self.not_seen.is_empty() {
             let _ = write!(line, ", {} not seen", self.not_seen.len());
         }
-        if let Some(first) = self.findings.iter().find(|it| it.severity > Severity::Info) {
-            let _ = write!(line, "; {}", plain::text(&first.title));
+        let incidents = incidents(&self.findings);
+        if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
+            let _ = write!(line, "; {}", plain::text(&worst.leader.title));
         }
         // A monitoring system takes what follows a bar for performance data.
         line.replace('|', "/")
     }
+}
+
+/// A line of a finding that another leads.
+fn indented(line: &str) -> String {
+    if line.is_empty() { "\n".to_owned() } else { format!("    {line}\n") }
 }
 
 fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
@@ -194,13 +205,12 @@ fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
     let _ = writeln!(text, "  kind    {}", finding.kind.name());
     let _ = writeln!(text, "  why     {}", plain::text(&finding.explanation));
     for (key, value) in finding.evidence.iter() {
-        let value = match value {
-            Evidence::Count(count) => count.to_string(),
-            Evidence::Number(number) => number.to_string(),
-            Evidence::Text(word) => word.clone(),
-            Evidence::List(words) => words.join("; "),
-        };
-        let _ = writeln!(text, "  data    {}: {}", key.replace('_', " "), plain::text(&value));
+        let mut before = format!("  data    {}: ", key.replace('_', " "));
+        for line in value.lines() {
+            let _ = writeln!(text, "{before}{}", plain::text(&line));
+            // The other lines of a list stand below the first.
+            before = " ".repeat(before.len());
+        }
     }
     for (number, remedy) in finding.remedies.iter().enumerate() {
         let _ = writeln!(text, "  do {}    {}", number + 1, plain::text(remedy));

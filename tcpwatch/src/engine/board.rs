@@ -10,7 +10,10 @@ use std::{
 };
 
 use crate::{
-    engine::finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
+    engine::{
+        finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Verdict},
+        joining::Links,
+    },
     facts::Timestamp,
 };
 
@@ -26,7 +29,7 @@ pub(crate) struct Board {
 
 impl Board {
     /// Replaces what held by what holds.
-    pub(crate) fn update(&mut self, found: Vec<Verdict>, now: Timestamp) {
+    pub(crate) fn update(&mut self, found: Vec<Verdict>, links: &Links, now: Timestamp) {
         let mut before = std::mem::take(&mut self.findings);
         // Names with a slash could make one id of two owners.
         let mut ids = HashSet::new();
@@ -34,7 +37,7 @@ impl Board {
             let known = before.iter().position(|old| old.id == verdict.id);
             let old = known.map(|index| before.swap_remove(index));
             let since = old.as_ref().map_or(now, |old| old.since);
-            let finding = Finding::new(verdict, since, now);
+            let finding = Finding::new(verdict, links, since, now);
             match old {
                 None => self.changes.push_back(FindingChange::Raised(finding.clone())),
                 Some(old) if old.severity != finding.severity => {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Serialize, Serializer};
 
 pub use crate::config::Severity;
 use crate::{
     config,
+    engine::{evidence::EvidenceMap, joining::Links},
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
     plain,
 };
@@ -85,81 +86,6 @@ impl FindingKind {
 impl Serialize for FindingKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
-    }
-}
-
-/// A number of the evidence, or a word.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Evidence {
-    /// A count, or a size or time in the unit that the key names.
-    Count(u64),
-    /// Likewise, with a fraction.
-    Number(f64),
-    /// A word.
-    Text(String),
-    /// Several.
-    List(Vec<String>),
-}
-
-/// Evidence in the order in which it is shown; each key ends in its unit where it has one.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct EvidenceMap(Vec<(&'static str, Evidence)>);
-
-impl EvidenceMap {
-    /// Appends a count.
-    pub fn count(&mut self, key: &'static str, value: u64) -> &mut Self {
-        self.0.push((key, Evidence::Count(value)));
-        self
-    }
-
-    /// Appends a number with a fraction, kept to three places.
-    pub fn number(&mut self, key: &'static str, value: f64) -> &mut Self {
-        self.0.push((key, Evidence::Number((value * 1_000.0).round() / 1_000.0)));
-        self
-    }
-
-    /// Appends a word.
-    pub fn text(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
-        self.0.push((key, Evidence::Text(value.into())));
-        self
-    }
-
-    /// Appends several.
-    pub fn list(&mut self, key: &'static str, values: Vec<String>) -> &mut Self {
-        self.0.push((key, Evidence::List(values)));
-        self
-    }
-
-    /// The value under `key`.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Evidence> {
-        self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
-    }
-
-    fn make_plain(&mut self) {
-        for (_, value) in &mut self.0 {
-            match value {
-                Evidence::Count(_) | Evidence::Number(_) => {}
-                Evidence::Text(text) => plain::make(text),
-                Evidence::List(texts) => texts.iter_mut().for_each(plain::make),
-            }
-        }
-    }
-
-    /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
-        self.0.iter().map(|(key, value)| (*key, value))
-    }
-}
-
-impl Serialize for EvidenceMap {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
     }
 }
 
@@ -300,6 +226,10 @@ pub struct Finding {
     pub subject: Subject,
     /// What to do: ordered, concrete, safest first.
     pub remedies: Vec<String>,
+    /// Ids of the findings with the same cause, which this one leads.
+    pub related: Vec<String>,
+    /// Id of the finding with the same cause that leads this one; it leads none itself.
+    pub led_by: Option<String>,
     /// Since when the condition holds.
     pub since: Timestamp,
     /// When it was seen last.
@@ -308,10 +238,17 @@ pub struct Finding {
 
 impl Finding {
     /// The finding that a verdict makes.
-    pub(crate) fn new(verdict: Verdict, since: Timestamp, last_seen: Timestamp) -> Self {
+    pub(crate) fn new(
+        verdict: Verdict,
+        links: &Links,
+        since: Timestamp,
+        last_seen: Timestamp,
+    ) -> Self {
         let Verdict { id, kind, severity, title, explanation, evidence, subject, remedies } =
             verdict;
         Self {
+            related: links.led_by(&id).to_vec(),
+            led_by: links.leader_of(&id).cloned(),
             id,
             kind,
             severity,
@@ -333,7 +270,7 @@ impl Verdict {
         let Self { id, kind: _, severity: _, title, explanation, evidence, subject, remedies } =
             self;
         [id, title, explanation].into_iter().chain(remedies).for_each(plain::make);
-        evidence.make_plain();
+        evidence.change_texts(&plain::make);
         subject.make_plain();
     }
 

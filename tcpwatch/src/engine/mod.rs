@@ -3,21 +3,24 @@
 //! No clock, no file, no socket, no async, no log: time is an argument, so every verdict can be
 //! tested on a table of facts. Memory is bounded whatever the facts are.
 //!
-//! [`Engine`] hands each fact to the detectors, one folder each. What they find goes to the
-//! `board`, which knows what is new, worse or gone. `sampler` groups the numbers. What costs the
+//! [`Engine`] hands each fact to the detectors, one folder each. `joining` finds out which of their
+//! verdicts have one cause. The `board` knows what is new, worse or gone. `sampler` groups the numbers. What costs the
 //! host something is asked for with [`Engine::focus`], and only while a finding needs it.
 
 mod advice;
 mod board;
 mod detector;
 mod detectors;
+mod evidence;
 mod finding;
 mod groups;
+mod joining;
 mod observers;
 mod over_time;
 mod samples;
 
-pub use finding::{Evidence, EvidenceMap, Finding, FindingChange, FindingKind, Severity, Subject};
+pub use evidence::{Evidence, EvidenceMap};
+pub use finding::{Finding, FindingChange, FindingKind, Severity, Subject};
 pub use samples::{
     CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
     NamespaceTotals, OTHER, OwnerLabels, Samples,
@@ -91,7 +94,9 @@ impl Engine {
         for detector in &mut self.detectors {
             detector.judge(&round, &mut verdicts);
         }
-        self.board.update(verdicts.into_worst(), now);
+        let verdicts = verdicts.into_worst();
+        let links = joining::join(&verdicts, &joining::RULES, inventory);
+        self.board.update(verdicts, &links, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }
 

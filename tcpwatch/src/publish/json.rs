@@ -46,6 +46,10 @@ struct FindingDocument<'a> {
     evidence: &'a EvidenceMap,
     subject: &'a Subject,
     remedies: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    related: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    led_by: Option<&'a str>,
     runbook: String,
     since: String,
     last_seen: String,
@@ -78,6 +82,8 @@ fn describe(finding: &Finding, wall: WallClock) -> FindingDocument<'_> {
         evidence: &finding.evidence,
         subject: &finding.subject,
         remedies: &finding.remedies,
+        related: &finding.related,
+        led_by: finding.led_by.as_deref(),
         runbook: finding.kind.runbook(),
         since: wall.rfc3339(finding.since),
         last_seen: wall.rfc3339(finding.last_seen),

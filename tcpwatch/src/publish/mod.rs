@@ -2,17 +2,20 @@
 //!
 //! - [`Metrics`] turns samples and counters into the text that Prometheus scrapes; [`CATALOG`] is
 //!   the list of all metrics, from which the README's table is made.
-//! - [`findings_json`] and [`render_page`] show findings to scripts and to people.
+//! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
+//!   each below the one that leads it.
 //! - [`WallClock`] gives a time of day to what happened on CLOCK_MONOTONIC.
 //! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the agent: each answer is a [`Query`] to the
 //!   agent's loop, so nothing here needs a lock on what the loop owns.
 //!
-//! Nothing here judges or groups: what is shown was decided by the [`engine`](crate::engine).
+//! Nothing here judges: what is shown, and which finding leads which, was decided by the
+//! [`engine`](crate::engine).
 
 mod connection;
 mod family;
 mod hosts;
 mod http;
+mod incidents;
 mod json;
 mod metrics;
 mod page;
@@ -26,6 +29,7 @@ mod wall_clock;
 pub use family::{MetricKind, MetricRow};
 pub use hosts::Hosts;
 pub use http::{HttpLimits, serve};
+pub use incidents::{Incident, incidents};
 pub use json::{Origin, findings_json};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use page::render_page;

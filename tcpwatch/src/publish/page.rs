@@ -6,9 +6,9 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Origin, WallClock};
+use super::{Origin, WallClock, incidents};
 use crate::{
-    engine::{CloseWaitSample, Evidence, Finding, OwnerLabels, Samples, Severity, Subject},
+    engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{NotSeen, Role, TcpState},
     plain,
 };
@@ -91,13 +91,19 @@ fn write_findings(html: &mut String, findings: &[Finding], wall: WallClock) -> f
     }
     let mut worst_first: Vec<_> = findings.iter().collect();
     worst_first.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.since));
-    for finding in worst_first {
-        write_finding(html, finding, wall)?;
+    for incident in incidents(worst_first) {
+        write_finding(html, incident.leader, &incident.led, wall)?;
     }
     html.write_str("</section>\n")
 }
 
-fn write_finding(html: &mut String, finding: &Finding, wall: WallClock) -> fmt::Result {
+/// A finding with those that it leads, within its own element.
+fn write_finding(
+    html: &mut String,
+    finding: &Finding,
+    led: &[&Finding],
+    wall: WallClock,
+) -> fmt::Result {
     write!(
         html,
         "<article class=\"{severity}\" id=\"{}\"><h3><span class=\"severity\">{severity}</span> \
@@ -119,17 +125,21 @@ fn write_finding(html: &mut String, finding: &Finding, wall: WallClock) -> fmt::
         write!(html, "<tr><th>{key}</th><td>{}</td></tr>", Escaped(&value))?;
     }
     for (key, value) in finding.evidence.iter() {
-        let (key, value) = (Escaped(key), shown(value));
-        write!(html, "<tr><th>{key}</th><td>{}</td></tr>", Escaped(&value))?;
+        let value = value.lines().join("\n");
+        write!(html, "<tr><th>{}</th><td>{}</td></tr>", Escaped(key), Escaped(&value))?;
     }
     write!(
         html,
-        "</table></details>\n<p class=\"when\">{} since {}, last seen {}; see {}</p></article>\n",
+        "</table></details>\n<p class=\"when\">{} since {}, last seen {}; see {}</p>\n",
         finding.kind.name(),
         time(wall.rfc3339(finding.since)),
         time(wall.rfc3339(finding.last_seen)),
         Escaped(&finding.kind.runbook()),
-    )
+    )?;
+    for finding in led {
+        write_finding(html, finding, &[], wall)?;
+    }
+    html.write_str("</article>\n")
 }
 
 fn subject_rows(subject: &Subject) -> Vec<(&'static str, String)> {
@@ -153,15 +163,6 @@ fn subject_rows(subject: &Subject) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|(key, value)| Some((key, value?)))
     .collect()
-}
-
-fn shown(value: &Evidence) -> String {
-    match value {
-        Evidence::Count(count) => count.to_string(),
-        Evidence::Number(number) => number.to_string(),
-        Evidence::Text(text) => text.clone(),
-        Evidence::List(values) => values.join("\n"),
-    }
 }
 
 fn write_states(html: &mut String, samples: &Samples) -> fmt::Result {

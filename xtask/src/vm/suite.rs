@@ -14,7 +14,7 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 10] = [
+const NOT_FOR_GUESTS: [&str; 11] = [
     "confined",
     "documents",
     "healthy",
@@ -22,6 +22,7 @@ const NOT_FOR_GUESTS: [&str; 10] = [
     "prometheus",
     "purity",
     "revision",
+    "schema",
     "stacks",
     "symbol_server",
     "terminal",

@@ -1,9 +1,7 @@
 //! What is said and advised of half-open connections, whether they are a flood or a stall.
 
 use crate::engine::{
-    advice::text,
-    finding::{EvidenceMap, Subject},
-    observers::half_open::Crowd,
+    advice::text, evidence::EvidenceMap, finding::Subject, observers::half_open::Crowd,
 };
 
 /// `120 half-open connections from about 3 sources`.
@@ -18,7 +16,7 @@ pub(crate) fn evidence(crowd: &Crowd<'_>) -> EvidenceMap {
     evidence
         .count("unanswered_connections", u64::from(crowd.unanswered))
         .count("half_open_connections", crowd.half_open())
-        .count("sources_about", u64::from(crowd.sources))
+        .count("sources_estimate", u64::from(crowd.sources))
         .count("limit_connections", crowd.limit);
     if let Some(syncookies) = crowd.namespace.syncookies {
         evidence.count("tcp_syncookies", syncookies);

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    engine::{advice::text, finding::Subject},
-    facts::Namespace,
+    engine::{advice::text, evidence::EvidenceMap, finding::Subject},
+    facts::{Namespace, PortUse},
 };
 
 /// The range that is proposed to who needs more ports: 44616 instead of 28232. Most services have
@@ -16,6 +16,24 @@ use crate::{
 const WIDE: (u16, u16) = (16_384, 60_999);
 /// Listeners that a command names; who has more of them in there wants another plan.
 const LISTENERS: usize = 64;
+
+/// `port_range`, and `reserved_ports` where there are any.
+pub(crate) fn evidence(ports: &PortUse) -> EvidenceMap {
+    let mut evidence = EvidenceMap::default();
+    evidence.object("port_range", evidence_of_range(ports));
+    if !ports.reserved.is_empty() {
+        evidence.text("reserved_ports", ports.reserved.trim());
+    }
+    evidence
+}
+
+/// Both ends of `ip_local_port_range`, inclusive.
+pub(crate) fn evidence_of_range(ports: &PortUse) -> EvidenceMap {
+    let (low, high) = ports.range;
+    let mut range = EvidenceMap::default();
+    range.count("low_port", low.into()).count("high_port", high.into());
+    range
+}
 
 /// Adds `port` in the subject's namespace, in words.
 pub(crate) fn remedy(subject: &Subject, reserved: &str, port: u16) -> String {

@@ -23,8 +23,8 @@ impl TimeWaitReuse {
     }
 
     /// As sysctl prints it.
-    pub(crate) fn value(self) -> String {
-        self.value.number().to_string()
+    pub(crate) fn value(self) -> u64 {
+        u64::from(self.value.number())
     }
 
     /// Whether connect() takes ports in TIME_WAIT again.

@@ -2,7 +2,10 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
-use crate::facts::{DestinationUse, Endpoint, Namespace, NetnsId};
+use crate::{
+    engine::evidence::EvidenceMap,
+    facts::{DestinationUse, Endpoint, Namespace, NetnsId},
+};
 
 /// Destinations that the evidence lists.
 const WORST: usize = 5;
@@ -19,8 +22,8 @@ pub(crate) fn key_of(namespace: &Namespace, destination: &DestinationUse) -> Des
     Destination { netns: namespace.id, local: destination.local.address, peer: destination.peer }
 }
 
-/// The destinations that have taken most, `10.0.0.1 -> 10.0.0.9:443: 25000 of 28232`.
-pub(crate) fn worst_destinations(namespace: &Namespace) -> Vec<String> {
+/// The destinations that have taken most, as evidence.
+pub(crate) fn worst_destinations(namespace: &Namespace) -> Vec<EvidenceMap> {
     let ports = &namespace.ports;
     let mut worst: BTreeMap<Destination, u32> = BTreeMap::new();
     for destination in ports.busy.iter().chain(&ports.worst) {
@@ -28,8 +31,14 @@ pub(crate) fn worst_destinations(namespace: &Namespace) -> Vec<String> {
     }
     let mut worst: Vec<_> = worst.into_iter().collect();
     worst.sort_by_key(|(_, used)| Reverse(*used));
-    let line = |(Destination { local, peer, .. }, used)| {
-        format!("{local} -> {peer}: {used} of {}", ports.available)
+    let object = |(Destination { local, peer, .. }, used): (_, u32)| {
+        let mut object = EvidenceMap::default();
+        object
+            .text("local", local.to_string())
+            .text("peer", peer.to_string())
+            .count("ports_used", used.into())
+            .count("ports_available", ports.available.into());
+        object
     };
-    worst.into_iter().take(WORST).map(line).collect()
+    worst.into_iter().take(WORST).map(object).collect()
 }

@@ -3,16 +3,20 @@
 use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
 use crate::{
-    engine::finding::Subject,
-    facts::{CloseWaitSocket, NetnsId, Owner, Process, Role, Timestamp, WaitingSocket},
+    engine::{evidence::EvidenceMap, finding::Subject},
+    facts::{CloseWaitSocket, Endpoint, NetnsId, Owner, Process, Role, Timestamp, WaitingSocket},
 };
 
 /// Descriptors named in the subject.
 const FDS: usize = 8;
+/// Sockets described in the evidence: enough to find them with `ss`.
+const SAMPLES: usize = 3;
 
 /// A socket that somebody may hold.
 pub(crate) trait Held {
     fn owner(&self) -> Option<&Owner>;
+    fn local(&self) -> Endpoint;
+    fn peer(&self) -> Endpoint;
     fn role(&self) -> Role;
     fn service_port(&self) -> u16;
     fn since(&self) -> Timestamp;
@@ -27,6 +31,14 @@ macro_rules! held {
         $(impl Held for $socket {
             fn owner(&self) -> Option<&Owner> {
                 self.owner.as_ref()
+            }
+
+            fn local(&self) -> Endpoint {
+                self.local
+            }
+
+            fn peer(&self) -> Endpoint {
+                self.peer
             }
 
             fn role(&self) -> Role {
@@ -99,4 +111,30 @@ pub(crate) fn name_holder(subject: &mut Subject, holders: &Holders<'_, impl Held
         subject.set_process(&owner.process);
     }
     subject.fds = owners().flat_map(|owner| owner.fds.iter().copied()).take(FDS).collect();
+}
+
+/// The oldest sockets as evidence, each with what `add` knows of it besides.
+pub(crate) fn oldest_samples<S: Held>(
+    sockets: &[&S],
+    now: Timestamp,
+    add: impl Fn(&S, &mut EvidenceMap),
+) -> Vec<EvidenceMap> {
+    let mut oldest_first = sockets.to_vec();
+    oldest_first.sort_by_key(|socket| socket.since());
+    let sample = |socket: &S| {
+        let mut sample = EvidenceMap::default();
+        sample
+            .text("local", socket.local().to_string())
+            .text("peer", socket.peer().to_string())
+            .number("age_seconds", now.since(socket.since()).as_secs_f64());
+        add(socket, &mut sample);
+        if let Some(owner) = socket.owner() {
+            sample.process(&owner.process);
+            if let Some(fd) = owner.fds.first() {
+                sample.count("fd", u64::from(*fd));
+            }
+        }
+        sample
+    };
+    oldest_first.into_iter().take(SAMPLES).map(sample).collect()
 }

@@ -15,6 +15,7 @@ use std::{
 use crate::{
     engine::{
         advice::text,
+        evidence::EvidenceMap,
         over_time::{counter::Counter, level::RELEASE, trend::Trend},
     },
     facts::{CloserCount, Endpoint, Inventory, NetnsId, Process, Role, Timestamp},
@@ -215,6 +216,19 @@ impl Closer<'_> {
         format!("{} {service}", self.and_rate())
     }
 
+    fn evidence(&self) -> EvidenceMap {
+        let mut evidence = EvidenceMap::default();
+        evidence
+            .process(self.process)
+            .text("role", self.role.label())
+            .count("port", self.port.into());
+        if let Some(peer) = self.destination() {
+            evidence.text("peer", peer.to_string());
+        }
+        evidence.number("closes_per_second", self.per_second);
+        evidence
+    }
+
     /// `pgbench (pid 12) closes 410/s`.
     pub(crate) fn and_rate(&self) -> String {
         let who = text::named(Some(self.process));
@@ -226,8 +240,8 @@ impl Closer<'_> {
 }
 
 /// The evidence `closers`.
-pub(crate) fn list(closers: &[Closer<'_>]) -> Vec<String> {
-    closers.iter().take(LISTED).map(Closer::in_words).collect()
+pub(crate) fn evidence(closers: &[Closer<'_>]) -> Vec<EvidenceMap> {
+    closers.iter().take(LISTED).map(Closer::evidence).collect()
 }
 
 /// Whether a threshold is near enough for the closers to be counted. It does not flap either.

@@ -159,8 +159,8 @@ fn another_listener_is_named_with_its_pid_and_unit() {
     let parts =
         ["ss -Htlnp '( sport = :80 )'", "Stop caddy (pid 9) of caddy.service", "SO_REUSEPORT"];
     assert_says(&remedies, &parts);
-    assert_eq!(text_of(&found, "held_by"), "listener");
-    assert_eq!(text_of(&found, "holder_pid"), "9");
+    assert_eq!(text_of(&found, "holder.kind"), "listener");
+    assert_eq!(text_of(&found, "holder.pid"), "9");
     assert!(!found.explanation.contains("running already"));
     assert_eq!(found.subject.local.as_deref(), Some("127.0.0.1:80"));
     assert_eq!((found.subject.pid, found.subject.port), (Some(31), Some(80)));
@@ -209,7 +209,7 @@ fn time_wait_of_accepted_connections_is_cured_by_so_reuseaddr() {
     let parts = ["Wait for a minute", "SO_REUSEADDR before bind()", "Not by SO_LINGER 0"];
     assert_says(&remedies_of(&found), &parts);
     assert!(!remedies_of(&found).contains("ip_local_reserved_ports"));
-    assert_eq!(text_of(&found, "holding_sockets"), "2");
+    assert_eq!(text_of(&found, "holder.sockets"), "2");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn time_wait_of_an_outgoing_connection_is_not_cured_by_so_reuseaddr() {
     // A client of this port: its own is one of the range.
     let holders = [holder(TcpState::TimeWait, "10.0.0.1:50000", "10.0.0.7:40000", None)];
     let found = finding("0.0.0.0:50000", held_by(holders));
-    assert_eq!(text_of(&found, "held_by"), "accepted connections in TIME_WAIT");
+    assert_eq!(text_of(&found, "holder.kind"), "accepted_time_wait");
 }
 
 #[test]
@@ -268,11 +268,11 @@ fn the_source_port_of_another_programs_connection_is_to_be_reserved() {
     assert_says(&remedies_of(&found), &["ip_local_reserved_ports=50000 ", kill]);
     // Of the same name it is what an older one has accepted; and so it is where the kernel could
     // not have given the port away.
-    let held_by_it = |found: &Finding| text_of(found, "held_by");
-    assert_eq!(held_by_it(&finding("0.0.0.0:50000", held("nginx"))), "accepted connections");
+    let held_by_it = |found: &Finding| text_of(found, "holder.kind");
+    assert_eq!(held_by_it(&finding("0.0.0.0:50000", held("nginx"))), "accepted_connection");
     let mut reserved = held("crawler");
     reserved.ports.reserved = "50000".to_owned();
-    assert_eq!(held_by_it(&finding("0.0.0.0:50000", reserved)), "accepted connections");
+    assert_eq!(held_by_it(&finding("0.0.0.0:50000", reserved)), "accepted_connection");
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn where_nothing_is_seen_it_says_how_to_look() {
     assert_says(&found.explanation, &["bound but neither listens nor is connected"]);
     let parts = ["ss -Htanp '( sport = :80 )'", "lsof -nP | grep 'protocol: TCP'"];
     assert_says(&remedies_of(&found), &parts);
-    assert_eq!(text_of(&found, "held_by"), "absent");
+    assert_eq!(text_of(&found, "holder"), "absent");
 }
 
 #[test]

@@ -42,11 +42,11 @@ fn there_is_no_verdict_before_enough_has_been_watched() {
     for second in [0, 10, 290] {
         let watch = watch_until(second, |_| 0..30);
         assert_eq!(text_of(watch.only(), "verdict"), "absent", "at {second} s");
-        assert_eq!(text_of(watch.only(), "watched_sockets"), "absent", "at {second} s");
+        assert_eq!(text_of(watch.only(), "sockets_watched"), "absent", "at {second} s");
     }
     // That nothing leaves is known by then, but not yet whether more come.
     let watch = watch_until(300, |_| 0..30);
-    assert_eq!(text_of(watch.only(), "watched_sockets"), "30");
+    assert_eq!(text_of(watch.only(), "sockets_watched"), "30");
     assert_eq!(text_of(watch.only(), "verdict"), "absent");
 }
 
@@ -79,7 +79,7 @@ fn sockets_that_leave_late_are_slow_whether_or_not_more_come() {
     let watch = watch_until(900, |second| second / 60..second / 60 + 30);
     assert_eq!(text_of(watch.only(), "verdict"), "slow");
     // Ten minutes, both ends counted.
-    assert_eq!(text_of(watch.only(), "left_within_window_sockets"), "11");
+    assert_eq!(text_of(watch.only(), "sockets_left_in_window"), "11");
     assert_says(&watch.only().explanation, &["closed in the end, but late", "11 left while 30"]);
     // Two come for each that goes.
     let watch = watch_until(900, |second| second / 60..second / 30 + 30);
@@ -155,8 +155,8 @@ fn the_minutes_to_the_limit_follow_from_the_growth() {
     let finding = watch.only();
     assert_eq!(finding.severity, Severity::Warning);
     assert_eq!(text_of(finding, "open_descriptors"), "80");
-    assert_eq!(text_of(finding, "descriptor_limit"), "1024");
-    assert_eq!(text_of(finding, "minutes_to_descriptor_limit"), "157.333");
+    assert_eq!(text_of(finding, "limit_descriptors"), "1024");
+    assert_eq!(text_of(finding, "time_to_limit_minutes"), "157.333");
     let said =
         "80 of 1024 descriptors are open; at this growth socket() and open() fail in 2 h 37 min.";
     assert_says(&finding.explanation, &[said]);
@@ -168,13 +168,13 @@ fn without_growth_there_are_no_minutes_to_the_limit() {
     let watch = watch_descriptors(600, 900, 0, 1_024);
     assert_eq!(watch.only().severity, Severity::Warning, "nearly full, but it stays so");
     assert_eq!(text_of(watch.only(), "open_descriptors"), "920");
-    assert_eq!(text_of(watch.only(), "minutes_to_descriptor_limit"), "absent");
+    assert_eq!(text_of(watch.only(), "time_to_limit_minutes"), "absent");
     assert_says(&watch.only().explanation, &["920 of 1024 descriptors are open."]);
     // So it is where /proc tells nothing, and where there is no limit.
     let watch = watch_until(600, |second| 0..20 + second / 10);
     assert_eq!(text_of(watch.only(), "open_descriptors"), "absent");
     let watch = watch_descriptors(600, 0, 6, u64::MAX);
-    assert_eq!(text_of(watch.only(), "minutes_to_descriptor_limit"), "absent");
+    assert_eq!(text_of(watch.only(), "time_to_limit_minutes"), "absent");
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn growth_is_of_sockets_older_than_min_age() {
     });
     assert_eq!(raised, Some(660));
     assert_says(&watch.only().explanation, &["keeps growing"]);
-    assert_eq!(text_of(watch.only(), "growth_per_minute"), "2");
+    assert_eq!(text_of(watch.only(), "growth_sockets_per_minute"), "2");
 }
 
 #[test]
@@ -345,8 +345,9 @@ fn ipv6_peers_are_written_in_brackets_before_a_port() {
     let finding = watch.only();
     assert_says(&finding.title, &["20 connections to [2001:db8::9]:443 in CLOSE_WAIT"]);
     assert_eq!(finding.subject.peer.as_deref(), Some("[2001:db8::9]:443"));
-    let sample = "[2001:db8::1]:40000 -> [2001:db8::9]:443 for 180 s, Recv-Q 0";
-    assert_eq!(text_of(finding, "samples"), [sample; 3].join("; "));
+    let sample = "local [2001:db8::1]:40000, peer [2001:db8::9]:443, age seconds 180, \
+                  age is lower bound no, recv queue bytes 0, process backupd, pid 12, fd 7";
+    assert_eq!(text_of(finding, "sample_sockets"), [sample; 3].join("; "));
 }
 
 #[test]
@@ -358,11 +359,11 @@ fn an_age_that_the_hook_did_not_see_begin_is_at_least() {
     let mut sockets = times(20, &exact);
     watch.see_close_wait(sockets.clone());
     assert!(watch.only().title.ends_with("the oldest for 100 s"), "{}", watch.only().title);
-    assert_eq!(text_of(watch.only(), "oldest_age_is"), "exact");
+    assert_eq!(text_of(watch.only(), "oldest_age_is_lower_bound"), "no");
     sockets.push(older);
     watch.see_close_wait(sockets);
     assert!(watch.only().title.ends_with("for at least 101 s"), "{}", watch.only().title);
-    assert_eq!(text_of(watch.only(), "oldest_age_is"), "at least");
+    assert_eq!(text_of(watch.only(), "oldest_age_is_lower_bound"), "yes");
     assert_eq!(text_of(watch.only(), "oldest_age_seconds"), "101");
 }
 
@@ -388,8 +389,7 @@ fn the_receive_queues_say_why() {
         let finding = watch.only();
         assert_says(&finding.explanation, &[reading]);
         assert!(!finding.explanation.contains("growing"), "{}", finding.explanation);
-        let keys =
-            ["end_seen_not_closed_sockets", "never_read_again_sockets", "data_unread_sockets"];
+        let keys = ["sockets_eof_read", "sockets_eof_unread", "data_unread_sockets"];
         for (key, count) in keys.into_iter().zip(counts) {
             assert_eq!(text_of(finding, key), count.to_string(), "{key}");
         }
@@ -418,10 +418,10 @@ fn a_socket_that_several_processes_hold_says_how_many() {
     let mut watch = Watch::new();
     let mut sockets = times(20, &close_wait(&process(12, "backupd"), START - seconds(100)));
     watch.see_close_wait(sockets.clone());
-    assert_eq!(text_of(watch.only(), "processes_holding_one_socket"), "absent");
+    assert_eq!(text_of(watch.only(), "shared_socket_processes"), "absent");
     sockets[3].owner.as_mut().unwrap().holders = 4;
     watch.see_close_wait(sockets);
-    assert_eq!(text_of(watch.only(), "processes_holding_one_socket"), "4");
+    assert_eq!(text_of(watch.only(), "shared_socket_processes"), "4");
 }
 
 #[test]
@@ -479,6 +479,6 @@ fn sockets_that_were_too_many_to_describe_are_told_of_and_not_blamed_on_anybody(
     let finding = watch.only();
     assert!(finding.title.contains("keeps 20 connections"), "{}", finding.title);
     assert!(finding.title.contains("; 83616 more of that service"), "{}", finding.title);
-    let key = "sockets_of_that_service_not_looked_at";
+    let key = "sockets_not_examined";
     assert_eq!(finding.evidence.get(key), Some(&Evidence::Count(83_616)));
 }

@@ -30,7 +30,8 @@ fn the_function_that_opened_most_of_the_sockets_is_named() {
     assert_eq!(finding.subject.stack, POOL);
     assert_eq!(
         text_of(finding, "stacks"),
-        "12 of 25: connect < connect_backend < handle_request < main; 3 of 25: probe"
+        "sockets 12, frames [connect; connect_backend; handle_request; main]; \
+         sockets 3, frames [probe]"
     );
     let opener = "12 of the 15 whose opening was seen were opened by connect_backend() (app).";
     assert_says(&finding.explanation, &[opener]);
@@ -65,7 +66,7 @@ fn the_three_most_frequent_stacks_are_listed() {
     watch.see_close_wait(stacks.collect());
     assert_eq!(
         text_of(watch.only(), "stacks"),
-        "40 of 820: open_40; 39 of 820: open_39; 38 of 820: open_38"
+        "sockets 40, frames [open_40]; sockets 39, frames [open_39]; sockets 38, frames [open_38]"
     );
 }
 

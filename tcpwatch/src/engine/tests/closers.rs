@@ -38,6 +38,19 @@ fn closers_of(watch: &Watch) -> String {
     text_of(watch.only(), "closers")
 }
 
+/// The evidence of a client of the database.
+fn of_client(name: &str, pid: u32, rate: &str) -> String {
+    format!(
+        "process {name}, pid {pid}, role client, port 5432, peer 10.0.0.9:5432, \
+         closes per second {rate}"
+    )
+}
+
+/// The evidence of `app`, which serves port 80.
+fn of_server((pid, rate): (u32, u32)) -> String {
+    format!("process app, pid {pid}, role server, port 80, closes per second {rate}")
+}
+
 #[test]
 fn closers_are_counted_when_a_threshold_nears_and_until_it_is_far() {
     // 0.8 and 0.72 of the warning at 0.8: 640 and 576 of 1000.
@@ -98,12 +111,12 @@ fn a_rate_is_the_difference_of_two_counts() {
     see(&mut watch, vec![to_database(&pgbench, 90_000)]);
     assert_eq!(closers_of(&watch), "absent");
     see(&mut watch, vec![to_database(&pgbench, 94_100)]);
-    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 410/s to 10.0.0.9:5432");
+    assert_eq!(closers_of(&watch), of_client("pgbench", 12, "410"));
     // Over a minute: ten seconds of pause are a sixth of it.
     for count in [98_200, 102_300, 106_400, 110_500, 110_500] {
         see(&mut watch, vec![to_database(&pgbench, count)]);
     }
-    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 342/s to 10.0.0.9:5432");
+    assert_eq!(closers_of(&watch), of_client("pgbench", 12, "341.667"));
 }
 
 #[test]
@@ -115,7 +128,7 @@ fn a_count_that_falls_began_again() {
         see(&mut watch, vec![to_database(&pgbench, count)]);
     }
     // 1000 and 500 in 20 s.
-    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 75/s to 10.0.0.9:5432");
+    assert_eq!(closers_of(&watch), of_client("pgbench", 12, "75"));
 }
 
 #[test]
@@ -124,11 +137,11 @@ fn who_is_new_has_counted_since_the_look_before() {
     watch.see([crowded(850, 0)]);
     see(&mut watch, Vec::new());
     see(&mut watch, vec![to_database(&process(12, "pgbench"), 55)]);
-    assert_eq!(closers_of(&watch), "pgbench (pid 12) closes 5.5/s to 10.0.0.9:5432");
+    assert_eq!(closers_of(&watch), of_client("pgbench", 12, "5.5"));
     // Another process of the same number is another.
     let started = Process { started: START, ..(*process(12, "curl")).clone() };
     see(&mut watch, vec![to_database(&Arc::new(started), 1_000)]);
-    assert_eq!(closers_of(&watch), "curl (pid 12) closes 100/s to 10.0.0.9:5432");
+    assert_eq!(closers_of(&watch), of_client("curl", 12, "100"));
 }
 
 #[test]
@@ -140,9 +153,7 @@ fn five_closers_are_listed_the_fastest_first() {
     see(&mut watch, (1..=7).map(of).collect());
     assert_eq!(
         closers_of(&watch),
-        "app (pid 7) closes 70/s on port 80; app (pid 6) closes 60/s on port 80; \
-         app (pid 5) closes 50/s on port 80; app (pid 4) closes 40/s on port 80; \
-         app (pid 3) closes 30/s on port 80"
+        [(7, 70), (6, 60), (5, 50), (4, 40), (3, 30)].map(of_server).join("; ")
     );
 }
 
@@ -228,8 +239,8 @@ fn a_destination_is_told_of_its_own_closers() {
     }
     let finding = watch.only();
     assert_says(&finding.title, &["are taken; pgbench (pid 12) closes 410/s"]);
-    let both = "pgbench (pid 12) closes 410/s to 10.0.0.9:5432; psql (pid 13) closes 4.1/s to 10.0.0.9:5432";
-    assert_eq!(closers_of(&watch), both);
+    let both = [of_client("pgbench", 12, "410"), of_client("psql", 13, "4.1")];
+    assert_eq!(closers_of(&watch), both.join("; "));
     assert_eq!(finding.subject.process.as_deref(), Some("pgbench"));
     assert_says(&finding.remedies[0], &["connection pool in pgbench (pid 12), so"]);
     // Who fails is more than who closes, and a name that is not known is not guessed.

@@ -200,7 +200,7 @@ fn listeners_that_share_a_port_are_one_finding_with_the_owner_of_the_longest_que
     assert_eq!(finding.subject.local.as_deref(), Some(AT));
     assert_eq!(text_of(finding, "unanswered_connections"), "250");
     assert_eq!(text_of(finding, "half_open_connections"), "250");
-    assert_eq!(text_of(finding, "sources_about"), "240");
+    assert_eq!(text_of(finding, "sources_estimate"), "240");
     assert_eq!(text_of(finding, "limit_connections"), "4196");
 }
 

@@ -16,6 +16,7 @@ mod close_wait_stacks;
 mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
+mod joining;
 mod levels;
 mod overrides;
 mod properties;
@@ -23,6 +24,7 @@ mod reset_storm;
 mod reset_storm_restarts;
 mod reset_storm_words;
 mod sampler;
+mod schema;
 mod self_connect_risk;
 mod self_connection;
 mod stuck_state;
@@ -111,6 +113,7 @@ impl Watch {
     /// Judges this inventory, and says what holds.
     fn take(&mut self, inventory: &Inventory) -> &[Finding] {
         self.engine.handle_inventory(inventory, self.now);
+        self.engine.findings().iter().for_each(schema::assert_evidence_is_described);
         self.engine.findings()
     }
 
@@ -259,14 +262,19 @@ fn no_port(
     }
 }
 
-fn text_of(finding: &Finding, key: &str) -> String {
-    match finding.evidence.get(key) {
-        Some(Evidence::Text(text)) => text.clone(),
-        Some(Evidence::Count(count)) => count.to_string(),
-        Some(Evidence::Number(number)) => number.to_string(),
-        Some(Evidence::List(list)) => list.join("; "),
-        None => "absent".to_owned(),
+/// A value of the evidence; `holder.pid` is one within an object.
+fn value_of<'a>(finding: &'a Finding, key: &str) -> Option<&'a Evidence> {
+    let Some((object, key)) = key.split_once('.') else { return finding.evidence.get(key) };
+    match finding.evidence.get(object)? {
+        Evidence::Object(values) => values.get(key),
+        value => panic!("{object} is {value:?}"),
     }
+}
+
+/// A value of the evidence as a person reads it.
+fn text_of(finding: &Finding, key: &str) -> String {
+    let lines = value_of(finding, key).map(Evidence::lines);
+    lines.map_or_else(|| "absent".to_owned(), |lines| lines.join("; "))
 }
 
 #[track_caller]

@@ -14,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    engine::Samples,
+    engine::{EvidenceMap, Samples},
     facts::{ResetCause, SeenReset},
     incident::{Fact, Header, Recorder, Recording},
     plain,
@@ -103,8 +103,15 @@ impl Model {
     fn assert_findings_are_well_formed(&self) {
         let findings = self.engine.findings();
         assert!(findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.severity)));
+        let by_id: BTreeMap<_, _> = findings.iter().map(|it| (&it.id, it)).collect();
         for finding in findings {
             let Finding { title, explanation, remedies, .. } = finding;
+            assert!(finding.led_by.is_none() || finding.related.is_empty(), "{}", finding.id);
+            assert!(
+                finding.related.iter().all(|id| by_id[id].led_by.as_ref() == Some(&finding.id))
+            );
+            let leader = finding.led_by.as_ref().map(|id| by_id[id]);
+            assert!(leader.is_none_or(|leader| leader.related.contains(&finding.id)));
             assert!(remedies.len() >= 3, "{remedies:?}");
             for text in remedies.iter().chain([title, explanation]) {
                 assert!(!text.trim().is_empty());
@@ -115,11 +122,8 @@ impl Model {
             if finding.kind != FindingKind::TimeWaitExhaustion {
                 assert!(title.contains(&peer_in_title(finding)), "{title}");
             }
-            for (key, value) in finding.evidence.iter() {
-                if let Evidence::Number(number) = value {
-                    assert!(number.is_finite(), "{key} is {number}");
-                }
-            }
+            assert_is_data(&finding.evidence);
+            schema::assert_evidence_is_described(finding);
             assert!(finding.id.starts_with(finding.kind.name()));
             assert_all_is_plain(finding);
             remedies.iter().for_each(|remedy| assert_commands_are_safe(remedy));
@@ -204,6 +208,24 @@ fn peer_in_title(finding: &Finding) -> String {
         (_, Some(port)) => format!("port {port} "),
         (_, None) => String::new(),
     }
+}
+
+/// Numbers are numbers, and a text is a word: only processes and functions choose their names.
+fn assert_is_data(evidence: &EvidenceMap) {
+    fn assert_value(key: &str, value: &Evidence) {
+        match value {
+            Evidence::Number(number) => assert!(number.is_finite(), "{key} is {number}"),
+            Evidence::Text(_) if ["process", "frames"].contains(&key) => {}
+            Evidence::Text(text) => assert!(!text.contains(' '), "{key} is {text:?}"),
+            Evidence::Object(values) => assert_is_data(values),
+            Evidence::List(values) => {
+                assert!(!values.is_empty(), "{key} lists nothing");
+                values.iter().for_each(|value| assert_value(key, value));
+            }
+            Evidence::Count(_) | Evidence::Flag(_) => {}
+        }
+    }
+    evidence.iter().for_each(|(key, value)| assert_value(key, value));
 }
 
 /// The counters that never fall: those of `other`, and the sums. A series of an owner may end, and

@@ -76,7 +76,7 @@ impl Host {
 /// The history is kept in sixty buckets, so its mean is true to two in a hundred.
 #[track_caller]
 pub(super) fn assert_usual(finding: &Finding, per_second: f64) {
-    let usual: f64 = text_of(finding, "usual_per_second").parse().unwrap();
+    let usual: f64 = text_of(finding, "baseline_resets_per_second").parse().unwrap();
     assert!((usual / per_second - 1.0).abs() < 0.02, "{usual} per second");
 }
 
@@ -159,8 +159,8 @@ fn a_service_that_is_new_on_a_watched_host_can_storm_at_once() {
     host.rows.push(ResetCount { count: 700, ..row(NO_LISTENER) });
     host.add(&[]);
     assert_eq!(text_of(host.only(), "resets_in_window"), "700");
-    assert_eq!(text_of(host.only(), "usual_per_second"), "0");
-    assert_eq!(text_of(host.only(), "times_usual"), "absent");
+    assert_eq!(text_of(host.only(), "baseline_resets_per_second"), "0");
+    assert_eq!(text_of(host.only(), "baseline_ratio"), "absent");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_group_that_has_some_usually_storms_at_ten_times_as_many() {
         if raised {
             // 6300 are critical by number, and enough above the usual.
             assert_eq!(host.only().severity, Severity::Critical);
-            assert_eq!(text_of(host.only(), "times_usual"), "10.5");
+            assert_eq!(text_of(host.only(), "baseline_ratio"), "10.5");
             assert_usual(host.only(), 10.0);
         }
     }

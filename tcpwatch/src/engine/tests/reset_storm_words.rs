@@ -13,7 +13,10 @@ fn several_causes_are_one_storm_named_after_the_largest() {
         "nginx (pid 80) sent 1200 resets from port 443 within 60 s, and had none before, most of \
          them by close() with data unread; the last to 10.0.0.7"
     );
-    assert_eq!(text_of(finding, "by_cause"), "unread_data 900; linger_zero 200; no_listener 100");
+    assert_eq!(
+        text_of(finding, "by_cause"),
+        "cause unread_data, resets 900; cause linger_zero, resets 200; cause no_listener, resets 100"
+    );
     assert_says(&finding.explanation, &["RFC 2525 section 2.17"]);
 }
 
@@ -47,9 +50,9 @@ fn a_service_that_is_down_is_told_with_who_dials_it() {
     let expected = [
         ("resets_in_window", "1504"),
         ("window_seconds", "60"),
-        ("per_second", "25.067"),
-        ("usual_per_second", "0.1"),
-        ("by_cause", "no_listener 1504"),
+        ("resets_per_second", "25.067"),
+        ("baseline_resets_per_second", "0.1"),
+        ("by_cause", "cause no_listener, resets 1504"),
         ("by_state", "absent"),
         ("last_peer", "2001:db8::7"),
         ("quiet_seconds", "absent"),
@@ -79,7 +82,7 @@ fn a_client_that_is_refused_is_told_with_the_service_it_dials() {
         "api (pid 7) received 2000 resets from port 5432 within 60 s, and had none before, all of \
          them in answer to connect(); the last from 10.0.0.9"
     );
-    assert_eq!(text_of(finding, "by_state"), "syn_sent 2000");
+    assert_eq!(text_of(finding, "by_state"), "state syn_sent, resets 2000");
     assert_eq!(finding.subject.peer.as_deref(), Some("*:5432"));
     assert_says(&remedies_of(finding), &["At 10.0.0.9: ss -ltnp '( sport = :5432 )'"]);
 }

@@ -169,7 +169,7 @@ fn a_listener_is_told_with_owner_range_and_what_happens() {
         &finding.explanation,
         &["While orders-api (pid 12) restarts", "address already in use", "connected to itself"],
     );
-    assert_eq!(text_of(finding, "port_range"), "32768-60999");
+    assert_eq!(text_of(finding, "port_range"), "low port 32768, high port 60999");
     assert_eq!(text_of(finding, "reserved_ports"), "8080,50000-50010");
     assert_eq!(finding.subject.role, Some(Role::Server));
     assert_eq!(finding.subject.local.as_deref(), Some(AT));
@@ -315,9 +315,9 @@ fn the_expected_time_is_half_the_range_at_the_present_rate() {
     watch.dial(AT, 61, seconds(1));
     watch.see([host()]);
     let finding = watch.only();
-    assert_eq!(text_of(finding, "expected_connects_to_self_connection"), "14116");
+    assert_eq!(text_of(finding, "self_connection_expected_connects"), "14116");
     assert_eq!(text_of(finding, "refused_connects_per_second"), "1");
-    assert_eq!(text_of(finding, "expected_seconds_to_self_connection"), "14116");
+    assert_eq!(text_of(finding, "self_connection_expected_seconds"), "14116");
     assert_eq!(
         finding.title,
         "worker (pid 70) keeps dialling 127.0.0.1:40000, where nobody listens: refused 61 times, \
@@ -345,13 +345,13 @@ fn fewer_ports_come_sooner_and_a_burst_is_divided_by_a_second() {
     namespace.ports.range = (40_000, 40_059);
     namespace.ports.available = 60;
     watch.see([namespace.clone()]);
-    assert_eq!(text_of(watch.only(), "expected_connects_to_self_connection"), "30");
+    assert_eq!(text_of(watch.only(), "self_connection_expected_connects"), "30");
     assert_eq!(text_of(watch.only(), "refused_connects_per_second"), "10");
     assert_says(&watch.only().title, &["in about 3 s"]);
     // Nothing left to choose from divides nothing by zero.
     namespace.ports.available = 0;
     watch.see([namespace]);
-    assert_eq!(text_of(watch.only(), "expected_connects_to_self_connection"), "1");
+    assert_eq!(text_of(watch.only(), "self_connection_expected_connects"), "1");
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_dialled_port_that_connect_takes_last_is_info_without_a_time() {
         "worker (pid 70) keeps dialling 127.0.0.1:40001, where nobody listens: refused 20 times"
     );
     assert_says(&finding.explanation, &["other parity first", "bind() with port 0"]);
-    assert_eq!(text_of(finding, "expected_seconds_to_self_connection"), "absent");
+    assert_eq!(text_of(finding, "self_connection_expected_seconds"), "absent");
     assert_says(&finding.remedies[0], &["ip_local_reserved_ports=40001 "]);
 }
 

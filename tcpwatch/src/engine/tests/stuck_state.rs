@@ -265,9 +265,11 @@ fn a_fin_wait2_that_lasts_is_the_peers_leak() {
     assert_eq!(text_of(finding, "state"), "fin_wait2");
     assert_eq!(text_of(finding, "sockets"), "25");
     assert_eq!(text_of(finding, "oldest_age_seconds"), "300");
-    assert_eq!(text_of(finding, "oldest_age_is"), "at least");
-    assert_eq!(text_of(finding, "sockets_by_host"), "10.0.0.9: 25");
-    assert_says(&text_of(finding, "samples"), &["10.0.0.1:40000 -> 10.0.0.9:443 for 300 s"]);
+    assert_eq!(text_of(finding, "oldest_age_is_lower_bound"), "yes");
+    assert_eq!(text_of(finding, "sockets_by_host"), "host 10.0.0.9, sockets 25");
+    let sample = "local 10.0.0.1:40000, peer 10.0.0.9:443, age seconds 300, age is lower bound yes, \
+                  process api, pid 12, fd 7";
+    assert_eq!(text_of(finding, "sample_sockets"), [sample; 3].join("; "));
     assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.9:443"));
     assert_eq!((finding.subject.pid, finding.subject.port), (Some(12), Some(443)));
     assert_eq!(finding.subject.fds, [7; 8]);
@@ -316,8 +318,11 @@ fn an_unanswered_connect_names_the_hosts_and_tells_a_drop_from_a_refusal() {
     let remedies = remedies_of(finding);
     let commands = ["nsenter -t 12 -n ip route get 10.0.0.9", "nsenter -t 12 -n tcpdump"];
     assert_says(&remedies, &commands);
-    assert_eq!(text_of(finding, "sockets_by_host"), "10.0.0.9: 8; 10.0.0.8: 4");
-    assert_eq!(text_of(finding, "oldest_age_is"), "exact");
+    assert_eq!(
+        text_of(finding, "sockets_by_host"),
+        "host 10.0.0.9, sockets 8; host 10.0.0.8, sockets 4"
+    );
+    assert_eq!(text_of(finding, "oldest_age_is_lower_bound"), "no");
     assert_eq!(finding.subject.peer.as_deref(), Some("*:443"));
 }
 

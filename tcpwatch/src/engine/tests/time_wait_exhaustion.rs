@@ -180,13 +180,13 @@ fn the_minutes_to_the_limit_are_told_while_time_wait_grows() {
         watch.pass(INTERVAL);
     }
     // 140 are left, and ten come in ten seconds.
-    assert_eq!(text_of(watch.only(), "minutes_to_limit"), "2.333");
+    assert_eq!(text_of(watch.only(), "time_to_limit_minutes"), "2.333");
     assert_says(&watch.only().explanation, &["At this rate the limit is met in 2 min."]);
     for _ in 0..4 {
         watch.see([time_wait(860, 0)]);
         watch.pass(INTERVAL);
     }
-    assert_eq!(text_of(watch.only(), "minutes_to_limit"), "absent");
+    assert_eq!(text_of(watch.only(), "time_to_limit_minutes"), "absent");
 }
 
 #[test]

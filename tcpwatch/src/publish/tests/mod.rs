@@ -132,7 +132,7 @@ fn samples() -> Samples {
 fn finding() -> Finding {
     let mut evidence = EvidenceMap::default();
     evidence.count("sockets", 207).number("oldest_seconds", 86_400.5);
-    evidence.list("peers", vec!["192.0.2.7:443".to_owned(), "192.0.2.8:443".to_owned()]);
+    evidence.names("peers", ["192.0.2.7:443".to_owned(), "192.0.2.8:443".to_owned()]);
     Finding {
         id: "close-wait-pileup-1".to_owned(),
         kind: FindingKind::CloseWaitPileup,
@@ -150,6 +150,8 @@ fn finding() -> Finding {
             ..Subject::default()
         },
         remedies: vec!["Restart backup.service.".to_owned()],
+        related: Vec::new(),
+        led_by: None,
         since: Timestamp::from_ns(1_000_000_000),
         last_seen: Timestamp::from_ns(3_500_000_000),
     }

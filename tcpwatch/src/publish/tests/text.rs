@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::{finding, samples};
 use crate::{
-    engine::{Samples, Severity},
+    engine::{Finding, Samples, Severity},
     facts::{NotSeen, Timestamp, Unseen},
-    publish::{Origin, WallClock, findings_json, render_page},
+    publish::{Incident, Origin, WallClock, findings_json, incidents, render_page},
 };
 
 const ORIGIN: Origin<'_> = Origin { host: Some("web1"), version: "0.1.0", not_seen: &[] };
@@ -130,6 +130,62 @@ fn page_shows_the_worst_finding_first_and_the_numbers_after() {
     ] {
         position(text);
     }
+}
+
+/// A warning, a warning that leads a critical finding and an info, and one whose leader is gone.
+fn led() -> [Finding; 5] {
+    let named = |id: &str, severity| Finding {
+        id: id.to_owned(),
+        severity,
+        title: format!("title of {id}"),
+        ..finding()
+    };
+    let led_by = |leader: &str, finding| Finding { led_by: Some(leader.to_owned()), ..finding };
+    [
+        led_by("cause", named("effect", Severity::Critical)),
+        named("another", Severity::Warning),
+        Finding {
+            related: vec!["effect".to_owned(), "mild".to_owned()],
+            ..named("cause", Severity::Warning)
+        },
+        led_by("gone", named("orphan", Severity::Warning)),
+        led_by("cause", named("mild", Severity::Info)),
+    ]
+}
+
+#[test]
+fn incidents_have_each_finding_once_and_the_worst_of_all_comes_first() {
+    let findings = led();
+    let incidents = incidents(&findings);
+    let ids = |incident: &Incident<'_>| -> Vec<String> {
+        std::iter::once(&incident.leader).chain(&incident.led).map(|it| it.id.clone()).collect()
+    };
+    let told: Vec<_> = incidents.iter().map(ids).collect();
+    assert_eq!(told, [vec!["cause", "effect", "mild"], vec!["another"], vec!["orphan"]]);
+    assert_eq!(incidents[0].severity(), Severity::Critical);
+}
+
+#[test]
+fn json_says_who_leads_whom_and_nothing_where_nobody_does() {
+    let json: Value = serde_json::from_str(&findings_json(&led(), &ORIGIN, wall())).unwrap();
+    let findings = &json["findings"];
+    assert_eq!(findings[0]["led_by"], "cause");
+    assert_eq!(findings[0].get("related"), None);
+    assert_eq!(findings[2]["related"], json!(["effect", "mild"]));
+    assert_eq!(findings[2].get("led_by"), None);
+    assert_eq!(findings.as_array().unwrap().len(), 5, "all of them, side by side");
+}
+
+#[test]
+fn page_shows_what_a_finding_leads_within_it() {
+    let page = render_page(&led(), &Samples::default(), wall(), &ORIGIN);
+    let position = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing"));
+    let cause = position("id=\"cause\"");
+    let end = cause + page[cause..].find("</article>\n<").unwrap();
+    assert!((cause..end).contains(&position("id=\"effect\"")), "{page}");
+    assert!(!(cause..end).contains(&position("id=\"another\"")), "{page}");
+    assert_eq!(page.matches("<article").count(), 5);
+    assert_eq!(page.matches("</article>").count(), 5);
 }
 
 #[test]

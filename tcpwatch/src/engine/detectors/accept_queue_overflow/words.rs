@@ -4,7 +4,8 @@ use super::place::Place;
 use crate::{
     engine::{
         advice::text,
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
         over_time::moved::Moves,
     },
     facts::{Listener, Namespace},

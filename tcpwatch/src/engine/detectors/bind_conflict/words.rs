@@ -4,7 +4,8 @@ use super::holder::{self, HeldBy, Holding};
 use crate::{
     engine::{
         advice::{reserved_ports, text},
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
         over_time::moved::Moves,
     },
     facts::{Endpoint, Namespace, Process},
@@ -92,28 +93,12 @@ impl BindRefusal<'_> {
     }
 
     fn evidence(&self) -> EvidenceMap {
-        let mut evidence = EvidenceMap::default();
+        let mut evidence = reserved_ports::evidence(&self.namespace.ports);
         evidence
             .count("failed_binds", self.failures.total)
             .count("failed_binds_in_window", self.failures.in_window);
         if let Some(holding) = self.holding {
-            evidence
-                .text("held_by", held_by(holding.by))
-                .text("holder_local", holding.local.to_string());
-            if holding.peer.port != 0 {
-                evidence.text("holder_peer", holding.peer.to_string());
-            }
-            if let Some(owner) = &holding.owner {
-                evidence
-                    .text("holder_process", owner.name.clone())
-                    .count("holder_pid", u64::from(owner.pid));
-            }
-            evidence.count("holding_sockets", holding.sockets);
-        }
-        let ports = &self.namespace.ports;
-        evidence.text("port_range", format!("{}-{}", ports.range.0, ports.range.1));
-        if !ports.reserved.is_empty() {
-            evidence.text("reserved_ports", ports.reserved.clone());
+            evidence.object("holder", evidence_of(holding));
         }
         evidence
     }
@@ -326,14 +311,26 @@ impl BindRefusal<'_> {
     }
 }
 
-/// As the evidence says it.
-const fn held_by(by: HeldBy) -> &'static str {
+fn evidence_of(holding: &Holding) -> EvidenceMap {
+    let mut holder = EvidenceMap::default();
+    holder.text("kind", label(holding.by)).text("local", holding.local.to_string());
+    if holding.peer.port != 0 {
+        holder.text("peer", holding.peer.to_string());
+    }
+    if let Some(owner) = &holding.owner {
+        holder.process(owner);
+    }
+    holder.count("sockets", holding.sockets);
+    holder
+}
+
+const fn label(by: HeldBy) -> &'static str {
     match by {
         HeldBy::Listener => "listener",
-        HeldBy::SelfConnection => "self-connection",
-        HeldBy::Outgoing => "outgoing connection",
-        HeldBy::Accepted => "accepted connections",
-        HeldBy::OutgoingTimeWait => "outgoing connection in TIME_WAIT",
-        HeldBy::AcceptedTimeWait => "accepted connections in TIME_WAIT",
+        HeldBy::SelfConnection => "self_connection",
+        HeldBy::Outgoing => "outgoing_connection",
+        HeldBy::Accepted => "accepted_connection",
+        HeldBy::OutgoingTimeWait => "outgoing_time_wait",
+        HeldBy::AcceptedTimeWait => "accepted_time_wait",
     }
 }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{engine::advice::text, facts::CloseWaitSocket};
+use crate::{
+    engine::{advice::text, evidence::EvidenceMap},
+    facts::CloseWaitSocket,
+};
 
 /// Stacks that the evidence lists.
 const LISTED: usize = 3;
@@ -56,14 +59,16 @@ impl Stacks {
         self.0.first().map(|(stack, _)| stack.to_vec()).unwrap_or_default()
     }
 
-    /// `12 of 37: connect_backend < handle_request < main`.
-    pub(crate) fn list(&self, total: u64) -> Vec<String> {
-        let line = |(stack, count): &(Arc<[String]>, u64)| {
-            let names: Vec<_> =
-                stack.iter().map(|frame| Frame::parse(frame).short_name()).collect();
-            format!("{count} of {total}: {}", names.join(" < "))
+    /// How many sockets have each, and its functions, innermost first.
+    pub(crate) fn evidence(&self) -> Vec<EvidenceMap> {
+        let object = |(stack, count): &(Arc<[String]>, u64)| {
+            let mut object = EvidenceMap::default();
+            object
+                .count("sockets", *count)
+                .names("frames", stack.iter().map(|frame| Frame::parse(frame).short_name()));
+            object
         };
-        self.0.iter().take(LISTED).map(line).collect()
+        self.0.iter().take(LISTED).map(object).collect()
     }
 
     /// How many sockets have one.

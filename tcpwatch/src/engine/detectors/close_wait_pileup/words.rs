@@ -7,14 +7,12 @@ use super::turnover::Leaving;
 use crate::{
     engine::{
         advice::text,
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
-        groups::held::{Holders, name_holder},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
+        groups::held::{Holders, name_holder, oldest_samples},
     },
     facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread},
 };
-
-/// Sockets described in the evidence.
-const SAMPLES: usize = 3;
 
 /// Why the number is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,32 +256,31 @@ impl Group<'_> {
 
     fn evidence(&self, stacks: &Stacks) -> EvidenceMap {
         let mut evidence = EvidenceMap::default();
-        let exact = self.oldest().since_exact;
         evidence
             .count("sockets", self.sockets.len() as u64)
             .number("oldest_age_seconds", self.oldest_age().as_secs_f64())
-            .text("oldest_age_is", if exact { "exact" } else { "at least" });
+            .flag("oldest_age_is_lower_bound", !self.oldest().since_exact);
         if self.beyond() > 0 {
-            evidence.count("sockets_of_that_service_not_looked_at", self.beyond());
+            evidence.count("sockets_not_examined", self.beyond());
         }
         if let Some(per_minute) = self.per_minute {
-            evidence.number("growth_per_minute", per_minute);
+            evidence.number("growth_sockets_per_minute", per_minute);
         }
         if let Some(verdict) = self.course {
             evidence.text("verdict", verdict.label());
         }
         if let Some(Leaving { followed, left }) = self.leaving {
-            evidence.count("watched_sockets", followed).count("left_within_window_sockets", left);
+            evidence.count("sockets_watched", followed).count("sockets_left_in_window", left);
         }
         if let Some(Descriptors { open, limit, minutes_left, .. }) = self.descriptors {
-            evidence.count("open_descriptors", open).count("descriptor_limit", limit);
+            evidence.count("open_descriptors", open).count("limit_descriptors", limit);
             if let Some(minutes) = minutes_left {
-                evidence.number("minutes_to_descriptor_limit", minutes);
+                evidence.number("time_to_limit_minutes", minutes);
             }
         }
         evidence
-            .count("end_seen_not_closed_sockets", self.count_of(Unread::Nothing))
-            .count("never_read_again_sockets", self.count_of(Unread::End))
+            .count("sockets_eof_read", self.count_of(Unread::Nothing))
+            .count("sockets_eof_unread", self.count_of(Unread::End))
             .count("data_unread_sockets", self.count_of(Unread::Data));
         if self.unaccepted() > 0 {
             evidence.count("unaccepted_sockets", self.unaccepted());
@@ -293,19 +290,16 @@ impl Group<'_> {
         }
         let holders = self.sockets.iter().filter_map(|socket| Some(socket.owner.as_ref()?.holders));
         if let Some(most) = holders.max().filter(|holders| *holders > 1) {
-            evidence.count("processes_holding_one_socket", u64::from(most));
+            evidence.count("shared_socket_processes", u64::from(most));
         }
-        let mut oldest_first = self.sockets.to_vec();
-        oldest_first.sort_by_key(|socket| socket.since);
-        let described = oldest_first.iter().take(SAMPLES).map(|socket| {
-            let age = self.now.since(socket.since).as_secs();
-            format!("{} -> {} for {age} s, Recv-Q {}", socket.local, socket.peer, socket.recv_queue)
-        });
-        evidence.list("samples", described.collect());
-        let stacks = stacks.list(self.sockets.len() as u64);
-        if !stacks.is_empty() {
-            evidence.list("stacks", stacks);
-        }
+        let details = |socket: &CloseWaitSocket, sample: &mut EvidenceMap| {
+            sample
+                .flag("age_is_lower_bound", !socket.since_exact)
+                .count("recv_queue_bytes", u64::from(socket.recv_queue));
+        };
+        evidence
+            .list("sample_sockets", oldest_samples(self.sockets, self.now, details))
+            .list("stacks", stacks.evidence());
         evidence
     }
 

@@ -4,7 +4,8 @@ use super::failures::Failures;
 use crate::{
     engine::{
         advice::{reserved_ports, text, tw_reuse::TimeWaitReuse},
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
         groups::destinations::{Destination, worst_destinations},
         observers::closers::{self, Closer},
     },
@@ -120,30 +121,27 @@ impl Shortage<'_> {
         evidence
             .count("available_ports", u64::from(ports.available))
             .count("pinned_ports", u64::from(ports.pinned))
-            .text("port_range", format!("{}-{}", ports.range.0, ports.range.1))
-            .text("tcp_tw_reuse", self.reuse().value())
-            .count("tcp_timestamps", u64::from(ports.timestamps));
+            .object("port_range", reserved_ports::evidence_of_range(ports))
+            .count("tcp_tw_reuse", self.reuse().value())
+            .flag("tcp_timestamps_enabled", ports.timestamps);
         if ports.bound_before_connect > 0 {
             evidence.count("bound_before_connect_ports", ports.bound_before_connect.into());
         }
         if let Some(minutes) = self.minutes_left {
-            evidence.number("minutes_to_last_port", minutes);
+            evidence.number("time_to_last_port_minutes", minutes);
         }
         if let Some(failures) = self.failures {
             evidence.count("failed_connects", failures.count);
-            let by_process = failures
-                .processes
-                .iter()
-                .map(|(process, count)| format!("{} (pid {}): {count}", process.name, process.pid));
-            evidence.list("failed_connects_by_process", by_process.collect());
+            let by_process = failures.processes.iter().map(|(process, count)| {
+                let mut object = EvidenceMap::default();
+                object.process(process).count("failed_connects", *count);
+                object
+            });
+            evidence.list("failed_connects_by_process", by_process);
         }
-        if !self.closers.is_empty() {
-            evidence.list("closers", closers::list(&self.closers));
-        }
-        let worst = worst_destinations(self.namespace);
-        if !worst.is_empty() {
-            evidence.list("worst_destinations", worst);
-        }
+        evidence
+            .list("closers", closers::evidence(&self.closers))
+            .list("worst_destinations", worst_destinations(self.namespace));
         evidence
     }
 

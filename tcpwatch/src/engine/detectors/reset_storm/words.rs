@@ -9,7 +9,8 @@ use crate::{
     config,
     engine::{
         advice::text,
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
     },
     facts::{Process, Role, SeenReset, Timestamp},
 };
@@ -139,20 +140,25 @@ impl Case<'_> {
         evidence
             .count("resets_in_window", self.total())
             .number("window_seconds", window)
-            .number("per_second", self.total() as f64 / window)
-            .number("usual_per_second", self.storm.usual / window);
+            .number("resets_per_second", self.total() as f64 / window)
+            .number("baseline_resets_per_second", self.storm.usual / window);
         if let Some(times) = self.times_usual() {
-            evidence.number("times_usual", times);
+            evidence.number("baseline_ratio", times);
         }
-        let said = self.storm.counts.iter().map(|(what, count)| match what {
-            SeenReset::Sent(cause) => format!("{} {count}", cause.label()),
-            SeenReset::Received(state) => format!("{} {count}", state.label()),
+        let counted = self.storm.counts.iter().map(|(what, count)| {
+            let mut object = EvidenceMap::default();
+            match what {
+                SeenReset::Sent(cause) => object.text("cause", cause.label()),
+                SeenReset::Received(state) => object.text("state", state.label()),
+            };
+            object.count("resets", *count);
+            object
         });
-        let by = match self.most() {
+        let key = match self.most() {
             SeenReset::Sent(_) => "by_cause",
             SeenReset::Received(_) => "by_state",
         };
-        evidence.list(by, said.collect());
+        evidence.list(key, counted);
         if let Some(peer) = self.last_peer {
             evidence.text("last_peer", peer.to_string());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     engine::{
         advice::{reserved_ports, text},
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        finding::{FindingKind, Severity, Subject, Verdict},
         over_time::moved::Moves,
     },
     facts::{Endpoint, Listener, Namespace, PortUse, Process, Role},
@@ -21,7 +21,7 @@ pub(crate) fn listener_at_risk(
     let who = text::named(listener.owner.as_ref().map(|owner| &*owner.process));
     let netns = text::in_netns(&namespace.name);
     let (low, high) = namespace.ports.range;
-    let mut evidence = evidence_of_range(&namespace.ports);
+    let mut evidence = reserved_ports::evidence(&namespace.ports);
     evidence.count("local_connections", u64::from(listener.local_clients));
     let dialled = if is_dialled { ", and local clients dial it" } else { "" };
     let becomes_itself = match Parity::of(&namespace.ports, port) {
@@ -68,7 +68,7 @@ pub(crate) fn dialled_port(
         subject.set_process(process);
     }
     let per_second = per_second(refused);
-    let mut evidence = evidence_of_range(ports);
+    let mut evidence = reserved_ports::evidence(ports);
     evidence
         .count("refused_connects", refused.total)
         .count("refused_connects_in_window", refused.in_window)
@@ -89,8 +89,8 @@ pub(crate) fn dialled_port(
             let expected =
                 Duration::try_from_secs_f64(f64::from(tries) / per_second).unwrap_or(Duration::MAX);
             evidence
-                .count("expected_connects_to_self_connection", u64::from(tries))
-                .number("expected_seconds_to_self_connection", expected.as_secs_f64());
+                .count("self_connection_expected_connects", u64::from(tries))
+                .number("self_connection_expected_seconds", expected.as_secs_f64());
             let expected = text::duration(expected);
             (
                 Severity::Warning,
@@ -148,16 +148,6 @@ impl Parity {
         let (low, _) = ports.range;
         if low % 2 == port % 2 { Self::First } else { Self::Second }
     }
-}
-
-fn evidence_of_range(ports: &PortUse) -> EvidenceMap {
-    let (low, high) = ports.range;
-    let mut evidence = EvidenceMap::default();
-    evidence.text("port_range", format!("{low}-{high}"));
-    if !ports.reserved.is_empty() {
-        evidence.text("reserved_ports", ports.reserved.clone());
-    }
-    evidence
 }
 
 fn remedies(subject: &Subject, ports: &PortUse, port: u16) -> Vec<String> {

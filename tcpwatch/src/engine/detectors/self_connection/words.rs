@@ -3,7 +3,8 @@
 use crate::{
     engine::{
         advice::{reserved_ports, text},
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
     },
     facts::{Namespace, Process, SelfConnectedSocket},
 };
@@ -35,8 +36,8 @@ pub(crate) fn verdict(
     let mut evidence = EvidenceMap::default();
     evidence
         .text("state", socket.state.label())
-        .text("port_range", format!("{low}-{high}"))
-        .text("port_is_in_range", if inside { "yes" } else { "no" });
+        .object("port_range", reserved_ports::evidence_of_range(&namespace.ports))
+        .flag("port_is_in_range", inside);
     let who = text::named(holder);
     let close = format!("ss -K 'src {endpoint} and dst {endpoint}'");
     let close = text::in_its_namespace(&subject, &close);

@@ -5,14 +5,15 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 use crate::{
     engine::{
         advice::text,
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
-        groups::held::{Holders, name_holder},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
+        groups::held::{Holders, name_holder, oldest_samples},
     },
     facts::{Namespace, Role, TcpState, Timestamp, WaitingSocket},
 };
 
-/// Sockets described in the evidence, and peers named there.
-const SAMPLES: usize = 3;
+/// Hosts named in the evidence, those with the most sockets.
+const HOSTS: usize = 3;
 
 /// A group that is stuck, to be put into words.
 pub(crate) struct Group<'a> {
@@ -147,20 +148,21 @@ impl Group<'_> {
             .text("state", self.state.label())
             .count("sockets", self.sockets.len() as u64)
             .number("oldest_age_seconds", self.now.since(self.oldest().since).as_secs_f64())
-            .text("oldest_age_is", if self.age_is_exact() { "exact" } else { "at least" })
+            .flag("oldest_age_is_lower_bound", !self.age_is_exact())
             .count("hosts", hosts.len() as u64);
-        let most = hosts.iter().take(SAMPLES).map(|(host, sockets)| format!("{host}: {sockets}"));
-        evidence.list("sockets_by_host", most.collect());
+        let of_host = |(host, sockets): &(IpAddr, usize)| {
+            let mut object = EvidenceMap::default();
+            object.text("host", host.to_string()).count("sockets", *sockets as u64);
+            object
+        };
+        evidence.list("sockets_by_host", hosts.iter().take(HOSTS).map(of_host));
         if !self.holders.is_empty() {
             evidence.count("processes", self.holders.len() as u64);
         }
-        let mut oldest_first = self.sockets.to_vec();
-        oldest_first.sort_by_key(|socket| socket.since);
-        let described = oldest_first.iter().take(SAMPLES).map(|socket| {
-            let age = self.now.since(socket.since).as_secs();
-            format!("{} -> {} for {age} s", socket.local, socket.peer)
-        });
-        evidence.list("samples", described.collect());
+        let details = |_: &WaitingSocket, sample: &mut EvidenceMap| {
+            sample.flag("age_is_lower_bound", !self.age_is_exact());
+        };
+        evidence.list("sample_sockets", oldest_samples(self.sockets, self.now, details));
         evidence
     }
 

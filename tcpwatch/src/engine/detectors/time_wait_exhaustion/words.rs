@@ -3,7 +3,8 @@
 use crate::{
     engine::{
         advice::{text, tw_reuse::TimeWaitReuse},
-        finding::{EvidenceMap, FindingKind, Severity, Subject, Verdict},
+        evidence::EvidenceMap,
+        finding::{FindingKind, Severity, Subject, Verdict},
         groups::destinations::worst_destinations,
         observers::closers::{self, Closer},
     },
@@ -98,15 +99,11 @@ impl Crowd<'_> {
         }
         evidence.count("overflows", self.overflowed);
         if let Some(minutes) = self.minutes_left {
-            evidence.number("minutes_to_limit", minutes);
+            evidence.number("time_to_limit_minutes", minutes);
         }
-        if !self.closers.is_empty() {
-            evidence.list("closers", closers::list(&self.closers));
-        }
-        let worst = worst_destinations(self.namespace);
-        if !worst.is_empty() {
-            evidence.list("worst_destinations", worst);
-        }
+        evidence
+            .list("closers", closers::evidence(&self.closers))
+            .list("worst_destinations", worst_destinations(self.namespace));
         evidence
     }
 

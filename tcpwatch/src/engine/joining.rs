@@ -1,0 +1,183 @@
+//! Findings with one cause: which finding leads which others.
+//!
+//! A [`Rule`] says when a finding of one kind leads one of another kind. The rules are applied to the
+//! verdicts of a round, after `[ignore]` and the cut: a finding that is not shown leads nothing.
+//! A finding that is led leads nothing and has one leader, so there are no chains and no cycles.
+//! Earlier rules go first, and within a rule the worst leader. A led finding keeps its id, its
+//! `since` and its place in the metrics.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use crate::{
+    engine::finding::{FindingKind, Subject, Verdict},
+    facts::{Endpoint, Inventory, Namespace, TcpState},
+};
+
+/// When a finding leads another.
+pub(crate) struct Rule {
+    leader: FindingKind,
+    led: FindingKind,
+    /// Whether the first is the cause of the second.
+    leads: fn(&Verdict, &Verdict, &Inventory) -> bool,
+}
+
+/// All rules.
+pub(crate) const RULES: [Rule; 1] = [Rule {
+    leader: FindingKind::AcceptQueueOverflow,
+    led: FindingKind::StuckState,
+    leads: overflow_leaves_connects_unanswered,
+}];
+
+/// Who leads whom, by id.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Links {
+    leaders: HashMap<String, String>,
+    related: HashMap<String, Vec<String>>,
+}
+
+impl Links {
+    /// The finding that leads `id`.
+    pub(crate) fn leader_of(&self, id: &str) -> Option<&String> {
+        self.leaders.get(id)
+    }
+
+    /// The findings that `id` leads, worst first.
+    pub(crate) fn led_by(&self, id: &str) -> &[String] {
+        self.related.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    fn may_link(&self, leader: &str, led: &str) -> bool {
+        let is_free = !self.leaders.contains_key(led) && !self.related.contains_key(led);
+        leader != led && is_free && !self.leaders.contains_key(leader)
+    }
+
+    fn link(&mut self, leader: &str, led: &str) {
+        self.leaders.insert(led.to_owned(), leader.to_owned());
+        self.related.entry(leader.to_owned()).or_default().push(led.to_owned());
+    }
+}
+
+/// Applies `rules` to the verdicts of a round, the worst of each kind first.
+pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) -> Links {
+    let mut links = Links::default();
+    let of_kind = |kind| verdicts.iter().filter(move |verdict| verdict.kind == kind);
+    for rule in rules {
+        for leader in of_kind(rule.leader) {
+            for led in of_kind(rule.led) {
+                if links.may_link(&leader.id, &led.id) && (rule.leads)(leader, led, inventory) {
+                    links.link(&leader.id, &led.id);
+                }
+            }
+        }
+    }
+    links
+}
+
+/// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own host
+/// stay in SYN_SENT. Certain only where the destination is this listener: at its very address, or
+/// over loopback where it listens on every address and no other listener has that one.
+fn overflow_leaves_connects_unanswered(
+    overflow: &Verdict,
+    stuck: &Verdict,
+    inventory: &Inventory,
+) -> bool {
+    let ends = (endpoint(&overflow.subject, End::Local), endpoint(&stuck.subject, End::Peer));
+    let (Some(listens), Some(peer)) = ends else { return false };
+    let is_of_both = |namespace: &&Namespace| {
+        let is_in = |verdict: &Verdict, begin: &str| {
+            verdict.id.starts_with(&format!("{begin}/{}/", namespace.id))
+        };
+        let syn_sent = format!("{}/{}", FindingKind::StuckState.name(), TcpState::SynSent.label());
+        is_in(overflow, FindingKind::AcceptQueueOverflow.name()) && is_in(stuck, &syn_sent)
+    };
+    let Some(namespace) = inventory.namespaces.iter().find(is_of_both) else { return false };
+    let has_its_own = || namespace.listeners.iter().any(|listener| listener.local == peer);
+    let takes_every_address =
+        listens.address.is_unspecified() && (listens.address.is_ipv6() || peer.address.is_ipv4());
+    listens.port == peer.port
+        && (listens.address == peer.address
+            || takes_every_address && peer.address.is_loopback() && !has_its_own())
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Local,
+    Peer,
+}
+
+/// An end of the subject; `None` where it is not one address and port.
+fn endpoint(subject: &Subject, end: End) -> Option<Endpoint> {
+    let text = match end {
+        End::Local => subject.local.as_deref(),
+        End::Peer => subject.peer.as_deref(),
+    };
+    text?.parse::<SocketAddr>().ok().map(Endpoint::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{evidence::EvidenceMap, finding::Severity},
+        facts::Timestamp,
+    };
+
+    const A: FindingKind = FindingKind::TimeWaitExhaustion;
+    const B: FindingKind = FindingKind::BindConflict;
+    const C: FindingKind = FindingKind::SelfConnection;
+
+    fn verdict(id: &str, kind: FindingKind) -> Verdict {
+        Verdict {
+            id: id.to_owned(),
+            kind,
+            severity: Severity::Warning,
+            title: String::new(),
+            explanation: String::new(),
+            evidence: EvidenceMap::default(),
+            subject: Subject::default(),
+            remedies: Vec::new(),
+        }
+    }
+
+    fn always(leader: FindingKind, led: FindingKind) -> Rule {
+        Rule { leader, led, leads: |_, _, _| true }
+    }
+
+    fn joined(verdicts: &[Verdict], rules: &[Rule]) -> Links {
+        let inventory = Inventory { finished: Timestamp::default(), ..Inventory::default() };
+        join(verdicts, rules, &inventory)
+    }
+
+    #[test]
+    fn a_leader_has_all_that_it_leads_and_each_has_one_leader() {
+        let verdicts = [verdict("a1", A), verdict("a2", A), verdict("b1", B), verdict("b2", B)];
+        let links = joined(&verdicts, &[always(A, B)]);
+        assert_eq!(links.led_by("a1"), ["b1", "b2"]);
+        assert_eq!(links.led_by("a2"), [""; 0]);
+        assert_eq!(links.leader_of("b1").map(String::as_str), Some("a1"));
+        assert_eq!(links.leader_of("a1"), None);
+    }
+
+    #[test]
+    fn a_finding_that_is_led_leads_nothing_whatever_the_rules_say() {
+        let verdicts = [verdict("a", A), verdict("b", B), verdict("c", C)];
+        let cycle = [always(A, B), always(B, C), always(C, A), always(B, A), always(A, A)];
+        let links = joined(&verdicts, &cycle);
+        assert_eq!(links.led_by("a"), ["b"]);
+        // a leads already, and b is led: what is left of the rules would close a circle.
+        assert_eq!((links.leader_of("a"), links.leader_of("c")), (None, None));
+        assert_eq!((links.led_by("b"), links.led_by("c")), (&[][..], &[][..]));
+    }
+
+    #[test]
+    fn a_rule_links_only_what_it_says() {
+        let verdicts = [verdict("a1", A), verdict("a2", A), verdict("b1", B), verdict("b2", B)];
+        let same_number = |leader: &Verdict, led: &Verdict, _: &Inventory| {
+            leader.id.ends_with('2') && led.id.ends_with('2')
+        };
+        let links = joined(&verdicts, &[Rule { leader: A, led: B, leads: same_number }]);
+        assert_eq!((links.led_by("a1"), links.leader_of("b1")), (&[][..], None));
+        assert_eq!(links.led_by("a2"), ["b2"]);
+        assert_eq!(joined(&verdicts, &[]), Links::default());
+    }
+}
