@@ -79,6 +79,7 @@ const COMMON: &[libc::c_long] = &[
 /// The agent's own: /proc, HTTP, the log, the service manager, inventories.
 const AGENT: &[libc::c_long] = &[
     libc::SYS_accept4,
+    libc::SYS_capget,
     libc::SYS_connect,
     libc::SYS_dup,
     libc::SYS_dup3,
@@ -100,8 +101,6 @@ const AGENT: &[libc::c_long] = &[
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
     libc::SYS_getuid,
-    // tracing-journald hands over long records in one.
-    libc::SYS_memfd_create,
     libc::SYS_pipe2,
     libc::SYS_ppoll,
     // Reads the memory of other processes, which CAP_SYS_PTRACE allows.

@@ -115,7 +115,7 @@ fn growth_beyond_the_description_counts_for_the_only_owner() {
     let watch = watch_beyond(|| sockets(0..40));
     let finding = watch.only();
     assert_eq!(text_of(finding, "verdict"), "leak");
-    assert_eq!(text_of(finding, "growth_per_minute"), "10");
+    assert_eq!(text_of(finding, "growth_sockets_per_minute"), "10");
     assert!(finding.explanation.contains("keeps growing"), "{}", finding.explanation);
 }
 
@@ -132,7 +132,7 @@ fn growth_beyond_the_description_is_of_neither_of_two_owners() {
     assert_eq!(findings.len(), 2, "{findings:#?}");
     for finding in findings {
         assert_eq!(text_of(finding, "verdict"), "stuck");
-        assert_eq!(text_of(finding, "growth_per_minute"), "0");
+        assert_eq!(text_of(finding, "growth_sockets_per_minute"), "0");
     }
 }
 
