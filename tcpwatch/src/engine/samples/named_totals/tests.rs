@@ -1,3 +1,5 @@
+//! Tests of the counters that name the largest owners.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
