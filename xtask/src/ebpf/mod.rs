@@ -4,8 +4,8 @@
 //! Beside the object lies a record: a hash over the sources, the toolchain,
 //! a hash of the object. `--check` compares the sources with the record,
 //! rebuilds, and compares the bytes if the recorded toolchain is at hand.
-//! Paths are remapped and debug sections dropped (`.BTF` and `.BTF.ext`
-//! stay), so the bytes do not depend on where the tree lies.
+//! Paths are remapped, debug sections dropped (`.BTF` and `.BTF.ext` stay) and
+//! symbols freed of the hash of their crate, so the bytes do not depend on where the tree lies.
 
 mod record;
 mod toolchain;
@@ -21,7 +21,10 @@ use self::{
     record::{Record, sha256, sources_sha256},
     toolchain::Toolchain,
 };
-use crate::{command::run, repository};
+use crate::{
+    command::{output, run},
+    repository,
+};
 
 /// The target that aya's programs are built for on little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
@@ -89,8 +92,23 @@ fn compile(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root, &target, toolchain)?.join("\u{1f}")))?;
     let linked = target.join(TARGET).join("release/tcpwatch-ebpf");
     let stripped = target.join("tcpwatch.bpf.o");
-    run(toolchain.objcopy().arg("--strip-debug").arg(&linked).arg(&stripped))?;
+    let symbols = output(toolchain.llvm("nm").arg("--just-symbol-name").arg(&linked))?;
+    let renamed = symbols.lines().filter_map(|name| Some((name, without_hash(name)?)));
+    let renamed = renamed.map(|(name, plain)| format!("--redefine-sym={name}={plain}"));
+    let mut objcopy = toolchain.llvm("objcopy");
+    run(objcopy.arg("--strip-debug").args(renamed).arg(&linked).arg(&stripped))?;
     fs::read(&stripped).with_context(|| format!("reading {}", stripped.display()))
+}
+
+/// The name of a function of the kernel part without the hash of its crate, which depends on where
+/// the tree lies: `Cs69XGk1OMWlx_13tcpwatch_ebpf` becomes `C13tcpwatch_ebpf` (the disambiguator of
+/// Rust's v0 mangling, RFC 2603).
+fn without_hash(symbol: &str) -> Option<String> {
+    const CRATE: &str = "_13tcpwatch_ebpf";
+    let (before, after) = symbol.split_once(CRATE)?;
+    let (path, hash) = before.rsplit_once("Cs")?;
+    let is_hash = symbol.starts_with("_R") && hash.bytes().all(|it| it.is_ascii_alphanumeric());
+    is_hash.then(|| format!("{path}C{}{after}", &CRATE[1..]))
 }
 
 fn rustflags(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
@@ -128,4 +146,19 @@ fn cargo_home() -> Result<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_hash;
+
+    #[test]
+    fn symbols_lose_the_hash_of_the_crate_and_nothing_else() {
+        let mangled = "_RNvNvNtCs69XGk1OMWlx_13tcpwatch_ebpf3log10event_lost3say";
+        let plain = "_RNvNvNtC13tcpwatch_ebpf3log10event_lost3say";
+        assert_eq!(without_hash(mangled).as_deref(), Some(plain));
+        for other in [plain, "set_state", "STRAY_RESETS", "Cs1_13tcpwatch_ebpf"] {
+            assert_eq!(without_hash(other), None, "{other}");
+        }
+    }
 }

@@ -116,9 +116,9 @@ impl Toolchain {
         cargo
     }
 
-    /// An objcopy of LLVM.
-    pub(super) fn objcopy(&self) -> Command {
-        command(Path::new(LLVM_PREFIX).join("bin/llvm-objcopy"))
+    /// A tool of LLVM that knows BPF: `objcopy`, `nm`.
+    pub(super) fn llvm(&self, name: &str) -> Command {
+        command(Path::new(LLVM_PREFIX).join(format!("bin/llvm-{name}")))
     }
 
     /// Adds LLVM and bpf-linker to a Rust that is there.
