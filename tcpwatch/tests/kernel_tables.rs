@@ -30,7 +30,9 @@ fn failed_connects_keep_their_process_beside_a_leak_that_fills_its_table() -> Re
         return Ok(());
     }
     if !raise_descriptors()? {
-        return support::skip("needs 20,000 descriptors");
+        // The guests of `cargo xtask vm` have fewer.
+        scenes::note_skip("needs 20,000 descriptors");
+        return Ok(());
     }
     let ns = Namespace::new("crowd")?;
     ns.sysctl_set("net.ipv4.ip_local_port_range", "1024 65000")?;
