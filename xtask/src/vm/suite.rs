@@ -13,8 +13,8 @@ use crate::{
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
-/// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 13] = [
+/// terminal, more descriptors, time. All others run.
+const NOT_FOR_GUESTS: [&str; 14] = [
     "bad_facts",
     "confined",
     "documents",
@@ -25,6 +25,7 @@ const NOT_FOR_GUESTS: [&str; 13] = [
     "purity",
     "revision",
     "schema",
+    "sight",
     "stacks",
     "symbol_server",
     "terminal",
