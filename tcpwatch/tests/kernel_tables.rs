@@ -30,7 +30,10 @@ fn failed_connects_keep_their_process_beside_a_leak_that_fills_its_table() -> Re
         return Ok(());
     }
     if !raise_descriptors()? {
-        // The guests of `cargo xtask vm` have fewer.
+        // Only the guests of `cargo xtask vm`, which set this, may have fewer.
+        if std::env::var_os("TCPWATCH_REQUIRE_HOOKS").is_none() {
+            return support::skip("needs 20,000 descriptors");
+        }
         scenes::note_skip("needs 20,000 descriptors");
         return Ok(());
     }
@@ -142,8 +145,8 @@ fn log_of_the_kernel_side_costs_no_instruction_unless_it_is_on() -> Result<()> {
 
 /// Bytes of `set_state` after the verifier, with a margin for kernels that inline helpers
 /// differently. On 6.18 they are 11,720, and 11,496 for an object that is built without aya-log:
-/// what is left are 28 instructions, a load and a comparison of the frozen level on each of the
-/// error paths. The path of an event without error has none of them.
+/// 28 instructions are left. The sources test the frozen level on error paths only, so they should
+/// lie there; the program was not disassembled to see it.
 const MOST_SET_STATE: u32 = 13_000;
 
 /// Bytes that each program of the agent has after the verifier has removed what cannot run.

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll, tcpwatch};
+use support::{Agent, begin_connects, listen, poll, tcpwatch, within};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -188,8 +188,11 @@ fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result
         }
         Ok(())
     })??;
-    // The reset of one that waits for a busy machine can come before its last ACK counts.
-    ensure!(ns.snmp_counter("PassiveOpens")? >= CONNECTIONS / 2, "hardly any were completed");
+    // An emulated machine (6.1, beside three others) once did not complete all. The cause is unknown.
+    let second = Duration::from_secs(1);
+    let least = if within(second) == second { CONNECTIONS } else { CONNECTIONS / 2 };
+    let completed = ns.snmp_counter("PassiveOpens")?;
+    ensure!(completed >= least, "{completed} of {CONNECTIONS} were completed");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
     assert_told(&agent, &ns, "none", 0, 0)?;
