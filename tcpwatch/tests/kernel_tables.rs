@@ -29,13 +29,13 @@ fn failed_connects_keep_their_process_beside_a_leak_that_fills_its_table() -> Re
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    if !raise_descriptors()? {
-        // Only the guests of `cargo xtask vm`, which set this, may have fewer.
-        if std::env::var_os("TCPWATCH_REQUIRE_HOOKS").is_none() {
-            return support::skip("needs 20,000 descriptors");
-        }
-        scenes::note_skip("needs 20,000 descriptors");
+    // Set by the guests of `cargo xtask vm`, where no process gets so many sockets made in time.
+    if std::env::var_os("TCPWATCH_REQUIRE_HOOKS").is_some() {
+        scenes::note_skip("an emulated machine is too slow for 15,000 leaked sockets");
         return Ok(());
+    }
+    if !raise_descriptors()? {
+        return support::skip("needs 20,000 descriptors");
     }
     let ns = Namespace::new("crowd")?;
     ns.sysctl_set("net.ipv4.ip_local_port_range", "1024 65000")?;

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll, tcpwatch, within};
+use support::{Agent, begin_connects, listen, poll, tcpwatch};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -63,8 +63,10 @@ fn assert_told(
 ) -> Result<()> {
     let log = agent.log()?;
     for other in KINDS {
+        // Another finding may name this one as what led to it.
+        let finding = format!(" finding=\"{other}\" ");
         let of_kind =
-            || log.lines().filter(|line| line.contains(ns.name()) && line.contains(other));
+            || log.lines().filter(|line| line.contains(ns.name()) && line.contains(&finding));
         let told = |word: &str| of_kind().filter(|line| line.contains(word)).count();
         let expected = if other == kind { (raised, cleared) } else { (0, 0) };
         assert_eq!((told("raised: "), told("cleared: ")), expected, "{other}\n{log}");
@@ -175,7 +177,10 @@ fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result
     const CONNECTIONS: u64 = 10_000;
     let agent = Agent::start(QUICK)?;
     let ns = Namespace::new("speed")?;
-    let listener = listen(&ns, 7_103, 4_096)?;
+    // A queue that holds all: an emulated machine may not run the accepting thread for as long.
+    const BACKLOG: i32 = 16_384;
+    ns.sysctl_set("net.core.somaxconn", &BACKLOG.to_string())?;
+    let listener = listen(&ns, 7_103, BACKLOG)?;
     agent.wait_for_inventory()?;
     let accepting = listener.try_clone()?;
     // It ends with the process.
@@ -188,11 +193,8 @@ fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result
         }
         Ok(())
     })??;
-    // An emulated machine (6.1, beside three others) once did not complete all. The cause is unknown.
-    let second = Duration::from_secs(1);
-    let least = if within(second) == second { CONNECTIONS } else { CONNECTIONS / 2 };
     let completed = ns.snmp_counter("PassiveOpens")?;
-    ensure!(completed >= least, "{completed} of {CONNECTIONS} were completed");
+    ensure!(completed == CONNECTIONS, "{completed} of {CONNECTIONS} were completed");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
     assert_told(&agent, &ns, "none", 0, 0)?;
@@ -214,14 +216,17 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
     let clients = begin_connects(&ns, CLIENTS, 7_104)?;
     // It goes on as long as they try, so the number is compared when two looks agree.
     let overflows = || ns.netstat_counter("ListenOverflows");
+    let mut last = Value::Null;
     let finding = poll("the overflow with all drops", || {
         let before = overflows()?;
         let mut findings = agent.findings("accept-queue-overflow", ns.name())?;
         ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
         let finding = findings.pop();
         let agrees = |finding: &Value| finding["evidence"]["dropped_attempts"] == before;
+        last = serde_json::json!([before, finding]);
         Ok(finding.filter(|finding| before >= 44 && agrees(finding)))
-    })?;
+    });
+    let finding = finding.with_context(|| format!("seen last: {last:#}"))?;
     assert_eq!(finding["severity"], "warning", "{finding:#}");
     assert_eq!(finding["evidence"]["waiting_connections"], 6, "{finding:#}");
     assert_eq!(finding["evidence"]["limit_connections"], 5, "{finding:#}");

@@ -16,8 +16,12 @@ use scenes::{CloseWaitLeak, Namespace, SelfConnection};
 use socket2::SockRef;
 use support::{Agent, poll};
 
-/// Things of each kind that happen. The HTTP of the agent makes fewer of any.
+/// Things of each kind that happen.
 const MANY: u16 = 300;
+
+/// Transitions of both sockets of one connection to the agent, which closes first, at most: five of
+/// the client, six of the agent's.
+const TRANSITIONS_OF_A_CONNECTION: u32 = 11;
 
 /// Each detector that a single look can raise is as sensitive as it can be.
 const CONFIG: &str = "\
@@ -46,7 +50,11 @@ fn another_namespace_shows_nowhere_with_namespaces_host() -> Result<()> {
         let (was, is) = (before.exact(), after.exact());
         ensure!(was == is, "counters moved: {was:#?} to {is:#?}");
         let moved = after.transitions - before.transitions;
-        ensure!(moved < f64::from(MANY), "{moved} transitions of another namespace");
+        // The sockets of one connection may not be closed yet when the metrics answer.
+        let own = (after.connections - before.connections + 1) * TRANSITIONS_OF_A_CONNECTION;
+        ensure!(moved <= f64::from(own), "{moved} transitions, {own} of the agent's own HTTP");
+        // What leaks of one kind is more than the bound is generous by.
+        ensure!(f64::from(own) - moved < f64::from(2 * MANY), "{moved} transitions, {own} allowed");
         let findings = agent.all_findings()?;
         ensure!(findings.is_empty(), "findings of another namespace: {findings:#?}");
         drop(leak);
@@ -67,8 +75,11 @@ fn another_namespace_shows_nowhere_with_namespaces_host() -> Result<()> {
         ensure!(exact == [many; 6], "{exact:?} of {many} counted in the agent's own namespace");
         ensure!(rose(|it| it.self_connections) == 1.0, "the self-connection is not counted");
         ensure!(rose(|it| it.close_wait) >= many, "CLOSE_WAIT is not counted");
+        // By the log: with a window of a second it clears within the next.
         poll("the storm of the agent's own namespace", || {
-            Ok((!agent.findings("reset-storm", "host")?.is_empty()).then_some(()))
+            let log = agent.log()?;
+            let mut raised = log.lines().filter(|line| line.contains("raised: "));
+            Ok(raised.any(|line| line.contains("finding=\"reset-storm\"")).then_some(()))
         })
     })?
 }
@@ -122,29 +133,32 @@ struct Seen {
     close_wait: f64,
     transitions: f64,
     resets: f64,
+    /// Of this test to the agent until then.
+    connections: u32,
 }
 
 impl Seen {
     fn by(agent: &Agent) -> Result<Self> {
-        agent.metrics_of_now()?;
-        let sum = |name: &str, label: &str| agent.sum(name, &[label]);
+        let connections = support::http_connections();
+        let metrics = agent.metrics_of_now()?;
+        let sum = |name: &str, label: &str| support::sum_in(&metrics, name, &[label]);
         let sent = |cause: &str| sum("tcpwatch_resets_sent_total", &format!("cause=\"{cause}\""));
         let received =
             |state: &str| sum("tcpwatch_resets_received_total", &format!("state=\"{state}\""));
         Ok(Self {
-            refused: sum("tcpwatch_connect_failures_total", "reason=\"refused\"")?,
-            no_listener: sent("no_listener")?,
-            half_open: sent("half_open")?,
-            linger_zero: sent("linger_zero")?,
-            received_syn_sent: received("syn_sent")?,
-            received_established: received("established")?,
-            self_connections: agent.sum("tcpwatch_self_connections_total", &[])?,
-            close_wait: agent
-                .value("tcpwatch_close_wait_duration_seconds_count")?
+            refused: sum("tcpwatch_connect_failures_total", "reason=\"refused\""),
+            no_listener: sent("no_listener"),
+            half_open: sent("half_open"),
+            linger_zero: sent("linger_zero"),
+            received_syn_sent: received("syn_sent"),
+            received_established: received("established"),
+            self_connections: sum("tcpwatch_self_connections_total", ""),
+            close_wait: support::value_in(&metrics, "tcpwatch_close_wait_duration_seconds_count")
                 .context("a histogram without count")?,
-            transitions: agent.sum("tcpwatch_state_transitions_total", &[])?,
-            resets: agent.sum("tcpwatch_resets_sent_total", &[])?
-                + agent.sum("tcpwatch_resets_received_total", &[])?,
+            transitions: sum("tcpwatch_state_transitions_total", ""),
+            resets: sum("tcpwatch_resets_sent_total", "")
+                + sum("tcpwatch_resets_received_total", ""),
+            connections,
         })
     }
 

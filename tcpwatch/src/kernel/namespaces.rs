@@ -163,7 +163,7 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         };
         let path = entry.path().join("ns/net");
         // The link says which namespace it is without opening it.
-        match fs::read_link(&path) {
+        match link_of_namespace(&path) {
             Ok(link) => {
                 let Some(inode) = inode_of_link(&link, "net") else { continue };
                 if known.insert(inode) {
@@ -223,6 +223,16 @@ fn is_a_persons_choice(mount: &str) -> bool {
 /// Numbers of namespaces are 32 bits wide (`struct ns_common`).
 fn inode_of(metadata: &Metadata) -> u32 {
     metadata.ino() as u32
+}
+
+/// Reads a link below `/proc/PID/ns`. The last kernels of 5.10 (seen: Debian's 5.10.0-46) answer
+/// with an empty link where others refuse with EACCES.
+fn link_of_namespace(path: &Path) -> io::Result<PathBuf> {
+    let link = fs::read_link(path)?;
+    if link.as_os_str().is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    Ok(link)
 }
 
 /// `net:[4026531840]`

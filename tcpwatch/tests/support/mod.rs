@@ -156,13 +156,7 @@ impl Agent {
 
     /// The sum of all series that begin with `name` and whose labels contain each of `labels`.
     pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let metrics = self.metrics()?;
-        let matches = |line: &&str| {
-            line.starts_with(&format!("{name}{{"))
-                && labels.iter().all(|label| line.contains(label))
-        };
-        let values = metrics.lines().filter(matches);
-        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(sum_in(&self.metrics()?, name, labels))
     }
 
     /// Polls `look` for at most `count` inventories that began so long after now, and one more: an
@@ -244,6 +238,16 @@ fn unix_seconds() -> Result<f64> {
     Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64())
 }
 
+/// The sum of all series that begin with `name` and whose labels contain each of `labels`.
+pub(crate) fn sum_in(metrics: &str, name: &str, labels: &[&str]) -> f64 {
+    let matches = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|line| line.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    };
+    let values = metrics.lines().filter(matches);
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     line.parse().ok()
@@ -259,8 +263,16 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// Connections that [`http_get`] made so far in this process.
+pub(crate) fn http_connections() -> u32 {
+    HTTP_CONNECTIONS.load(Ordering::Relaxed)
+}
+
+static HTTP_CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+
 /// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<Answer> {
+    HTTP_CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let timeout = within(Duration::from_secs(10));
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;

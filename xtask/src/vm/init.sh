@@ -25,6 +25,9 @@ close() {
     echo "@@ end $1 $2 $(($(cut -d. -f1 /proc/uptime) - began))"
 }
 
+# What a login of a real machine may raise its limit to: some tests need 20,000 descriptors.
+ulimit -H -n 524288
+
 section uname
 uname -r
 close uname $?

@@ -41,6 +41,10 @@ pub(crate) struct Arguments {
     /// Run no tests: write docs/KERNELS.md from what `tcpwatch doctor` says on every kernel
     #[arg(long, conflicts_with = "versions")]
     docs: bool,
+    /// Run only these tests (`agent`, or `kernel` for the unit tests that ask a kernel), with commas
+    /// between
+    #[arg(long, value_delimiter = ',', value_name = "TESTS", conflicts_with_all = ["docs", "record"])]
+    tests: Vec<String>,
     /// Run no tests: record these incidents there, with commas between, into
     /// tcpwatch/tests/incidents
     #[arg(long, hide = true, value_name = "INCIDENTS", requires = "versions")]
@@ -75,6 +79,9 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     }
     if let Some(incidents) = &arguments.record {
         suite.record(incidents)?;
+    }
+    if !arguments.tests.is_empty() {
+        suite.only(&arguments.tests)?;
     }
     let base = image::base(&suite, &folder)?;
     let interrupt = Interrupt::install().context("handling signals")?;

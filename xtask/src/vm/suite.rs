@@ -13,8 +13,8 @@ use crate::{
 
 /// Tests of tcpwatch that a kernel has no part in, or that want more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
-/// terminal, more descriptors, time. All others run.
-const NOT_FOR_GUESTS: [&str; 14] = [
+/// terminal, time. All others run.
+const NOT_FOR_GUESTS: [&str; 13] = [
     "bad_facts",
     "confined",
     "documents",
@@ -25,7 +25,6 @@ const NOT_FOR_GUESTS: [&str; 14] = [
     "purity",
     "revision",
     "schema",
-    "sight",
     "stacks",
     "symbol_server",
     "terminal",
@@ -46,6 +45,16 @@ pub(super) struct Suite {
 }
 
 impl Suite {
+    /// Leaves only the tests of these names.
+    pub(super) fn only(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            let exists = self.tests.iter().any(|test| test.name == *name);
+            ensure!(exists, "no test of the guests has the name `{name}`");
+        }
+        self.tests.retain(|test| names.contains(&test.name));
+        Ok(())
+    }
+
     /// Makes it record `incidents`, and nothing else.
     pub(super) fn record(&mut self, incidents: &str) -> Result<()> {
         let recorder = self.recorder.take().context("cargo built no recorder of incidents")?;
