@@ -98,7 +98,7 @@ impl Drop for Mounted {
 /// The subject and the remedies of the leak in that namespace, as one look sees it; from within
 /// the cgroup namespace of a container where one is given.
 fn look(ns: &Namespace, container: Option<&Path>) -> Result<(Value, String)> {
-    let binary = env!("CARGO_BIN_EXE_tcpwatch");
+    let binary = support::binary();
     let mut command = match container {
         None => Command::new(binary),
         Some(container) => {

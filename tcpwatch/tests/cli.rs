@@ -109,7 +109,7 @@ const NOBODY: u32 = 65_534;
 fn copy_for_all(folder: &Folder) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let copy = folder.path.join("tcpwatch");
-    fs::copy(env!("CARGO_BIN_EXE_tcpwatch"), &copy)?;
+    fs::copy(support::binary(), &copy)?;
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
     fs::set_permissions(&folder.path, fs::Permissions::from_mode(0o755))?;
     Ok(copy)
@@ -154,7 +154,7 @@ fn without_btf_it_is_1_and_says_what_to_boot() -> Result<()> {
         Command::new("unshare")
             .args(["--mount", "sh", "-c", script, "sh"])
             .arg(&empty)
-            .arg(env!("CARGO_BIN_EXE_tcpwatch"))
+            .arg(support::binary())
             .args(arguments)
             .output()
     };

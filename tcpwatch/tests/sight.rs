@@ -33,7 +33,7 @@ fn in_namespaces(namespaces: &[&str], script: &str) -> Result<Output> {
     Ok(Command::new("unshare")
         .args(namespaces)
         .args(["sh", "-c", script])
-        .env("TCPWATCH", env!("CARGO_BIN_EXE_tcpwatch"))
+        .env("TCPWATCH", support::binary())
         .stdin(Stdio::null())
         .output()?)
 }

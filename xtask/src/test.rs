@@ -23,6 +23,10 @@ use crate::{
 /// one that deny.toml was written for.
 const CARGO_DENY: &str = "0.20.2";
 
+/// In tcpwatch/tests: peers of its HTTP, its files and streams, names, what it may not see or do.
+const ATTACKS: [&str; 7] =
+    ["outside", "hostile_names", "cgroups", "sight", "privileges", "confined", "cli"];
+
 pub(crate) fn test() -> Result<()> {
     let require_all = env::var_os("TCPWATCH_REQUIRE_ALL").is_some_and(|value| value == "1");
     let mut steps = Steps { require_all, skipped: Vec::new() };
@@ -42,6 +46,7 @@ pub(crate) fn test() -> Result<()> {
     })?;
     steps.step("programs that are healthy", healthy_programs)?;
     steps.tests()?;
+    steps.step("attacks on the release binary", attacks)?;
     if scenes::is_root() {
         steps.step("a healthy host raises nothing", healthy::host_raises_nothing)?;
     } else {
@@ -123,6 +128,18 @@ fn healthy_programs() -> Result<()> {
         ("redis-server", "redis-server"),
         ("wrk", "wrk"),
     ])
+}
+
+/// The tests that attack tcpwatch from outside, once more: what is shipped differs from what the
+/// tests run in optimisation, in checks of overflow, and in what it says when it fails.
+fn attacks() -> Result<()> {
+    let binary = repository::build_tcpwatch()?;
+    let mut test = cargo();
+    test.args(["test", "--workspace"]).current_dir(root()).env("TCPWATCH_BINARY", binary);
+    for name in ATTACKS {
+        test.args(["--test", name]);
+    }
+    run(&mut test)
 }
 
 fn root() -> PathBuf {

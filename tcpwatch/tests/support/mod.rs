@@ -253,9 +253,15 @@ pub(crate) fn value_in(metrics: &str, series: &str) -> Option<f64> {
     line.parse().ok()
 }
 
-/// The command under test.
+/// The binary under test: cargo's own build of it, or what `TCPWATCH_BINARY` names.
+pub(crate) fn binary() -> PathBuf {
+    let other = env::var_os("TCPWATCH_BINARY").map(PathBuf::from);
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_tcpwatch").into())
+}
+
+/// Its command.
 pub(crate) fn tcpwatch() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_tcpwatch"))
+    Command::new(binary())
 }
 
 pub(crate) struct Answer {
