@@ -37,7 +37,7 @@ use super::{
     owners::OwnerBook,
     process::container_of,
     reach::{LeftOut, Reach, Step, Whose},
-    records::{Copied, estimate_distinct},
+    records::{CloseWaitLimits, Copied, estimate_distinct},
     settings::{self, Settings},
     walk::read_records,
 };
@@ -338,7 +338,8 @@ impl Walker {
         }
         self.prepare(&settings, available)?;
         let asked_ports = self.focus.ports.clone();
-        self.run(|record| copied.take(record, *room, &asked_ports))?;
+        let limits = CloseWaitLimits::of(self.close_wait_limit, *room);
+        self.run(|record| copied.take(record, limits, &asked_ports))?;
         *room -= copied.namespace.close_wait.len();
         *self.scratch = self.walk.get(&0, 0)?;
         self.destinations_seen = self.destinations_seen.max(self.scratch.destinations);

@@ -22,6 +22,22 @@ const DESCRIBED: usize = 16_384;
 /// that the largest leak does not hide another.
 const SERVICE_PART: usize = 4;
 
+/// How many sockets in CLOSE_WAIT may be described.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CloseWaitLimits {
+    /// In this namespace: what those before it have left.
+    namespace: usize,
+    /// Of one service, which does not hang on other namespaces.
+    service: usize,
+}
+
+impl CloseWaitLimits {
+    /// `all` in every namespace together, of which `left` are left.
+    pub(super) fn of(all: usize, left: usize) -> Self {
+        Self { namespace: left, service: all.div_ceil(SERVICE_PART) }
+    }
+}
+
 /// What a walk copied up, with the inode numbers that owners are found by.
 #[derive(Default)]
 pub(super) struct Copied {
@@ -52,7 +68,7 @@ impl Copied {
     pub(super) fn take(
         &mut self,
         record: &SocketRecord,
-        close_wait_limit: usize,
+        close_wait: CloseWaitLimits,
         asked_ports: &[u16],
     ) {
         let Some(state) = TcpState::from_kernel(record.state) else { return };
@@ -77,7 +93,7 @@ impl Copied {
             self.take_self_connected(record, state);
         }
         if state == TcpState::CloseWait && record.flags & flags::ORPHAN == 0 {
-            self.take_close_wait(record, close_wait_limit);
+            self.take_close_wait(record, close_wait);
         }
     }
 
@@ -152,7 +168,7 @@ impl Copied {
         if accepted || self.listening.contains(&local_port) { Role::Server } else { Role::Client }
     }
 
-    fn take_close_wait(&mut self, record: &SocketRecord, limit: usize) {
+    fn take_close_wait(&mut self, record: &SocketRecord, limits: CloseWaitLimits) {
         let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
         let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
         let socket = CloseWaitSocket {
@@ -170,7 +186,8 @@ impl Copied {
         };
         let service = (socket.role, socket.service_port());
         let described = self.described_of.entry(service).or_default();
-        if self.namespace.close_wait.len() >= limit || *described >= limit.div_ceil(SERVICE_PART) {
+        let is_full = self.namespace.close_wait.len() >= limits.namespace;
+        if is_full || *described >= limits.service {
             *self.namespace.close_wait_beyond.entry(service).or_default() += 1;
             return;
         }
