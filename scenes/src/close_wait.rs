@@ -56,7 +56,7 @@ impl CloseWaitLeak {
     }
 
     /// The general case: the peer sends `unread` bytes before it closes, and
-    /// nobody reads them, so that closing later sends a reset.
+    /// no process reads them, so that closing later sends a reset.
     ///
     /// # Errors
     /// When the kernel refuses a step.

@@ -1,4 +1,4 @@
-//! A link at whose other end nobody listens: what is sent there vanishes.
+//! A link that leads to no host: segments sent over it vanish.
 
 use std::{net::Ipv4Addr, process::Command};
 

@@ -1,4 +1,4 @@
-//! Connections at rest: both ends open, nothing sent.
+//! Idle connections: both ends open, nothing sent.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Half-open requests: SYNs whose answers reach nobody.
+//! Half-open requests: SYNs whose answers reach no host.
 //!
 //! The SYNs are forged, from addresses behind a link that
 //! leads nowhere, so the SYN-ACKs vanish and each request stays until its

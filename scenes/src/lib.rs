@@ -1,10 +1,10 @@
 //! TCP situations made on purpose, with real sockets, each in a network
 //! namespace of its own.
 //!
-//! The kernel tests of tcpwatch compare what the agent says with what was
-//! made here; the demos tell their stories with the same hands. A situation
-//! is a value: it holds its sockets, its methods do the next step and return
-//! once the kernel shows that step done, and dropping it ends it.
+//! The kernel tests of tcpwatch compare the report of the agent with what was
+//! made here; the demos use the same situations. A situation
+//! is a value that holds its sockets. Its methods do the next step and return
+//! once the kernel shows that step done. Dropping it ends it.
 //!
 //! Nothing here knows tcpwatch, and nothing waits longer than its deadline.
 

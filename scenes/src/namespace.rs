@@ -1,8 +1,8 @@
 //! A named network namespace, as `ip netns` makes it, and the ways into it.
 //!
-//! Sockets belong for good to the namespace of the thread that made them, so
-//! entering is always done on a fresh thread that ends with the closure:
-//! what it returns can be used from anywhere.
+//! Sockets belong for good to the namespace of the thread that made them. So
+//! each closure runs on a fresh thread that enters and ends with it. Its result
+//! can be used from anywhere.
 
 use std::{
     fs::{self, File},
@@ -72,7 +72,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// A handle on a namespace that somebody else made and will delete.
+    /// A handle on a namespace that another process made and will delete.
     ///
     /// # Errors
     /// When there is none of that name.
@@ -130,7 +130,7 @@ impl Namespace {
     }
 
     /// Starts `command` inside the namespace. Its parent *thread* ends at
-    /// once, so it must not ask for a signal on its parent's death.
+    /// once, so it must not request a signal on its parent's death.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -162,7 +162,7 @@ impl Namespace {
         Ok(value.trim_end().to_owned())
     }
 
-    /// What `ss ARGS…` prints inside the namespace.
+    /// The output of `ss ARGS…` inside the namespace.
     ///
     /// # Errors
     /// When `ss` is missing or fails.
@@ -243,12 +243,12 @@ impl Namespace {
         Ok(sockets)
     }
 
-    /// How many sockets `wanted` picks out of [`Self::sockets`].
+    /// How many of [`Self::sockets`] are `selected`.
     ///
     /// # Errors
     /// As [`Self::sockets`].
-    pub fn count(&self, wanted: impl Fn(&SocketLine) -> bool) -> Result<usize> {
-        Ok(self.sockets()?.iter().filter(|s| wanted(s)).count())
+    pub fn count(&self, selected: impl Fn(&SocketLine) -> bool) -> Result<usize> {
+        Ok(self.sockets()?.iter().filter(|s| selected(s)).count())
     }
 
     fn proc_net(&self, file: &str) -> Result<String> {

@@ -3,7 +3,7 @@
 //! connect() is limited per (source, destination, destination port); with
 //! `tcp_tw_reuse` 0 a TIME_WAIT uses its port as an open connection does.
 //! The listener's own port lies outside the range, because connect() skips a
-//! port that somebody has bound.
+//! port that is bound.
 
 use std::{
     io,
@@ -66,9 +66,9 @@ impl PortRange {
             })?
             .with_context(|| format!("using up ports {:?} to {}", self.range, self.destination))?;
         self.pairs.extend(opened);
-        let wanted = before + established + time_wait;
-        wait_until(STEP_DEADLINE, &format!("{wanted} ports in use"), || {
-            self.used().is_ok_and(|n| n == wanted)
+        let expected = before + established + time_wait;
+        wait_until(STEP_DEADLINE, &format!("{expected} ports in use"), || {
+            self.used().is_ok_and(|n| n == expected)
         })
     }
 
@@ -76,7 +76,7 @@ impl PortRange {
     /// and leaves nothing behind.
     ///
     /// # Errors
-    /// What connect() said.
+    /// Those of connect().
     pub fn connect_once(&self) -> io::Result<TcpStream> {
         self.ns.enter(|| connect(self.destination)).map_err(io::Error::other)?
     }

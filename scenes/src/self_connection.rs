@@ -1,8 +1,8 @@
 //! A socket that is connected to itself.
 //!
 //! TCP allows a simultaneous open (RFC 9293, section 3.5), and a SYN that
-//! meets its own sender is one. It happens when connect() to a local port on
-//! which nobody listens is given that very port as its source.
+//! meets its own sender is one. It happens when connect() goes to a local port
+//! without a listener and is given that very port as its source.
 
 use std::{
     io,
@@ -57,8 +57,8 @@ impl SelfConnection {
         Self::from_stream(socket.into(), 1)
     }
 
-    /// The way it happens in the wild: dials a port of a small ephemeral
-    /// range, on which nobody listens, until the kernel picks it as source.
+    /// The way it happens in the wild: connects to a port of a small ephemeral
+    /// range, which has no listener, until the kernel picks it as source.
     ///
     /// # Errors
     /// When luck does not come or the kernel refuses a step.
@@ -66,19 +66,19 @@ impl SelfConnection {
         const KEY: &str = "net.ipv4.ip_local_port_range";
         let before = ns.sysctl(KEY)?;
         ns.sysctl_set(KEY, &format!("{} {}", LUCKY_RANGE.0, LUCKY_RANGE.1))?;
-        let dialled = ns.enter(|| dial(SocketAddr::new(address, LUCKY_PORT), LUCKY_TRIES));
+        let connected = ns.enter(|| connect(SocketAddr::new(address, LUCKY_PORT), LUCKY_TRIES));
         ns.sysctl_set(KEY, &before)?;
-        let (stream, tries) = dialled??;
+        let (stream, tries) = connected??;
         Self::from_stream(stream, tries)
     }
 
-    /// Dials `target` from the calling thread, whose namespace it must be in,
-    /// until the socket is connected to itself.
+    /// Connects to `target` from the calling thread, whose namespace it must be
+    /// in, until the socket is connected to itself.
     ///
     /// # Errors
-    /// After `tries` without luck, or when somebody listens there.
-    pub fn dial(target: SocketAddr, tries: u32) -> Result<Self> {
-        let (stream, tries) = dial(target, tries)?;
+    /// After `tries` without luck, or when a listener answers.
+    pub fn connect(target: SocketAddr, tries: u32) -> Result<Self> {
+        let (stream, tries) = connect(target, tries)?;
         Self::from_stream(stream, tries)
     }
 
@@ -108,28 +108,28 @@ impl SelfConnection {
     fn from_stream(stream: TcpStream, tries: u32) -> Result<Self> {
         let local = stream.local_addr().context("local address")?;
         let peer = stream.peer_addr().context("peer address")?;
-        ensure!(local == peer, "connected {local} to {peer}: somebody listens there");
+        ensure!(local == peer, "connected {local} to {peer}, which has a listener");
         Ok(Self { stream, address: local, tries })
     }
 }
 
-fn dial(target: SocketAddr, tries: u32) -> Result<(TcpStream, u32)> {
+fn connect(target: SocketAddr, tries: u32) -> Result<(TcpStream, u32)> {
     for attempt in 1..=tries {
         let socket = tcp_socket(target).context("a socket")?;
-        bind_address_alone(&socket, target.ip())
+        bind_address_only(&socket, target.ip())
             .with_context(|| format!("binding {}", target.ip()))?;
         match socket.connect(&target.into()) {
             Ok(()) => return Ok((socket.into(), attempt)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) => return Err(error).with_context(|| format!("dialling {target}")),
+            Err(error) => return Err(error).with_context(|| format!("connecting to {target}")),
         }
     }
-    bail!("dialled {target} {tries} times, refused each time")
+    bail!("connected to {target} {tries} times, refused each time")
 }
 
 /// Sets the source address and leaves the port to connect(): a connect to
 /// 127.0.0.9 would start from 127.0.0.1 otherwise.
-fn bind_address_alone(socket: &Socket, address: IpAddr) -> io::Result<()> {
+fn bind_address_only(socket: &Socket, address: IpAddr) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the
     // pointer and the length describe `on`, which outlives the call.

@@ -65,7 +65,7 @@ impl SimultaneousOpen {
         Ok(open)
     }
 
-    /// Lets the second socket hear: both become ESTABLISHED.
+    /// Lets segments through to the second socket: both become ESTABLISHED.
     ///
     /// # Errors
     /// When they do not.
@@ -103,6 +103,6 @@ fn connect_nonblocking(socket: &Socket, to: SocketAddr) -> Result<()> {
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("connecting to {to}")),
-        Ok(()) => bail!("connected to {to} at once: somebody listens there"),
+        Ok(()) => bail!("connected to {to}, which has a listener"),
     }
 }

@@ -87,8 +87,8 @@ pub struct SocketLine {
     pub peer: SocketAddr,
     /// Its state.
     pub state: State,
-    /// Bytes that nobody has read (the FIN counts one), or of a listener the
-    /// connections nobody has accepted.
+    /// Unread bytes (the FIN counts one), or of a listener the connections
+    /// that wait for accept().
     pub recv_queue: u32,
 }
 

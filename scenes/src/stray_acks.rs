@@ -1,5 +1,5 @@
-//! Segments for connections that this host does not know, as a peer sends
-//! them that has slept through a restart of this side.
+//! Segments for connections that this host does not know, as sent by a peer
+//! that has missed a restart of this side.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The first of the ports that they seem to come from. The resets that answer
-/// them meet nobody there.
+/// them meet no socket there.
 const FROM: u16 = 20_000;
 
 /// Sends `count` ACKs to `port` of 127.0.0.1 in `ns`, each from another port.

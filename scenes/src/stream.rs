@@ -14,7 +14,7 @@ use crate::{Namespace, wait::STEP_DEADLINE};
 /// As long as the default of net.core.somaxconn, which cuts it anyway.
 const BACKLOG: i32 = 4096;
 
-/// Classic BPF: return 0, keep no byte of any segment. A socket with this filter hears nothing.
+/// Classic BPF: return 0, keep no byte of any segment. A socket with this filter receives nothing.
 pub(crate) const DROP_ALL: SockFilter =
     SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
 

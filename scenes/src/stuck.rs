@@ -2,9 +2,9 @@
 //! FIN_WAIT2, LAST_ACK, CLOSING.
 //!
 //! SYNs are sent into a link that leads nowhere. The others are connections
-//! over 127.0.0.1 whose server has fallen silent: a socket filter keeps every
-//! segment from it, so that it never acknowledges anything, and what the
-//! client sends is sent again and again as to a host that has vanished.
+//! over 127.0.0.1 to a server that does not answer: a socket filter drops every
+//! segment for it, so it acknowledges nothing. The client retransmits as to a
+//! host that has vanished.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Behind the dead link.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 18, 7, 7);
+const SILENT_HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 7, 7);
 
 /// Clients that are stuck; dropping it ends them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Stuck {
     server: SocketAddr,
     state: State,
     count: usize,
-    /// What this process still holds of the clients: nothing in LAST_ACK.
+    /// Clients that this process still holds: none in LAST_ACK.
     clients: Vec<Socket>,
     servers: Vec<TcpStream>,
 }
@@ -42,7 +42,7 @@ impl Stuck {
     /// # Errors
     /// When the kernel refuses a step.
     pub fn in_syn_sent(ns: &Namespace, count: usize, port: u16) -> Result<Self> {
-        let server = SocketAddr::new(NOBODY.into(), port);
+        let server = SocketAddr::new(SILENT_HOST.into(), port);
         let clients = ns.enter(|| -> Result<Vec<Socket>> {
             dead_link::make()?;
             (0..count).map(|_| begin_connect(server)).collect()
@@ -65,7 +65,7 @@ impl Stuck {
     }
 
     /// `count` clients that have closed after their server, which vanished
-    /// before it could acknowledge that. Nobody holds them.
+    /// before it could acknowledge that. No process holds them.
     ///
     /// # Errors
     /// When the kernel refuses a step.
@@ -85,7 +85,7 @@ impl Stuck {
     }
 
     /// `count` clients that have closed at the same moment as their server,
-    /// which does not hear it.
+    /// which does not receive their FIN.
     ///
     /// # Errors
     /// When the kernel refuses a step.
@@ -97,8 +97,8 @@ impl Stuck {
             client.shutdown(Shutdown::Write).context("shutting down a client")?;
             server.shutdown(Shutdown::Write).context("shutting down a server")?;
         }
-        // Each has sent its FIN and heard none. The client now hears the next
-        // one that the server sends, after 200 ms or so.
+        // Each has sent its FIN and received none. The client now receives the
+        // next one that the server sends, after 200 ms or so.
         for (client, _) in &pairs {
             SockRef::from(client).detach_filter().context("no filter on a client")?;
         }
@@ -113,7 +113,7 @@ impl Stuck {
     }
 
     /// Cures it and waits until that shows: connects are given up, servers
-    /// close. Those that are deaf answer with a reset, because the client's
+    /// close. Those that drop segments answer with a reset, because the client's
     /// next FIN may be a minute away.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ fn begin_connect(to: SocketAddr) -> Result<Socket> {
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
         Err(error) => Err(error).with_context(|| format!("connecting to {to}")),
-        Ok(()) => bail!("connected to {to} at once: somebody listens there"),
+        Ok(()) => bail!("connected to {to}, which has a listener"),
     }
 }
 

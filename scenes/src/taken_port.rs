@@ -1,4 +1,4 @@
-//! Ports that somebody has, in the ways that keep another from binding them.
+//! Ports that are taken, in the ways that keep another from binding them.
 //!
 //! A port that is held by a connection to itself is
 //! [`SelfConnection`](crate::SelfConnection).
@@ -82,7 +82,7 @@ impl TakenPort {
         Ok(Self { address, _held: (Some(listener), Vec::new()) })
     }
 
-    /// What cannot be bound.
+    /// The address that cannot be bound.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

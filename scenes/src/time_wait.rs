@@ -30,7 +30,7 @@ const SPREAD_PORTS: u16 = 4;
 /// first goes after its 60 s.
 const MANY_DEADLINE: Duration = Duration::from_secs(45);
 
-/// What was made; holds no socket.
+/// The sockets that were made; holds none of them.
 #[derive(Clone, Debug)]
 pub struct TimeWaits {
     ns: Namespace,
@@ -68,11 +68,11 @@ impl TimeWaits {
     /// # Errors
     /// When the kernel refuses a step or the machine is too slow.
     pub fn make_many(ns: &Namespace, count: usize, first_port: u16) -> Result<Self> {
-        // Twice the room: near its limit it would be another situation.
-        let room = count * 2;
+        // Twice as many: near its limit it would be another situation.
+        let least = count * 2;
         let limit: usize = ns.sysctl("net.ipv4.tcp_max_tw_buckets")?.parse()?;
-        if limit < room {
-            ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", &room.to_string())?;
+        if limit < least {
+            ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", &least.to_string())?;
         }
         let ports: Vec<u16> = (first_port..).take(SPREAD_PORTS.into()).collect();
         ensure!(ports.len() == usize::from(SPREAD_PORTS), "port {first_port} is too high");
@@ -82,7 +82,7 @@ impl TimeWaits {
             .collect::<Result<Vec<_>>>()?;
         protect_time_wait(ns)?;
         let before = standing(ns, &ports)?;
-        // Each thread has listeners of its own: nobody accepts another's.
+        // Each thread has listeners of its own: none accepts another's connections.
         let (left, right) = listeners.split_at(listeners.len() / 2);
         let half = count / 2;
         without_reuse(ns, || {
@@ -121,12 +121,12 @@ impl TimeWaits {
     }
 
     fn wait_until_shown(&self, before: usize) -> Result<()> {
-        let wanted = before + self.count;
-        wait_until(MANY_DEADLINE, &format!("{wanted} sockets in TIME_WAIT"), || {
+        let expected = before + self.count;
+        wait_until(MANY_DEADLINE, &format!("{expected} sockets in TIME_WAIT"), || {
             // The cheap look first; but it counts orphans in FIN_WAIT2, whose
             // FIN is still on its way, as well.
             self.ns.sockstat("tw").is_ok_and(|n| n >= self.count as u64)
-                && self.standing().is_ok_and(|n| n >= wanted)
+                && self.standing().is_ok_and(|n| n >= expected)
         })
     }
 }

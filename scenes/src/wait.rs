@@ -31,7 +31,7 @@ pub fn wait_until(
             return Ok(());
         }
         if Instant::now() >= end {
-            bail!("waited {deadline:?} in vain: {what}");
+            bail!("not reached in {deadline:?}: {what}");
         }
         thread::sleep(POLL_INTERVAL);
     }

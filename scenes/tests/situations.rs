@@ -54,7 +54,7 @@ fn a_namespace_is_named_entered_and_deleted() {
     let same = Namespace::existing(ns.name()).unwrap();
     assert_eq!(same.inode().unwrap(), ns.inode().unwrap());
     drop(same);
-    assert!(path.exists(), "a namespace that somebody else made stays");
+    assert!(path.exists(), "a namespace of another maker stays");
     drop(ns);
     assert!(!path.exists());
     assert!(!Path::new("/run/netns/tw-t-ns").exists());
@@ -156,7 +156,7 @@ fn a_hundred_thousand_time_waits_stand_at_once() {
 }
 
 #[test]
-fn established_connections_rest() {
+fn established_connections_are_idle() {
     if !root_or_skip() {
         return;
     }
@@ -241,7 +241,7 @@ fn two_sockets_open_to_each_other() {
     assert_eq!(ns.count(|s| s.local == a && s.peer == b).unwrap(), 1);
     assert_eq!(ns.count(|s| s.local == b && s.peer == a).unwrap(), 1);
     assert_eq!(ss_states(&ns), table(&[("ESTAB", 2)]));
-    assert_eq!(ns.snmp_counter("PassiveOpens").unwrap(), 0, "nobody listened");
+    assert_eq!(ns.snmp_counter("PassiveOpens").unwrap(), 0, "no connection was accepted");
     let _second = simultaneous_open(&ns).unwrap();
     assert_eq!(ss_states(&ns), table(&[("ESTAB", 4)]));
 }
@@ -267,7 +267,7 @@ fn assert_stuck(ns: &Namespace, stuck: Stuck, expected: &[(&str, usize)]) {
 }
 
 #[test]
-fn connects_that_nobody_answers_stay_in_syn_sent() {
+fn connects_without_an_answer_stay_in_syn_sent() {
     if !root_or_skip() {
         return;
     }
@@ -291,7 +291,7 @@ fn half_closed_clients_stay_in_fin_wait2_as_full_sockets() {
 }
 
 #[test]
-fn a_server_that_vanishes_leaves_last_ack_that_nobody_holds() {
+fn a_server_that_vanishes_leaves_last_ack_without_a_holder() {
     if !root_or_skip() {
         return;
     }

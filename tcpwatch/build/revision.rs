@@ -5,8 +5,8 @@
 //! 3. `.git_archival.txt`, which `git archive` fills in;
 //! 4. the git checkout around the package, worktrees and submodules included.
 //!
-//! The files of git are read here and not by its program. That one may be absent, and it refuses a
-//! checkout of another user, which is what root builds. gitrepository-layout(5) describes them.
+//! The files of git are read here and not by its program. The program may be absent, and it refuses
+//! a checkout of another user, as root would build. gitrepository-layout(5) describes them.
 
 use std::{
     fs,
@@ -16,13 +16,13 @@ use std::{
 /// The revision where nothing knows it.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// Digits of a revision that are shown: as many as `git describe` wants for a large project.
+/// Digits of a revision that are shown: as many as `git describe` prints for a large project.
 const DIGITS: usize = 12;
 
 /// Links of references that are followed, so that a circle ends. git itself follows five.
 const LINKS: usize = 5;
 
-/// What was found.
+/// A revision, and the files that it was read from.
 pub(crate) struct Found {
     /// The revision.
     pub(crate) revision: String,

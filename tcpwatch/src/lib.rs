@@ -1,10 +1,11 @@
-//! tcpwatch watches TCP on a Linux host and says what is wrong with it, and whose fault it is.
+//! tcpwatch watches TCP on a Linux host and says what is wrong with it, and which process causes
+//! it.
 //!
-//! The way of the data is one direction, and so is this list of modules:
-//! [`kernel`] makes [`facts`], the [`engine`] judges them, [`publish`] shows what it found, the
+//! Data flows in one direction, and so does this list of modules:
+//! [`kernel`] makes [`facts`], the [`engine`] judges them, [`publish`] shows its findings. The
 //! [`agent`] joins the three in one loop, and [`cli`] starts it. [`config`] holds all that can be
-//! set. An [`incident`] is a stream of facts that was recorded, to be judged again. What strangers
-//! have named goes through [`plain`] before a person reads it.
+//! set. An [`incident`] is a stream of facts that was recorded, to be judged again. Names of
+//! foreign origin go through [`plain`] before a person reads them.
 
 pub mod agent;
 pub mod cli;

@@ -1,9 +1,10 @@
-//! Text that somebody else chose, made plain before a person or a terminal reads it.
+//! Text of foreign origin, made plain before a person or a terminal reads it.
 //!
 //! A process takes any bytes for its name (`PR_SET_NAME`), and so do a cgroup, a bind mount, a
-//! library and a file. A terminal obeys some characters, others turn or hide their neighbours.
-//! Each of those is written as its number, `\u{1b}` for ESC, or as `\n`, `\r`, `\t`: names stay distinct, and a person sees
-//! that something was there. Plain text stays as it is, so a second pass changes nothing.
+//! library and a file. A terminal obeys some characters, others turn or hide their neighbours. Each
+//! of those is written as its number, `\u{1b}` for ESC, or as `\n`, `\r`, `\t`: names stay
+//! distinct, and a person sees that something was there. Plain text stays as it is, so a second
+//! pass changes nothing.
 
 use std::{borrow::Cow, fmt, path::Path, sync::Arc};
 
@@ -38,7 +39,7 @@ pub fn make_shared(it: &mut Arc<str>) {
     }
 }
 
-/// What `it` says, plain.
+/// The text of `it`, plain.
 #[must_use]
 pub fn said(it: &dyn fmt::Display) -> String {
     let mut said = it.to_string();

@@ -1,8 +1,8 @@
 //! Opens a file that a person has named, and only a file.
 //!
 //! A FIFO, a terminal or a device would keep a read waiting, and opening some devices acts on them.
-//! They are refused before they are opened. A file of a network filesystem can still hang: whoever
-//! must not wait for it reads on a thread of its own.
+//! They are refused before they are opened. A file of a network filesystem can still hang: a caller
+//! that must not wait for it reads on a thread of its own.
 
 use std::{fs::File, io, path::Path};
 

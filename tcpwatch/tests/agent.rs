@@ -28,8 +28,8 @@ const SHOWN_WITHIN: u32 = 2;
 /// Failed connects are counted by process, which all tests here share: one at a time.
 static FAILING_CONNECTS: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    // A test that failed has left nothing behind that the next one could not bear.
+fn exclusive() -> MutexGuard<'static, ()> {
+    // A test that failed leaves nothing behind that disturbs the next one.
     FAILING_CONNECTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -166,7 +166,7 @@ fn port_range_used_up_is_measured_exactly_and_each_failed_connect_counts_once() 
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    let _alone = alone();
+    let _lock = exclusive();
     let agent = Agent::start_quick()?;
     let ns = Namespace::new("ports")?;
     let mut range = PortRange::new(&ns, 40_000..=40_059, 8_080)?;
@@ -205,20 +205,20 @@ fn port_range_used_up_is_measured_exactly_and_each_failed_connect_counts_once() 
     Ok(())
 }
 
-/// A socket keeps the source port of its last connect(), so 0 alone does not tell.
+/// A socket keeps the source port of its last connect(), so 0 is not the only sign.
 #[test]
-fn no_free_port_is_told_for_a_socket_that_was_used_before() -> Result<()> {
+fn no_free_port_is_reported_for_a_socket_that_was_used_before() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    let _alone = alone();
+    let _lock = exclusive();
     let agent = Agent::start_quick()?;
     let ns = Namespace::new("again")?;
     let mut range = PortRange::new(&ns, 43_000..=43_009, 8_083)?;
     let again = ns.enter(|| -> io::Result<socket2::Socket> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        let nobody = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        assert!(socket.connect(&nobody.into()).is_err());
+        let no_listener = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        assert!(socket.connect(&no_listener.into()).is_err());
         Ok(socket)
     })??;
     range.use_up(10, 0)?;
@@ -238,7 +238,7 @@ fn refused_connect_is_counted_with_its_process() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    let _alone = alone();
+    let _lock = exclusive();
     let agent = Agent::start_quick()?;
     let ns = Namespace::new("refused")?;
     for _ in 0..5 {
@@ -360,10 +360,10 @@ fn sigterm_ends_the_agent_within_two_seconds_and_leaves_nothing_attached() -> Re
     let programs = program_ids_of(agent.pid())?;
     assert!(programs.len() >= 5, "{programs:?}");
     assert!(programs.is_subset(&loaded_program_ids()), "{programs:?}");
-    let asked = Instant::now();
+    let signalled = Instant::now();
     agent.signal(libc::SIGTERM)?;
     assert_eq!(agent.wait()?, Some(0), "{}", agent.log()?);
-    assert!(asked.elapsed() < within(Duration::from_secs(2)), "{:?}", asked.elapsed());
+    assert!(signalled.elapsed() < within(Duration::from_secs(2)), "{:?}", signalled.elapsed());
     // The kernel frees a program some moments after its last reference has gone.
     poll("the programs to go", || Ok(programs.is_disjoint(&loaded_program_ids()).then_some(())))
 }
@@ -385,7 +385,7 @@ fn loaded_program_ids() -> BTreeSet<u32> {
 }
 
 #[test]
-fn service_manager_is_told_of_readiness_life_and_end() -> Result<()> {
+fn service_manager_is_notified_of_readiness_life_and_end() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -399,7 +399,7 @@ fn service_manager_is_told_of_readiness_life_and_end() -> Result<()> {
         .env("WATCHDOG_USEC", "400000")
         .stderr(std::process::Stdio::null())
         .spawn()?;
-    let told = || -> Result<String> {
+    let notification = || -> Result<String> {
         let mut buffer = [0; 512];
         let length = socket.recv(&mut buffer)?;
         Ok(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
@@ -407,11 +407,11 @@ fn service_manager_is_told_of_readiness_life_and_end() -> Result<()> {
     let outcome = (|| -> Result<()> {
         let mut seen = BTreeSet::new();
         while !seen.contains("READY=1") || !seen.contains("WATCHDOG=1") {
-            seen.insert(told()?);
+            seen.insert(notification()?);
         }
         // SAFETY: takes no pointer; the child is ours and not reaped yet.
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
-        while told()? != "STOPPING=1" {}
+        while notification()? != "STOPPING=1" {}
         Ok(())
     })();
     if outcome.is_err() {

@@ -44,7 +44,7 @@ impl Random {
     }
 }
 
-/// What a round does to the numbers of one key.
+/// The change of a round to the numbers of one key.
 #[derive(Clone, Copy)]
 enum Fate {
     Kept,
@@ -211,8 +211,9 @@ fn recordings_with_extreme_numbers_are_judged_without_a_panic() -> Result<()> {
     Ok(())
 }
 
-/// The last inventory once, and after five centuries again and again, with half of the largest limit
-/// in use and little more each time: the limit is met after more seconds than a duration can hold.
+/// The last inventory once, and after five centuries again and again, with half of the largest
+/// limit in use and little more each time: the limit is met after more seconds than a duration can
+/// hold.
 fn slow_growth(lines: &[&str]) -> Result<String> {
     const STEP_NS: u64 = 10_000_000_000;
     const GAP_NS: u64 = 17_000_000_000_000_000_000;

@@ -1,7 +1,7 @@
-//! Ports that a process cannot have, with real sockets: who asked, what holds the port, and when it
-//! is over.
+//! Ports that a process cannot have, with real sockets: the process that failed, the holder of the
+//! port, and the end of the conflict.
 //!
-//! Who fails is a process of its own, this very binary with another name: one that holds the port
+//! A process of its own fails, this very binary with another name: a process that holds the port
 //! itself has no conflict. A machine whose kernel refuses the hook skips these tests; `cargo xtask vm`
 //! runs them on kernels that have it.
 
@@ -24,7 +24,7 @@ const QUICK: &str =
 
 const KIND: &str = "bind-conflict";
 
-/// What the process that binds is told, and its name.
+/// The variable with the address for the process that binds, and the name of that process.
 const ADDRESS: &str = "TCPWATCH_TEST_BIND";
 const NAME: &str = "binder";
 
@@ -56,7 +56,7 @@ fn as_another_process() -> Result<()> {
     Ok(())
 }
 
-/// Another process asks for `address` in `ns` and is refused.
+/// Another process binds `address` in `ns` and is refused.
 fn bind_elsewhere(ns: &Namespace, address: SocketAddr) -> Result<()> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["--ignored", "--exact", "as_another_process"]).env(ADDRESS, address.to_string());
@@ -65,11 +65,11 @@ fn bind_elsewhere(ns: &Namespace, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn wait_for(agent: &Agent, ns: &Namespace, is_wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+fn wait_for(agent: &Agent, ns: &Namespace, is_expected: impl Fn(&Value) -> bool) -> Result<Value> {
     poll(KIND, || {
         let findings = agent.findings(KIND, ns.name())?;
         ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
-        Ok(findings.into_iter().find(&is_wanted))
+        Ok(findings.into_iter().find(&is_expected))
     })
 }
 
@@ -96,9 +96,9 @@ fn a_listener_of_another_process_is_named_and_three_refusals_are_a_warning() -> 
     let ns = Namespace::new("taken")?;
     let listener = TakenPort::by_listener(&ns, SocketAddr::from(([0, 0, 0, 0], 7_200)))?;
     agent.wait_for_inventory()?;
-    let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_200));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_200));
     for _ in 0..3 {
-        bind_elsewhere(&ns, asked)?;
+        bind_elsewhere(&ns, address)?;
     }
     let is_whole = |finding: &Value| finding["evidence"]["failed_binds"] == 3;
     let finding = wait_for(&agent, &ns, is_whole)?;
@@ -117,7 +117,7 @@ fn a_listener_of_another_process_is_named_and_three_refusals_are_a_warning() -> 
 }
 
 #[test]
-fn what_holds_a_port_without_a_listener_is_told_apart() -> Result<()> {
+fn holders_of_a_port_without_a_listener_are_distinguished() -> Result<()> {
     let Some(agent) = agent_with_the_hook()? else { return Ok(()) };
     let ns = Namespace::new("held")?;
     let itself = SelfConnection::make(&ns, IpAddr::from(Ipv4Addr::LOCALHOST))?;
@@ -138,7 +138,7 @@ fn what_holds_a_port_without_a_listener_is_told_apart() -> Result<()> {
 }
 
 #[test]
-fn a_port_that_is_bound_and_no_more_is_seen_by_nobody_and_it_says_so() -> Result<()> {
+fn a_port_that_is_only_bound_has_no_known_holder_and_it_says_so() -> Result<()> {
     let Some(agent) = agent_with_the_hook()? else { return Ok(()) };
     let ns = Namespace::new("bound")?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_205));

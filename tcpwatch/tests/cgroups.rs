@@ -1,5 +1,5 @@
-//! Whose unit a process is in: below the host's service manager, in a system container, and seen
-//! from within a container. And whose namespace it is that a runtime has mounted.
+//! The unit of a process: below the host's service manager, in a system container, and seen from
+//! within a container. Also the owner of a namespace that a runtime has mounted.
 
 mod support;
 
@@ -23,7 +23,7 @@ struct Cgroups {
 }
 
 impl Cgroups {
-    /// `None` where this kernel or machine lets nobody mount it.
+    /// `None` where this kernel or machine refuses to mount it.
     fn mount() -> Result<Option<Self>> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let home = own.lines().find_map(|line| line.strip_prefix("0::/")).map(str::to_owned);

@@ -102,10 +102,10 @@ fn port_in_use_is_1_and_says_which() -> Result<()> {
     Ok(())
 }
 
-/// A user who has no capability; the number of Debian's nobody.
-const NOBODY: u32 = 65_534;
+/// A user without capabilities; the number is that of Debian's unprivileged user.
+const UNPRIVILEGED: u32 = 65_534;
 
-/// A copy that anybody may execute: the build's folder need not be open to others.
+/// A copy that every user may execute: the build's folder need not be open to others.
 fn copy_for_all(folder: &Folder) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let copy = folder.path.join("tcpwatch");
@@ -122,8 +122,9 @@ fn without_privileges_it_is_77_and_for_check_3() -> Result<()> {
     }
     let folder = Folder::new()?;
     let copy = copy_for_all(&folder)?;
-    let unprivileged =
-        |arguments: &[&str]| Command::new(&copy).args(arguments).uid(NOBODY).gid(NOBODY).output();
+    let unprivileged = |arguments: &[&str]| {
+        Command::new(&copy).args(arguments).uid(UNPRIVILEGED).gid(UNPRIVILEGED).output()
+    };
     let address = ["run", "--web.listen-address", "127.0.0.1:0"];
     assert_refused(&unprivileged(&address)?, 77, &["CAP_BPF", "run as root"]);
     assert_refused(&unprivileged(&["check"])?, 3, &["CAP_BPF", "run as root"]);
@@ -185,7 +186,7 @@ fn check_of_a_leak_younger_than_min_age_is_info_and_0_and_of_an_older_one_1() ->
     assert_eq!(young[0]["severity"], "info", "{young:#?}");
     assert_eq!(young[0]["subject"]["pid"], std::process::id(), "{young:#?}");
 
-    // An override has an age of its own, and nothing is said of what it switches off.
+    // An override has an age of its own, and disables its findings in silence.
     for (keys, count) in [("min_age = \"1h\"", 1), ("enabled = false", 0)] {
         let port = leak.server_address().port();
         let text = format!("[[detect.close_wait_pileup.override]]\nport = {port}\n{keys}\n");
@@ -231,7 +232,7 @@ fn findings_of(output: &Output) -> Result<Vec<Value>> {
 }
 
 #[test]
-fn check_is_recorded_and_anybody_may_replay_it_with_the_same_findings() -> Result<()> {
+fn check_is_recorded_and_every_user_may_replay_it_with_the_same_findings() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -247,7 +248,7 @@ fn check_is_recorded_and_anybody_may_replay_it_with_the_same_findings() -> Resul
     let file = file.to_str().context("a path in UTF-8")?;
     let replay = |config: &str| {
         let arguments = ["check", "--json", "--replay", file, "--config", config];
-        Command::new(&copy).args(arguments).uid(NOBODY).gid(NOBODY).output()
+        Command::new(&copy).args(arguments).uid(UNPRIVILEGED).gid(UNPRIVILEGED).output()
     };
     let pileup = |severity: &'static str| {
         move |finding: &Value| {
@@ -271,7 +272,7 @@ fn check_is_recorded_and_anybody_may_replay_it_with_the_same_findings() -> Resul
     assert!(findings_of(&watched)?.iter().any(pileup("warning")), "{watched:?}");
     assert_eq!(findings_of(&again)?, findings_of(&watched)?);
     assert_eq!(again.status, watched.status);
-    // Whoever replays it chooses what counts.
+    // The configuration of the replay decides.
     assert!(!findings_of(&replay(off)?)?.iter().any(pileup("warning")));
     drop(leak);
     Ok(())

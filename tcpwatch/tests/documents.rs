@@ -1,7 +1,9 @@
-//! The documents that are made from the code say what the code says.
+//! The documents that are made from the code agree with it, and all texts are in plain language.
 //!
 //! README.md holds the table of metrics, deploy/tcpwatch.toml is the default configuration. Both
 //! are rewritten by `UPDATE_README=1 cargo test --package tcpwatch --test documents`.
+
+mod plain_language;
 
 use std::{
     env, fs, io,
@@ -16,7 +18,7 @@ const TABLE_BEGIN: &str = "<!-- metrics -->";
 /// See [`TABLE_BEGIN`].
 const TABLE_END: &str = "<!-- /metrics -->";
 
-/// Longer, and nobody reads it from end to end before the first change.
+/// A longer one is not read from end to end before the first change.
 const ARCHITECTURE_LINES: usize = 150;
 
 fn in_repository(path: &str) -> PathBuf {
@@ -50,8 +52,8 @@ fn assert_document(path: &str, found: &str, expected: &str) -> Result<()> {
 fn readme_has_the_table_of_all_metrics() -> Result<()> {
     let readme = read("README.md")?;
     let markers = || format!("README.md has no {TABLE_BEGIN} followed by {TABLE_END}");
-    let (before, rest) = readme.split_once(TABLE_BEGIN).with_context(markers)?;
-    let (_, after) = rest.split_once(TABLE_END).with_context(markers)?;
+    let (before, table) = readme.split_once(TABLE_BEGIN).with_context(markers)?;
+    let (_, after) = table.split_once(TABLE_END).with_context(markers)?;
     let table = catalog_markdown();
     let expected = format!("{before}{TABLE_BEGIN}\n\n{table}\n{TABLE_END}{after}");
     assert_document("README.md", &readme, &expected)
@@ -163,7 +165,7 @@ fn links_between_documents_lead_somewhere() -> Result<()> {
     ensure!(documents.len() > 8, "{documents:?}");
     for document in documents {
         let text = fs::read_to_string(&document)?;
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text.split("](").skip(1).filter_map(|target| target.split(')').next()) {
             let target = link.split('#').next().unwrap_or_default();
             if target.is_empty() || target.contains("://") {
                 continue;

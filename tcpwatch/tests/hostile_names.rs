@@ -1,5 +1,5 @@
-//! Names that somebody chose to drive a terminal, to hide text or to slip into a command: through
-//! the binary, from a real process and from recordings, nothing of that comes out.
+//! Names made to drive a terminal, to hide text or to slip into a command. They come from a real
+//! process and from recordings; the binary prints none of it.
 
 mod support;
 

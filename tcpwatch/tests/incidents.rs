@@ -8,7 +8,7 @@
 //!     cargo test --package tcpwatch --test incidents -- --ignored
 //!
 //! The first writes what is expected anew. The second, as root, records anew; with
-//! `INCIDENTS=syn-flood,self-connection` only those. How each is made is told in `recording`.
+//! `INCIDENTS=syn-flood,self-connection` only those. `recording` has the scene of each.
 
 mod recording;
 mod support;
@@ -58,7 +58,7 @@ fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What the engine says of a recording: every change of a finding, in order.
+/// The engine's output for a recording: every change of a finding, in order.
 fn changes(name: &str) -> Result<Vec<FindingChange>> {
     let config = config()?;
     let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
@@ -66,7 +66,7 @@ fn changes(name: &str) -> Result<Vec<FindingChange>> {
     for fact in open(name)? {
         fact?.give_to(&mut engine);
         let mut at_once: Vec<_> = std::iter::from_fn(|| engine.poll_change()).collect();
-        // What changes at the same moment comes in no order.
+        // Changes at the same moment come in no order.
         at_once.sort_by(|a, b| id_of(a).cmp(id_of(b)));
         changes.extend(at_once);
     }
@@ -88,7 +88,7 @@ fn open(name: &str) -> Result<Recording<BufReader<File>>> {
 }
 
 /// The changes as a document, each finding as the API shows it.
-fn told(name: &str) -> Result<String> {
+fn replayed(name: &str) -> Result<String> {
     let wall = WallClock::of_recording(open(name)?.header()).context("a header without time")?;
     let origin = Origin { host: None, version: "", not_seen: &[] };
     let show = |finding: &Finding| -> Result<Value> {
@@ -96,9 +96,9 @@ fn told(name: &str) -> Result<String> {
             serde_json::from_str(&findings_json(std::slice::from_ref(finding), &origin, wall))?;
         Ok(document["findings"][0].take())
     };
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     for change in changes(name)? {
-        told.push(match &change {
+        seen.push(match &change {
             FindingChange::Raised(it) => json!({"change": "raised", "finding": show(it)?}),
             FindingChange::SeverityChanged { finding, from } => {
                 json!({"change": format!("from {from}"), "finding": show(finding)?})
@@ -106,11 +106,11 @@ fn told(name: &str) -> Result<String> {
             FindingChange::Cleared(it) => json!({"change": "cleared", "finding": show(it)?}),
         });
     }
-    Ok(format!("{:#}\n", in_order(told.into())))
+    Ok(format!("{:#}\n", in_order(seen.into())))
 }
 
-/// With the fields by name: whether they keep the order of their making depends on the features that
-/// the rest of a build asks for.
+/// With the fields by name: whether they keep the order of their making depends on the features
+/// that the build enables.
 fn in_order(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -126,7 +126,7 @@ fn in_order(value: Value) -> Value {
 
 fn write_expected(name: &str) -> Result<()> {
     let path = expected_of(name);
-    fs::write(&path, told(name)?).with_context(|| format!("writing {}", path.display()))
+    fs::write(&path, replayed(name)?).with_context(|| format!("writing {}", path.display()))
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn every_recording_leads_to_the_findings_beside_it() -> Result<()> {
         let path = expected_of(&name);
         let expected =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let found = told(&name)?;
+        let found = replayed(&name)?;
         if found == expected {
             continue;
         }
@@ -160,22 +160,22 @@ fn every_recording_leads_to_the_findings_beside_it() -> Result<()> {
 #[test]
 fn every_kind_of_finding_has_a_recording_in_which_it_is_raised_and_cleared() -> Result<()> {
     for kind in FindingKind::ALL {
-        let mut told = Vec::new();
+        let mut seen = Vec::new();
         for change in changes(kind.name())? {
             match change {
-                FindingChange::Raised(finding) if finding.kind == kind => told.push("raised"),
-                FindingChange::Cleared(finding) if finding.kind == kind => told.push("cleared"),
+                FindingChange::Raised(finding) if finding.kind == kind => seen.push("raised"),
+                FindingChange::Cleared(finding) if finding.kind == kind => seen.push("cleared"),
                 _ => {}
             }
         }
-        let ended = told.first() == Some(&"raised") && told.last() == Some(&"cleared");
-        ensure!(ended, "{} has this of its kind: {told:?}", kind.name());
+        let ended = seen.first() == Some(&"raised") && seen.last() == Some(&"cleared");
+        ensure!(ended, "{} has this of its kind: {seen:?}", kind.name());
     }
     Ok(())
 }
 
-/// Two engines are given the same facts until the kind is raised. One then switches it off, and both
-/// judge the same inventory again.
+/// Two engines are given the same facts until the kind is raised. One then switches it off, and
+/// both judge the same inventory again.
 #[test]
 fn a_reload_reaches_the_detector_of_every_kind() -> Result<()> {
     let on = config()?;
@@ -256,14 +256,14 @@ fn recordings_are_small_and_tell_nothing_of_the_machine_they_were_made_on() -> R
 #[ignore = "records anew, which takes root and a minute or two"]
 fn record_incidents() -> Result<()> {
     ensure!(scenes::is_root(), "recording takes root");
-    let wanted = env::var("INCIDENTS").unwrap_or_default();
-    let wanted: Vec<_> = wanted.split(',').filter(|name| !name.is_empty()).collect();
-    for name in &wanted {
+    let selected = env::var("INCIDENTS").unwrap_or_default();
+    let selected: Vec<_> = selected.split(',').filter(|name| !name.is_empty()).collect();
+    for name in &selected {
         let is_known = recording::SCENES.iter().any(|scene| scene.name == *name);
         ensure!(is_known, "INCIDENTS: there is no scene {name:?}");
     }
     for scene in &recording::SCENES {
-        if wanted.is_empty() || wanted.contains(&scene.name) {
+        if selected.is_empty() || selected.contains(&scene.name) {
             println!("{}", scene.name);
             let text = recording::record(scene, &config()?).context(scene.name)?;
             fs::write(recording_of(scene.name), text)?;

@@ -184,7 +184,7 @@ fn ports_that_connect_may_reuse_do_not_count_and_explicitly_bound_ones_do() -> R
     let listener = ns.enter(|| TcpListener::bind((Ipv4Addr::new(127, 0, 0, 5), free)))??;
     assert_eq!(used(&agent)?, Some(41.0));
 
-    // 2 is "loopback alone", which this is; a second must have passed since the last segment.
+    // 2 is "only loopback", as here; a second must have passed since the last segment.
     ns.sysctl_set("net.ipv4.tcp_tw_reuse", "2")?;
     poll("TIME_WAIT to count as free", || Ok((used(&agent)? == Some(11.0)).then_some(())))?;
     ns.sysctl_set("net.ipv4.ip_local_reserved_ports", "41000-41009")?;
@@ -224,7 +224,7 @@ fn explicitly_bound_ports_in_time_wait_stay_taken_whatever_tcp_tw_reuse_says() -
     let connected = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 8_082)))?;
     let used = format!("tcpwatch_ephemeral_ports_used{{netns=\"{}\"}}", ns.name());
     let used = agent.value(&used)?;
-    // What the kernel does is the measure: newer ones free a bucket whose bound sockets have gone.
+    // The kernel's behaviour is the measure: newer ones free a bucket whose bound sockets have gone.
     match connected {
         Err(error) => {
             assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
@@ -303,7 +303,7 @@ fn counters_agree_with_what_the_kernel_counts_itself() -> Result<()> {
     let start = begun(&agent)?;
     for _ in 0..11 {
         let refused = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 9)))?;
-        ensure!(refused.is_err(), "somebody listens on port 9");
+        ensure!(refused.is_err(), "port 9 has a listener");
     }
     let established = Established::make(&ns, 20)?;
     let after = (snmp("OutRsts")?, snmp("ActiveOpens")?, snmp("PassiveOpens")?);

@@ -58,7 +58,7 @@ fn one_shot_commands_end_in_silence_when_their_reader_has_gone() -> Result<()> {
     Ok(())
 }
 
-/// An agent whose stderr is a pipe that is full, with the end that nobody reads.
+/// An agent whose stderr is a full pipe, with the end that is not read.
 struct Unread {
     child: Child,
     address: SocketAddr,
@@ -128,7 +128,7 @@ impl Drop for Unread {
 }
 
 #[test]
-fn log_that_nobody_reads_stalls_neither_loop_nor_http_nor_end() -> Result<()> {
+fn log_without_a_reader_stalls_neither_loop_nor_http_nor_end() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -142,11 +142,11 @@ fn log_that_nobody_reads_stalls_neither_loop_nor_http_nor_end() -> Result<()> {
     let before = inventory()?;
     poll("another inventory", || Ok((inventory()? > before).then_some(())))?;
 
-    let told = Instant::now();
+    let signalled = Instant::now();
     agent.signal(libc::SIGTERM)?;
     let status = poll("the agent to end", || Ok(agent.child.try_wait()?))?;
     assert_eq!(status.code(), Some(0));
-    assert!(told.elapsed() < within(Duration::from_secs(3)), "{:?}", told.elapsed());
+    assert!(signalled.elapsed() < within(Duration::from_secs(3)), "{:?}", signalled.elapsed());
     Ok(())
 }
 
@@ -421,7 +421,7 @@ fn scrapes_succeed_beside_silent_slow_deaf_and_half_closed_clients() -> Result<(
     half.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Write)));
     assert_scrapes_succeed(&agent, "half-closed clients")?;
 
-    // Whoever connects again and again takes the places of others like him.
+    // A client that connects again and again takes the places of its like.
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -1,6 +1,6 @@
-//! Overrides and what is ignored, with real leaks: for whom they are, and at a reload.
+//! Overrides and ignored findings, with real leaks: their matchers, and a reload.
 //!
-//! What they match in every kind of finding is tested on facts, in the engine.
+//! The engine's tests show on facts what they match in every kind of finding.
 
 mod support;
 
@@ -79,9 +79,9 @@ fn an_override_by_port_silences_a_leak_and_one_by_process_lowers_its_threshold()
     assert_found(&agent, &ns, &[])?;
     assert_eq!((kept(MANY)?, kept(FEW)?), (37.0, 10.0));
 
-    // The silenced leak was never told of before the reload that let it speak.
+    // The silenced leak was never logged before the reload that enables it.
     let log = agent.log()?;
-    let told = |word: &str, port: u16| {
+    let count = |word: &str, port: u16| {
         let of_port = format!(":{port} ");
         log.lines()
             .filter(|line| {
@@ -89,7 +89,7 @@ fn an_override_by_port_silences_a_leak_and_one_by_process_lowers_its_threshold()
             })
             .count()
     };
-    assert_eq!((told("raised: ", MANY), told("cleared: ", MANY)), (1, 1), "{log}");
-    assert_eq!((told("raised: ", FEW), told("cleared: ", FEW)), (2, 2), "{log}");
+    assert_eq!((count("raised: ", MANY), count("cleared: ", MANY)), (1, 1), "{log}");
+    assert_eq!((count("raised: ", FEW), count("cleared: ", FEW)), (2, 2), "{log}");
     Ok(())
 }

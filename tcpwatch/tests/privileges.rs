@@ -104,7 +104,7 @@ fn a_configuration_that_only_privileges_could_read_is_named_at_the_start() -> Re
     let config = "[inventory]\ninterval = \"1s\"\n";
     let agent = Agent::start_with(config, |file| {
         fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
-        // Nobody's: uid 0 without capabilities may not read it.
+        // Another user's: uid 0 without capabilities may not read it.
         Ok(std::os::unix::fs::chown(file, Some(65_534), Some(65_534))?)
     })?;
     let log = agent.log()?;

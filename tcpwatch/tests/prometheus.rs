@@ -1,9 +1,9 @@
 //! The real Prometheus of the distribution scrapes the agent while a leak goes on.
 //!
-//! What `deploy/` ships is taken as it is: the example scrape configuration, the rules and the
-//! dashboard; only their waiting times and the agent's address are replaced. Every expression is
-//! evaluated through Prometheus's HTTP API and must succeed, those of the dashboard must also have
-//! data, and the CLOSE_WAIT alert must fire with process, port and count in its text.
+//! The files of `deploy/` are taken as they are: the example scrape configuration, the rules and
+//! the dashboard; only their waiting times and the agent's address are replaced. Every expression
+//! is evaluated through Prometheus's HTTP API and must succeed. Those of the dashboard must also
+//! have data. The CLOSE_WAIT alert must fire with process, port and count in its text.
 //!
 //! Needs root and the `prometheus` command (Debian package prometheus); without them it says so and
 //! is skipped, which `TCPWATCH_REQUIRE_ALL=1` turns into a failure.
@@ -32,7 +32,7 @@ const INSTANCE: &str = "this-host";
 /// Enough for `close-wait-pileup` (warning 20), and a number that nothing else makes.
 const LEAKED: usize = 37;
 
-/// What may have no data in this test, by title, and why.
+/// Panels that may have no data in this test, by title, and why.
 const ALLOWED_EMPTY: [(&str, &str); 1] =
     [("Agent started", "the agent starts once, before the first scrape")];
 
@@ -116,7 +116,7 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     })
 }
 
-/// Each rule has been evaluated without an error, and its expression can be asked for by itself.
+/// Each rule has been evaluated without an error, and its expression can be queried by itself.
 /// Returns how many there are.
 fn every_rule_is_healthy(prometheus: &Prometheus) -> Result<usize> {
     let rules = poll("all rules to be evaluated", || {
@@ -180,7 +180,7 @@ fn every_variable_has_values(prometheus: &Prometheus, dashboard: &Value) -> Resu
         let query = variable["query"]["query"].as_str().context("a variable without query")?;
         let (selector, label) = query
             .strip_prefix("label_values(")
-            .and_then(|rest| rest.strip_suffix(')'))
+            .and_then(|inner| inner.strip_suffix(')'))
             .and_then(|inner| inner.rsplit_once(", "))
             .with_context(|| format!("not a label_values(selector, label): {query}"))?;
         let series = prometheus.query(&without_variables(selector)?)?;
@@ -224,7 +224,7 @@ fn expressions(dashboard: &Value) -> Result<Vec<(String, String)>> {
 /// As Grafana replaces them, `netns` being All.
 fn without_variables(expression: &str) -> Result<String> {
     let replaced = expression
-        // Five scrapes: a rate wants two, and one may be late.
+        // Five scrapes: a rate needs two, and one may be late.
         .replace("$__rate_interval", "5s")
         .replace("$instance", INSTANCE)
         .replace("$netns", ".*");
@@ -236,7 +236,7 @@ fn without_variables(expression: &str) -> Result<String> {
 /// namespace of one's own.
 fn refused_connect(ns: &scenes::Namespace) -> Result<()> {
     let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 9)))?;
-    ensure!(outcome.is_err(), "somebody listens on port 9 of a fresh namespace");
+    ensure!(outcome.is_err(), "port 9 of a fresh namespace has a listener");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// What no path may begin with.
+/// No path may begin with one of these.
 const FORBIDDEN: [&str; 21] = [
     "std::fs",
     "std::io",
@@ -99,7 +99,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_macro(&mut self, it: &'ast Macro) {
-        // What a macro is given is no syntax tree: its arguments are parsed as expressions.
+        // The body of a macro is no syntax tree: its arguments are parsed as expressions.
         let arguments = it.parse_body_with(
             syn::punctuated::Punctuated::<syn::Expr, syn::Token![,]>::parse_terminated,
         );
@@ -109,7 +109,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 }
 
-/// What of a file's text is not pure.
+/// The parts of a file's text that are not pure.
 fn impure(text: &str) -> Result<Vec<String>> {
     let file = syn::parse_file(text)?;
     let mut paths = Paths::default();

@@ -1,4 +1,4 @@
-//! What cannot be seen is said: the binary in namespaces of its own, without a capability, with hooks
+//! Limits of sight are reported: the binary in namespaces of its own, without a capability, with hooks
 //! that this kernel refuses.
 
 mod support;
@@ -67,7 +67,7 @@ fn json(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(|| format!("{stderr} {output:?}"))
 }
 
-/// What hides something, of one sort.
+/// The limits of sight of one sort.
 fn not_seen<'a>(report: &'a Value, what: &str) -> Result<Vec<&'a Value>> {
     let list = report["not_seen"].as_array().context("no not_seen")?;
     Ok(list.iter().filter(|it| it["what"] == what).collect())
@@ -256,10 +256,10 @@ fn namespaces_of_processes_that_may_not_be_read_are_counted_once_each() -> Resul
     }
     // Two processes of another user in one namespace, three in this one.
     let script = "
-        nobody='setpriv --reuid=65534 --regid=65534 --clear-groups sleep 60'
+        other_user='setpriv --reuid=65534 --regid=65534 --clear-groups sleep 60'
         mount -t tmpfs none /run/netns
-        unshare --net sh -c \"$nobody & exec $nobody\" &
-        $nobody & $nobody & $nobody &
+        unshare --net sh -c \"$other_user & exec $other_user\" &
+        $other_user & $other_user & $other_user &
         while [ $(grep -l '^sleep$' /proc/[0-9]*/comm | wc -l) != 5 ]; do sleep 0.1; done
         exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json";
     let report = json(&in_namespaces(&PIDNS, script)?)?;

@@ -1,8 +1,8 @@
 //! The user stack that opened the leaked sockets, of a program as distributions build them: C, -O2,
 //! no frame pointers, glibc.
 //!
-//! The program is `leak.c`; its connect() is called by `connect_backend`. Only the name of that
-//! function is asked for: beyond it a walk without frame pointers may lose its way.
+//! The program is `leak.c`; its connect() is called by `connect_backend`. The test expects only the
+//! name of that function: beyond it a walk without frame pointers may lose its way.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{
     poll, skip,
 };
 
-/// Growth is judged in seconds here, and the stacks are wanted while there is some.
+/// Growth is judged in seconds here, and the stacks are taken while there is some.
 const QUICK: &str = "\
 [inventory]
 interval = \"1s\"

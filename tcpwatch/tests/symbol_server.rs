@@ -1,4 +1,4 @@
-//! The symbol server against files that are made to harm whatever reads them: the reader of one
+//! The symbol server against files that are made to harm their reader: the reader of one
 //! request fails, the server answers the next.
 
 mod support;
@@ -38,7 +38,7 @@ impl Server {
     }
 
     /// The names that it answers for these places in these files.
-    fn ask(&self, id: u64, places: &[Value], files: &[&File]) -> Result<Value> {
+    fn query(&self, id: u64, places: &[Value], files: &[&File]) -> Result<Value> {
         let request = serde_json::to_vec(&json!({ "id": id, "places": places }))?;
         let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -56,7 +56,7 @@ impl Server {
     fn must_work(&self, folder: &Folder) -> Result<()> {
         let map = folder.write("good.map", "1000 20 Main.run\n")?;
         let map = File::open(map)?;
-        let names = self.ask(99, &[in_perf_map(0x1004), in_elf(0)], &[&map])?;
+        let names = self.query(99, &[in_perf_map(0x1004), in_elf(0)], &[&map])?;
         assert_eq!(names, json!([["Main.run", 4], null]));
         Ok(())
     }
@@ -86,7 +86,7 @@ fn a_file_that_takes_too_much_memory_ends_its_reader_only() -> Result<()> {
     let mut file = File::create(&path)?;
     file.write_all(b"1000 20 ")?;
     file.write_all(&vec![b'a'; 64 * MIB])?;
-    let names = server.ask(1, &[in_perf_map(0x1000)], &[&File::open(&path)?])?;
+    let names = server.query(1, &[in_perf_map(0x1000)], &[&File::open(&path)?])?;
     assert_eq!(names, Value::Null);
     server.must_work(&folder)
 }
@@ -99,7 +99,7 @@ fn a_file_that_takes_too_much_time_ends_its_reader_only() -> Result<()> {
     fs::write(&path, b"1 1 a\n".repeat(16 * MIB))?;
     let places = vec![in_perf_map(0x1000); 200];
     let began = Instant::now();
-    let names = server.ask(1, &places, &[&File::open(&path)?])?;
+    let names = server.query(1, &places, &[&File::open(&path)?])?;
     assert_eq!(names, Value::Null);
     assert!(began.elapsed() < within(Duration::from_secs(5)), "{:?}", began.elapsed());
     server.must_work(&folder)
@@ -120,7 +120,7 @@ fn files_that_cannot_be_mapped_name_nothing() -> Result<()> {
         sparse,
     ];
     for (id, file) in (1..).zip(&strange) {
-        let names = server.ask(id, &[in_elf(64), in_perf_map(64)], &[file])?;
+        let names = server.query(id, &[in_elf(64), in_perf_map(64)], &[file])?;
         assert_eq!(names, json!([null, null]), "{file:?}");
     }
     server.must_work(&folder)

@@ -1,4 +1,4 @@
-//! What a person sees in a terminal: colour there, none in a pipe, and no complaint of a library.
+//! Output in a terminal: colour there, none in a pipe, and no complaint of a library.
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! An agent of a demo or a benchmark: started with a configuration of its own,
-//! asked over HTTP, stopped by SIGTERM to its pid.
+//! queried over HTTP, stopped by SIGTERM to its pid.
 //!
 //! It dies with the demo (PR_SET_PDEATHSIG), its folder goes with the value.
 
@@ -29,19 +29,19 @@ use crate::{interrupt::Interrupt, repository};
 /// busy machine takes longer.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 
-/// SIGTERM ends it in under 2 s. The rest is patience.
+/// SIGTERM ends it in under 2 s. A busy machine takes longer.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A local answer of a few kilobytes.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What tcpwatch listens on by default.
+/// The port that tcpwatch listens on by default.
 const DEFAULT_PORT: u16 = 10_743;
 
 /// Its configuration, in a folder of its own.
 const CONFIG_FILE: &str = "tcpwatch.toml";
 
-/// What is shown of its log after a failure.
+/// Lines of its log that are shown after a failure.
 const LOG_LINES: usize = 40;
 
 /// A running agent.
@@ -153,13 +153,13 @@ impl Agent {
         serde_json::from_str(&body).context("/api/v1/findings is not JSON")
     }
 
-    /// What `tcpwatch check` says under the same configuration.
+    /// The output of `tcpwatch check` under the same configuration.
     pub(crate) fn check(&self, binary: &Path) -> Result<String> {
         let config = self.folder.join(CONFIG_FILE);
         let mut command = Command::new(binary);
         command.args(["check", "--for", "2s", "--config"]).arg(config);
         let output = command.output().context("running tcpwatch check")?;
-        // 0 to 2 tell how bad it is, 3 that it could not look.
+        // 0 to 2 are severities, 3 says that it could not look.
         let code = output.status.code();
         ensure!(
             matches!(code, Some(0..=2)),

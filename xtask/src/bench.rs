@@ -18,7 +18,7 @@ use scenes::{Namespace, TimeWaits};
 
 use crate::{agent::Agent, command::as_root, interrupt::Interrupt, repository};
 
-/// What is measured.
+/// The operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
     /// An inventory of 100,000 sockets against `ss -tan`, and the agent's memory

@@ -2,9 +2,9 @@
 //! network namespace of its own. One namespace is quiet, the other has an ordinary day.
 //!
 //! The verdict does not depend on what else runs on this machine: each agent watches its own
-//! namespace only. Nor does it depend on the machine's speed: it is given after a fixed number of
-//! inventories, and the load is a number of connections, not as many as possible. At the end a
-//! fault is made on purpose, and the watch must see it.
+//! namespace only. It does not depend on the machine's speed either: it is given after a fixed
+//! number of inventories, and the load is a fixed number of connections. At the end a fault is made
+//! on purpose, and the watch must see it.
 
 use std::{
     io::{self, Read, Write},
@@ -22,8 +22,8 @@ use scenes::{Namespace, SelfConnection};
 use crate::{agent::Agent, interrupt::Interrupt, repository};
 
 /// The defaults, but for two keys. Inventories come ten times as often, which gives a detector more
-/// chances to be wrong. A storm of resets is told from the minute before and not from the hour, or
-/// it could not be raised before ten minutes have passed.
+/// chances to be wrong. The baseline of a storm of resets is the minute before, not the hour, so
+/// that it can be raised within these minutes.
 const CONFIG: &str = "[inventory]\ninterval = \"1s\"\nnamespaces = \"host\"\n\
     [detect.reset_storm]\nhistory = \"60s\"\n";
 

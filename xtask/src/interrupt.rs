@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// Somebody pressed Ctrl-C or sent SIGTERM.
+/// SIGINT (Ctrl-C) or SIGTERM has arrived.
 #[derive(Debug)]
 pub(crate) struct Interrupted;
 

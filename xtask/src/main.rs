@@ -1,7 +1,7 @@
-//! What a developer of tcpwatch runs: `cargo xtask help` lists it.
+//! The tasks of a developer of tcpwatch: `cargo xtask help` lists them.
 //!
 //! Thin: one file per task, each doing its own set-up and saying what it
-//! does. `run` needs stable Rust alone; the others install what they miss
+//! does. `run` needs only stable Rust; the others install what they miss
 //! where they may (Debian packages as root, cargo tools into target/tools).
 
 mod agent;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What a developer of tcpwatch runs.
+/// Tasks of a developer of tcpwatch.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Cli {
@@ -49,12 +49,12 @@ enum Task {
     },
     /// Make a situation in a network namespace of its own and show what tcpwatch says of it
     Demo {
-        /// Which one
+        /// The situation
         story: demo::Story,
     },
     /// Measure what tcpwatch costs, in pairs with the same thing without it
     Bench {
-        /// What
+        /// The operation to measure
         subject: bench::Subject,
     },
     /// The kernel tests on Debian's kernels, 5.10 to the newest, each in an emulated machine

@@ -1,8 +1,8 @@
-//! What the tests leave behind: processes that outlive the test that started them.
+//! Orphans of the tests: processes that outlive the test that started them.
 //!
 //! While the tests run, this process adopts their orphans (PR_SET_CHILD_SUBREAPER), so each one is
-//! the tests' own, whatever else runs on the machine. An agent that is left would also keep its
-//! hooks attached, and a namespace with a process in it would stay.
+//! the tests' own, and other processes of the machine are not counted. An agent that is left would
+//! also keep its hooks attached, and a namespace with a process in it would stay.
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Runs `work`; fails if a process of it is left.
 pub(crate) fn none_of(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let before: BTreeSet<String> = children()?.into_iter().collect();
-    set_child_subreaper(Some(getpid())).context("adopting what the tests leave")?;
+    set_child_subreaper(Some(getpid())).context("adopting orphans of the tests")?;
     let outcome = work();
     let left = left_beside(&before);
-    set_child_subreaper(None).context("adopting nothing any more")?;
+    set_child_subreaper(None).context("ending the adoption of orphans")?;
     outcome?;
     let left = left?;
     ensure!(left.is_empty(), "the tests have left processes behind: {}", left.join(", "));

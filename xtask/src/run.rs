@@ -1,4 +1,4 @@
-//! `cargo xtask run`: build tcpwatch with stable Rust alone, run it on this
+//! `cargo xtask run`: build tcpwatch with only stable Rust, run it on this
 //! host, say where to look.
 //!
 //! Without root it says exactly how to start it and ends with 77, as
@@ -11,7 +11,7 @@ use crate::{command::command, repository};
 /// EX_NOPERM of sysexits.h: tcpwatch's own code for "not permitted".
 const NOT_PERMITTED: u8 = 77;
 
-/// What tcpwatch listens on when nobody says otherwise.
+/// The address that tcpwatch listens on by default.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:10743";
 
 pub(crate) fn run(args: &[String]) -> ExitCode {
@@ -22,11 +22,11 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let rest: String = args.iter().map(|a| format!(" {a}")).collect();
+    let arguments: String = args.iter().map(|a| format!(" {a}")).collect();
     if !scenes::is_root() {
         eprintln!(
             "tcpwatch is built, but watching needs root (or CAP_BPF and CAP_PERFMON). Run:\n\n    \
-             sudo {} run{rest}\n",
+             sudo {} run{arguments}\n",
             binary.display()
         );
         return ExitCode::from(NOT_PERMITTED);

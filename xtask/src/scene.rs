@@ -1,8 +1,8 @@
 //! The actors of a demo: processes of their own, with a telling name, inside
 //! the demo's network namespace.
 //!
-//! An actor does its part, prints one line that says what it did, and keeps
-//! things so until its stdin is closed; it also ends when the demo dies.
+//! An actor does its part and prints one line about it. It keeps the situation
+//! until its stdin is closed; it also ends when the demo dies.
 
 use std::{
     ffi::CString,
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use scenes::{Namespace, PortRange, SelfConnection, TimeWaits};
 
-/// Who plays.
+/// An actor, with its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Actor {
     /// A server that closes each connection at once, as after `wait_timeout`
@@ -26,9 +26,9 @@ pub(crate) enum Actor {
     OrdersApi,
     /// Opens and closes a connection per request
     Thumbnailer,
-    /// Uses up its ports, then goes on dialling
+    /// Uses up its ports, then goes on connecting
     Checkout,
-    /// Dials module B's port while B restarts
+    /// Connects to module B's port while B restarts
     ModuleA,
     /// Listens on its port, if it gets it
     ModuleB,
@@ -52,7 +52,7 @@ pub(crate) const TIME_WAIT_LIMIT: usize = 500;
 /// in TIME_WAIT.
 const PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_059;
 
-/// What the checkout dials.
+/// The port that the checkout connects to.
 const PAYMENT_PORT: u16 = 8443;
 
 /// Inside the default `ip_local_port_range`, and of the parity of its first
@@ -61,7 +61,7 @@ const MODULE_B_PORT: u16 = 45_454;
 
 /// The range has 14,116 ports of that parity and connect() goes through
 /// them in turn, so one round is enough; two, in case others take some.
-const DIAL_TRIES: u32 = 30_000;
+const CONNECT_TRIES: u32 = 30_000;
 
 impl Actor {
     /// Its name as a process: what `ps` and tcpwatch show.
@@ -101,7 +101,7 @@ fn mysqld() -> Result<()> {
     let listener = TcpListener::bind(localhost(MYSQL_PORT)).context("listening")?;
     // Ends with the process. Closing is all it does with a connection.
     thread::spawn(move || listener.incoming().for_each(drop));
-    println!("listens on {MYSQL_PORT} and closes what was idle too long");
+    println!("listens on {MYSQL_PORT} and closes idle connections");
     until_stdin_closes();
     Ok(())
 }
@@ -113,7 +113,7 @@ fn orders_api() -> Result<()> {
     // It even reads the end of each connection, and forgets it.
     for connection in &mut pool {
         connection.set_read_timeout(Some(scenes::STEP_DEADLINE))?;
-        connection.read_to_end(&mut Vec::new()).context("reading what mysqld said")?;
+        connection.read_to_end(&mut Vec::new()).context("reading from mysqld")?;
     }
     println!("has {LEAK} connections to mysqld in its pool, all closed by mysqld");
     until_stdin_closes();
@@ -142,9 +142,9 @@ fn checkout(ns: &Namespace) -> Result<()> {
 }
 
 fn module_a() -> Result<()> {
-    let connection = SelfConnection::dial(localhost(MODULE_B_PORT), DIAL_TRIES)?;
+    let connection = SelfConnection::connect(localhost(MODULE_B_PORT), CONNECT_TRIES)?;
     println!(
-        "dialled port {MODULE_B_PORT} {} times, was refused, and is now connected: {} to {}",
+        "connected to port {MODULE_B_PORT} {} times, was refused, and is now connected: {} to {}",
         connection.tries(),
         connection.address(),
         connection.stream().peer_addr()?

@@ -95,7 +95,7 @@ impl Steps {
                 test.args(["test", "--workspace"]).args(args).current_dir(root());
                 test
             };
-            // What a build starts, a compiler's cache say, may stay.
+            // A process that a build starts, for example a compiler's cache, may stay.
             run(&mut cargo_test(&["--no-run"]))?;
             fs::write(&notes, "").context("a file for the names of skipped tests")?;
             orphans::none_of(|| run(cargo_test(&[]).env(scenes::SKIPPED, &notes)))
@@ -110,7 +110,7 @@ impl Steps {
         if self.skipped.is_empty() {
             println!("Everything ran, everything holds.");
         } else {
-            println!("What ran holds. Skipped:");
+            println!("All tests that ran hold. Skipped:");
             for line in &self.skipped {
                 println!("  - {line}");
             }
@@ -156,7 +156,7 @@ fn lints() -> Result<()> {
     run(cargo().args(clippy).current_dir(root()))
 }
 
-/// The advisory database is not asked: this must run without it.
+/// Advisories are not checked: this must run without their database.
 fn dependencies() -> Result<()> {
     let own = tools::folder()?.join("bin/cargo-deny");
     let deny = match find("cargo-deny") {
@@ -207,7 +207,7 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `systemd-analyze verify` wants every binary of the unit to exist: it is
+/// `systemd-analyze verify` requires every binary of the unit to exist: it is
 /// given a copy that starts /bin/true instead. Unknown keys are warnings to
 /// it and failures here.
 fn systemd_unit() -> Result<()> {

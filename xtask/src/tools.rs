@@ -1,7 +1,7 @@
-//! Getting what a task needs and the machine lacks.
+//! Installs the tools that a task needs and the machine lacks.
 //!
 //! Debian packages by apt-get, as root only; cargo tools into target/tools,
-//! so that nobody's own are replaced. What cannot be had is a [`Missing`],
+//! so that the developer's own stay. A tool that cannot be had is a [`Missing`],
 //! which `cargo xtask test` counts as skipped.
 
 use std::{
@@ -40,8 +40,8 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         let hint = format!("sudo apt-get update && sudo apt-get install -y {list}");
         return Err(Missing(format!("not root; run: {hint}")).into());
     }
-    // Some packages start a daemon, which no test asked for. What they start in a PID namespace of
-    // its own ends with apt-get, and SYSTEMD_OFFLINE lets systemctl start nothing (systemctl(1)).
+    // Some packages start a daemon, which no test needs. A daemon that they start in a PID namespace
+    // of its own ends with apt-get, and SYSTEMD_OFFLINE lets systemctl start nothing (systemctl(1)).
     // Another start-up of this host does start what is enabled.
     let apt = || {
         let mut apt = command("unshare");

@@ -32,7 +32,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Why the daemon has ended without being told to.
+/// Why the daemon has ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It did not start.

@@ -78,19 +78,19 @@ pub fn init(log: &Log) {
     }));
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(super) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
-/// Records lost so far: nobody read them, or the journal did not take them.
+/// Records lost so far: the log had no reader, or the journal refused them.
 pub(super) fn lost_lines() -> u64 {
     QUEUE.get().map_or(0, Queue::lost)
 }
 
 /// Writes a line to stderr, the last one before the end. A daemon's line comes behind its log, and
-/// is given up after a second if nobody reads it.
+/// is given up after a second without a reader.
 pub fn last_line(line: &str) {
     let line = format!("{line}\n").into_bytes();
     match QUEUE.get() {
@@ -148,7 +148,7 @@ fn stderr_is_the_journal() -> bool {
     stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }
 
-/// Tells of a finding once when it is raised, on each change of severity and when it is cleared.
+/// Logs a finding once when it is raised, on each change of severity and when it is cleared.
 pub(super) fn change(change: &FindingChange) {
     match change {
         FindingChange::Raised(finding) => record(finding, "raised", finding.severity),

@@ -1,8 +1,8 @@
 //! One loop that joins the three: facts in, outputs out.
 //!
 //! It owns the engine and everything that is published, so nothing needs a lock. Inventories are
-//! taken by a thread of their own (`walker`); HTTP asks by messages. After start-up only the end of
-//! one of these parts ends the loop: what fails is counted, logged and tried again.
+//! taken by a thread of their own (`walker`); HTTP sends queries as messages. After start-up only
+//! the end of one of these parts ends the loop. Other failures are counted, logged and retried.
 
 mod colour;
 mod error;
@@ -55,9 +55,9 @@ pub const REVISION: &str = env!("TCPWATCH_REVISION");
 
 /// Events taken from the ring at a time, so that a storm of them leaves the loop responsive.
 const EVENTS_AT_A_TIME: usize = 4_096;
-/// An inventory is followed by so many times the processor time that it took without one: it never
-/// takes more than a tenth of a core, however many sockets there are.
-const WALK_REST: u32 = 9;
+/// Inventories are throttled: the pause after one is so many times its processor time. They take at
+/// most 10 % of one CPU, however many sockets there are.
+const WALK_PAUSE: u32 = 9;
 /// How long an inventory may be under way before the agent is not ready any more.
 const WALK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,7 +81,7 @@ pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
 
 /// The HTTP server, from the loop.
 struct Server {
-    asked: mpsc::Receiver<Query>,
+    queries: mpsc::Receiver<Query>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -128,7 +128,7 @@ async fn start(
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
-    let (queries, asked) = mpsc::channel(16);
+    let (sender, queries) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);
     let limits =
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
@@ -136,7 +136,7 @@ async fn start(
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, "listening");
     }
-    let task = tokio::spawn(serve(listeners, queries, limits, hosts, stopped));
+    let task = tokio::spawn(serve(listeners, sender, limits, hosts, stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -154,10 +154,10 @@ async fn start(
         undescribed: 0,
         next_inventory: Box::pin(sleep_until(tokio::time::Instant::now())),
         began: Instant::now(),
-        rest: Duration::ZERO,
-        asked_at: None,
+        pause: Duration::ZERO,
+        ordered_at: None,
     };
-    Ok((agent, Server { asked, stop, task }, signals, links))
+    Ok((agent, Server { queries, stop, task }, signals, links))
 }
 
 /// Lets the loop wake up when the kernel side says that the ring is half full.
@@ -170,7 +170,7 @@ fn watch_ring(ring: EventRing) -> io::Result<AsyncFd<EventRing>> {
 struct Agent {
     engine: Engine,
     metrics: Metrics,
-    /// What the privileges that are left allow.
+    /// The scope that the remaining privileges allow.
     confined_to: Scope,
     ring: AsyncFd<EventRing>,
     /// The last batch of events was full.
@@ -183,17 +183,17 @@ struct Agent {
     inventoried: bool,
     /// The host's name.
     host: String,
-    /// What cannot be seen, as of the last inventory.
+    /// Limits of sight, as of the last inventory.
     not_seen: Vec<NotSeen>,
     failures: Failures,
     /// Listeners and self-connections that no inventory could describe, added up.
     undescribed: u64,
     next_inventory: Pin<Box<Sleep>>,
-    /// When the last inventory began, and how long it must be rested from.
+    /// When the last inventory began, and the least pause after it.
     began: Instant,
-    rest: Duration,
-    /// Since when an inventory is under way.
-    asked_at: Option<Instant>,
+    pause: Duration,
+    /// When the inventory under way was ordered.
+    ordered_at: Option<Instant>,
 }
 
 /// Inventories that could not be taken.
@@ -206,8 +206,8 @@ struct Failures {
 }
 
 impl Agent {
-    /// Runs until a signal ends it, or the end of a part. The hooks go first then: whatever the
-    /// walker hangs on must not keep them attached.
+    /// Runs until a signal ends it, or the end of a part. The hooks go first then: a walker
+    /// that hangs must not keep them attached.
     async fn run<Links>(
         mut self,
         mut server: Server,
@@ -217,8 +217,8 @@ impl Agent {
         let mut watchdog = watchdog_interval();
         let mut outcome = loop {
             tokio::select! {
-                () = &mut self.next_inventory, if self.asked_at.is_none() => self.ask_inventory(),
-                answer = self.walker.answer(), if self.asked_at.is_some() => {
+                () = &mut self.next_inventory, if self.ordered_at.is_none() => self.order_inventory(),
+                answer = self.walker.answer(), if self.ordered_at.is_some() => {
                     let Some(answer) = answer else {
                         break Err(RunError::Ended {
                             part: "the inventory thread",
@@ -242,10 +242,10 @@ impl Agent {
                     }
                 }
                 ended = &mut server.task => break Err(RunError::of_server(ended)),
-                Some(query) = server.asked.recv() => self.answer(query),
+                Some(query) = server.queries.recv() => self.answer(query),
                 _ = signals.hangup.recv() => self.reloader.begin(),
                 outcome = self.reloader.outcome() => self.handle_reload(outcome),
-                // That the loop lives is all that a restart could mend.
+                // A restart can repair only a loop that hangs, so the loop itself reports.
                 _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.interrupt.recv() => break Ok(()),
@@ -266,23 +266,26 @@ impl Agent {
     }
 
     fn handle_answer(&mut self, answer: walker::Answer) {
-        self.asked_at = None;
+        self.ordered_at = None;
         self.began = answer.began;
-        self.rest = answer.cpu_time * WALK_REST;
+        self.pause = answer.cpu_time * WALK_PAUSE;
         self.failures.look_ups = answer.failed_look_ups;
         match answer.outcome {
             Ok((inventory, tables)) => {
                 if self.failures.in_a_row > 0 {
-                    tracing::info!(failures = self.failures.in_a_row, "inventories again");
+                    tracing::info!(
+                        failures = self.failures.in_a_row,
+                        "inventory succeeded after failures"
+                    );
                     self.failures.in_a_row = 0;
                 }
                 self.handle_inventory(&inventory);
                 self.metrics.observe_tables(&tables);
             }
             Err(error) => {
-                // Once: what fails each interval would fill the log.
+                // Once: a line in each interval would fill the log.
                 if self.failures.in_a_row == 0 {
-                    tracing::error!(%error, "no inventory; tried again at each interval");
+                    tracing::error!(%error, "inventory failed; retry at each interval");
                 }
                 self.failures.total += 1;
                 self.failures.in_a_row += 1;
@@ -293,17 +296,17 @@ impl Agent {
 
     /// Sets when the next inventory is due.
     fn arm(&mut self, now: Instant) {
-        let due = (self.began + self.config.inventory.interval).max(now + self.rest);
+        let due = (self.began + self.config.inventory.interval).max(now + self.pause);
         self.next_inventory.as_mut().reset(due.into());
     }
 
-    /// What has happened up to now says what the inventory is to look at.
-    fn ask_inventory(&mut self) {
+    /// Events up to now decide what the inventory looks at more closely.
+    fn order_inventory(&mut self) {
         self.handle_events();
         let policy =
             if self.inventoried { OwnerPolicy::OfThoseThatStay } else { OwnerPolicy::AtOnce };
-        self.walker.ask(policy, self.engine.focus());
-        self.asked_at = Some(Instant::now());
+        self.walker.take_inventory(policy, self.engine.focus());
+        self.ordered_at = Some(Instant::now());
     }
 
     /// Events up to now are judged with the inventory that follows them.
@@ -327,8 +330,8 @@ impl Agent {
         }
     }
 
-    /// Logs what hides something since this inventory, once: its number may change each time. What
-    /// is there at the start is in the line that says ready.
+    /// Logs each limit of sight that is new in this inventory, once: its number may change each
+    /// time. The limits at the start are in the line that says ready.
     fn observe_not_seen(&mut self, not_seen: &[NotSeen]) {
         if self.inventoried {
             let is_new = |it: &&NotSeen| {
@@ -343,12 +346,12 @@ impl Agent {
         self.not_seen = not_seen.to_vec();
     }
 
-    /// Who says what is published.
+    /// The origin of published documents: host, version, limits of sight.
     fn origin(&self) -> Origin<'_> {
         Origin { host: Some(&self.host), version: VERSION, not_seen: &self.not_seen }
     }
 
-    /// Takes what there is, but no more than a ring holds: a storm fills it as fast as it is read.
+    /// Takes all events, but no more than a ring holds: a storm fills it as fast as it is read.
     fn handle_events(&mut self) {
         let held =
             self.config.limits.ring_buffer_bytes as usize / size_of::<tcpwatch_common::Event>();
@@ -367,7 +370,7 @@ impl Agent {
         may_be_more
     }
 
-    /// Somebody may have gone before the answer; that is theirs to know.
+    /// Answers a query. A client that has gone meanwhile loses its answer.
     fn answer(&mut self, query: Query) {
         match query {
             Query::Metrics(to) => {
@@ -389,13 +392,14 @@ impl Agent {
         }
     }
 
-    /// Ready is who has taken an inventory, and takes more. One that is stuck hangs in the kernel, on
-    /// a socket that its owner keeps locked (`lock_sock` in the iterator, 5.15 and later).
+    /// The agent is ready when it has taken an inventory and none is stuck. A stuck one hangs in
+    /// the kernel, on a socket that its owner keeps locked (`lock_sock` in the iterator, 5.15 and
+    /// later).
     fn ready(&self) -> Result<(), String> {
         if !self.inventoried {
             return Err("the first inventory is under way".to_owned());
         }
-        match self.asked_at.map(|since| since.elapsed()) {
+        match self.ordered_at.map(|since| since.elapsed()) {
             Some(elapsed) if elapsed > WALK_PATIENCE => {
                 Err(format!("an inventory has been under way for {} s", elapsed.as_secs()))
             }
@@ -436,7 +440,7 @@ impl Agent {
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
-        if self.asked_at.is_none() {
+        if self.ordered_at.is_none() {
             self.arm(Instant::now());
         }
         let wall = WallClock::at(kernel::now());

@@ -24,7 +24,7 @@ pub(super) enum ReloadError {
     Panicked,
 }
 
-/// Reads the configuration when it is told to.
+/// Reads the configuration on request.
 pub(super) struct Reloader {
     source: Arc<ConfigSource>,
     reading: Option<oneshot::Receiver<Result<Config, ReloadError>>>,
@@ -62,7 +62,8 @@ impl Reloader {
         }
     }
 
-    /// What was read; waits for ever while nothing is read. May be dropped and called again.
+    /// The configuration that was read; waits for ever while nothing is read. May be dropped and
+    /// called again.
     pub(super) async fn outcome(&mut self) -> Result<Config, ReloadError> {
         let outcome = match &mut self.reading {
             Some(reading) => reading.await.unwrap_or(Err(ReloadError::Panicked)),
@@ -76,8 +77,8 @@ impl Reloader {
     }
 }
 
-/// The new configuration with what was opened or allocated at the start as it is in force, and the
-/// keys that differ there. Other namespaces than the host's take privileges; `confined_to` says
+/// The new configuration with the start-only keys of the one in force, and the names of those that
+/// differ. Other namespaces than the host's take privileges; `confined_to` says
 /// which are left.
 pub(super) fn merge(
     in_force: &Config,

@@ -1,4 +1,4 @@
-//! What the service manager and the operator say to the daemon, and what it says to them.
+//! Signals of the operator and the service manager, and notifications to the latter.
 
 use std::{io, time::Duration};
 
@@ -24,7 +24,7 @@ impl Signals {
     }
 }
 
-/// Half of what the service manager allows, or hardly ever.
+/// Half of the time that the service manager allows, or an hour.
 pub(super) fn watchdog_interval() -> tokio::time::Interval {
     let allowed = sd_notify::watchdog_enabled();
     let period = allowed.map_or(Duration::from_secs(3_600), |allowed| allowed / 2);

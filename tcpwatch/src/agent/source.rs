@@ -10,11 +10,11 @@ use crate::config::{Config, ConfigError};
 /// Read where no file is named and it exists.
 const DEFAULT_CONFIG: &str = "/etc/tcpwatch/tcpwatch.toml";
 
-/// Where the configuration comes from, so that a reload can ask again.
+/// Where the configuration comes from, so that a reload can read it again.
 pub struct ConfigSource {
     /// The file that was named. Without one, the packaged file if it is there, else the defaults.
     pub path: Option<PathBuf>,
-    /// What the command line sets above it.
+    /// Settings of the command line, which come above the file.
     pub overrides: Arc<dyn Fn(&mut Config) + Send + Sync>,
 }
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::cli::Exit;
 
-/// Runs a real agent of which `break_it` has taken a part; gives what it ended with.
+/// Runs a real agent of which `break_it` has taken a part; returns how it ended.
 fn end_of(break_it: impl FnOnce(&mut Agent, &mut Server)) -> RunError {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {

@@ -1,7 +1,7 @@
 //! The thread that takes inventories.
 //!
 //! A walk blocks and changes its thread's network namespace, so it has a thread of its own. It
-//! gets one order at a time and answers each; it ends when nobody can give it any more.
+//! gets one order at a time and answers each; it ends when the sender of orders is dropped.
 
 use std::{
     any::Any,
@@ -32,7 +32,7 @@ pub(super) enum Order {
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
 
-/// What came of an order of an inventory.
+/// The result of an order of an inventory.
 pub(super) struct Answer {
     /// When it began.
     pub(super) began: Instant,
@@ -63,7 +63,7 @@ impl WalkerThread {
         })
     }
 
-    /// With what handles an order, and gives the answer if it is one of an inventory.
+    /// `handle` handles an order, and returns the answer to an order of an inventory.
     pub(super) fn spawn_with(
         stop: Arc<AtomicBool>,
         mut handle: impl FnMut(Order) -> Option<Answer> + Send + 'static,
@@ -84,7 +84,7 @@ impl WalkerThread {
     }
 
     /// Orders an inventory; [`answer`](Self::answer) brings it.
-    pub(super) fn ask(&self, policy: OwnerPolicy, focus: Focus) {
+    pub(super) fn take_inventory(&self, policy: OwnerPolicy, focus: Focus) {
         self.order(Order::TakeInventory(policy, focus));
     }
 
@@ -92,13 +92,13 @@ impl WalkerThread {
         self.order(Order::Reconfigure { scope, close_wait_limit });
     }
 
-    /// An order to a thread that has ended is lost; [`answer`](Self::answer) tells of that end.
+    /// An order to a thread that has ended is lost; [`answer`](Self::answer) reports that end.
     fn order(&self, order: Order) {
         let _ = self.orders.send(order);
     }
 
     /// The answer to the last order of an inventory, `None` if the thread has ended. May be dropped
-    /// and asked again.
+    /// and called again.
     pub(super) async fn answer(&mut self) -> Option<Answer> {
         self.answers.recv().await
     }
@@ -108,9 +108,9 @@ impl WalkerThread {
         self.stop.store(true, Ordering::Relaxed);
         drop(self.orders);
         drop(self.answers);
-        let asked = Instant::now();
+        let began = Instant::now();
         while !self.thread.is_finished() {
-            if asked.elapsed() > STOP_PATIENCE {
+            if began.elapsed() > STOP_PATIENCE {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -1,6 +1,6 @@
-//! What a check has seen: judged, and recorded where that was asked for.
+//! The facts of a check: judged, and recorded with `--record`.
 //!
-//! Facts from this host and facts from a recording come the same way, so that a recording leads to
+//! Facts from this host and facts from a recording take the same path, so that a recording leads to
 //! the findings that were printed when it was made.
 
 use std::{
@@ -42,7 +42,7 @@ pub(super) enum CheckError {
     NoInventory(PathBuf),
 }
 
-/// An engine with what it was given.
+/// An engine with its facts.
 pub(super) struct Case<'a> {
     config: &'a Config,
     engine: Engine,
@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
         self.last_inventory.is_some()
     }
 
-    /// What the last inventory could not see.
+    /// Limits of sight of the last inventory.
     pub(super) fn not_seen(&self) -> &[NotSeen] {
         match &self.last_inventory {
             Some(Fact::Inventory { found, .. }) => &found.not_seen,
@@ -106,7 +106,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What holds.
+    /// The active findings.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = self.engine.findings().to_vec();
         if let (1, Some(only)) = (self.inventories, &self.last_inventory) {
@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What would be a pileup if its sockets were old enough, which one look cannot tell.
+/// Pileups if their sockets are old enough, which one look cannot prove.
 fn pileups_of_unproven_age(config: &Config, only: &Fact, proven: &[Finding]) -> Vec<Finding> {
     let mut detect = config.detect.clone();
     detect.close_wait_pileup.edit_all(|pileup| pileup.min_age = Duration::ZERO);

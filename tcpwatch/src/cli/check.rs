@@ -1,8 +1,8 @@
 //! `tcpwatch check`: one look at this host, for a person or a monitoring system.
 //!
-//! Without `--for` there is no history: how long a socket has been in CLOSE_WAIT is known only as
-//! "at least", so pileups that are not provably old enough are shown as info. What was seen can be
-//! recorded, and a recording judged instead of a host; both go the same way through [`Case`].
+//! Without `--for` there is no history: the age of a socket in CLOSE_WAIT is only a lower bound. So
+//! pileups that are not provably old enough are shown as info. The facts can be
+//! recorded, and a recording judged instead of a host; both take the same path through [`Case`].
 
 use std::{
     fmt::Write as _,
@@ -56,7 +56,7 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     }
 }
 
-/// What a look brought.
+/// The result of a look.
 struct Seen {
     findings: Vec<Finding>,
     not_seen: Vec<NotSeen>,
@@ -75,7 +75,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     };
     let programs = Programs::load(&load)?;
     programs.require_indispensable()?;
-    // Only now, so that who may not look overwrites nothing.
+    // Only now, so that a user without permission overwrites nothing.
     if let Some(file) = &options.record {
         case.record(file)?;
     }
@@ -101,7 +101,7 @@ fn observe(
     for look in 1..=LOOKS {
         case.take_inventory(walker)?;
         let next = began + watch * look / LOOKS;
-        // The ring holds what happens meanwhile; short naps keep it from filling up.
+        // The ring holds events meanwhile; short pauses keep it from filling up.
         while let Some(left) = next.checked_duration_since(Instant::now()) {
             sleep(left.min(Duration::from_millis(100)));
             let (events, _) = ring.drain(usize::MAX);
@@ -111,7 +111,7 @@ fn observe(
     Ok(())
 }
 
-/// Judges what was recorded, in the time of day of then.
+/// Judges a recording, with its times of day.
 fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     let unreadable = |error| CheckError::Unreadable { file: file.to_owned(), error };
     let open = regular_file::open(file).map_err(|error| unreadable(error.into()))?;
@@ -137,7 +137,7 @@ impl Seen {
         self.findings.iter().map(|finding| finding.severity).max()
     }
 
-    /// What hides the host itself, if anything does.
+    /// The limit of sight that hides the host itself, if there is one.
     fn hidden_host(&self) -> Option<&NotSeen> {
         self.not_seen.iter().find(|it| it.hides_host)
     }
@@ -148,7 +148,7 @@ impl Seen {
         findings_json(&self.findings, &origin, self.wall)
     }
 
-    /// The first line is what a monitoring system shows; the others are for a person.
+    /// A monitoring system shows the first line; the others are for a person.
     fn report(&self) -> String {
         let mut text = self.first_line();
         text.push('\n');
@@ -189,7 +189,7 @@ impl Seen {
         if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
             let _ = write!(line, "; {}", plain::text(&worst.leader.title));
         }
-        // A monitoring system takes what follows a bar for performance data.
+        // A monitoring system takes text after a bar for performance data.
         line.replace('|', "/")
     }
 }

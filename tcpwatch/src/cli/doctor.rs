@@ -1,8 +1,7 @@
 //! `tcpwatch doctor`: what this kernel and these privileges let tcpwatch see.
 //!
 //! It loads the programs and takes one inventory, as `check` does, and says how each part fared. A
-//! refusal is explained by its error number and by what restricts this process; what does not
-//! follow from these is not claimed.
+//! refusal is explained only by its error number and by the restrictions of this process.
 
 use std::{fmt::Write as _, io::Write as _, path::PathBuf};
 
@@ -56,7 +55,7 @@ struct HookRow {
 #[derive(Serialize)]
 struct NamespaceRow {
     namespace: &'static str,
-    /// `host`, `own`, or empty where it cannot be told.
+    /// `host`, `own`, or empty where it is not known.
     of: &'static str,
     lost_without: &'static str,
 }
@@ -129,7 +128,7 @@ enum Unable {
     Look(Box<dyn std::error::Error>),
 }
 
-/// One inventory: what it cannot see is what the agent will not see.
+/// One inventory: the agent has the same limits of sight.
 fn look(programs: Programs, config: &Config) -> (Result<(), Unable>, Vec<NotSeen>) {
     let known = programs.not_seen();
     if let Err(error) = programs.require_indispensable() {
@@ -205,7 +204,7 @@ fn remedy(
         Err(error) if error.is_not_permitted() => {
             "run as root, or as the packaged systemd unit".to_owned()
         }
-        // It says itself what to do, where that is known.
+        // The error itself names the remedy, if one is known.
         Err(error) => error.to_string(),
     }
 }
@@ -284,7 +283,7 @@ fn as_text(report: &Report) -> String {
     text
 }
 
-/// What restricts tcpwatch, and what runs of it.
+/// Restrictions of tcpwatch, and the agents that run.
 fn write_host(text: &mut String, report: &Report) {
     let unknown = "not shown (securityfs is not mounted)";
     let lockdown = report.lockdown.as_deref().unwrap_or(unknown);

@@ -30,7 +30,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Says what is wrong with the command line.
+    /// Names the fault of the command line.
     pub(super) fn usage(line: &str) -> Self {
         say(line);
         Self::Usage
@@ -56,13 +56,13 @@ impl Exit {
         }
     }
 
-    /// Says what failed.
+    /// Names the failure.
     pub(super) fn failed(error: &dyn std::error::Error) -> Self {
         say(&error.to_string());
         Self::Failed
     }
 
-    /// As `check` means it: whatever kept it from looking is 3, UNKNOWN.
+    /// The code of `check`: any failure to look is 3, UNKNOWN.
     pub(super) fn for_check(self) -> ExitCode {
         ExitCode::from(match self {
             Self::Ok | Self::Found(None | Some(Severity::Info)) => 0,
@@ -89,7 +89,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Arguments, names of files and what a library says of them come through here.
+/// Arguments, names of files and a library's errors about them come through here.
 fn say(line: &str) {
     agent::last_line(&format!("tcpwatch: {}", plain::text(line)));
 }

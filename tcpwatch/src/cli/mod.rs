@@ -1,6 +1,6 @@
-//! The command line: what it takes, and what each exit code means.
+//! The command line: its arguments, and the meaning of each exit code.
 //!
-//! Usage is checked here and nowhere else; one file per command does the rest. `check` follows the
+//! Usage is checked here and nowhere else; each command has a file of its own. `check` follows the
 //! monitoring-plugins convention and knows no other exit codes; see [`Exit`].
 
 mod case;
@@ -26,7 +26,7 @@ use crate::{
 /// `tcpwatch --version`.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TCPWATCH_REVISION"), ")");
 
-/// Watches TCP on this host and says what is wrong, whose fault it is and what to do.
+/// Watches TCP on this host and says what is wrong, which process causes it and what to do.
 #[derive(Debug, Parser)]
 #[command(name = "tcpwatch", version = VERSION, max_term_width = 100)]
 struct Cli {
@@ -97,10 +97,10 @@ struct CheckOptions {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write down what was seen, to be judged again by --replay: it names processes and addresses
+    /// Record the facts, to be judged again by --replay: they name processes and addresses
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Judge what was recorded instead of this host; needs no privileges
+    /// Judge a recording instead of this host; needs no privileges
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "record"])]
     replay: Option<PathBuf>,
 }
@@ -112,7 +112,7 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
     bounds.contains(&watch).then_some(watch).ok_or_else(|| "expected from 1s to 1h".to_owned())
 }
 
-/// Parses the command line, runs the command and returns its exit code. What went wrong is said in
+/// Parses the command line, runs the command and returns its exit code. A failure is
 /// one line on stderr.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -150,7 +150,7 @@ fn parse() -> Result<Cli, Exit> {
     let matches =
         Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     matches.map_err(|error| match error.kind() {
-        // Asked for, so it goes to stdout and is no failure.
+        // The user requested it, so it goes to stdout and is no failure.
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
             Exit::Ok

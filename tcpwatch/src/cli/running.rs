@@ -1,4 +1,4 @@
-//! Whether an agent runs on this host: what answers at the addresses of the configuration.
+//! Looks for an agent on this host, at the addresses of the configuration.
 
 use std::{
     fmt,
@@ -15,17 +15,17 @@ use serde::Serialize;
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// An agent's answer fits in less; what is longer is none.
+/// An agent's answer fits in less; a longer one is another program's.
 const ANSWER_BYTES: u64 = 4 * 1024;
-/// What an agent says at `/-/healthy`.
+/// The answer of an agent at `/-/healthy`.
 const HEALTHY: &str = "tcpwatch is healthy";
 
-/// What is at an address where an agent would listen.
+/// An address where an agent would listen, and what answers there.
 #[derive(Debug, Serialize)]
 pub(super) struct RunningAgent {
     address: SocketAddr,
     state: AgentState,
-    /// The process that listens there, where /proc tells.
+    /// The process that listens there, where /proc shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
 }
@@ -54,10 +54,10 @@ impl fmt::Display for RunningAgent {
     }
 }
 
-/// What is at each of these addresses.
+/// Looks for an agent at each of these addresses.
 pub(super) fn find_agents(addresses: &[SocketAddr]) -> Vec<RunningAgent> {
     let at = |&address: &SocketAddr| {
-        let state = match ask(reachable(address)) {
+        let state = match is_agent(reachable(address)) {
             Ok(true) => AgentState::Running,
             Ok(false) => AgentState::SomethingElse,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => AgentState::Absent,
@@ -79,7 +79,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn ask(address: SocketAddr) -> io::Result<bool> {
+fn is_agent(address: SocketAddr) -> io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_and_something_else_are_told_apart() -> io::Result<()> {
+    fn nothing_and_something_else_are_distinguished() -> io::Result<()> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let stranger = std::thread::spawn(move || -> io::Result<()> {

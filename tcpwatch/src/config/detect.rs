@@ -36,8 +36,8 @@ pub(super) const NO_OVERRIDE: (&str, &str) = (
 pub(super) const BY_PORT_ONLY: (&str, [&str; 2], &str) = (
     "detect.ephemeral_port_exhaustion",
     ["warning", "critical"],
-    "no threshold beside `process` or `unit`, for the ports towards a destination are nobody's: \
-     match its `port` alone",
+    "no threshold beside `process` or `unit`, for the ports belong to their destination: match its \
+     `port` only",
 );
 
 section! {

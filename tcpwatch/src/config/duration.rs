@@ -12,7 +12,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     SpanParser::new().parse_unsigned_duration(text).ok()
 }
 
-/// Writes what [`parse`] reads.
+/// Writes a duration as [`parse`] reads it.
 pub(super) fn show(duration: Duration) -> String {
     if duration.subsec_nanos() == 0 && duration < IN_SECONDS {
         return format!("{}s", duration.as_secs());

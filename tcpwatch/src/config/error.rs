@@ -32,7 +32,7 @@ pub enum ConfigError {
     /// Its filesystem does not answer.
     #[error("{0}: cannot be read: no answer within {patience} s", patience = .1.as_secs())]
     Late(String, Duration),
-    /// The path leads to a directory, a FIFO, a device, too large a file: what is expected, and
+    /// The path leads to a directory, a FIFO, a device, too large a file: the expected kind, and
     /// found.
     #[error("{0}: expected {1}, found {2}")]
     NotAFile(String, String, &'static str),
@@ -45,7 +45,7 @@ pub enum ConfigError {
         line: usize,
         /// Counts characters from 1.
         column: usize,
-        /// What is wrong there.
+        /// The fault, with what was expected and found.
         why: String,
     },
 }

@@ -1,6 +1,6 @@
 //! The sections that are not about one kind of finding: serving, logging, counting, bounding.
 //!
-//! The doc comment of a key is its comment in the default file: what it means, its unit, its
+//! The doc comment of a key is its comment in the default file: its meaning, its unit, its
 //! bounds, and why that default. A test holds the bounds in the comment against those in force.
 
 use std::{
@@ -23,8 +23,8 @@ use crate::facts::Scope;
 /// enough to compare each with each.
 const MOST_ADDRESSES: usize = 64;
 
-/// Most entries of a list of what to ignore. Each finding is compared with each of them; who has
-/// more to ignore wants other thresholds.
+/// Most entries of a list in `[ignore]`. Each finding is compared with each of them. A host with
+/// more needs other thresholds.
 const MOST_IGNORED: usize = 100;
 
 section! {
@@ -45,14 +45,14 @@ section! {
         pub allowed_hosts: Vec<HostName> = Vec::new();
 
         /// The URL under which people reach the page, through a proxy for example; its host is
-        /// allowed as well. "" is none: tcpwatch does not know what stands before it.
+        /// allowed as well. "" is none: tcpwatch does not know of a proxy.
         #[serde(with = "Url")]
         pub external_url: ExternalUrl = ExternalUrl::default();
     }
 }
 
 section! {
-    /// What tcpwatch says about itself and its findings, on stderr or in the journal.
+    /// The log about tcpwatch itself and its findings, on stderr or in the journal.
     pub struct Log {
         /// The least severe level that is logged: "error", "warn", "info", "debug" or "trace".
         /// "info" is the quietest at which each finding's rise and end can be read afterwards.
@@ -60,8 +60,8 @@ section! {
         pub level: LogLevel = LogLevel::Info;
 
         /// "text" or "json", which is an object in a line for each record. Under systemd the
-        /// journal gets fields in either case. "text" because who collects logs by machine sets
-        /// this anyway, and who starts tcpwatch by hand does not.
+        /// journal gets fields in either case. "text" because a log collector is set up on
+        /// purpose, which can include this key.
         #[serde(with = "Word")]
         pub format: LogFormat = LogFormat::Text;
     }
@@ -71,9 +71,9 @@ section! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// What stops tcpwatch or a part of it.
+    /// Failures that stop tcpwatch or a part of it.
     Error,
-    /// What it could not see or do.
+    /// Failures that tcpwatch survives, and limits of its sight.
     Warn,
     /// Findings, start, reload and end.
     Info,
@@ -97,8 +97,8 @@ section! {
     /// The regular count of all sockets.
     pub struct Inventory {
         /// Time from one inventory to the next, from 100ms to 1h. 10s is shorter than the scrape
-        /// interval of Prometheus' own example (15s), so that each scrape sees a new count; and a
-        /// finding, which stands within two inventories, stands within 20s.
+        /// interval of Prometheus' own example (15s), so that each scrape sees a new count. A
+        /// finding is raised within two inventories, so within 20s.
         #[serde(with = "Time::<100, 3_600_000>")]
         pub interval: Duration = Duration::from_secs(10);
 
@@ -111,23 +111,23 @@ section! {
 }
 
 section! {
-    /// Bounds on what tcpwatch itself uses. What goes beyond is counted, not dropped in silence.
+    /// Bounds on what tcpwatch itself uses. Anything beyond is counted, not dropped in silence.
     pub struct Limits {
         /// Owners (process and unit) that have a series of their own in each metric, from 1 to
-        /// 10000; the largest are shown, the others summed as process="other". 50 because few
+        /// 10000. The largest are shown, the others summed as process="other". 50 because few
         /// hosts run more services than that, and each owner costs a series in every such metric.
         #[serde(with = "Whole::<1, 10_000>")]
         pub owners: usize = 50;
 
-        /// Sockets in CLOSE_WAIT that are described one by one in an inventory, from 100 to 1000000;
-        /// those beyond are only counted. One service (role and port) gets at most a quarter of
-        /// them, so that the largest leak hides no other. 16384 is 16 times the customary limit of
-        /// 1024 open files; they take some 4 MiB.
+        /// Sockets in CLOSE_WAIT that are described one by one in an inventory, from 100 to
+        /// 1000000; those beyond are only counted. One service (role and port) gets at most a
+        /// quarter of them, so that the largest leak hides no other. 16384 is 16 times the
+        /// customary limit of 1024 open files; they take some 4 MiB.
         #[serde(with = "Whole::<100, 1_000_000>")]
         pub close_wait_sockets: usize = 16_384;
 
         /// Bytes of the ring through which the kernel hands over events: a power of two from 4096
-        /// to 67108864, and no smaller than a page of this host's memory, as the kernel demands.
+        /// to 67108864, and no smaller than a page of this host's memory.
         /// 262144 (256 KiB) holds some 2700 events: a burst of failures while tcpwatch is not
         /// scheduled. Events that find it full are counted as lost.
         #[serde(with = "PowerOfTwo::<4096, 67_108_864>")]
@@ -142,13 +142,13 @@ section! {
 }
 
 section! {
-    /// Findings that nobody wants to hear of. A finding about one of these is not raised, whatever
-    /// its kind; the metrics of its sockets stay. To say it of one kind alone, override `enabled`.
-    /// Processes and units do not count for time-wait-exhaustion and ephemeral-port-exhaustion, which
-    /// are a namespace's and a destination's, whoever uses them up; for the former no port does.
+    /// Findings to suppress. A finding about one of these is not raised, whatever its kind; the
+    /// metrics of its sockets stay. To suppress only one kind, override `enabled`.
+    /// time-wait-exhaustion is matched only by namespace, ephemeral-port-exhaustion only by
+    /// namespace and port.
     pub struct Ignore {
         /// Names of processes, from 1 to 15 bytes each as the kernel keeps them; from 0 to 100 of
-        /// them. None, because what is ignored here is ignored on the day when it matters too.
+        /// them. None, because an ignored process is also ignored on the day when it matters.
         #[serde(with = "List::<ProcessName, 0, MOST_IGNORED>")]
         pub processes: Vec<String> = Vec::new();
 

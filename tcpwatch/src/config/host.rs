@@ -1,4 +1,4 @@
-//! Hosts as a client names them: what `[web]` lists, and what a `Host` header is compared with.
+//! Hosts as a client names them: entries of `[web]`, which a `Host` header is compared with.
 
 use std::{fmt, net::IpAddr};
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing outside this folder reads TOML or knows a default. A key is a field in a `section!`
 //! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
-//! prints, so what users read cannot differ from what is compiled. Serde reads and writes the
+//! prints, so comments cannot differ from the compiled defaults. Serde reads and writes the
 //! fields, within the bounds of `value.rs`. All parsing is pure; only [`Config::load`] touches the
 //! disk. A file is refused as a whole, with one line that names the place (`error.rs`).
 //! Command-line flags are merged elsewhere.
@@ -38,7 +38,7 @@ use section::{Docs, Section};
 pub use severity::Severity;
 use toml::{Table, Value};
 
-/// What some editors put in front of UTF-8 text; they do not count it as a column.
+/// Some editors put it in front of UTF-8 text; they do not count it as a column.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 section::section! {
@@ -76,7 +76,7 @@ impl Config {
         Self::parse(text, path)
     }
 
-    /// `new` with what changes only with a restart as it is here, and the names of what differs
+    /// `new` with the start-only keys of this configuration, and the names of those that differ
     /// there: the agent opened or allocated these at its start.
     pub fn keep_start_only(&self, mut new: Self) -> (Self, Vec<&'static str>) {
         let mut kept = Vec::new();

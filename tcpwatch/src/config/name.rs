@@ -1,4 +1,4 @@
-//! Names as the metrics' labels spell them: what a process, a unit or a namespace can be called.
+//! Names of processes, units and namespaces, as the metrics' labels spell them.
 //!
 //! A name that no label can have would silently match nothing, so it is refused. The labels are
 //! made in `kernel/cgroup.rs` and `kernel/namespaces.rs`.

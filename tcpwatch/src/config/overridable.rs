@@ -1,9 +1,9 @@
 //! `[[detect.<kind>.override]]`: other thresholds for a process, a unit or a port.
 //!
-//! Each override names whom it is for and the keys that differ; the others are as in the section
-//! that it belongs to. The first that matches wins. One that could never match, or would change
-//! nothing, is a mistake of the person who wrote it, and is refused. Who is judged is known in the
-//! engine: it asks with [`Overridable::of`].
+//! Each override names its matchers and the keys that differ; the others are as in the section that
+//! it belongs to. The first that matches wins. An override that could never match, or would change
+//! nothing, is a mistake, and is refused. The engine knows process and port of what it judges, and
+//! gets their values from [`Overridable::of`].
 
 use std::borrow::Cow;
 
@@ -29,14 +29,14 @@ pub(super) const OVERRIDE: &str = "override";
 /// The field in which serde finds a section, and an override's copy of it.
 pub(super) const SECTION: &str = "section";
 
-/// What the default file says of overrides.
+/// The comment on overrides in the default file.
 pub(super) const EXPLANATION: [&str; 6] = [
     " Overrides: other values for one process, unit or port, in the section of every kind but",
-    " time-wait-exhaustion. All must match that is given: `process` (its name), `unit` (systemd",
-    " unit, or short id of a container or pod), `port` (the peer's for a client, the listening",
-    " port for a server). The first override that matches wins; what it leaves out is as above.",
-    " With `enabled = false` nothing is found there. A process that is not known, or not yet, is",
-    " matched by its port alone. One that can never match is refused.",
+    " time-wait-exhaustion. Every key in it must match: `process` (its name), `unit` (systemd unit,",
+    " or short id of a container or pod), `port` (the peer's for a client, the listening port for a",
+    " server). The first override that matches wins; keys that it leaves out are as above. With",
+    " `enabled = false` nothing is found there. A process that is not known, or not yet, is matched",
+    " only by its port. An override that can never match is refused.",
 ];
 
 /// An override of the first section that takes them, below its header; the values are none of the
@@ -44,15 +44,15 @@ pub(super) const EXPLANATION: [&str; 6] = [
 pub(super) const EXAMPLE: [&str; 4] =
     [" process = \"backupd\"", " port = 5432", " warning = 100", " critical = 500"];
 
-/// Most overrides of a section. Each socket in CLOSE_WAIT is compared with each of them, and who
-/// needs more than this has the wrong thresholds in the section.
+/// Most overrides of a section. Each socket in CLOSE_WAIT is compared with each of them. A host
+/// that needs more has the wrong thresholds in the section.
 const MOST_OVERRIDES: usize = 100;
 
 /// The keys by which an override matches.
 const MATCHERS: [&str; 3] = ["process", "unit", "port"];
 
-/// A section, and what differs in it for some processes, units and ports. Its values are had by
-/// asking for whom, so that no detector forgets to.
+/// A section, and the keys that differ for some processes, units and ports. Its values are
+/// given for a process and a port, so that no detector forgets the overrides.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overridable<S> {
     pub(super) section: S,
@@ -60,7 +60,7 @@ pub struct Overridable<S> {
     overrides: Vec<Override<S>>,
 }
 
-/// Applies where all that it names is so.
+/// Applies when every key in it matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Override<S> {
     #[serde(default, skip_serializing, deserialize_with = "Given::<ProcessName>::deserialize")]
@@ -110,8 +110,8 @@ pub(super) fn refusal(path: &str, value: &Spanned<DeValue<'_>>) -> Option<Fault>
     (path == join(section, OVERRIDE)).then(|| Fault::value(path, why, value))
 }
 
-/// Turns a section and its overrides into what serde reads as [`Overridable`]: each override gets
-/// the keys that it leaves out, wherever the section gives them.
+/// Turns a section and its overrides into a table that serde reads as [`Overridable`]: each
+/// override gets the keys that it leaves out, wherever the section gives them.
 pub(super) fn shape<'a>(
     given: &DeTable<'a>,
     known: &Table,
@@ -160,7 +160,7 @@ pub(super) fn shape<'a>(
     Ok(shaped)
 }
 
-/// What an override matches, and the section with its values in place.
+/// The matchers of an override, and the section with its values in place.
 fn split<'a>(
     table: &DeTable<'a>,
     section: &DeTable<'a>,

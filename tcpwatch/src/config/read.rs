@@ -1,4 +1,4 @@
-//! From TOML to [`Config`]: serde reads values, this file refuses what serde cannot explain.
+//! From TOML to [`Config`]: serde reads values, this file refuses faults that serde cannot explain.
 //!
 //! The default configuration, as a table, says which keys there are. [`shape`] holds the file
 //! against it, compares keys in pairs, and gives each override the keys of its section. Serde reads
@@ -38,8 +38,8 @@ pub(super) fn table(config: &Config) -> Table {
     Table::try_from(config).expect("numbers, words and lists of them can be written as TOML")
 }
 
-/// Refuses keys that are not in `known`, and what is not a table where it has one. Faults in `late`
-/// hold only if each value is good by itself.
+/// Refuses keys that are not in `known`, and values that are no table where it has one. Faults in
+/// `late` hold only if each value is good by itself.
 fn shape<'a>(
     given: &DeTable<'a>,
     known: &Table,

@@ -4,7 +4,7 @@
 //! the comment in the file that `tcpwatch config default` prints. Serde reads and writes the
 //! struct; `#[serde(with = "...")]` names the values that a key accepts (`value.rs`).
 
-/// The comments of a section or a key, and what is inside it.
+/// The comments of a section or a key, and its members.
 #[derive(Default)]
 pub(super) struct Docs {
     pub(super) lines: &'static [&'static str],

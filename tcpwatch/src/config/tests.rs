@@ -1,8 +1,8 @@
-//! What the configuration accepts: defaults, the default file, every key, files on disk.
+//! Accepted configurations: defaults, the default file, every key, files on disk.
 //!
 //! The tests over all keys walk `keys()`, so that a new key is held to the same rules without a
-//! new test. What is refused, word by word, is in [`refusals`]; that nothing whatever panics or
-//! breaks the line, at the end.
+//! new test. [`refusals`] has the refusals, word by word. The last tests show that no input panics
+//! or breaks the line.
 
 mod overrides;
 mod refusals;
@@ -33,7 +33,7 @@ fn refusal(text: &str) -> String {
     }
 }
 
-/// Tests, and they alone, read and set the section without asking for whom.
+/// Only tests read and set the section without a process and a port.
 impl<S> Deref for Overridable<S> {
     type Target = S;
 
@@ -159,7 +159,7 @@ fn empty_files_and_empty_sections_are_the_default() {
 }
 
 #[test]
-fn every_key_reacts_alone() {
+fn every_key_reacts_by_itself() {
     for (section, key, default, _) in keys() {
         let other = match default.as_str() {
             "true" => "false".to_owned(),
@@ -183,8 +183,8 @@ fn every_key_reacts_alone() {
         let line = |value: &str| format!("{key} = {value}\n");
         let header = format!("[{section}]\n");
         let file = Config::default_toml();
-        let (before, rest) = file.split_once(&header).expect("the section is in the file");
-        let file = format!("{before}{header}{}", rest.replacen(&line(&default), &line(&other), 1));
+        let (before, after) = file.split_once(&header).expect("the section is in the file");
+        let file = format!("{before}{header}{}", after.replacen(&line(&default), &line(&other), 1));
         assert_eq!(parse(&file).expect(key), changed, "{section}.{key}");
         assert_eq!(parse(&format!("{section}.{key} = {other}")).expect(key), changed);
         assert_eq!(parse(&format!("{section} = {{ {key} = {other} }}")).expect(key), changed);
@@ -212,7 +212,7 @@ fn every_comment_states_the_bounds_in_force() {
             // Hosts are known by their form.
             None if key == "allowed_hosts" => "without port",
             None if key == "external_url" => "\"\"",
-            // Units are told by their endings, and not by their length.
+            // Units are recognized by their endings, not by their length.
             None if section == "ignore" => "cut to 12 characters",
             None => expected.trim_end_matches(", such as 0.8").trim_start_matches("a ratio "),
         };
@@ -310,7 +310,7 @@ fn files_are_loaded() {
 }
 
 #[test]
-fn a_section_that_is_read_by_serde_alone_is_held_to_its_bounds() {
+fn a_section_that_only_serde_reads_is_held_to_its_bounds() {
     let limits: Limits = toml::from_str("owners = 7").expect("the text is good");
     assert_eq!(limits, Limits { owners: 7, ..Limits::default() });
     toml::from_str::<Limits>("owners = 0").expect_err("0 is out of bounds");

@@ -1,7 +1,8 @@
 //! Values that a key accepts: `#[serde(with = "Whole::<1, 10>")]` names one of these.
 //!
-//! The text of an error is only what is accepted; `read.rs` adds the place and the value there. No
-//! type is converted into another, except that a whole number is a ratio too (`1` is `1.0`).
+//! The text of an error names only the accepted values; `read.rs` adds the place and the value
+//! there. No type is converted into another, except that a whole number is a ratio too (`1` is
+//! `1.0`).
 
 use std::{fmt, marker::PhantomData, net::SocketAddr, time::Duration};
 
@@ -145,7 +146,7 @@ impl Accepts<SocketAddr> for Address {
     }
 }
 
-/// Lists of what `A` accepts, from `LEAST` to `MOST` of them, none twice.
+/// Lists of values that `A` accepts, from `LEAST` to `MOST` of them, none twice.
 pub(super) struct List<A, const LEAST: usize, const MOST: usize>(PhantomData<A>);
 
 impl<A, const LEAST: usize, const MOST: usize> List<A, LEAST, MOST> {

@@ -1,8 +1,8 @@
 //! Incidents as data: a stream of facts, written down as it was judged, and read again.
 //!
 //! A recording is JSON Lines. The first line is the [`Header`]; each further one is a [`Fact`], in
-//! the order in which the engine was given them. Whoever judges them again, with a configuration of
-//! their own, needs neither the kernel nor privileges. Kernel addresses are never written: a
+//! the order in which the engine was given them. Judging them again, with another configuration,
+//! needs neither the kernel nor privileges. Kernel addresses are never written: a
 //! [`Recorder`] puts small numbers in their place.
 //!
 //! Opening files is left to others: a recording is written to a [`Write`](std::io::Write) and read
@@ -27,13 +27,13 @@ use crate::{
 /// Tells a recording from any other file.
 const FORMAT: &str = "tcpwatch-incident";
 
-/// Changes when what was written before cannot be read any more. A fact that gains a field does not
+/// Changes when older recordings cannot be read any more. A fact that gains a field does not
 /// change it.
 const VERSION: u32 = 1;
 
-/// Longest line of a recording: four times what an inventory can be by default (16,384 described
+/// Longest line of a recording: four times the largest inventory by default (16,384 described
 /// sockets in CLOSE_WAIT and as many listeners, below 512 bytes each). One line is in memory at a
-/// time, so this bounds what a file that is no recording takes.
+/// time, so this bounds the memory that any other file takes.
 const LINE_BYTES: u64 = 64 << 20;
 
 /// Where and when a recording was made.
@@ -59,7 +59,7 @@ pub enum Fact {
     Inventory {
         /// When it was judged.
         now: Timestamp,
-        /// What it found.
+        /// Its result.
         found: Inventory,
     },
 }

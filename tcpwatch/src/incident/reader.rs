@@ -29,20 +29,20 @@ pub struct IncidentError {
 enum Cause {
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    #[error("not a recording; expected what `tcpwatch check --record FILE` writes")]
+    #[error("not a recording; expected a file of `tcpwatch check --record FILE`")]
     NotARecording,
     #[error(
         "recorded in version {0} of the format, this tcpwatch reads version {VERSION}; replay it \
          with the tcpwatch that recorded it, or a later one"
     )]
     UnknownVersion(u64),
-    #[error("longer than {LINE_BYTES} bytes, which no line of a recording is")]
+    #[error("longer than {LINE_BYTES} bytes, the limit of a line")]
     TooLong,
     #[error("column {column}: {reason}")]
     Malformed { column: usize, reason: String },
 }
 
-/// What every version's first line has.
+/// The part of the first line that every version has.
 #[derive(Deserialize)]
 struct Mark {
     format: String,

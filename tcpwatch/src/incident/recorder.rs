@@ -34,8 +34,8 @@ impl<W: Write> Recorder<W> {
         Ok(recorder)
     }
 
-    /// Replaces the kernel addresses in the fact by numbers and writes it. Whoever judges the fact
-    /// afterwards judges what was written.
+    /// Replaces the kernel addresses in the fact by numbers and writes it. The engine then
+    /// judges the fact as it was written.
     pub fn record(&mut self, fact: &mut Fact) -> io::Result<()> {
         if let Fact::Inventory { found, .. } = fact {
             for namespace in &mut found.namespaces {
@@ -52,7 +52,7 @@ impl<W: Write> Recorder<W> {
         self.write_line(fact)
     }
 
-    /// In one piece, so that what was recorded up to an interruption is there.
+    /// In one piece, so that all lines before an interruption are whole.
     fn write_line(&mut self, line: &impl Serialize) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');

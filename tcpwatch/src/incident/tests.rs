@@ -1,6 +1,6 @@
-//! What is written is read again as it was, and what is no recording is refused in one line.
+//! A recording is read as it was written, and any other file is refused in one line.
 //!
-//! That any facts are judged alike afterwards is a property of the engine, see its tests.
+//! The tests of the engine show that recorded facts are judged as before.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
@@ -241,8 +241,8 @@ fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_writt
         let Fact::Inventory { found, .. } = fact else { panic!("an event") };
         let namespace = &found.namespaces[0];
         let close_wait = namespace.close_wait.iter().map(|socket| socket.id);
-        let rest = [namespace.self_connected[0].id, namespace.waiting[0].id];
-        close_wait.chain(rest).collect::<Vec<_>>()
+        let others = [namespace.self_connected[0].id, namespace.waiting[0].id];
+        close_wait.chain(others).collect::<Vec<_>>()
     };
     let seen: Vec<_> = read(text.as_bytes()).unwrap().into_iter().map(numbers).collect();
     assert_eq!(seen, [vec![1, 2, 3], vec![2, 3]]);

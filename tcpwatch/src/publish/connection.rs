@@ -1,4 +1,4 @@
-//! The parts of a connection that show what it does: its stream, its service, its answers.
+//! The parts of a connection that report its activity: its stream, its service, its answers.
 
 use std::{
     future::Future,

@@ -11,7 +11,7 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 
 use crate::{facts::CloseWaitDurations, plain};
 
-/// What a metric is: the row of the README's table.
+/// A metric: the row of the README's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricRow {
     /// The name.
@@ -20,7 +20,7 @@ pub struct MetricRow {
     pub kind: MetricKind,
     /// Names of the labels, in the order in which they are shown.
     pub labels: &'static [&'static str],
-    /// What it counts; the HELP line.
+    /// The HELP line.
     pub help: &'static str,
 }
 
@@ -69,7 +69,7 @@ impl<const N: usize> Gauge<N> {
         Self { row, series: Series::new() }
     }
 
-    /// Forgets every series: what is not set again is absent.
+    /// Forgets every series: one that is not set again is absent.
     pub(super) fn clear(&mut self) {
         self.series.clear();
     }
@@ -121,10 +121,12 @@ impl<const N: usize> Counter<N> {
         self.series.clear();
     }
 
-    /// Raises each series by what its total rose since the last time. A total that went back starts
-    /// anew from there and takes nothing away; a series that is not mentioned keeps its value.
+    /// Raises each series by the rise of its total since the last time. A total that went back
+    /// starts anew from there and takes nothing away; a series that is not mentioned keeps its
+    /// value.
     pub(super) fn grow<'a>(&mut self, totals: impl IntoIterator<Item = ([&'a str; N], u64)>) {
-        // Summed first: two totals with the same labels must not look like one that goes to and fro.
+        // Summed first: two totals with the same labels must not look like one that goes to and
+        // fro.
         let mut sums = BTreeMap::<[&str; N], u64>::new();
         for (labels, total) in totals {
             let sum = sums.entry(labels).or_default();

@@ -113,7 +113,7 @@ fn is_loopback(host: &HostName) -> bool {
     }
 }
 
-/// Refuses what names a host that is not served.
+/// Refuses requests for a host that is not served.
 pub(super) async fn check(
     State(hosts): State<Arc<Hosts>>,
     request: Request,

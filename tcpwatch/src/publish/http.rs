@@ -1,12 +1,12 @@
 //! Accepts connections and serves HTTP/1.1 on them, within bounds.
 //!
-//! The accept loop is tcpwatch's own because each bound needs a hand in it: how many connections
-//! there are and which of them gives way (`places`), how long one may last whatever its client does
-//! or leaves undone, what happens when descriptors run out, and when to stop. How a connection
-//! shows what it does is `connection`; what the paths answer is `routes`.
+//! The accept loop is tcpwatch's own because each bound is part of it: the number of connections
+//! and which of them gives way (`places`), the life of a connection, a shortage of descriptors, and
+//! the end of the server. How a connection reports its activity is `connection`; the answers of the
+//! paths are `routes`.
 //!
-//! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers some
-//! time, gzip most of all; watching goes on in the kernel and on the walker's thread.
+//! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers
+//! some time, gzip most of all; watching goes on in the kernel and on the walker's thread.
 
 use std::{future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
 
@@ -30,7 +30,7 @@ use super::{
 /// Largest request line with headers. Browsers send below 4 KiB; more is no client of ours.
 const HEADER_BYTES: usize = 16 * 1024;
 
-/// What is buffered for one connection in each direction; a header must fit.
+/// Buffer of one connection in each direction; a header must fit.
 const BUFFER_BYTES: usize = 2 * HEADER_BYTES;
 
 /// Pauses after failures to accept: long enough not to spin, short enough to come back soon after
@@ -43,7 +43,7 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
 ];
 
-/// Bounds on what clients can take.
+/// Bounds on the resources of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
     /// Connections at one time.
@@ -56,7 +56,7 @@ pub struct HttpLimits {
     pub reading: Duration,
     /// Life of a connection, whatever is under way on it.
     pub connection: Duration,
-    /// How long an answer is good for others who ask the same.
+    /// How long an answer also serves other requests for the same path.
     pub freshness: Duration,
     /// Time for requests under way to finish when the life of a connection or of the server ends.
     pub finish: Duration,
@@ -129,7 +129,7 @@ pub async fn serve(
     }
     drop(acceptor);
     let finished = async { while connections.join_next().await.is_some() {} };
-    // Whoever has not finished is aborted with the set.
+    // Connections that have not finished are aborted with the set.
     let _ = timeout(limits.finish, finished).await;
 }
 
@@ -141,7 +141,7 @@ fn listening(listener: &TcpListener) -> Listening {
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error is a dropped sender: nobody is left who could ask to stop.
+    // An error is a dropped sender: no task is left that could order a stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -185,7 +185,7 @@ async fn not_read(activity: &Activity, most: Duration) {
 /// Accepts from several listeners in turn.
 struct Acceptor {
     listeners: Vec<(TcpListener, Listening)>,
-    /// Asked first next time, so that a flood on one does not starve the others.
+    /// The listener that comes first next time, so that a flood on one does not starve the others.
     next: usize,
     /// Failures since the last success.
     failures: usize,
@@ -207,11 +207,11 @@ impl Acceptor {
                 }
                 // It was reset before it was accepted, which says nothing about the next one.
                 Err(error) if is_of_the_connection(&error) => {}
-                // EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the queue, and asking
-                // again at once would only spin.
+                // EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the queue, and a retry
+                // at once would only spin.
                 Err(error) => {
                     if self.failures == 0 {
-                        tracing::warn!(%error, "cannot accept HTTP connections for now");
+                        tracing::warn!(%error, "HTTP connections not accepted; retry after a pause");
                     }
                     let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
                     self.resume = Some(Instant::now() + pause);

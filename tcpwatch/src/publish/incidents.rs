@@ -1,4 +1,4 @@
-//! Findings as a person reads them: each leader with what it leads below it.
+//! Findings as a person reads them: each leader with the findings that it leads.
 
 use std::{
     cmp::Reverse,
@@ -12,7 +12,7 @@ use crate::engine::{Finding, Severity};
 pub struct Incident<'a> {
     /// The cause, or the only one.
     pub leader: &'a Finding,
-    /// What it leads, in the order in which the findings came.
+    /// The findings that it leads, in their order.
     pub led: Vec<&'a Finding>,
 }
 
@@ -25,8 +25,8 @@ impl Incident<'_> {
     }
 }
 
-/// The incidents that `findings` make, the worst first; among equals they keep their order. A finding
-/// whose leader is not there stands by itself.
+/// The incidents that `findings` make, the worst first; among equals they keep their order. A
+/// finding whose leader is not there stands by itself.
 pub fn incidents<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<Incident<'a>> {
     let findings: Vec<_> = findings.into_iter().collect();
     let ids: HashSet<&str> = findings.iter().map(|finding| &*finding.id).collect();

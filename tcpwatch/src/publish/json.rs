@@ -1,7 +1,7 @@
 //! Findings for scripts: the body of `/api/v1/findings`.
 //!
-//! [`Subject`] and [`EvidenceMap`] say what a subject and the evidence look like. Here times become
-//! times of day, the runbook is added, and what cannot be seen stands beside the findings.
+//! [`Subject`] and [`EvidenceMap`] define subject and evidence. Here times become
+//! times of day, the runbook is added, and limits of sight stand beside the findings.
 
 use serde::Serialize;
 
@@ -14,14 +14,14 @@ use crate::{
 /// Version of the document: it rises when a field changes its meaning or goes.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Who says it, and what it cannot see.
+/// The origin of a document: host, version, limits of sight.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     /// The host's name; `None` where it is not known, for a recording.
     pub host: Option<&'a str>,
     /// Version of tcpwatch.
     pub version: &'a str,
-    /// What cannot be seen.
+    /// Limits of sight.
     pub not_seen: &'a [NotSeen],
 }
 

@@ -1,9 +1,10 @@
-//! Every metric, its name written once: what Prometheus scrapes from `/metrics`.
+//! Every metric of `/metrics`, its name written once.
 //!
 //! A metric's doc comment below is its HELP line and its row in the README. Gauges show the last
-//! inventory and vanish with what they measured; counters only rise. Those by owner or namespace end
-//! with it, their total under `other`. What a missing hook cannot see is absent, never 0; every value of a closed enum is
-//! there, zero included. No label carries a pid, an address or an ephemeral port.
+//! inventory and vanish with their object; counters only rise. Those by owner or namespace end with
+//! it, their total under `other`. A series that needs a missing hook is absent, never 0. Every
+//! value of a closed enum is there, zero included. No label carries a pid, an address or an
+//! ephemeral port.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
@@ -61,13 +62,13 @@ families! {
 
     /// TCP sockets by state at the last inventory.
     sockets: Gauge = "tcpwatch_sockets" [netns, state];
-    /// Transitions between TCP states; what goes to TIME_WAIT is reported as going to CLOSE.
+    /// Transitions between TCP states; one to TIME_WAIT is reported as one to CLOSE.
     state_transitions: Counter = "tcpwatch_state_transitions_total" [from, to];
 
     /// Sockets in CLOSE_WAIT: the peer has closed, the owner has not. The port is the peer's for a
     /// client and the listening port for a server.
     close_wait_sockets: Gauge = "tcpwatch_close_wait_sockets" [netns, process, unit, role, port];
-    /// Age of the owner's oldest socket in CLOSE_WAIT; at least that, if it was not seen to enter.
+    /// Age of the owner's oldest socket in CLOSE_WAIT; a lower bound if it was not seen to enter.
     close_wait_oldest: Gauge = "tcpwatch_close_wait_oldest_seconds" [netns, process, unit, role, port];
     /// Time that sockets had spent in CLOSE_WAIT when they left it, of those seen to enter it.
     close_wait_duration: Histogram = "tcpwatch_close_wait_duration_seconds" [];
@@ -81,7 +82,7 @@ families! {
     ephemeral_ports_used: Gauge = "tcpwatch_ephemeral_ports_used" [netns];
     /// Local ports that one destination can have: ip_local_port_range without the reserved ones.
     ephemeral_ports_available: Gauge = "tcpwatch_ephemeral_ports_available" [netns];
-    /// Calls of connect() that failed after SYN_SENT, by who called it and why.
+    /// Calls of connect() that failed after SYN_SENT, by process and reason.
     connect_failures: Counter = "tcpwatch_connect_failures_total" [netns, process, unit, reason];
 
     /// Sockets that were seen to be connected to themselves, as it happened.
@@ -102,7 +103,7 @@ families! {
     accept_queue_limit: Gauge = "tcpwatch_accept_queue_limit" [netns, process, unit, port];
     /// Connections dropped because an accept queue was full.
     listen_overflows: Counter = "tcpwatch_listen_overflows_total" [netns];
-    /// Connections dropped at a listener for whatever reason, full accept queues included.
+    /// Connections dropped at a listener for any reason, full accept queues included.
     listen_drops: Counter = "tcpwatch_listen_drops_total" [netns];
     /// SYN cookies sent because the queue of half-open connections was full.
     syncookies_sent: Counter = "tcpwatch_syncookies_sent_total" [netns];
@@ -112,9 +113,9 @@ families! {
     /// 1 for each active finding, with its owner; those cut as "other" are summed.
     finding_info: Gauge = "tcpwatch_finding_info" [kind, severity, netns, process, unit, port];
 
-    /// Whose namespaces the agent is in, `host` or `own`, and how it walks; always 1.
+    /// Namespaces that the agent is in, `host` or `own`, and how it walks; always 1.
     scope_info: Gauge = "tcpwatch_scope_info" [pidns, netns, walk];
-    /// Whether a hook is attached, 1 or 0; what a missing hook would have seen is absent.
+    /// Whether a hook is attached, 1 or 0; series that need a missing hook are absent.
     hook_attached: Gauge = "tcpwatch_hook_attached" [hook];
     /// Events lost on their way from the kernel, and log lines lost, by stage.
     events_lost: Counter = "tcpwatch_events_lost_total" [stage];
@@ -170,7 +171,7 @@ impl Metrics {
         Ok(Self { families })
     }
 
-    /// Takes over what the engine has to publish.
+    /// Takes over the samples of the engine.
     pub fn observe_samples(&mut self, samples: &Samples) {
         self.observe_namespaces(samples);
         self.observe_owners(samples);
@@ -271,7 +272,7 @@ impl Metrics {
         }
     }
 
-    /// Takes over what the kernel side has counted.
+    /// Takes over the counters of the kernel side.
     pub fn observe_counters(&mut self, counters: &KernelCounters) {
         let families = &mut self.families;
         let every_transition = TcpState::TRANSITIONS.map(|transition| (transition, 0));
@@ -330,7 +331,7 @@ impl Metrics {
         }
     }
 
-    /// Takes over whose the agent's pid and network namespace are, and how the tables are walked.
+    /// Takes over whether the agent's pid and network namespaces are the host's, and how it walks.
     pub fn observe_scope(&mut self, pidns: &str, netns: &str, walk: &str) {
         self.families.scope_info.clear();
         self.families.scope_info.set([pidns, netns, walk], 1.0);
@@ -383,8 +384,8 @@ fn encode(mut families: Vec<MetricFamily>) -> String {
     families.sort_by(|one, other| one.name().cmp(other.name()));
     let mut text = String::new();
     if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
-        // Writing to a String cannot fail, and what is empty was removed; a scrape that ends early
-        // is still better than an agent that does.
+        // Writing to a String cannot fail, and empty families were removed; a scrape that ends
+        // early is still better than an agent that does.
         tracing::error!(%error, "cannot encode the metrics");
     }
     text

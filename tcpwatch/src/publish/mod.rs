@@ -1,15 +1,15 @@
-//! What was found, shown: the only place that knows HTTP and Prometheus.
+//! Shows findings and samples: the only place that knows HTTP and Prometheus.
 //!
 //! - [`Metrics`] turns samples and counters into the text that Prometheus scrapes; [`CATALOG`] is
 //!   the list of all metrics, from which the README's table is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
-//! - [`WallClock`] gives a time of day to what happened on CLOCK_MONOTONIC.
-//! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the agent: each answer is a [`Query`] to the
-//!   agent's loop, so nothing here needs a lock on what the loop owns.
+//! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
+//! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the
+//!   agent: each answer is a [`Query`] to the agent's loop, so nothing here locks the loop's state.
 //!
-//! Nothing here judges: what is shown, and which finding leads which, was decided by the
-//! [`engine`](crate::engine).
+//! Nothing here judges: the [`engine`](crate::engine) decides which findings there are, and which
+//! leads which.
 
 mod connection;
 mod family;

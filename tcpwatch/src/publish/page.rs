@@ -1,7 +1,7 @@
 //! The page for people, at `/`: findings first, then the numbers behind them.
 //!
-//! Plain HTML that works without scripts, loads nothing and refreshes itself. Whatever comes from
-//! the host, process names above all, is text somebody else chose: everything is escaped, and
+//! Plain HTML that works without scripts, loads nothing and refreshes itself. Text from the
+//! host, process names above all, is of foreign origin: everything is escaped, and
 //! [plain](crate::plain).
 
 use std::fmt::{self, Write as _};
@@ -114,7 +114,7 @@ fn write_finding(
         severity = finding.severity,
     )?;
     if !finding.remedies.is_empty() {
-        html.write_str("<h4>What to do</h4><ol>")?;
+        html.write_str("<h4>Remedies</h4><ol>")?;
         for remedy in &finding.remedies {
             write!(html, "<li>{}</li>", Escaped(remedy))?;
         }
@@ -191,7 +191,7 @@ fn write_close_wait(html: &mut String, samples: &Samples) -> fmt::Result {
         ]
     });
     let header = ["process", "unit", "namespace", "role", "port", "sockets", "oldest (s)"];
-    write_table(html, "Who keeps sockets in CLOSE_WAIT", &header, rows.collect(), 4)
+    write_table(html, "Owners of sockets in CLOSE_WAIT", &header, rows.collect(), 4)
 }
 
 fn write_listeners(html: &mut String, samples: &Samples) -> fmt::Result {
@@ -213,7 +213,7 @@ fn write_listeners(html: &mut String, samples: &Samples) -> fmt::Result {
         ]
     });
     let header = ["process", "unit", "namespace", "port", "half-open", "accept queue", "limit"];
-    write_table(html, "Listeners with somebody waiting", &header, rows.collect(), 3)
+    write_table(html, "Listeners with waiting connections", &header, rows.collect(), 3)
 }
 
 fn write_ports(html: &mut String, samples: &Samples) -> fmt::Result {
@@ -230,7 +230,7 @@ fn write_ports(html: &mut String, samples: &Samples) -> fmt::Result {
     let header = [
         "namespace",
         "ports of the worst destination",
-        "it can have",
+        "ports available",
         "TIME_WAIT",
         "limit",
         "self-connected",

@@ -1,9 +1,9 @@
-//! Places for connections: who gets one, and who loses his when all are taken.
+//! Places for connections: which connection is closed when all are taken.
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
-//! connections. When all places are taken one connection is closed: the one that has been waiting
-//! longest for its client, else the one whose client has not read for longest, else the oldest.
-//! A peer that has its share closes one of its own.
+//! connections. When all places are taken one connection is closed. It is the one that waits
+//! longest for its client, else the one with the client that has not read for longest, else the
+//! oldest. A peer that has its share closes one of its own.
 
 use std::{
     collections::HashMap,
@@ -25,13 +25,13 @@ const SHARES: usize = 4;
 const SMALLEST_SHARE: usize = 8;
 
 /// One place of so many is not for loopback. All processes of this host are one peer there, so
-/// their share is large; and a scraper from elsewhere finds a place whatever they do.
+/// their share is large; and a scraper from elsewhere always finds a place.
 const NOT_FOR_LOOPBACK: usize = 8;
 
-/// A client that reads takes what has been written to it within this time.
+/// A client that reads takes a written answer within this time.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What counts as one client: this host, an IPv4 address, or the network of an IPv6 address, of
+/// One client: this host, an IPv4 address, or the network of an IPv6 address, of
 /// which a host can use each address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer(IpAddr);
@@ -57,10 +57,10 @@ impl Peer {
     }
 }
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The client: its next request, or what is missing of it.
+    /// The client: its next request, or the missing part of it.
     Request,
     /// The agent: an answer.
     Answer,
@@ -71,7 +71,7 @@ enum Phase {
     },
 }
 
-/// What one connection does at the moment, from its parts.
+/// The activity of one connection, reported by its parts.
 #[derive(Clone, Debug)]
 pub(super) struct Activity(Arc<Mutex<State>>);
 

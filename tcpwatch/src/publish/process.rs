@@ -20,7 +20,7 @@ static STARTED: LazyLock<Option<f64>> = LazyLock::new(|| {
     Some(boot as f64 + stat.starttime as f64 / procfs::ticks_per_second() as f64)
 });
 
-/// The metrics of this process; what /proc does not tell is absent.
+/// The metrics of this process; values that /proc does not have are absent.
 pub(super) fn collect() -> Vec<MetricFamily> {
     let Ok(process) = Process::myself() else { return Vec::new() };
     let mut families = Vec::new();

@@ -1,9 +1,9 @@
 //! The paths, and how each is answered by the agent's loop.
 //!
 //! A request becomes a [`Query`] that the loop answers at once, since it owns all state. At most
-//! one query of each kind is under way, and its answer serves all requests for a moment: however
-//! many clients ask, and however often, the loop is asked a few times a second. If it does not
-//! answer, the client is told so.
+//! one query of each kind is under way, and its answer serves all requests for a moment. So the
+//! loop gets a few queries a second, however many clients there are. If it does not answer, the
+//! client gets an error that says so.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// What the agent's loop is asked, with where to send the answer. Nobody may be waiting any more.
+/// A query to the agent's loop, with the channel for the answer. Its receiver may be gone.
 #[derive(Debug)]
 pub enum Query {
     /// The metrics, in Prometheus text format.
@@ -79,7 +79,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
 }
 
 async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let html = agent.ask(|all| &all.page, Query::Page, Bytes::from).await?;
+    let html = agent.answer(|all| &all.page, Query::Page, Bytes::from).await?;
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
@@ -89,17 +89,17 @@ async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
 }
 
 async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let text = agent.ask(|all| &all.metrics, Query::Metrics, Bytes::from).await?;
+    let text = agent.answer(|all| &all.metrics, Query::Metrics, Bytes::from).await?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
 }
 
 async fn findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    let json = agent.ask(|all| &all.findings, Query::Findings, Bytes::from).await?;
+    let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
-    Ok(match agent.ask(|all| &all.ready, Query::Ready, |ready| ready).await? {
+    Ok(match agent.answer(|all| &all.ready, Query::Ready, |ready| ready).await? {
         Ok(()) => "tcpwatch is ready.\n".into_response(),
         Err(reason) => {
             let text = format!("tcpwatch is not ready: {reason}\n");
@@ -132,14 +132,14 @@ struct Shared {
     ready: Last<Result<(), String>>,
 }
 
-/// The last answer with when it came. Locked while the next one is awaited, so that all who wait
-/// get that one.
+/// The last answer with when it came. Locked while the next one is awaited, so that all waiting
+/// requests get that one.
 type Last<A> = Mutex<Option<(Instant, A)>>;
 
 impl Agent {
-    /// Asks on a task of its own: an answer under way serves others too, even if the connection of
-    /// the one that asked is closed meanwhile.
-    async fn ask<R: Send + 'static, A: Clone + Send + 'static>(
+    /// Queries on a task of its own: an answer under way serves other requests too, even if the
+    /// first connection is closed meanwhile.
+    async fn answer<R: Send + 'static, A: Clone + Send + 'static>(
         &self,
         last: fn(&Shared) -> &Last<A>,
         query: fn(oneshot::Sender<R>) -> Query,
@@ -170,7 +170,7 @@ impl Agent {
 enum Unanswered {
     /// The loop is busy or stuck.
     Late,
-    /// The loop has ended, or did not want to answer.
+    /// The loop has ended, or has dropped the query.
     Gone,
 }
 

@@ -1,8 +1,8 @@
-//! The time of day of what happened on CLOCK_MONOTONIC.
+//! Turns times of CLOCK_MONOTONIC into times of day.
 //!
 //! The distance between the two clocks is measured once for each text that shows times, so all
 //! times of one text agree with each other and follow a clock that was set. CLOCK_MONOTONIC stands
-//! still while the host is suspended: what happened before a suspension is shown too late by as
+//! still while the host is suspended: an event before a suspension is shown too late by as
 //! much.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -31,7 +31,7 @@ impl WallClock {
         Self { now, offset_ns: real_ns - i128::from(now.as_ns()) }
     }
 
-    /// That of the host where a recording was made; `None` if its header has no time of day.
+    /// The clock of the host where a recording was made; `None` if its header has no time of day.
     #[must_use]
     pub fn of_recording(header: &Header) -> Option<Self> {
         let real: jiff::Timestamp = header.recorded_at.parse().ok()?;
@@ -53,7 +53,7 @@ impl WallClock {
         format!("{time:.3}")
     }
 
-    /// Seconds since the epoch, as Prometheus wants them.
+    /// Seconds since the epoch, as in Prometheus.
     #[must_use]
     pub fn unix_seconds(&self, at: Timestamp) -> f64 {
         (self.offset_ns + i128::from(at.as_ns())) as f64 / 1e9

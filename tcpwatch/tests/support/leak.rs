@@ -29,7 +29,7 @@ pub(crate) fn compile(folder: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Accepts and closes at once, so that who connected is left in CLOSE_WAIT.
+/// Accepts and closes at once, so that the client is left in CLOSE_WAIT.
 pub(crate) struct ClosingServer {
     listener: TcpListener,
     pub(crate) port: u16,

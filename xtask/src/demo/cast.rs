@@ -13,7 +13,7 @@ use scenes::Namespace;
 use super::Interrupt;
 use crate::scene::Actor;
 
-/// An actor that was told to stop has nothing to do but end.
+/// An actor whose stdin is closed only ends.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Those on stage; dropping it stops them all.

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: makes a situation in a network namespace of its own,
-//! with tcpwatch watching, shows the finding as a user would see it, cures
+//! `cargo xtask demo` makes a situation in a network namespace of its own,
+//! with tcpwatch watching. It shows the finding as a user would see it, cures
 //! it and shows that it clears.
 //!
 //! Everything it starts is a value whose drop ends it, the namespace last;
@@ -44,7 +44,7 @@ pub(crate) enum Story {
     TimeWait,
     /// A service runs out of ephemeral ports
     Ports,
-    /// A module dials a port whose owner restarts, until it reaches itself
+    /// A module connects to a port whose owner restarts, until it reaches itself
     SelfConnect,
 }
 
@@ -56,13 +56,13 @@ pub(crate) fn demo(story: Story) -> Result<()> {
     );
     let binary = repository::build_tcpwatch()?;
     let interrupt = Interrupt::install().context("handling signals")?;
-    let outcome = tell(story, &binary, &interrupt);
+    let outcome = play(story, &binary, &interrupt);
     // An interrupted wait or a helper that died of the same Ctrl-C: one cause.
     interrupt.check()?;
     outcome
 }
 
-fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result<()> {
+fn play(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result<()> {
     // Declared first, so dropped last.
     let ns = Namespace::new(story.tag())?;
     println!("\n{}\n", story.opening());
@@ -86,7 +86,7 @@ fn tell(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
         );
     }
     println!(
-        "\nAfter {:.1} s the finding stands. What a person sees:\n",
+        "\nAfter {:.1} s the finding is raised. `tcpwatch check` shows it:\n",
         started.elapsed().as_secs_f64()
     );
     println!("$ tcpwatch check --for 2s\n{}", agent.check(binary)?);
@@ -154,7 +154,7 @@ impl Story {
             }
             Self::SelfConnect => {
                 "module-b listens on a port inside the ephemeral range. It restarts, and \
-                 meanwhile\nmodule-a dials that port, again and again."
+                 meanwhile\nmodule-a keeps connecting to that port."
             }
         }
     }
@@ -188,7 +188,7 @@ impl Story {
                 Ok("orders-api closes its connections.")
             }
             Self::TimeWait => {
-                // What the kernel gives a namespace by default is at least this.
+                // The kernel gives a namespace at least this by default.
                 ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", "65536")?;
                 Ok("net.ipv4.tcp_max_tw_buckets goes up to 65536 (they last a minute).")
             }
@@ -199,7 +199,7 @@ impl Story {
             }
             Self::SelfConnect => {
                 cast.leave(Actor::ModuleA)?;
-                Ok("module-a drops its connection (and checks who is at the other end next time).")
+                Ok("module-a drops its connection (and compares both ends next time).")
             }
         }
     }

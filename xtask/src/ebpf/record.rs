@@ -1,4 +1,4 @@
-//! What lies beside the BPF object: of which sources, by which toolchain.
+//! The record beside the BPF object: its sources and its toolchain.
 
 use std::{fmt::Write, fs, path::Path};
 

@@ -25,15 +25,15 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM_MAJOR: u32 = 22;
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// What Debian calls it all; `llvm-22` brings llvm-objcopy, `libzstd-dev` is
-/// what linking with LLVM wants.
+/// Debian's packages; `llvm-22` brings llvm-objcopy, linking with LLVM needs
+/// `libzstd-dev`.
 const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const LLVM_PACKAGES: [&str; 3] = ["llvm-22-dev", "llvm-22", "libzstd-dev"];
 
 /// The oldest rustc that builds the 2024 edition; Debian 12 also has 1.63.
 const OLDEST_MINOR: u32 = 85;
 
-/// What the bytes of the object depend on.
+/// Versions that the bytes of the object depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Versions {
@@ -156,8 +156,8 @@ impl Toolchain {
                 bpf_linker: BPF_LINKER.to_owned(),
                 bpf_linker_llvm: llvm_version
                     .split_once("LLVM version ")
-                    .and_then(|(_, rest)| rest.split_whitespace().next())
-                    .context("no version in what llvm-objcopy prints")?
+                    .and_then(|(_, version)| version.split_whitespace().next())
+                    .context("no version in the output of llvm-objcopy")?
                     .to_owned(),
             },
             bpf_linker,
@@ -199,7 +199,7 @@ impl Rust {
     }
 }
 
-/// What `rustc -vV` prints.
+/// The output of `rustc -vV`.
 struct VerboseVersion(String);
 
 impl VerboseVersion {
@@ -208,16 +208,16 @@ impl VerboseVersion {
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
             .map(str::to_owned)
-            .with_context(|| format!("no `{name}` in what rustc -vV prints"))
+            .with_context(|| format!("no `{name}` in the output of rustc -vV"))
     }
 }
 
 /// A bpf-linker of our version: on PATH or installed by an earlier run.
 fn bpf_linker() -> Result<Option<PathBuf>> {
     let own = tools::folder()?.join("bin/bpf-linker");
-    let wanted = format!("bpf-linker {BPF_LINKER}");
+    let expected = format!("bpf-linker {BPF_LINKER}");
     let candidates = find("bpf-linker").into_iter().chain([own]);
     Ok(candidates.filter(|file| file.is_file()).find(|file| {
-        output(command(file).arg("--version")).is_ok_and(|said| said.trim() == wanted)
+        output(command(file).arg("--version")).is_ok_and(|said| said.trim() == expected)
     }))
 }

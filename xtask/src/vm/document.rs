@@ -1,4 +1,4 @@
-//! docs/KERNELS.md: what each kernel can show, as `tcpwatch doctor` said it
+//! docs/KERNELS.md: what each kernel can show, as `tcpwatch doctor` reports it
 //! there.
 
 use std::{fmt::Write, fs};
@@ -14,8 +14,8 @@ const HEAD: &str = "\
 # Kernels
 
 Made by `cargo xtask vm --docs`, which boots Debian's kernels (the cloud flavour, verified by apt)
-in an emulated machine and asks `tcpwatch doctor --json` there, as root. Do not edit. The kernel
-tests run on the same kernels by `cargo xtask vm`. Ask `tcpwatch doctor` about yours: how it was
+in an emulated machine and runs `tcpwatch doctor --json` there, as root. Do not edit. The kernel
+tests run on the same kernels by `cargo xtask vm`. Run `tcpwatch doctor` on yours: how it was
 configured matters as much as its version.
 
 ";
@@ -36,9 +36,9 @@ fn text(reports: &[&Report]) -> String {
     let _ = writeln!(text, "|---|{}", ":-:|".repeat(hooks.len()));
     for report in reports {
         // Before 6.10, and so in the oldest, there are hooks that later kernels have no need of.
-        let mark = |wanted: &Hook| {
-            let asked = report.doctor.hooks.iter().find(|hook| hook.hook == wanted.hook);
-            asked.map_or("not needed", |hook| if hook.attached { "yes" } else { "–" })
+        let mark = |hook: &Hook| {
+            let row = report.doctor.hooks.iter().find(|row| row.hook == hook.hook);
+            row.map_or("not needed", |row| if row.attached { "yes" } else { "–" })
         };
         let marks: Vec<&str> = hooks.iter().map(mark).collect();
         let _ = writeln!(text, "| {} | {} |", report.release, marks.join(" | "));
@@ -47,7 +47,7 @@ fn text(reports: &[&Report]) -> String {
     for hook in hooks {
         let _ = writeln!(text, "| `{}` | {} | {} |", hook.hook, hook.target, hook.lost_without);
     }
-    text.push_str("\n## What is absent\n\n");
+    text.push_str("\n## Absent hooks\n\n");
     let begin = text.len();
     for report in reports {
         for hook in report.doctor.hooks.iter().filter(|hook| !hook.attached) {
@@ -57,7 +57,7 @@ fn text(reports: &[&Report]) -> String {
         }
     }
     if text.len() == begin {
-        text.push_str("Nothing: every hook attaches on all of them.\n");
+        text.push_str("None: every hook attaches on all of these kernels.\n");
     }
     text
 }
@@ -88,7 +88,7 @@ mod tests {
         let new = report("6.1.0", vec![hook("owners", None)]);
         let both = text(&[&old, &new]);
         assert!(both.contains("| 5.10.0 | – | yes |\n| 6.1.0 | yes | not needed |\n"), "{both}");
-        assert!(both.ends_with("absent\n\n- 5.10.0, `owners`: it cannot\n"), "{both}");
-        assert!(text(&[&new]).contains("Nothing: "));
+        assert!(both.ends_with("Absent hooks\n\n- 5.10.0, `owners`: it cannot\n"), "{both}");
+        assert!(text(&[&new]).contains("None: "));
     }
 }

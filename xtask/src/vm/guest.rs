@@ -37,7 +37,7 @@ impl Drop for Machine {
     }
 }
 
-/// Boots; `folder` gets `console` and `report`, whatever came of it.
+/// Boots; `folder` gets `console` and `report`, also after a failure.
 pub(super) fn run(
     kernel: &Kernel,
     initrd: &[u8],
@@ -72,7 +72,7 @@ pub(super) fn run(
         Some(status) if !status.success() => Err(anyhow!("qemu ended with {status}")),
         Some(_) => Report::parse(&read(&report)),
     };
-    outcome.with_context(|| format!("the console said:\n{}\n", last_lines(&read(&console))))
+    outcome.with_context(|| format!("the console shows:\n{}\n", last_lines(&read(&console))))
 }
 
 /// Enough for a panic of the kernel.

@@ -1,8 +1,8 @@
 //! The guest's root: a cpio archive that the kernel unpacks into memory.
 //!
 //! Programs come from this host with their libraries, so the guest has the
-//! `ip` and the `ss` that the tests were written for; busybox has the rest.
-//! Owners are root and times are zero, whoever builds it.
+//! `ip` and the `ss` that the tests were written for; busybox has the others.
+//! Owners are root and times are zero, so every build makes the same bytes.
 
 use std::{
     collections::BTreeSet,
@@ -25,13 +25,13 @@ use crate::{
 /// PID 1.
 const INIT: &str = include_str!("init.sh");
 
-/// What tests and scenes call, beside busybox for everything else.
+/// Programs that tests and scenes call; busybox has all others.
 const PROGRAMS: [&str; 7] = ["busybox", "ip", "mount", "setpriv", "sh", "ss", "unshare"];
 
 /// Folders with /usr as their home, in Debian since 12; linked in the guest.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// What all guests have in common.
+/// The archive that all guests have in common.
 pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in MERGED {
@@ -47,7 +47,7 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
             .with_context(|| Missing(format!("the command {program} is not there")))?;
         archive.program(&file, &Path::new("/usr/bin").join(program))?;
     }
-    // Where the tests were told that it is.
+    // The path that was built into the tests.
     archive.stripped(&suite.tcpwatch, &suite.tcpwatch, scratch)?;
     archive.link(Path::new("/tcpwatch"), &suite.tcpwatch.to_string_lossy());
     let mut list = String::new();
@@ -60,7 +60,7 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
     let mut environment = String::new();
     if let Some(incidents) = &suite.incidents {
         environment = format!("export INCIDENTS={incidents}\n");
-        // Where the recorder was told that it is, as above.
+        // The path that was built into the recorder, as above.
         let folder = repository::root().join(INCIDENTS);
         let config = folder.join("tcpwatch.toml");
         archive.file(&config, &read(&config)?);
@@ -70,7 +70,7 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
     Ok(archive.close())
 }
 
-/// What only this kernel's guest has: an archive to put behind the base.
+/// The archive of this kernel's guest only, to put behind the base.
 pub(super) fn modules(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for file in &kernel.modules {

@@ -4,7 +4,7 @@
 //!
 //! One file for each part: `packages` gets the kernels, `suite` the tests,
 //! `image` makes the guest's root of them, `guest` runs it, with init.sh as
-//! its PID 1, `report` reads what it said, `document` writes docs/KERNELS.md.
+//! its PID 1, `report` reads its output, `document` writes docs/KERNELS.md.
 
 mod document;
 mod guest;
@@ -33,7 +33,7 @@ use crate::{
     tools::{self, Missing},
 };
 
-/// What to boot.
+/// The kernels to boot.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Series such as 6.1, or oldest, newest; none means all that Debian's mirror has
@@ -72,7 +72,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     ])?;
     let folder = repository::target()?.join("vm");
     let mirror = Mirror::open(&folder)?;
-    let wanted = mirror.select(&arguments.versions)?;
+    let selected = mirror.select(&arguments.versions)?;
     let mut suite = suite::build()?;
     if arguments.docs {
         suite.tests.clear();
@@ -87,7 +87,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     let interrupt = Interrupt::install().context("handling signals")?;
 
     let mut kernels = VecDeque::new();
-    for series in wanted {
+    for series in selected {
         kernels.push_back((series, mirror.fetch(series)?));
     }
     let reports = boot_all(kernels, &base, &folder.join("results"), &interrupt)?;
@@ -143,7 +143,7 @@ fn boot_all(
         outcomes.collect::<Result<Vec<()>>>()
     })?;
     let broken = lock(&broken).iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
-    ensure!(broken.is_empty(), "not all is well on {broken}: see {}", results.display());
+    ensure!(broken.is_empty(), "tests failed on {broken}: see {}", results.display());
     Ok(reports.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -41,7 +41,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The flavour for virtual machines: the smallest that has everything.
 const FLAVOUR: &str = "-cloud-amd64";
 
-/// What the scenes and `ss` need beyond what is built in; with dependencies.
+/// Modules that the scenes and `ss` need; with dependencies.
 /// Without a module `ss` falls back to /proc/net/tcp and has fewer states.
 const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "veth"];
 
@@ -65,7 +65,7 @@ impl fmt::Display for Series {
     }
 }
 
-/// What boots.
+/// A kernel that boots.
 pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// Each after those that it depends on, uncompressed.
@@ -123,7 +123,7 @@ impl Mirror {
             return Ok(all.into_iter().collect());
         }
         let known = all.iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
-        let mut wanted = BTreeSet::new();
+        let mut selected = BTreeSet::new();
         for name in names {
             let series = match name.as_str() {
                 "oldest" => Some(OLDEST),
@@ -131,11 +131,11 @@ impl Mirror {
                 number => Series::parse(number),
             };
             let series = series.filter(|series| all.contains(series));
-            wanted.insert(series.with_context(|| {
+            selected.insert(series.with_context(|| {
                 format!("no kernel {name}: the mirror has {known}; or say oldest, newest")
             })?);
         }
-        Ok(wanted.into_iter().collect())
+        Ok(selected.into_iter().collect())
     }
 
     /// The newest of a series, from the cache or the mirror.
@@ -176,18 +176,18 @@ impl Mirror {
     /// Downloads a package with those parts of the kernel that it depends on
     /// (from 6.19 on the image is in one and the modules in another).
     fn unpack(&self, image: &str, folder: &Path) -> Result<()> {
-        let mut wanted: BTreeMap<&str, &Package> = BTreeMap::new();
+        let mut needed: BTreeMap<&str, &Package> = BTreeMap::new();
         let mut names = vec![image];
         while let Some(name) = names.pop() {
             let Some((name, package)) = self.packages.get_key_value(name) else { continue };
-            if wanted.insert(name, package).is_none() {
+            if needed.insert(name, package).is_none() {
                 names.extend(package.parts());
             }
         }
         empty(folder)?;
-        let exact = wanted.iter().map(|(name, package)| format!("{name}={}", package.version));
+        let exact = needed.iter().map(|(name, package)| format!("{name}={}", package.version));
         let mut download = apt("apt-get", &self.folder);
-        println!("downloading {}", wanted.keys().copied().collect::<Vec<_>>().join(", "));
+        println!("downloading {}", needed.keys().copied().collect::<Vec<_>>().join(", "));
         output(download.arg("download").args(exact).current_dir(folder))?;
         for entry in folder.read_dir().context("what was downloaded")?.flatten() {
             if entry.file_name().to_string_lossy().ends_with(".deb") {
@@ -216,11 +216,11 @@ fn choose(unpacked: &Path, chosen: &Path) -> Result<()> {
     output(command("depmod").arg("-b").arg(unpacked).arg(release))?;
     let mut files: Vec<String> = Vec::new();
     for module in MODULES {
-        let mut ask = command("modprobe");
+        let mut query = command("modprobe");
         // Without the options that the host's modprobe.d gives to modules.
-        ask.args(["-C", "/dev/null", "--show-depends", "-S", release]);
-        ask.arg("-d").arg(unpacked).arg(module);
-        for line in output(&mut ask)?.lines() {
+        query.args(["-C", "/dev/null", "--show-depends", "-S", release]);
+        query.arg("-d").arg(unpacked).arg(module);
+        for line in output(&mut query)?.lines() {
             // The other word is `builtin`.
             let Some(file) = line.strip_prefix("insmod ") else { continue };
             let file = file.trim();
@@ -247,9 +247,9 @@ fn choose(unpacked: &Path, chosen: &Path) -> Result<()> {
 
 /// sources.list, of the mirrors that the host's own sources use.
 fn sources() -> Result<String> {
-    let mut ask = command("apt-get");
-    ask.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Identifier: Packages"]);
-    let used = output(&mut ask)?;
+    let mut query = command("apt-get");
+    query.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Identifier: Packages"]);
+    let used = output(&mut query)?;
     let mut text = String::new();
     for (label, default, suites) in ARCHIVES {
         let mirror = used.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));

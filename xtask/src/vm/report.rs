@@ -1,10 +1,10 @@
-//! What a guest has said on its second serial line: sections between
+//! The report of a guest, from its second serial line: sections between
 //! `@@ begin NAME` and `@@ end NAME STATUS SECONDS`, by init.sh.
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// Everything that a guest said.
+/// The whole report of a guest.
 pub(super) struct Report {
     /// `uname -r`.
     pub(super) release: String,
@@ -36,7 +36,7 @@ pub(super) struct Outcome {
     pub(super) name: String,
     pub(super) passed: u32,
     pub(super) failed: Vec<String>,
-    /// What the failed ones printed.
+    /// Output of the failed ones.
     pub(super) said: String,
     pub(super) seconds: u64,
 }
@@ -55,7 +55,7 @@ impl Report {
         let mut sections = sections(text)?.into_iter();
         let mut next = |name: &str| {
             let section = sections.next().filter(|section| section.name == name);
-            section.with_context(|| format!("the guest said nothing of {name}"))
+            section.with_context(|| format!("the guest reports nothing of {name}"))
         };
         let release = next("uname")?.text.trim().to_owned();
         let modules = next("modules")?;
@@ -85,8 +85,8 @@ impl Report {
 
 fn sections(text: &str) -> Result<Vec<Section<'_>>> {
     let mut sections = Vec::new();
-    let mut rest = text;
-    while let Some((_, begun)) = rest.split_once("@@ begin ") {
+    let mut remainder = text;
+    while let Some((_, begun)) = remainder.split_once("@@ begin ") {
         let (name, begun) = begun.split_once('\n').context("half a line")?;
         let end = format!("@@ end {name} ");
         let (text, ended) = begun.split_once(&end).with_context(|| {
@@ -102,17 +102,17 @@ fn sections(text: &str) -> Result<Vec<Section<'_>>> {
             status: status.parse().context("an exit status")?,
             seconds: seconds.trim().parse().context("seconds")?,
         });
-        rest = ended;
+        remainder = ended;
     }
     ensure!(
         sections.last().is_some_and(|section| section.name == "done"),
-        "the guest did not come to its end; the last it said was of {}",
+        "the guest did not come to its end; its last section is that of {}",
         sections.last().map_or("nothing", |section| section.name)
     );
     Ok(sections)
 }
 
-/// Reads what libtest printed: what failed tests said, the list of their
+/// Reads the output of libtest: the output of failed tests, the list of their
 /// names, the summary.
 fn outcome(section: &Section<'_>) -> Outcome {
     let (before, summary) = section.text.rsplit_once("test result: ").unwrap_or((section.text, ""));

@@ -1,5 +1,5 @@
 //! The test binaries that run in the guests: everything of `scenes`, and of
-//! tcpwatch what asks a kernel.
+//! tcpwatch those that need a kernel.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     repository,
 };
 
-/// Tests of tcpwatch that a kernel has no part in, or that want more than a
+/// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
 const NOT_FOR_GUESTS: [&str; 13] = [
@@ -33,14 +33,14 @@ const NOT_FOR_GUESTS: [&str; 13] = [
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
 
-/// What is put into a guest.
+/// The files of a guest.
 #[derive(Default)]
 pub(super) struct Suite {
     pub(super) tcpwatch: PathBuf,
     pub(super) tests: Vec<TestBinary>,
-    /// Records incidents, if it is asked to.
+    /// Records the incidents, if there are any.
     recorder: Option<TestBinary>,
-    /// Those it is asked for.
+    /// Their names, with commas between.
     pub(super) incidents: Option<String>,
 }
 

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 /// Records that wait at most: a storm of findings with some hundred bytes each is below 1 MiB.
 const RECORDS: usize = 1_024;
 
-/// Pause between two looks at what the thread has written, while the process is about to end.
+/// Pause between two looks at the progress of the thread, while the process is about to end.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where journald takes records (systemd's native protocol).
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn full_pipe_blocks_nobody_and_each_record_is_written_or_counted() {
+    fn full_pipe_blocks_no_thread_and_each_record_is_written_or_counted() {
         let (queue, mut reader) = queue_to_a_pipe();
         let began = Instant::now();
         let records = 3 * RECORDS as u64;

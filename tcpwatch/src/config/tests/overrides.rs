@@ -1,4 +1,4 @@
-//! Overrides and what is ignored: whom they are for, what they keep, and which are refused.
+//! Overrides and ignored findings: their matchers, the values that they keep, and refusals.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ fn assert_override_refused(body: &str, line: &str) {
 }
 
 #[test]
-fn an_override_matches_where_all_that_it_names_is_so() {
+fn an_override_matches_when_every_key_in_it_matches() {
     let nginx = process("nginx", Some("nginx.service"), None);
     let boxed = process("nginx", None, Some("0123456789ab"));
     let other = process("envoy", Some("envoy.service"), None);
-    // What it names; whether it matches nginx, the nginx in a container, envoy and nobody known;
-    // on port 443 and on port 80.
+    // A matcher; whether it matches nginx, the nginx in a container, envoy and no known process;
+    // whether on port 443 and on port 80.
     let table = [
         ("process = \"nginx\"", [true, true, false, false], [true, true]),
         ("unit = \"nginx.service\"", [true, false, false, false], [true, true]),
@@ -319,8 +319,8 @@ fn the_default_file_shows_one_override_that_can_be_taken_as_it_is() {
     let file = Config::default_toml();
     let header = format!("# {PILEUP}\n");
     assert_eq!(file.matches("# [[").count(), 1);
-    let (before, rest) = file.split_once(&header).expect("it shows an override");
-    let (example, after) = rest.split_once("\n\n").expect("another section follows");
+    let (before, example) = file.split_once(&header).expect("it shows an override");
+    let (example, after) = example.split_once("\n\n").expect("another section follows");
     let example = example.replace("# ", "");
     let text = format!("{before}{PILEUP}\n{example}\n\n{after}");
     let pileup = detect(&text).close_wait_pileup;
@@ -394,7 +394,7 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
 }
 
 #[test]
-fn a_threshold_that_would_be_set_in_vain_is_refused_with_the_reason() {
+fn a_threshold_without_effect_is_refused_with_the_reason() {
     let kind = "[[detect.ephemeral_port_exhaustion.override]]";
     for matcher in
         ["process = \"curl\"", "unit = \"sync.service\"", "port = 443\nprocess = \"curl\""]
@@ -405,12 +405,12 @@ fn a_threshold_that_would_be_set_in_vain_is_refused_with_the_reason() {
                 refusal(&format!("{kind}\n{matcher}\n{name} = {value}")),
                 format!(
                     "{FILE}:{line}:{column}: detect.ephemeral_port_exhaustion.override[0].{name}: \
-                     expected no threshold beside `process` or `unit`, for the ports towards a \
-                     destination are nobody's: match its `port` alone, found float {value}"
+                     expected no threshold beside `process` or `unit`, for the ports belong to \
+                     their destination: match its `port` only, found float {value}"
                 )
             );
         }
-        // What fails is somebody's.
+        // A failed connect() has a process.
         detect(&format!("{kind}\n{matcher}\nwindow = \"30s\"\nenabled = false"));
     }
     detect(&format!("{kind}\nport = 443\nwarning = 0.7\ncritical = 0.9"));

@@ -1,4 +1,4 @@
-//! What is refused, and the exact line that a user sees: tables of bad input beside it.
+//! Refusals: tables of bad input with the exact line that a user sees.
 //!
 //! Each line stands after the name of the file. Bounds are tried at both edges and beyond.
 

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes: names, values, absence, and counters that do not fall.
+//! The exposition: names, values, absence, and counters that do not fall.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -129,16 +129,16 @@ fn catalog_agrees_with_the_exposition() {
     let mut kinds = BTreeMap::new();
     let mut labels = BTreeMap::<_, BTreeSet<Vec<_>>>::new();
     for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, text) = rest.split_once(' ').unwrap();
+        if let Some(row) = line.strip_prefix("# HELP ") {
+            let (name, text) = row.split_once(' ').unwrap();
             help.insert(name, text);
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').unwrap();
+        } else if let Some(row) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = row.split_once(' ').unwrap();
             kinds.insert(name, kind);
-        } else if let Some((name, rest)) = line.split_once('{')
+        } else if let Some((name, labelled)) = line.split_once('{')
             && !name.ends_with("_bucket")
         {
-            let names = rest.split(',').map(|label| label.split_once('=').unwrap().0);
+            let names = labelled.split(',').map(|label| label.split_once('=').unwrap().0);
             labels.entry(name).or_default().insert(names.collect());
         }
     }

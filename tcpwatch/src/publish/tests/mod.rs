@@ -1,4 +1,4 @@
-//! Tests of what is published, and the host that they show.
+//! Tests of published texts, and the host that they show.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 

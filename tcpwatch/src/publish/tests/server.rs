@@ -1,4 +1,4 @@
-//! The HTTP server over loopback: what it answers, and what it does not put up with.
+//! The HTTP server over loopback: its answers, and its bounds against bad clients.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -18,7 +18,7 @@ use crate::publish::{Hosts, HttpLimits, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
-/// Longer than anything here should take, shorter than anybody's patience.
+/// Longer than anything here should take, shorter than a developer's patience.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server on a thread of its own, stopped when dropped.
@@ -132,7 +132,7 @@ impl Response {
 }
 
 fn answer(query: Query) {
-    // Whoever asked may have gone.
+    // The receiver may have gone.
     let _ = match query {
         Query::Metrics(to) => to.send(METRICS.to_owned()),
         Query::Findings(to) => to.send("{\"findings\":[]}\n".to_owned()),
@@ -141,7 +141,7 @@ fn answer(query: Query) {
     };
 }
 
-/// Waits until the server has closed `stream`, and gives what it had sent.
+/// Waits until the server has closed `stream`, and returns its data.
 fn drain(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -173,7 +173,7 @@ fn paths_answer_with_their_content_types() {
 }
 
 #[test]
-fn metrics_are_compressed_only_when_asked_for() {
+fn metrics_are_compressed_only_for_clients_that_accept_it() {
     let server = Server::start(HttpLimits::default());
     let plain = server.get("/metrics");
     assert_eq!(plain.header("content-encoding"), None);
@@ -232,7 +232,7 @@ fn not_ready_says_why() {
 }
 
 #[test]
-fn agent_that_does_not_answer_is_told_of() {
+fn agent_that_does_not_answer_is_reported() {
     let limits = HttpLimits { answer: Duration::from_millis(100), ..HttpLimits::default() };
     let forgotten = |query| std::mem::forget(query);
     let server = Server::start_with(limits, Vec::new(), forgotten);
@@ -247,8 +247,8 @@ fn agent_that_does_not_answer_is_told_of() {
 
 #[test]
 fn many_requests_are_few_queries() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
+    let queries = Arc::new(AtomicUsize::new(0));
+    let counter = queries.clone();
     let limits = HttpLimits { freshness: PATIENCE, ..HttpLimits::default() };
     let server = Server::start_with(limits, Vec::new(), move |query| {
         counter.fetch_add(1, Ordering::Relaxed);
@@ -263,7 +263,7 @@ fn many_requests_are_few_queries() {
             });
         }
     });
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(queries.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -350,11 +350,11 @@ fn new_connection_takes_the_place_of_the_one_that_waits_longest() {
 }
 
 #[test]
-fn answer_under_way_is_not_lost_with_the_connection_that_asked() {
-    let (asked, arrivals) = std::sync::mpsc::channel();
+fn answer_under_way_is_not_lost_with_its_connection() {
+    let (arrived, arrivals) = std::sync::mpsc::channel();
     let limits = HttpLimits { freshness: PATIENCE, ..HttpLimits::default() };
     let server = Server::start_with(limits, Vec::new(), move |query| {
-        asked.send(()).unwrap();
+        arrived.send(()).unwrap();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(200)).await;
             answer(query);
@@ -381,7 +381,7 @@ fn metrics_answer_while_many_slow_clients_hang() {
 }
 
 #[test]
-fn garbage_is_refused_and_harms_nobody() {
+fn garbage_is_refused_and_harms_no_client() {
     let server = Server::start(HttpLimits::default());
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(64 * 1024));
     let long_header = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(64 * 1024));
@@ -443,9 +443,9 @@ fn failing_listener_neither_spins_nor_stops_the_others() {
 #[test]
 fn stopping_lets_requests_finish_and_takes_no_longer_than_allowed() {
     let limits = HttpLimits { finish: Duration::from_millis(500), ..HttpLimits::default() };
-    let (asked, arrivals) = std::sync::mpsc::channel();
+    let (arrived, arrivals) = std::sync::mpsc::channel();
     let server = Server::start_with(limits, Vec::new(), move |query| {
-        asked.send(()).unwrap();
+        arrived.send(()).unwrap();
         if let Query::Metrics(to) = query {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -466,7 +466,7 @@ fn stopping_lets_requests_finish_and_takes_no_longer_than_allowed() {
     assert_eq!(Response::read(under_way).text(), METRICS);
     assert_eq!(drain(stuck), b"");
     assert_eq!(drain(idle), b"");
-    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).is_err(), "the listener is closed");
 }
 
 #[test]

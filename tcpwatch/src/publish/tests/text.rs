@@ -1,4 +1,4 @@
-//! What scripts and people read: times, JSON, the page.
+//! Texts for scripts and people: times, JSON, the page.
 
 use serde_json::{Value, json};
 
@@ -116,7 +116,7 @@ fn page_shows_the_worst_finding_first_and_the_numbers_after() {
         "backupd keeps 207 sockets",
         "the lesser evil",
         "Sockets by state",
-        "Who keeps sockets in CLOSE_WAIT",
+        "Owners of sockets in CLOSE_WAIT",
     ];
     assert!(order.map(position).is_sorted());
     for text in [
@@ -160,13 +160,13 @@ fn incidents_have_each_finding_once_and_the_worst_of_all_comes_first() {
     let ids = |incident: &Incident<'_>| -> Vec<String> {
         std::iter::once(&incident.leader).chain(&incident.led).map(|it| it.id.clone()).collect()
     };
-    let told: Vec<_> = incidents.iter().map(ids).collect();
-    assert_eq!(told, [vec!["cause", "effect", "mild"], vec!["another"], vec!["orphan"]]);
+    let ordered: Vec<_> = incidents.iter().map(ids).collect();
+    assert_eq!(ordered, [vec!["cause", "effect", "mild"], vec!["another"], vec!["orphan"]]);
     assert_eq!(incidents[0].severity(), Severity::Critical);
 }
 
 #[test]
-fn json_says_who_leads_whom_and_nothing_where_nobody_does() {
+fn json_has_leaders_only_of_findings_that_are_led() {
     let json: Value = serde_json::from_str(&findings_json(&led(), &ORIGIN, wall())).unwrap();
     let findings = &json["findings"];
     assert_eq!(findings[0]["led_by"], "cause");
