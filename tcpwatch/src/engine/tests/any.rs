@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::facts::{Progress, ResetCause, SeenReset};
+use crate::facts::{ResetCause, SeenReset};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
