@@ -40,7 +40,7 @@ fn one_process_is_judged_over_all_its_ports_and_peers() {
 }
 
 #[test]
-fn a_service_that_has_nine_tenths_is_named_with_the_others_counted() {
+fn a_service_that_has_three_quarters_is_named_with_the_others_counted() {
     let app = process(12, "app");
     let look = |main, others| {
         let mut watch = Watch::new();
@@ -52,15 +52,15 @@ fn a_service_that_has_nine_tenths_is_named_with_the_others_counted() {
     let all = look(40, 0);
     assert_says(&all.title, &["keeps 40 connections to 10.0.0.9:443 in CLOSE_WAIT, the oldest"]);
     assert_eq!(text_of(&all, "services"), "absent");
-    let most = look(36, 4);
+    let most = look(30, 10);
     assert_says(
         &most.title,
-        &["keeps 40 connections in CLOSE_WAIT, 36 of them to 10.0.0.9:443, the oldest"],
+        &["keeps 40 connections in CLOSE_WAIT, 30 of them to 10.0.0.9:443, the oldest"],
     );
     assert_eq!((most.subject.role, most.subject.port), (Some(Role::Client), Some(443)));
     assert_eq!(text_of(&most, "sockets"), "40");
-    let both = look(30, 10);
-    assert_says(&both.title, &["keeps 40 connections (10 accepted, 30 outgoing) in CLOSE_WAIT"]);
+    let both = look(29, 11);
+    assert_says(&both.title, &["keeps 40 connections (11 accepted, 29 outgoing) in CLOSE_WAIT"]);
     assert_eq!((both.subject.role, both.subject.port), (None, None));
     assert_eq!([&all.id, &all.id], [&most.id, &both.id]);
 }
@@ -347,6 +347,8 @@ fn a_relay_mirrors_the_leak_of_what_is_behind_it() {
     assert_says(&mirror.explanation, &["40 connections in FIN_WAIT2 to 10.77.1.2:8080"]);
     assert_says(&mirror.remedies[1], &["Look at app-mapper (pid 7)", "no cure"]);
     assert_eq!(text_of(mirror, "relay.pid"), "7");
+    assert_eq!(mirror.led_by.as_ref(), Some(&named("app-mapper").id));
+    assert!(named("app-mapper").related.contains(&mirror.id));
 
     // On another host it is known by its address only, and nothing else here tells of it.
     let mut watch = Watch::new();
@@ -356,6 +358,22 @@ fn a_relay_mirrors_the_leak_of_what_is_behind_it() {
     assert_eq!(mirror.severity, Severity::Warning);
     assert_says(&mirror.title, &["; 10.77.1.2:8080 behind it does not close"]);
     assert_says(&mirror.remedies[1], &["Look at what is behind 10.77.1.2:8080"]);
+}
+
+#[test]
+fn a_program_that_is_its_own_client_is_no_relay() {
+    let mut namespaces = relay(Some(&process(80, "kube-proxy")));
+    // Both ends in one process: its clients are in FIN_WAIT2 and its servers in CLOSE_WAIT.
+    namespaces[0].close_wait.clear();
+    namespaces[0].close_wait = std::mem::take(&mut namespaces[1].close_wait);
+    let mut watch = Watch::new();
+    watch.see(namespaces);
+    let pileup = |it: &&Finding| it.kind == FindingKind::CloseWaitPileup;
+    let finding = watch.engine.findings().iter().find(pileup).unwrap();
+    assert_eq!(
+        (finding.severity, text_of(finding, "relay").as_str()),
+        (Severity::Warning, "absent")
+    );
 }
 
 #[test]

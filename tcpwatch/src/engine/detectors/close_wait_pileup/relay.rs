@@ -54,11 +54,17 @@ pub(super) fn of<'a>(sockets: &[&CloseWaitSocket], look: &Look<'a>) -> Option<Re
     if mine.clone().count() != sockets.len() || mine.clone().any(|it| it.role != first.role) {
         return None;
     }
+    // Both ends of a connection may be the process's own: then it is no other side.
+    let is_its_own = |socket: &WaitingSocket| {
+        let other_end = look.peers.other_end(look.inventory, socket);
+        other_end.is_some_and(|it| is_of_pid(it.process()))
+    };
     let is_behind = |socket: &&WaitingSocket| {
         socket.state == TcpState::FinWait2
             && !socket.orphan
             && socket.role != first.role
             && is_of_pid(socket.process())
+            && !is_its_own(socket)
     };
     let behind: Vec<_> = look.namespace.waiting.iter().filter(is_behind).collect();
     if behind.len() * 10 < sockets.len() * 8 {

@@ -31,10 +31,11 @@ impl<'a> Services<'a> {
         Self { all: sockets, counts }
     }
 
-    /// The service that has nine tenths of them at least.
+    /// The service that has three quarters of them at least: to that one most of the cause belongs.
+    /// The words give both numbers.
     pub(super) fn main(&self) -> Option<(Role, u16)> {
         let total = self.all.len() as u64;
-        self.counts.first().filter(|(_, count)| *count * 10 >= total * 9).map(|(main, _)| *main)
+        self.counts.first().filter(|(_, count)| *count * 4 >= total * 3).map(|(main, _)| *main)
     }
 
     /// The role, where all have the same.

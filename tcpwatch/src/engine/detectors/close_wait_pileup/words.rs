@@ -285,8 +285,10 @@ impl Group<'_> {
 
     /// Why it is no more than info.
     fn reading_of_info(&self) -> String {
+        // A pool reads nothing, or only the end.
+        let is_pool = matches!(self.reading(), Reading::Left(Unread::Nothing | Unread::End));
         match (self.severity, self.holders.first()) {
-            (Severity::Info, _) if self.relay.is_some() => String::new(),
+            (Severity::Info, _) if self.relay.is_some() || !is_pool => String::new(),
             (Severity::Info, Some((_, most))) if self.holders.len() > 1 => format!(
                 " No process has more than {}: such pools go stale when a server closes idle \
                  connections, and stay bounded. It is a leak if ever more come.",
