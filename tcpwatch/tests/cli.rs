@@ -66,7 +66,7 @@ fn bad_configuration_is_78_and_for_check_3() -> Result<()> {
         ("unknown", b"[inventory]\nintervall = \"1s\"\n", &[":2:1:", "intervall", "`interval`"]),
         ("type", b"[inventory]\ninterval = 5\n", &[":2:12:", "inventory.interval", "duration"]),
         ("negative", b"[inventory]\ninterval = \"-5s\"\n", &[":2:12:", "-5s"]),
-        ("order", b"[detect.close_wait_pileup]\nwarning = 300\n", &[":2:11:", "critical"]),
+        ("order", b"[detect.close_wait_pileup]\nwarning = 30000\n", &[":2:11:", "critical"]),
         ("syntax", b"[inventory\n", &[":1:"]),
         ("binary", b"\x7fELF\x02\x01\xff\xfe\0\0", &["UTF-8"]),
     ];

@@ -29,7 +29,7 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// The `instance` label that the example scrape configuration sets.
 const INSTANCE: &str = "this-host";
 
-/// Enough for `close-wait-pileup` (warning 20), and a number that nothing else makes.
+/// Enough for `close-wait-pileup` (warning 33), and a number that nothing else makes.
 const LEAKED: usize = 37;
 
 /// Panels that may have no data in this test, by title, and why.

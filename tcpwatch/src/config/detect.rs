@@ -59,8 +59,8 @@ section! {
 }
 
 section! {
-    /// close-wait-pileup: one process keeps sockets in CLOSE_WAIT. The peer has closed, the process
-    /// has not: it leaks a file descriptor with each.
+    /// close-wait-pileup: one process, unit or container keeps sockets in CLOSE_WAIT. The peer has
+    /// closed, the process has not: it leaks a file descriptor with each.
     pub struct CloseWaitPileup {
         /// true or false. On, because CLOSE_WAIT lasts until the process closes: no timer of the
         /// kernel ends it, TCP keepalive apart where the process asked for it.
@@ -69,29 +69,42 @@ section! {
         /// How long a socket must have been in CLOSE_WAIT to count, from 0s to 24h. 60s is the
         /// kernel's default tcp_fin_timeout: a Linux peer that closed has by then forgotten the
         /// connection, and answers whatever is still sent with a reset. Nothing is left to wait
-        /// for.
+        /// for. A socket on which data was sent and acknowledged meanwhile is half-closed on
+        /// purpose, and counts when it has been silent for twice as long. The nearest healthy
+        /// program is a log stream to a client that has shut down its side.
         #[serde(with = "Age")]
         pub min_age: Duration = Duration::from_secs(60);
 
-        /// Sockets of one owner, from 1 to 1000000, that raise a warning. 20 is more than one
-        /// connection pool of common default size leaves behind when its server closes all of it
-        /// (HikariCP 10, SQLAlchemy 15): those are stale, but no leak.
+        /// Sockets of one owner (process, unit or container), from 1 to 1000000, that are told as
+        /// info; from `warning` upwards it adds nothing. 20 is more than most pools leave behind
+        /// when their server closes all of it (HikariCP 10, SQLAlchemy 15).
         #[serde(with = "Sockets")]
-        pub warning: u64 = 20;
+        pub info: u64 = 20;
 
-        /// Sockets of one owner, from 1 to 1000000, that are critical. 200 is a fifth of the
-        /// customary limit of 1024 open files, which leaves time to act before accept() and open()
-        /// fail with EMFILE.
+        /// Sockets of one process, from 1 to 1000000, that raise a warning. 33 is one more than the
+        /// largest pool of common default size holds (30 to 32 under PostgreSQL's
+        /// idle_session_timeout): such connections are stale, but bounded, and no leak. A quarter
+        /// of the process's limit of open files raises it too. Several processes of a unit or
+        /// container together are info however many sockets they hold: 22 workers with a pool of
+        /// 10 each hold 220.
         #[serde(with = "Sockets")]
-        pub critical: u64 = 200;
+        pub warning: u64 = 33;
 
-        /// Sockets of one owner, from 1 to 1000000, that raise a warning already if their number
-        /// has grown in every quarter of `window`; from `warning` upwards it adds nothing. 5
-        /// because growth in four quarters adds at least four sockets, so that 5 is where a leak
-        /// that began with one socket can first be told from chance. The warning stands until more
-        /// than a tenth of them is closed.
+        /// Sockets of one process, from 1 to 1000000, that are critical whatever its limit of open
+        /// files is. With fewer it is critical when nine tenths of its descriptors are open, or
+        /// when growth takes the last one within ten minutes. 10000 is far above 1024, the
+        /// customary limit: a program that is allowed so many, an nginx or HAProxy, has the
+        /// descriptors for it, but needs memory for each.
         #[serde(with = "Sockets")]
-        pub growing: u64 = 5;
+        pub critical: u64 = 10_000;
+
+        /// Sockets of one process, from 1 to 1000000, that raise a warning already if their number
+        /// has grown in every quarter of `window`; from `warning` upwards it adds nothing. 11 is
+        /// one more than an LRU pool of 10 reaches that fills with stale connections (urllib3,
+        /// requests). Several processes of a unit or container need as many for each of them. The
+        /// warning stands until more than a tenth of them is closed.
+        #[serde(with = "Sockets")]
+        pub growing: u64 = 11;
 
         /// The time over which growth is judged, from 1s to 24h; its quarters should be longer
         /// than inventory.interval, or growth cannot be seen. 10m makes quarters of 150s: longer

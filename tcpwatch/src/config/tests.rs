@@ -115,7 +115,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.limits.http_connections, 64);
     let pileup = config.detect.close_wait_pileup;
     assert!(pileup.enabled);
-    assert_eq!((pileup.warning, pileup.critical, pileup.growing), (20, 200, 5));
+    assert_eq!((pileup.info, pileup.warning, pileup.critical), (20, 33, 10_000));
+    assert_eq!(pileup.growing, 11);
     assert_eq!(duration::show(pileup.min_age), "60s");
     assert_eq!(duration::show(pileup.window), "10m");
     let time_wait = config.detect.time_wait_exhaustion;

@@ -11,7 +11,8 @@ use crate::{
         finding::{FINDINGS_PER_KIND, FindingKind, Verdict},
         observers::{closers::Closers, half_open::HalfOpen},
     },
-    facts::{Event, Focus, Inventory, Timestamp},
+    facts::{Event, Focus, Inventory, Process, Timestamp},
+    plain,
 };
 
 /// An inventory, and all that a detector may judge it by.
@@ -53,6 +54,18 @@ pub(crate) struct Verdicts<'a> {
 impl<'a> Verdicts<'a> {
     pub(crate) fn new(ignore: &'a Ignore) -> Self {
         Self { ignore, found: HashMap::new() }
+    }
+
+    /// Whether `[ignore]` suppresses what a process has at a port, so that it counts for nothing
+    /// where several of either are judged together.
+    pub(crate) fn ignores(&self, process: Option<&Process>, port: u16) -> bool {
+        let names =
+            |list: &[String], name: &str| list.iter().any(|ignored| plain::text(ignored) == name);
+        let is_owner = |process: &Process| {
+            names(&self.ignore.processes, &plain::text(&process.name))
+                || names(&self.ignore.units, &plain::text(process.unit_label()))
+        };
+        self.ignore.ports.contains(&port) || process.is_some_and(is_owner)
     }
 
     /// Adds a verdict. Among equal severities the larger `weight` is the worse.

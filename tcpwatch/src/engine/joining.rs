@@ -9,7 +9,10 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
-    engine::finding::{FindingKind, Subject, Verdict},
+    engine::{
+        evidence::Evidence,
+        finding::{FindingKind, Subject, Verdict},
+    },
     facts::{Endpoint, Inventory, Namespace, TcpState},
 };
 
@@ -22,11 +25,18 @@ pub(crate) struct Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 1] = [Rule {
-    leader: FindingKind::AcceptQueueOverflow,
-    led: FindingKind::StuckState,
-    leads: overflow_leaves_connects_unanswered,
-}];
+pub(crate) const RULES: [Rule; 2] = [
+    Rule {
+        leader: FindingKind::AcceptQueueOverflow,
+        led: FindingKind::StuckState,
+        leads: overflow_leaves_connects_unanswered,
+    },
+    Rule {
+        leader: FindingKind::CloseWaitPileup,
+        led: FindingKind::CloseWaitPileup,
+        leads: leak_shows_in_relay,
+    },
+];
 
 /// Who leads whom, by id.
 #[derive(Debug, Default, PartialEq)]
@@ -97,6 +107,13 @@ fn overflow_leaves_connects_unanswered(
     listens.port == peer.port
         && (listens.address == peer.address
             || takes_every_address && peer.address.is_loopback() && !has_its_own())
+}
+
+/// A relay holds what the process behind it does not close; its evidence names that process.
+fn leak_shows_in_relay(leak: &Verdict, mirror: &Verdict, _: &Inventory) -> bool {
+    let Some(Evidence::Object(relay)) = mirror.evidence.get("relay") else { return false };
+    let Some(Evidence::Count(pid)) = relay.get("pid") else { return false };
+    leak.subject.pid.is_some_and(|leaks| u64::from(leaks) == *pid)
 }
 
 #[derive(Clone, Copy)]

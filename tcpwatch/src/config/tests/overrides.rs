@@ -49,7 +49,7 @@ fn an_override_matches_when_every_key_in_it_matches() {
         let pileup = detect(&format!("{PILEUP}\n{matcher}\nwarning = 7")).close_wait_pileup;
         for (whom, is_matched) in whom.into_iter().zip(processes) {
             for (port, is_its_port) in [443, 80].into_iter().zip(ports) {
-                let warning = if is_matched && is_its_port { 7 } else { 20 };
+                let warning = if is_matched && is_its_port { 7 } else { 33 };
                 assert_eq!(pileup.of(whom, port).warning, warning, "{matcher}: {whom:?}, {port}");
             }
         }
@@ -67,9 +67,9 @@ fn the_first_override_that_matches_wins() {
     let (nginx, envoy) = (process("nginx", None, None), process("envoy", None, None));
     let warning = |process: &Process, port| pileup.of(Some(process), port).warning;
     assert_eq!([warning(&nginx, 443), warning(&nginx, 80)], [1, 2]);
-    assert_eq!([warning(&envoy, 443), warning(&envoy, 80)], [3, 20]);
+    assert_eq!([warning(&envoy, 443), warning(&envoy, 80)], [3, 33]);
     // Nothing is put together of several.
-    assert_eq!(pileup.of(Some(&nginx), 443).critical, 200);
+    assert_eq!(pileup.of(Some(&nginx), 443).critical, 10_000);
 }
 
 #[test]
@@ -79,13 +79,14 @@ fn keys_left_out_are_as_in_the_section_and_not_the_default() {
     // Wherever the section stands.
     for text in [format!("{section}{given}"), format!("{given}{section}")] {
         let pileup = detect(&text).close_wait_pileup;
-        let CloseWaitPileup { enabled, warning, critical, min_age, growing, window, stacks } =
+        let CloseWaitPileup { enabled, info, warning, critical, min_age, growing, window, stacks } =
             pileup.of(None, 443).clone();
-        assert_eq!((enabled, warning, critical, growing, stacks), (true, 30, 50, 5, true));
+        assert_eq!((enabled, warning, critical, stacks), (true, 30, 50, true));
+        assert_eq!((info, growing), (20, 11));
         assert_eq!(duration::show(min_age), "5m");
         assert_eq!(duration::show(window), "10m");
         assert_eq!(pileup.of(None, 80), &*pileup);
-        assert_eq!((pileup.enabled, pileup.warning, pileup.critical), (false, 30, 200));
+        assert_eq!((pileup.enabled, pileup.warning, pileup.critical), (false, 30, 10_000));
     }
 }
 
@@ -182,7 +183,7 @@ fn an_override_without_anything_to_match_or_to_override_is_refused() {
     assert_override_refused(
         "process = \"nginx\"\nport = 443",
         &format!(
-            "1:1: {key}: expected at least one of `enabled`, `min_age`, `warning`, `critical`, \
+            "1:1: {key}: expected at least one of `enabled`, `min_age`, `info`, `warning`, `critical`, \
              `growing`, `window`, `stacks` to override, found table"
         ),
     );
@@ -229,10 +230,10 @@ fn an_override_in_the_shadow_of_an_earlier_one_is_refused() {
 fn thresholds_of_an_override_are_in_order_together_with_those_it_keeps() {
     let key = "detect.close_wait_pileup.override[0]";
     assert_override_refused(
-        "port = 443\nwarning = 300",
+        "port = 443\nwarning = 30000",
         &format!(
-            "3:11: {key}.warning: expected no more than `critical`, which is 200 in the section, \
-             found integer 300"
+            "3:11: {key}.warning: expected no more than `critical`, which is 10000 in the \
+             section, found integer 30000"
         ),
     );
     assert_override_refused(
@@ -267,7 +268,7 @@ fn unknown_keys_and_wrong_types_of_overrides_are_refused() {
         "port = 1\nbanana = 7",
         &format!(
             "3:1: unknown key `{key}.banana`; known here: `process`, `unit`, `port`, `enabled`, \
-             `min_age`, `warning`, `critical`, `growing`, `window`, `stacks`"
+             `min_age`, `info`, `warning`, `critical`, `growing`, `window`, `stacks`"
         ),
     );
     assert_override_refused(
@@ -280,7 +281,7 @@ fn unknown_keys_and_wrong_types_of_overrides_are_refused() {
         "port = 1\n[[detect.close_wait_pileup.override.override]]\nport = 2",
         &format!(
             "3:37: unknown key `{key}.override`; known here: `process`, `unit`, `port`, `enabled`, \
-             `min_age`, `warning`, `critical`, `growing`, `window`, `stacks`"
+             `min_age`, `info`, `warning`, `critical`, `growing`, `window`, `stacks`"
         ),
     );
     let tables = format!("expected tables `[[{section}.override]]`, at most 100");

@@ -199,15 +199,15 @@ fn a_warning_above_critical_is_refused_where_it_was_set() {
         (
             &format!("[{pileup}]\ncritical = 19"),
             &format!(
-                "2:12: {pileup}.critical: expected no less than `warning`, which is 20 by \
+                "2:12: {pileup}.critical: expected no less than `warning`, which is 33 by \
                  default, found integer 19"
             ),
         ),
         (
-            &format!("[{pileup}]\nwarning = 201"),
+            &format!("[{pileup}]\nwarning = 20001"),
             &format!(
-                "2:11: {pileup}.warning: expected no more than `critical`, which is 200 by \
-                 default, found integer 201"
+                "2:11: {pileup}.warning: expected no more than `critical`, which is 10000 by \
+                 default, found integer 20001"
             ),
         ),
         (

@@ -28,18 +28,22 @@ impl Levels {
         warning: f64,
         critical: f64,
     ) -> Option<Severity> {
+        self.judge_steps(id, value, &[(Severity::Critical, critical), (Severity::Warning, warning)])
+    }
+
+    /// The same with a threshold for each severity that there is, the highest first.
+    pub(crate) fn judge_steps(
+        &mut self,
+        id: &str,
+        value: f64,
+        steps: &[(Severity, f64)],
+    ) -> Option<Severity> {
         let held = self.held.get(id).copied();
-        let reached = |threshold: f64, severity: Severity| {
-            let factor = if held >= Some(severity) { RELEASE } else { 1.0 };
+        let is_reached = |(severity, threshold): &&(Severity, f64)| {
+            let factor = if held >= Some(*severity) { RELEASE } else { 1.0 };
             value >= threshold * factor
         };
-        let severity = if reached(critical, Severity::Critical) {
-            Severity::Critical
-        } else if reached(warning, Severity::Warning) {
-            Severity::Warning
-        } else {
-            return None;
-        };
+        let severity = steps.iter().find(is_reached)?.0;
         self.next.insert(id.to_owned(), severity);
         Some(severity)
     }

@@ -277,6 +277,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
     let mut watch = Watch::with(|detect| {
         detect.reset_storm.window = seconds(30);
         detect.reset_storm.factor = 2;
+        detect.close_wait_pileup.critical = 200;
     });
     let since = START - seconds(3_600);
     let mut namespace = host();
@@ -303,6 +304,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
             role: Role::Client,
             since,
             orphan: false,
+            progress: None,
             owner: owner(&process(number, &name)),
             owner_pending: false,
         };

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_severity_is_kept_down_to_nine_tenths_of_its_threshold() {
     use Severity::{Critical, Warning};
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
     let steps = [
         (19, None),
@@ -37,7 +37,7 @@ fn a_severity_is_kept_down_to_nine_tenths_of_its_threshold() {
 
 #[test]
 fn a_level_is_forgotten_after_one_inventory_without_the_condition() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
     watch.see_close_wait(times(20, &leak));
     watch.see([]);
@@ -46,7 +46,7 @@ fn a_level_is_forgotten_after_one_inventory_without_the_condition() {
 
 #[test]
 fn each_condition_has_a_level_of_its_own() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let since = START - seconds(3_600);
     let (a, b) = (close_wait(&process(1, "a"), since), close_wait(&process(2, "b"), since));
     watch.see_close_wait(times(20, &a));
@@ -58,7 +58,7 @@ fn each_condition_has_a_level_of_its_own() {
 
 #[test]
 fn lowered_thresholds_apply_from_the_next_inventory_on() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
     assert_eq!(watch.see_close_wait(times(10, &leak)), []);
     watch.reconfigure(|detect| detect.close_wait_pileup.warning = 10);

@@ -11,6 +11,8 @@ mod bind_conflict;
 mod board;
 mod bounds;
 mod close_wait_growth;
+mod close_wait_half_closed;
+mod close_wait_owners;
 mod close_wait_pileup;
 mod close_wait_stacks;
 mod closers;
@@ -38,8 +40,8 @@ use crate::{
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
         Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortHolder,
-        PortUse, Process, ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse, Timestamp,
-        TwReuse, WaitingSocket,
+        PortUse, Process, Progress, ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse,
+        Timestamp, TwReuse, WaitingSocket,
     },
 };
 
@@ -75,6 +77,14 @@ impl Watch {
         let mut watch = Self::configured("");
         watch.reconfigure(edit);
         watch
+    }
+
+    /// Told pileups of 20 and 200 sockets apart, for what is not about their thresholds.
+    fn counting() -> Self {
+        Self::with(|detect| {
+            detect.close_wait_pileup.warning = 20;
+            detect.close_wait_pileup.critical = 200;
+        })
     }
 
     /// As the configuration file says.
@@ -215,6 +225,7 @@ fn close_wait(process: &Arc<Process>, since: Timestamp) -> CloseWaitSocket {
         since,
         since_exact: true,
         recv_queue: 0,
+        progress: None,
         unaccepted: false,
         owner: owner(process),
         owner_pending: false,

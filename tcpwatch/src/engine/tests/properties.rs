@@ -404,7 +404,7 @@ proptest! {
     fn a_leak_that_never_closes_a_socket_is_raised_once_whatever_its_pace(
         steps in vec((0_u64..4, 1_u64..60), 1..150),
     ) {
-        let mut watch = Watch::new();
+        let mut watch = Watch::counting();
         let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
         let mut sockets = Vec::new();
         for (more, pause) in steps {
@@ -449,7 +449,7 @@ proptest! {
     fn a_severity_above_its_threshold_is_one_that_was_held_before_and_is_still_near(
         counts in vec(0_usize..260, 1..30),
     ) {
-        let mut watch = Watch::new();
+        let mut watch = Watch::counting();
         let leak = close_wait(&process(12, "backupd"), START - seconds(3_600));
         for count in counts {
             let held = watch.severities().first().copied();

@@ -7,7 +7,7 @@ use crate::engine::{NamespaceTotals, Samples};
 
 fn watch_with_owners(owners: usize) -> Watch {
     let detect = Detect::default();
-    Watch { engine: Engine::new(&detect, &Ignore::default(), owners), ..Watch::new() }
+    Watch { engine: Engine::new(&detect, &Ignore::default(), owners), ..Watch::counting() }
 }
 
 fn netstat(overflows: u64) -> Option<NetstatCounters> {
@@ -43,7 +43,7 @@ fn self_connected(netns: NetnsId) -> Event {
 
 #[test]
 fn close_wait_rows_are_the_groups_of_their_labels_young_sockets_included() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let backupd = process_in(12, "backupd", "backup.service");
     let sockets = vec![
         close_wait(&backupd, START - seconds(5)),
@@ -89,7 +89,7 @@ fn beyond(count: u64) -> BTreeMap<(Role, u16), u64> {
 
 #[test]
 fn close_wait_beyond_the_description_is_counted_under_other() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let socket = close_wait(&process(1, "a"), START);
     watch.see([Namespace { close_wait: vec![socket], close_wait_beyond: beyond(1_000), ..host() }]);
     let samples = watch.engine.samples();
@@ -122,7 +122,7 @@ fn what_is_beyond_in_a_nameless_namespace_is_part_of_the_rest_not_beside_it() {
 
 #[test]
 fn listeners_of_one_owner_and_port_are_summed() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let nginx = process(80, "nginx");
     let listener = |port: u16, accept_queue| Listener {
         accept_queue,
@@ -168,7 +168,7 @@ fn of_the_listeners_the_fullest_stay_then_the_widest() {
 
 #[test]
 fn namespaces_of_one_name_are_summed_and_show_the_ports_of_the_nearest_to_its_end() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let nameless = |id, established, available, used, limit| {
         let mut namespace = namespace(id, "");
         namespace.sockets.set(TcpState::Established, established);
@@ -193,7 +193,7 @@ fn namespaces_of_one_name_are_summed_and_show_the_ports_of_the_nearest_to_its_en
 
 #[test]
 fn without_a_destination_the_ports_bound_explicitly_are_those_used() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let mut namespace = host();
     namespace.ports.pinned = 3;
     watch.see([namespace.clone()]);
@@ -220,7 +220,7 @@ fn a_namespace_named_other_is_part_of_the_rest_not_beside_it() {
 
 #[test]
 fn netstat_counters_start_at_zero_and_count_what_comes_after() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     watch.see([Namespace { netstat: netstat(1_000), ..host() }]);
     let first = totals(&watch.engine.samples(), "host");
     assert_eq!(first.netstat, Some(NetstatCounters::default()));
@@ -230,7 +230,7 @@ fn netstat_counters_start_at_zero_and_count_what_comes_after() {
 
 #[test]
 fn netstat_counters_outlive_their_namespace_for_a_while_then_are_part_of_other() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let blue = |overflows| Namespace { netstat: netstat(overflows), ..namespace(5, "blue") };
     watch.see([blue(10)]);
     watch.see([blue(13)]);
@@ -271,7 +271,7 @@ fn pods_that_come_and_go_leave_names_for_those_that_are_there() {
 
 #[test]
 fn netstat_that_could_not_be_read_is_absent_or_as_it_was() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let unread = || Namespace { netstat: None, ..host() };
     watch.see([unread()]);
     assert_eq!(totals(&watch.engine.samples(), "host").netstat, None);
@@ -303,7 +303,7 @@ fn namespace_totals_beyond_the_limit_share_a_name() {
 
 #[test]
 fn self_connections_are_counted_even_if_no_inventory_finds_them() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     // Before the first inventory names the namespace.
     watch.engine.handle_event(&self_connected(HOST));
     assert_eq!(watch.engine.samples().namespace_totals, []);
@@ -322,7 +322,7 @@ fn self_connections_are_counted_even_if_no_inventory_finds_them() {
 
 #[test]
 fn a_flood_of_self_connections_in_unknown_namespaces_is_counted_to_the_last() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     for netns in 0..5_000 {
         watch.engine.handle_event(&self_connected(netns + 1));
     }
@@ -332,7 +332,7 @@ fn a_flood_of_self_connections_in_unknown_namespaces_is_counted_to_the_last() {
 
 #[test]
 fn connect_failures_are_counted_by_owner_and_reason() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     watch.see([host()]);
     let curl = process_in(70, "curl", "sync.service");
     for reason in ConnectFailure::ALL {
@@ -394,7 +394,7 @@ fn a_counter_loses_its_name_with_the_limit_and_other_never_falls() {
 
 #[test]
 fn connect_failures_before_the_first_inventory_get_the_name_of_their_namespace() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     watch.engine.handle_event(&failed(None, ConnectFailure::Refused));
     watch.see([host()]);
     let rows = watch.engine.samples().connect_failures;
@@ -404,6 +404,9 @@ fn connect_failures_before_the_first_inventory_get_the_name_of_their_namespace()
 #[test]
 fn findings_are_cut_from_the_mildest_and_counted_under_other_by_kind_and_severity() {
     let mut watch = watch_with_owners(2);
+    watch.detect.close_wait_pileup.warning = 20;
+    watch.detect.close_wait_pileup.critical = 200;
+    watch.engine.reconfigure(&watch.detect, &watch.ignore, 2);
     let since = START - seconds(3_600);
     let mut sockets = Vec::new();
     for (pid, name, count) in [(1, "a", 20), (2, "b", 200), (3, "c", 20), (4, "d", 20)] {
@@ -428,7 +431,7 @@ fn findings_are_cut_from_the_mildest_and_counted_under_other_by_kind_and_severit
 
 #[test]
 fn findings_of_equal_labels_are_one_row() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     let mut namespace = host();
     namespace.ports.busy = vec![
         destination("10.0.0.1", "10.0.0.9:443", 28_000),
@@ -442,7 +445,7 @@ fn findings_of_equal_labels_are_one_row() {
 
 #[test]
 fn gauges_are_those_of_the_last_inventory() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::counting();
     watch.see_close_wait(times(30, &close_wait(&process(1, "a"), START - seconds(3_600))));
     watch.see([]);
     let samples = watch.engine.samples();

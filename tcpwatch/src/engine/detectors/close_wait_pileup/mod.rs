@@ -1,18 +1,28 @@
-//! `close-wait-pileup`: one owner keeps sockets in CLOSE_WAIT.
+//! `close-wait-pileup`: an owner keeps sockets in CLOSE_WAIT.
 //!
-//! Signal: sockets in CLOSE_WAIT older than `min_age`, grouped by namespace, process, unit, role
-//! and service port. The peer has closed; only the application can end the state, no timer does
-//! (RFC 9293 section 3.3.2).
-//! Trip: `warning` or `critical` of them; `growing` of them that have become more in every quarter
-//! of `window`; critical too if they grow and the process is near its limit of open files.
+//! Signal: sockets in CLOSE_WAIT older than `min_age` on which nothing is sent any more, by process,
+//! and by unit or container, over all ports and peers. The peer has closed; only the application can
+//! end the state, no timer does (RFC 9293 section 3.3.2).
+//! Trip, of a process: `info`, `warning` or `critical` of them; `growing` of them that have become
+//! more in every quarter of `window`; a share of its limit of open files; critical near that limit.
+//! Of a unit or container: `info` of them in all processes together; a warning only if these grow
+//! beyond what pools of all its processes reach.
 //! Cold start: the ages of sockets older than the agent are lower bounds, so a leak that was there
 //! before is seen as soon as its age is proven. There is no verdict before half a window.
 //! Recovery: below 0.9 of the threshold; for growth alone, below 0.9 of what there were at most: a
 //! quiet hour is no cure, what has leaked is still there.
 //! Misses: a leak spread over more processes than there are sockets; one whose sockets never reach
 //! `min_age` because a keep-alive ends them. A leak of less than two sockets in a window is called
-//! stuck.
+//! stuck. A program that sends and never closes is no leak until it is silent.
+//!
+//! One owner has one finding, which names the smallest thing that holds the sockets: a service of a
+//! process, a process, a unit or container.
 
+mod evidence;
+mod pool;
+mod relay;
+mod remedies;
+mod services;
 mod stacks;
 mod turnover;
 mod words;
@@ -24,33 +34,30 @@ use std::{
 };
 
 use self::{
-    turnover::{Leaving, Present, Turnover},
-    words::{Course, Descriptors, Group},
+    pool::{Followed, Judged},
+    relay::Peers,
+    turnover::Present,
+    words::Group,
 };
 use crate::{
-    config::{self, Detect, Overridable},
+    config::{self, Detect},
     engine::{
         detector::{Detector, Round, Verdicts},
-        finding::{FindingKind, Severity, Verdict},
-        groups::held::{Held, Holders, ServiceKey, holders},
-        over_time::{
-            level::{Levels, RELEASE},
-            trend::Trend,
+        finding::{FindingKind, Severity},
+        groups::{
+            held::{Held, holders},
+            owners::OwnerKey,
         },
+        over_time::level::Levels,
     },
-    facts::{CloseWaitSocket, DescriptorUse, Focus, Inventory, Namespace, Timestamp},
+    facts::{CloseWaitSocket, Focus, Inventory, Namespace, Progress, Role, Timestamp},
 };
 
-/// Groups that are followed; more owners than that with old sockets is no leak of one.
-const GROUPS: usize = 1_024;
-/// At most so long before the descriptors run out it is critical. A person who is called needs that
-/// long to log in and restart one process; and less would be over before an alert has fired.
-const NEAR_LIMIT: Duration = Duration::from_secs(600);
-/// At least this part of the descriptors is critical while their number grows, however slowly: what
-/// is left is what an ordinary peak of traffic takes.
-const FULL: f64 = 0.9;
-/// Longest prediction. Nobody's growth is the same for a month.
-const FORESIGHT: f64 = 30.0 * 24.0 * 60.0;
+/// Processes and services that are followed; more owners than that with old sockets is no leak of
+/// one. The largest come first.
+const FOLLOWED: usize = 1_024;
+/// A socket on which data was acknowledged so lately is in use, however short `min_age` is.
+const IN_USE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(crate) struct CloseWaitPileup {
@@ -59,228 +66,253 @@ pub(crate) struct CloseWaitPileup {
     growing: Vec<u32>,
 }
 
-/// What is known of a group from its past.
-#[derive(Debug, Default)]
-struct Followed {
-    trend: Trend,
-    turnover: Turnover,
-    /// The most there were since growth raised a finding.
-    grown_to: Option<u64>,
-    /// It was critical for want of descriptors.
-    was_near_limit: bool,
-}
-
 impl Detector for CloseWaitPileup {
-    /// Asks for the user stacks of the holders of groups of `growing` or more that have grown within
-    /// the last quarter of the window.
+    /// Asks for the user stacks of processes with half of `growing` or more sockets that have become
+    /// more within the last quarter of the window: the finding that comes can name the function.
     fn focus(&self, _detect: &Detect, focus: &mut Focus) {
         focus.stacks_of.extend(&self.growing);
     }
 
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
-        let Round { inventory, now, .. } = *round;
-        let pileup = &round.detect.close_wait_pileup;
         self.levels.begin();
-        let mut before = std::mem::take(&mut self.followed);
-        let mut growing = Vec::new();
-        for namespace in &inventory.namespaces {
-            let present = Present::new(&namespace.close_wait);
-            for (key, sockets) in groups(namespace, pileup, now) {
-                let id = format!("{}/{key}", FindingKind::CloseWaitPileup.name());
-                let mut followed = before.remove(&id).unwrap_or_default();
-                let config = config_of(&sockets, pileup);
-                let look = Look { inventory, namespace, present: &present, config, now };
-                let holders = holders(&sockets);
-                let verdict = self.judge_group(&id, &sockets, &holders, &look, &mut followed);
-                if let Some(verdict) = verdict {
-                    verdicts.push(verdict, sockets.len() as u64);
-                }
-                let grows = sockets.len() as u64 >= config.growing
-                    && followed.trend.grew_within(config.window / 4);
-                if config.stacks && grows {
-                    growing.extend(holders.iter().map(|(pid, held)| (held.len(), *pid)));
-                }
-                if self.followed.len() < GROUPS {
-                    self.followed.insert(id, followed);
-                }
+        let before = std::mem::take(&mut self.followed);
+        let mut judging = Judging { detector: self, before, growing: Vec::new() };
+        let peers = Peers::default();
+        for namespace in &round.inventory.namespaces {
+            let look = Look {
+                inventory: round.inventory,
+                namespace,
+                present: Present::new(&namespace.close_wait),
+                beyond: Beyond::of(namespace),
+                peers: &peers,
+                now: round.now,
+            };
+            let mut owners: Vec<_> = owners(round, namespace, verdicts).into_iter().collect();
+            owners.retain(|(_, found)| !found.sockets.is_empty());
+            owners.sort_by_key(|(_, found)| Reverse(found.sockets.len()));
+            for (key, found) in &owners {
+                let config = round.detect.close_wait_pileup.at(key.place);
+                judging.judge_owner(key, found, &look, config, verdicts);
             }
         }
+        let growing = judging.growing;
         self.growing = largest(growing);
     }
 }
 
-impl CloseWaitPileup {
-    fn judge_group(
-        &mut self,
-        id: &str,
-        sockets: &[&CloseWaitSocket],
-        holders: &Holders<'_, CloseWaitSocket>,
-        look: &Look<'_>,
-        followed: &mut Followed,
-    ) -> Option<Verdict> {
-        let config = look.config;
-        let count = sockets.len() as u64;
-        let in_all = count + look.beyond(sockets);
-        followed.trend.observe(look.now, in_all, config.window);
-        let leaving = followed.leaving(sockets, look, config.window);
-        let by_growth = followed.stands_by_growth(in_all, config).then_some(Severity::Warning);
-        let by_count =
-            self.levels.judge(id, count as f64, config.warning as f64, config.critical as f64);
-        let descriptors = followed.descriptors(holders, count, look.inventory, config.window);
-        let reached = by_count.max(by_growth);
-        let near_limit = reached.is_some()
-            && descriptors.is_some_and(|it| followed.is_near_limit(it, config.window));
-        followed.was_near_limit = near_limit;
-        let severity = if near_limit { Severity::Critical } else { reached? };
-        let group = Group {
-            namespace: look.namespace,
-            sockets,
-            holders,
-            now: look.now,
-            window: config.window,
-            grows: followed.trend.grew_in_every_quarter(config.window),
-            per_minute: followed.trend.per_minute(config.window),
-            leaving,
-            course: leaving.and_then(|leaving| followed.course(leaving, config.window)),
-            descriptors,
-            near_limit,
-        };
-        Some(group.verdict(id.to_owned(), severity))
-    }
+/// What an owner has.
+#[derive(Default)]
+struct Found<'a> {
+    /// Those that count, in the order of the walk.
+    sockets: Vec<&'a CloseWaitSocket>,
+    /// Those that are half-closed on purpose.
+    half_closed: u64,
 }
 
-/// Old sockets by owner. One whose owner is still to be looked for waits for that, so that
-/// nobody is told of an unknown process that has a name a second later.
-fn groups<'a>(
-    namespace: &'a Namespace,
-    pileup: &Overridable<config::CloseWaitPileup>,
-    now: Timestamp,
-) -> BTreeMap<ServiceKey<'a>, Vec<&'a CloseWaitSocket>> {
-    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for socket in &namespace.close_wait {
-        let config = pileup.of(socket.process(), socket.service_port());
-        let is_young = now.since(socket.since) < config.min_age;
-        if !config.enabled || socket.owner_pending || is_young {
-            continue;
-        }
-        groups.entry(ServiceKey::of(namespace.id, socket)).or_default().push(socket);
-    }
-    groups
-}
-
-/// All sockets of a group have the same process, unit and port.
-fn config_of<'a>(
-    sockets: &[&CloseWaitSocket],
-    pileup: &'a Overridable<config::CloseWaitPileup>,
-) -> &'a config::CloseWaitPileup {
-    let first = sockets.first().expect("a group has at least one socket");
-    pileup.of(first.process(), first.service_port())
-}
-
-/// What a group is looked at with.
+/// What sockets are looked at with.
 struct Look<'a> {
     inventory: &'a Inventory,
     namespace: &'a Namespace,
-    present: &'a Present,
-    config: &'a config::CloseWaitPileup,
+    present: Present,
+    beyond: Beyond,
+    peers: &'a Peers<'a>,
     now: Timestamp,
 }
 
-impl Look<'_> {
-    /// How many sockets of the group's service are too many to be described and count as the group's:
-    /// all of them if it owns every one that is described, as far as these are as old; else none,
-    /// because it is not known whose they are.
-    fn beyond(&self, group: &[&CloseWaitSocket]) -> u64 {
-        let Some(first) = group.first() else { return 0 };
-        let service = (first.role, first.service_port());
-        let Some(&beyond) = self.namespace.close_wait_beyond.get(&service) else { return 0 };
-        let key = ServiceKey::of(self.namespace.id, *first);
-        let mut described = 0_u64;
-        for socket in &self.namespace.close_wait {
-            if (socket.role, socket.service_port()) != service {
-                continue;
-            }
-            described += 1;
-            // One whose owner is still to be looked for may be anybody's.
-            if !socket.owner_pending && ServiceKey::of(self.namespace.id, socket) != key {
-                return 0;
-            }
+/// One round of judging.
+struct Judging<'a> {
+    detector: &'a mut CloseWaitPileup,
+    before: HashMap<String, Followed>,
+    /// Processes whose sockets become more, with the number of these.
+    growing: Vec<(usize, u32)>,
+}
+
+/// Sockets by owner. One whose process is still to be looked for waits for that, so that nobody is
+/// told of an unknown process that has a name a second later.
+fn owners<'a>(
+    round: &Round<'a>,
+    namespace: &'a Namespace,
+    verdicts: &Verdicts<'_>,
+) -> BTreeMap<OwnerKey<'a>, Found<'a>> {
+    let pileup = &round.detect.close_wait_pileup;
+    let mut owners: BTreeMap<_, Found<'_>> = BTreeMap::new();
+    for socket in &namespace.close_wait {
+        let (process, port) = (socket.process(), socket.service_port());
+        let place = pileup.place_of(process, port);
+        let config = pileup.at(place);
+        if !config.enabled || socket.owner_pending || verdicts.ignores(process, port) {
+            continue;
         }
-        let old = beyond as f64 * group.len() as f64 / described.max(1) as f64;
-        old.round() as u64
+        let is_half_closed = is_half_closed(socket, config.min_age, round.now);
+        if !is_half_closed && round.now.since(socket.since) < config.min_age {
+            continue;
+        }
+        let found = owners.entry(OwnerKey::of(namespace.id, socket, place)).or_default();
+        if is_half_closed {
+            found.half_closed += 1;
+        } else {
+            found.sockets.push(socket);
+        }
+    }
+    owners
+}
+
+/// Whether the process still sends on it, and the peer still takes it: then the peer has shut down
+/// one direction on purpose (RFC 9293 section 3.6). Whatever was acknowledged before the FIN says
+/// nothing; where the time of the FIN is not known, only what was acknowledged just now does.
+fn is_half_closed(socket: &CloseWaitSocket, min_age: Duration, now: Timestamp) -> bool {
+    let Some(Progress { sent_bytes, delivered, .. }) = socket.progress else { return false };
+    let silent = now.since(delivered);
+    let is_after_fin = delivered > socket.since && silent < min_age.saturating_mul(2).max(IN_USE);
+    sent_bytes > 0 && (is_after_fin || !socket.since_exact && silent < IN_USE)
+}
+
+impl Judging<'_> {
+    /// Judges each process, and all of them together.
+    fn judge_owner(
+        &mut self,
+        key: &OwnerKey<'_>,
+        found: &Found<'_>,
+        look: &Look<'_>,
+        config: &config::CloseWaitPileup,
+        verdicts: &mut Verdicts<'_>,
+    ) {
+        let id = format!("{}/{key}", FindingKind::CloseWaitPileup.name());
+        let pools = pools(&found.sockets);
+        let judged: Vec<_> = pools
+            .iter()
+            .map(|(pid, sockets)| {
+                let id = match pid {
+                    Some(pid) if key.is_service() => format!("{id}#{pid}"),
+                    _ => id.clone(),
+                };
+                let judged = self.judge_pool(id, *pid, sockets, look, config);
+                if let (Some(pid), true) = (pid, judged.wants_stacks) {
+                    self.growing.push((sockets.len(), *pid));
+                }
+                judged
+            })
+            .collect();
+        let together = key.is_service().then(|| {
+            let in_all = judged.iter().map(|pool| pool.in_all).sum();
+            self.judge_together(&id, (&found.sockets, in_all), pools.len(), look, config)
+        });
+        let Some((scope, severity)) = narrowest(&judged, together.as_ref(), config) else { return };
+        let (sockets, told) = match (scope, &together) {
+            (Scope::Process(at), _) => (&pools[at].1, &judged[at]),
+            (Scope::All, Some(together)) => (&found.sockets, together),
+            (Scope::All, None) => return,
+        };
+        let relay = relay::of(sockets, look);
+        // The process that does not close has its own finding.
+        let is_mirror = relay.as_ref().is_some_and(|relay| relay.process.is_some());
+        let severity = if is_mirror { severity.min(mirrored(told)) } else { severity };
+        let group = Group {
+            namespace: look.namespace,
+            sockets,
+            holders: &holders(sockets),
+            now: look.now,
+            window: config.window,
+            half_closed: found.half_closed,
+            severity,
+            relay,
+            // Of several processes that one is named whose descriptors run out.
+            worst: judged.iter().find(|pool| pool.is_near_limit).unwrap_or(told),
+            told,
+        };
+        verdicts.push(group.verdict(id), sockets.len() as u64);
+    }
+
+    fn judge_pool(
+        &mut self,
+        id: String,
+        pid: Option<u32>,
+        sockets: &[&CloseWaitSocket],
+        look: &Look<'_>,
+        config: &config::CloseWaitPileup,
+    ) -> Judged {
+        let mut followed = self.before.remove(&id).unwrap_or_default();
+        let leaving = followed.leaving(sockets, look, config.window);
+        let descriptors = pid.and_then(|pid| look.inventory.descriptors.get(&pid));
+        let in_all = sockets.len() as u64 + look.beyond.of_pool(pid, sockets);
+        let count = (sockets.len() as u64, in_all);
+        let levels = &mut self.detector.levels;
+        let judged =
+            followed.judge_process(&id, count, descriptors, leaving, levels, (look.now, config));
+        self.follow(id, followed);
+        judged
+    }
+
+    fn judge_together(
+        &mut self,
+        id: &str,
+        (sockets, in_all): (&[&CloseWaitSocket], u64),
+        processes: usize,
+        look: &Look<'_>,
+        config: &config::CloseWaitPileup,
+    ) -> Judged {
+        let mut followed = self.before.remove(id).unwrap_or_default();
+        let leaving = followed.leaving(sockets, look, config.window);
+        let count = (sockets.len() as u64, in_all);
+        let levels = &mut self.detector.levels;
+        let now = (look.now, config);
+        let judged = followed.judge_together(id, count, processes as u64, leaving, levels, now);
+        self.follow(id.to_owned(), followed);
+        judged
+    }
+
+    fn follow(&mut self, id: String, followed: Followed) {
+        let all = &mut self.detector.followed;
+        if all.len() < FOLLOWED {
+            all.insert(id, followed);
+        }
     }
 }
 
-impl Followed {
-    /// How many sockets leave; `None` while that cannot be known.
-    fn leaving(
-        &mut self,
-        sockets: &[&CloseWaitSocket],
-        look: &Look<'_>,
-        window: Duration,
-    ) -> Option<Leaving> {
-        let service = sockets.first().map(|socket| (socket.role, socket.service_port()))?;
-        let is_cut = look.namespace.close_wait_beyond.contains_key(&service);
-        self.turnover.observe(sockets, (look.present, is_cut), window, look.now)
+/// An owner's sockets by process, each in the order of the walk, the most first.
+fn pools<'a>(sockets: &[&'a CloseWaitSocket]) -> Vec<(Option<u32>, Vec<&'a CloseWaitSocket>)> {
+    let mut by_pid: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for socket in sockets {
+        by_pid.entry(socket.process().map(|process| process.pid)).or_default().push(*socket);
     }
+    let mut pools: Vec<_> = by_pid.into_iter().collect();
+    pools.sort_by_key(|(_, sockets)| Reverse(sockets.len()));
+    pools
+}
 
-    /// Whether growth makes it a finding. Once it does, it stands until sockets are closed: no
-    /// process closes at night what it has leaked by day, so a pause is not the end.
-    fn stands_by_growth(&mut self, count: u64, config: &config::CloseWaitPileup) -> bool {
-        let is_kept = |most: &u64| count as f64 >= *most as f64 * RELEASE;
-        self.grown_to = self.grown_to.map(|most| most.max(count)).filter(is_kept);
-        if count >= config.growing && self.trend.grew_in_every_quarter(config.window) {
-            self.grown_to = self.grown_to.max(Some(count));
-        }
-        self.grown_to.is_some()
-    }
+/// What a finding is about.
+#[derive(Clone, Copy)]
+enum Scope {
+    /// One process, by its place.
+    Process(usize),
+    /// All processes of the owner.
+    All,
+}
 
-    fn course(&self, leaving: Leaving, window: Duration) -> Option<Course> {
-        // A tenth in a window: at the default each would stay for 100 minutes, which to a person
-        // who waits is for ever.
-        if leaving.left * 10 > leaving.followed {
-            return Some(Course::Slow);
-        }
-        // One step is a burst, two are growth.
-        match (self.trend.parts_grown(4, window / 4), self.trend.parts_grown(2, window / 4)) {
-            (Some(2..), _) | (None, Some(2)) => Some(Course::Leak),
-            (Some(_), _) => Some(Course::Stuck),
-            (None, _) => None,
-        }
-    }
+/// The smallest thing that holds the sockets, and how severe it is. One process is told without the
+/// others where it has nine tenths, or where the others have too few to be told at all.
+fn narrowest(
+    pools: &[Judged],
+    together: Option<&Judged>,
+    config: &config::CloseWaitPileup,
+) -> Option<(Scope, Severity)> {
+    let together = together.filter(|_| pools.len() > 1);
+    let of_all = together.and_then(|it| it.severity);
+    let severity = pools.iter().map(|pool| pool.severity).max()?.max(of_all)?;
+    let (at, worst) =
+        pools.iter().enumerate().max_by_key(|(_, pool)| (pool.severity, pool.count))?;
+    let all: u64 = pools.iter().map(|pool| pool.count).sum();
+    let has_nearly_all = worst.count * 10 >= all * 9;
+    let others_are_few = all - worst.count < config.info.min(config.warning)
+        && pools.iter().filter(|pool| pool.severity.is_some()).count() == 1;
+    let is_one = together.is_none() || has_nearly_all || others_are_few;
+    let scope = if is_one && worst.severity >= of_all { Scope::Process(at) } else { Scope::All };
+    Some((scope, severity))
+}
 
-    fn descriptors(
-        &self,
-        holders: &Holders<'_, CloseWaitSocket>,
-        count: u64,
-        inventory: &Inventory,
-        window: Duration,
-    ) -> Option<Descriptors> {
-        let (pid, held) = holders.first()?;
-        let DescriptorUse { open, limit, hard_limit } = *inventory.descriptors.get(pid)?;
-        // Each process is taken to have its part of the growth.
-        let part = held.len() as f64 / count as f64;
-        let grows = self.was_near_limit || self.trend.grew_within(window / 4);
-        let per_minute = self.trend.per_minute(window).filter(|it| grows && *it > 0.0);
-        let minutes_left = per_minute
-            .map(|per_minute| limit.saturating_sub(open) as f64 / (per_minute * part))
-            .filter(|minutes| *minutes <= FORESIGHT);
-        Some(Descriptors { open, limit, hard_limit, minutes_left })
-    }
-
-    /// Whether accept() and open() are about to fail. It begins with growth in two eighths of the
-    /// window, which one burst does not make, and lasts until a whole window adds nothing.
-    fn is_near_limit(&self, descriptors: Descriptors, window: Duration) -> bool {
-        let (grows, release) = if self.was_near_limit {
-            (self.trend.grew_within(window), RELEASE)
-        } else {
-            (self.trend.parts_grown(2, window / 8) == Some(2), 1.0)
-        };
-        let Descriptors { open, limit, minutes_left, .. } = descriptors;
-        let is_full = open as f64 >= limit as f64 * FULL * release;
-        let soon = NEAR_LIMIT.as_secs_f64() / 60.0 / release;
-        grows && (is_full || minutes_left.is_some_and(|minutes| minutes < soon))
-    }
+/// The most that a finding is which another one explains: it is the relay whose descriptors run out.
+fn mirrored(told: &Judged) -> Severity {
+    if told.is_near_limit { Severity::Critical } else { Severity::Info }
 }
 
 /// The processes with most sockets, each once, in the order of their numbers.
@@ -294,4 +326,55 @@ fn largest(mut growing: Vec<(usize, u32)>) -> Vec<u32> {
     }
     pids.sort_unstable();
     pids
+}
+
+/// Sockets that are too many to be described, by service, and whose they are: the process's that has
+/// every described one of that service; else that is not known.
+struct Beyond(HashMap<(Role, u16), BeyondService>);
+
+struct BeyondService {
+    beyond: u64,
+    described: u64,
+    /// `None` while none is described; `Some(None)` is a process that is not known.
+    holder: Option<Option<u32>>,
+    is_of_one: bool,
+}
+
+impl Beyond {
+    fn of(namespace: &Namespace) -> Self {
+        let cut = |(service, &beyond): (&(Role, u16), &u64)| {
+            (*service, BeyondService { beyond, described: 0, holder: None, is_of_one: true })
+        };
+        let mut services: HashMap<_, _> = namespace.close_wait_beyond.iter().map(cut).collect();
+        if services.is_empty() {
+            return Self(services);
+        }
+        for socket in &namespace.close_wait {
+            let service = services.get_mut(&(socket.role, socket.service_port()));
+            let Some(service) = service else { continue };
+            service.described += 1;
+            // One whose owner is still to be looked for may be anybody's.
+            if !socket.owner_pending {
+                let holder = socket.process().map(|process| process.pid);
+                service.is_of_one &= *service.holder.get_or_insert(holder) == holder;
+            }
+        }
+        Self(services)
+    }
+
+    /// How many of a process's sockets they are, as far as these are as old as the described ones.
+    fn of_pool(&self, pid: Option<u32>, sockets: &[&CloseWaitSocket]) -> u64 {
+        let mut of_services: BTreeMap<(Role, u16), u64> = BTreeMap::new();
+        if self.0.is_empty() {
+            return 0;
+        }
+        for socket in sockets {
+            *of_services.entry((socket.role, socket.service_port())).or_default() += 1;
+        }
+        let old = |(service, count): (&(Role, u16), &u64)| {
+            let cut = self.0.get(service).filter(|it| it.is_of_one && it.holder == Some(pid))?;
+            Some((cut.beyond as f64 * *count as f64 / cut.described.max(1) as f64).round() as u64)
+        };
+        of_services.iter().filter_map(old).sum()
+    }
 }

@@ -1,207 +1,203 @@
-//! A pileup in words: title, explanation, evidence, remedies.
+//! A pileup in words: title and explanation.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use super::stacks::Stacks;
-use super::turnover::Leaving;
+use super::{
+    evidence,
+    pool::{Course, Descriptors, Judged},
+    relay::Relay,
+    remedies,
+    services::Services,
+    stacks::Stacks,
+    turnover::Leaving,
+};
 use crate::{
     engine::{
         advice::text,
-        evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
-        groups::held::{Holders, name_holder, oldest_samples},
+        groups::{
+            held::{Held, Holders, name_holder},
+            owners::service,
+        },
     },
-    facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread},
+    facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread, saturating_sum},
 };
 
-/// Why the number is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Course {
-    /// It grows and hardly any leave.
-    Leak,
-    /// It neither grows nor falls.
-    Stuck,
-    /// They leave, later than they should.
-    Slow,
-}
-
-/// Descriptors of the process that holds most of a group.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Descriptors {
-    pub(crate) open: u64,
-    pub(crate) limit: u64,
-    /// 0 where it is not known.
-    pub(crate) hard_limit: u64,
-    /// Until they run out if the group goes on growing like this; `None` while it does not.
-    pub(crate) minutes_left: Option<f64>,
-}
-
 /// A pileup, to be put into words.
-pub(crate) struct Group<'a> {
-    pub(crate) namespace: &'a Namespace,
-    pub(crate) sockets: &'a [&'a CloseWaitSocket],
-    pub(crate) holders: &'a Holders<'a, CloseWaitSocket>,
-    pub(crate) now: Timestamp,
-    pub(crate) window: Duration,
-    pub(crate) grows: bool,
-    pub(crate) per_minute: Option<f64>,
-    pub(crate) leaving: Option<Leaving>,
-    pub(crate) course: Option<Course>,
-    pub(crate) descriptors: Option<Descriptors>,
-    /// These are about to run out.
-    pub(crate) near_limit: bool,
+pub(super) struct Group<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) sockets: &'a [&'a CloseWaitSocket],
+    pub(super) holders: &'a Holders<'a, CloseWaitSocket>,
+    pub(super) now: Timestamp,
+    pub(super) window: Duration,
+    /// Further sockets of the owner, on which data is still sent.
+    pub(super) half_closed: u64,
+    pub(super) severity: Severity,
+    pub(super) relay: Option<Relay>,
+    pub(super) told: &'a Judged,
+    /// The process whose descriptors run out, else what is told.
+    pub(super) worst: &'a Judged,
+}
+
+/// How most of the sockets were left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Nobody has accepted them.
+    Unaccepted,
+    /// They are older than the process that holds them.
+    Inherited,
+    /// See [`Unread`].
+    Left(Unread),
 }
 
 impl Group<'_> {
-    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
+    pub(super) fn verdict(&self, id: String) -> Verdict {
         let stacks = Stacks::of(self.sockets);
-        let mut subject = self.subject();
+        let services = Services::of(self.sockets);
+        let mut subject = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
+        services.name(&mut subject);
+        name_holder(&mut subject, self.holders);
         subject.stack = stacks.first();
         Verdict {
             id,
             kind: FindingKind::CloseWaitPileup,
-            severity,
-            title: self.title(&subject),
-            explanation: self.explanation(&stacks),
-            evidence: self.evidence(&stacks),
-            remedies: self.remedies(&subject, &stacks),
+            severity: self.severity,
+            title: self.title(&subject, &services),
+            explanation: self.explanation(&stacks, &services),
+            evidence: evidence::of(self, &stacks, &services),
+            remedies: remedies::of(self, &subject, &stacks, &services),
             subject,
         }
     }
 
-    fn oldest(&self) -> &CloseWaitSocket {
+    pub(super) fn oldest(&self) -> &CloseWaitSocket {
         self.sockets
             .iter()
             .min_by_key(|socket| socket.since)
             .expect("a group has at least one socket")
     }
 
-    fn oldest_age(&self) -> Duration {
+    pub(super) fn oldest_age(&self) -> Duration {
         self.now.since(self.oldest().since)
     }
 
-    fn peers(&self) -> HashSet<IpAddr> {
-        self.sockets.iter().map(|socket| socket.peer.address).collect()
-    }
-
-    /// The process that holds most of them, with the descriptors of its oldest sockets.
-    fn subject(&self) -> Subject {
-        let first = self.oldest();
-        let mut subject = Subject {
-            netns: self.namespace.name.clone(),
-            role: Some(first.role),
-            port: Some(first.service_port()),
-            ..Subject::default()
-        };
-        match first.role {
-            Role::Client if self.peers().len() == 1 => subject.peer = Some(first.peer.to_string()),
-            Role::Client => subject.peer = Some(format!("*:{}", first.peer.port)),
-            Role::Server => subject.local = Some(format!("*:{}", first.local.port)),
-        }
-        name_holder(&mut subject, self.holders);
-        subject
-    }
-
-    fn title(&self, subject: &Subject) -> String {
-        let first = self.oldest();
-        let who = match (&subject.process, subject.pid) {
+    /// `nginx (pid 12) and 3 more processes of nginx.service keep`.
+    fn holder_in_words(&self, subject: &Subject) -> String {
+        let name = match (&subject.process, subject.pid) {
             (Some(name), Some(pid)) => text::named_as(name, pid),
             _ => text::named(None),
         };
-        let keeps = match self.holders.len() as u64 {
-            0 | 1 => "keeps".to_owned(),
-            processes => format!("and {} keep", text::count(processes - 1, "more process")),
-        };
-        let count = self.sockets.len() as u64;
-        let hosts = self.peers().len();
-        let what = match first.role {
-            Role::Client => {
-                let connections = text::count(count, "connection");
-                match hosts {
-                    1 => format!("{connections} to {}", first.peer),
-                    hosts => format!("{connections} to port {} of {hosts} hosts", first.peer.port),
-                }
+        let is_named = |name: &&str| !name.is_empty();
+        let container = subject.container.as_deref().filter(is_named);
+        let container = container.map(|name| format!(" of container {name}"));
+        match self.holders.len() as u64 {
+            0 | 1 => format!("{name}{} keeps", container.unwrap_or_default()),
+            processes => {
+                let unit = subject.unit.as_deref().filter(is_named);
+                let unit = unit.map(|name| format!(" of {name}"));
+                let of = container.or(unit).unwrap_or_default();
+                format!("{name} and {}{of} keep", text::count(processes - 1, "more process"))
             }
-            Role::Server => {
-                let accepted = if self.most_are_unaccepted() { "unaccepted" } else { "accepted" };
-                let connections = text::count(count, &format!("{accepted} connection"));
-                let from = match hosts {
-                    1 => first.peer.address.to_string(),
-                    hosts => format!("{hosts} hosts"),
-                };
-                format!("{connections} on port {} from {from}", first.local.port)
-            }
-        };
-        let at_least = if first.since_exact { "" } else { "at least " };
+        }
+    }
+
+    fn title(&self, subject: &Subject, services: &Services<'_>) -> String {
+        let holder = self.holder_in_words(subject);
+        let what = services.in_words(self.reading() == Reading::Unaccepted);
+        let at_least = if self.oldest().since_exact { "" } else { "at least " };
         let age = text::duration(self.oldest_age());
-        let netns = text::in_netns(&self.namespace.name);
-        let beyond = match self.beyond() {
+        // A container's namespace has its name.
+        let is_named = subject.container.as_deref() == Some(&*self.namespace.name);
+        let netns = if is_named { String::new() } else { text::in_netns(&self.namespace.name) };
+        let beyond = match self.beyond(services) {
             0 => String::new(),
             beyond => format!("; {beyond} more of that service were too many to look at"),
         };
-        let near = match self.descriptors {
-            Some(Descriptors { open, limit, .. }) if self.near_limit => {
+        let near = match self.worst.descriptors {
+            Some(Descriptors { open, limit, .. }) if self.worst.is_near_limit => {
                 format!("; {open} of {limit} descriptors are open")
             }
             _ => String::new(),
         };
-        format!(
-            "{who} {keeps} {what} in CLOSE_WAIT{netns}, the oldest for {at_least}{age}{near}{beyond}"
-        )
+        let cause = match (&self.relay, self.reading()) {
+            (Some(Relay { process: Some(process), .. }), _) => {
+                format!("; {} behind it does not close", text::named(Some(process)))
+            }
+            (Some(Relay { peer, .. }), _) => format!("; {peer} behind it does not close"),
+            (None, Reading::Inherited) => "; they are inherited".to_owned(),
+            (None, _) => String::new(),
+        };
+        format!("{holder} {what}{netns}, the oldest for {at_least}{age}{cause}{near}{beyond}")
     }
 
-    /// Sockets of the same role and port that were counted, not described: whose they are is not
-    /// known.
-    fn beyond(&self) -> u64 {
-        let first = self.oldest();
-        let service = (first.role, first.service_port());
-        self.namespace.close_wait_beyond.get(&service).copied().unwrap_or(0)
+    /// Sockets of the same services that were counted, not described: whose they are is not known.
+    pub(super) fn beyond(&self, services: &Services<'_>) -> u64 {
+        let beyond = &self.namespace.close_wait_beyond;
+        saturating_sum(services.iter().filter_map(|service| beyond.get(&service).copied()))
     }
 
-    fn count_of(&self, unread: Unread) -> u64 {
+    pub(super) fn count_of(&self, unread: Unread) -> u64 {
         self.sockets.iter().filter(|socket| socket.unread() == unread).count() as u64
     }
 
-    fn unaccepted(&self) -> u64 {
+    pub(super) fn unaccepted(&self) -> u64 {
         self.sockets.iter().filter(|socket| socket.unaccepted).count() as u64
     }
 
-    fn most_are_unaccepted(&self) -> bool {
-        self.unaccepted() * 2 > self.sockets.len() as u64
+    /// Those that were there before their process was, which data proves that was acknowledged
+    /// earlier.
+    pub(super) fn inherited(&self) -> u64 {
+        let is_inherited = |socket: &&&CloseWaitSocket| {
+            let begun = socket.process().map(|process| process.started);
+            let delivered = socket.progress.map(|progress| progress.delivered);
+            let is_known = |time: &Timestamp| *time != Timestamp::default();
+            match (delivered.filter(is_known), begun.filter(is_known)) {
+                (Some(delivered), Some(begun)) => delivered < begun,
+                _ => false,
+            }
+        };
+        self.sockets.iter().filter(is_inherited).count() as u64
     }
 
-    fn explanation(&self, stacks: &Stacks) -> String {
-        let total = self.sockets.len() as u64;
+    /// How most of them were left.
+    pub(super) fn reading(&self) -> Reading {
+        let are_most = |count: u64| count * 2 > self.sockets.len() as u64;
         let (nothing, end, data) = (
             self.count_of(Unread::Nothing),
             self.count_of(Unread::End),
             self.count_of(Unread::Data),
         );
-        let (number, reading) = if self.most_are_unaccepted() {
-            let reading = "wait in the accept queue: the thread that calls accept() is stuck or \
-                           too slow.";
-            (self.unaccepted(), reading)
+        if are_most(self.unaccepted()) {
+            Reading::Unaccepted
+        } else if are_most(self.inherited()) {
+            Reading::Inherited
         } else if nothing >= end && nothing >= data {
-            let reading = "were read to the end (Recv-Q 0) and not closed: a code path sees the \
-                           end of the stream, or an error, and does not close the socket.";
-            (nothing, reading)
+            Reading::Left(Unread::Nothing)
         } else if end >= data {
-            let reading = "were not read since (Recv-Q 1, the FIN alone): they lie in a pool, or \
-                           with a thread, that never looks at them again.";
-            (end, reading)
+            Reading::Left(Unread::End)
         } else {
-            let reading = "hold unread data: the process has stopped reading, and closing them \
-                           will send resets.";
-            (data, reading)
-        };
-        let mut text = format!(
-            "The peers have closed; only close() by this process frees the sockets. {number} of {total} \
-             {reading}"
-        );
-        if self.grows {
+            Reading::Left(Unread::Data)
+        }
+    }
+
+    fn explanation(&self, stacks: &Stacks, services: &Services<'_>) -> String {
+        let total = self.sockets.len() as u64;
+        let processes =
+            if self.holders.len() > 1 { "these processes free" } else { "this process frees" };
+        let mut text = format!("The peers have closed; only close() by {processes} the sockets. ");
+        text.push_str(&self.reading_in_words());
+        if self.half_closed > 0 {
+            text.push_str(&format!(
+                " {} more of this owner are half-closed on purpose, data is still acknowledged on \
+                 them: they are not counted.",
+                self.half_closed
+            ));
+        }
+        if self.told.grows {
             text.push_str(" Their number keeps growing.");
         }
         text.push_str(&self.reading_of_verdict());
+        text.push_str(&self.reading_of_info());
         if let Some((opener, count)) = stacks.opener() {
             let known = stacks.known();
             let of = match (count == known, known == total) {
@@ -213,16 +209,63 @@ impl Group<'_> {
             };
             text.push_str(&format!(" {of} were opened by {opener}."));
         }
-        text.push_str(&self.reading_of_descriptors());
+        text.push_str(&self.reading_of_descriptors(services));
         text
     }
 
+    fn reading_in_words(&self) -> String {
+        let total = self.sockets.len();
+        if let Some(Relay { sockets, peer, process }) = &self.relay {
+            let behind = match process {
+                Some(process) => format!("{} on this host", text::named(Some(process))),
+                None => format!("{peer}"),
+            };
+            return format!(
+                "It is a relay that has passed the end on: it also holds {sockets} connections in \
+                 FIN_WAIT2 to {peer}. {behind} does not close them, so the relay cannot end either \
+                 half."
+            );
+        }
+        let (number, reading) = match self.reading() {
+            Reading::Unaccepted => {
+                let reading = "wait in the accept queue: the thread that calls accept() is stuck \
+                               or too slow.";
+                (self.unaccepted(), reading)
+            }
+            Reading::Inherited => {
+                let reading = "are older than the process that holds them: it inherited their \
+                               descriptors from what started it, and may not know of them.";
+                (self.inherited(), reading)
+            }
+            Reading::Left(Unread::Nothing) => {
+                let reading = "were read to the end (Recv-Q 0) and not closed: a code path sees \
+                               the end of the stream, or an error, and does not close the socket.";
+                (self.count_of(Unread::Nothing), reading)
+            }
+            Reading::Left(Unread::End) => {
+                let reading = "were not read since (Recv-Q 1, the FIN alone): they lie in a pool, \
+                               or with a thread, that never looks at them again.";
+                (self.count_of(Unread::End), reading)
+            }
+            Reading::Left(Unread::Data) => {
+                let reading = "hold unread data: the process has stopped reading, and closing \
+                               them will send resets.";
+                (self.count_of(Unread::Data), reading)
+            }
+        };
+        format!("{number} of {total} {reading}")
+    }
+
     fn reading_of_verdict(&self) -> String {
-        let (Some(verdict), Some(Leaving { followed, left })) = (self.course, self.leaving) else {
+        let (Some(verdict), Some(Leaving { followed, left })) =
+            (self.told.course, self.told.leaving)
+        else {
             return String::new();
         };
         let window = text::duration(self.window);
         match verdict {
+            // What the other end leaks is told there.
+            _ if self.relay.is_some() => String::new(),
             Course::Leak if left == 0 => {
                 format!(" This is a leak: more come and none of {followed} watched left.")
             }
@@ -240,139 +283,44 @@ impl Group<'_> {
         }
     }
 
-    fn reading_of_descriptors(&self) -> String {
-        let Some(Descriptors { open, limit, minutes_left, .. }) = self.descriptors else {
+    /// Why it is no more than info.
+    fn reading_of_info(&self) -> String {
+        // A pool reads nothing, or only the end.
+        let is_pool = matches!(self.reading(), Reading::Left(Unread::Nothing | Unread::End));
+        match (self.severity, self.holders.first()) {
+            (Severity::Info, _) if self.relay.is_some() || !is_pool => String::new(),
+            (Severity::Info, Some((_, most))) if self.holders.len() > 1 => format!(
+                " No process has more than {}: such pools go stale when a server closes idle \
+                 connections, and stay bounded. It is a leak if ever more come.",
+                most.len()
+            ),
+            (Severity::Info, _) if self.oldest().role == Role::Client => {
+                " A pool whose server has closed idle connections holds as many, and stays \
+                 bounded. It is a leak if ever more come."
+                    .to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn reading_of_descriptors(&self, services: &Services<'_>) -> String {
+        let Some(Descriptors { open, limit, minutes_left, .. }) = self.worst.descriptors else {
             return String::new();
         };
         let state = format!(" {open} of {limit} descriptors are open");
         let Some(minutes) = minutes_left else { return format!("{state}.") };
-        let call = match self.oldest().role {
-            Role::Client => "socket()",
-            Role::Server => "accept()",
+        let call = match services.role() {
+            Some(Role::Client) => "socket()",
+            Some(Role::Server) => "accept()",
+            None => "socket(), accept()",
         };
         let left = text::minutes(minutes);
         format!("{state}; at this growth {call} and open() fail in {left}.")
     }
 
-    fn evidence(&self, stacks: &Stacks) -> EvidenceMap {
-        let mut evidence = EvidenceMap::default();
-        evidence
-            .count("sockets", self.sockets.len() as u64)
-            .number("oldest_age_seconds", self.oldest_age().as_secs_f64())
-            .flag("oldest_age_is_lower_bound", !self.oldest().since_exact);
-        if self.beyond() > 0 {
-            evidence.count("sockets_not_examined", self.beyond());
-        }
-        if let Some(per_minute) = self.per_minute {
-            evidence.number("growth_sockets_per_minute", per_minute);
-        }
-        if let Some(verdict) = self.course {
-            evidence.text("verdict", verdict.label());
-        }
-        if let Some(Leaving { followed, left }) = self.leaving {
-            evidence.count("sockets_watched", followed).count("sockets_left_in_window", left);
-        }
-        if let Some(Descriptors { open, limit, minutes_left, .. }) = self.descriptors {
-            evidence.count("open_descriptors", open).count("limit_descriptors", limit);
-            if let Some(minutes) = minutes_left {
-                evidence.number("time_to_limit_minutes", minutes);
-            }
-        }
-        evidence
-            .count("sockets_eof_read", self.count_of(Unread::Nothing))
-            .count("sockets_eof_unread", self.count_of(Unread::End))
-            .count("data_unread_sockets", self.count_of(Unread::Data));
-        if self.unaccepted() > 0 {
-            evidence.count("unaccepted_sockets", self.unaccepted());
-        }
-        if !self.holders.is_empty() {
-            evidence.count("processes", self.holders.len() as u64);
-        }
-        let holders = self.sockets.iter().filter_map(|socket| Some(socket.owner.as_ref()?.holders));
-        if let Some(most) = holders.max().filter(|holders| *holders > 1) {
-            evidence.count("shared_socket_processes", u64::from(most));
-        }
-        let details = |socket: &CloseWaitSocket, sample: &mut EvidenceMap| {
-            sample
-                .flag("age_is_lower_bound", !socket.since_exact)
-                .count("recv_queue_bytes", u64::from(socket.recv_queue));
-        };
-        evidence
-            .list("sample_sockets", oldest_samples(self.sockets, self.now, details))
-            .list("stacks", stacks.evidence());
-        evidence
-    }
-
-    fn remedies(&self, subject: &Subject, stacks: &Stacks) -> Vec<String> {
-        let first = self.oldest();
-        let (side, port) = match first.role {
-            Role::Client => ("dport", first.peer.port),
-            Role::Server => ("sport", first.local.port),
-        };
-        let list = format!("ss -tnpo state close-wait '( {side} = :{port} )'");
-        let mut remedies =
-            vec![format!("Look at them: {}", text::in_its_namespace(subject, &list))];
-        remedies.push(match first.role {
-            Role::Server if self.most_are_unaccepted() => "Find what keeps the accepting thread \
-                 from accept(): a full pool of workers, a lock, or no file descriptor left \
-                 (EMFILE)."
-                .to_owned(),
-            Role::Client => "In the code: close the connection on every path that ends its use, \
-                 and let the pool drop idle connections sooner than the server does."
-                .to_owned(),
-            Role::Server => "In the code: close the accepted socket when read() returns 0 or an \
-                 error, also on early returns and timeouts."
-                .to_owned(),
-        });
-        if let Some((opener, _)) = stacks.opener() {
-            remedies.push(format!(
-                "Begin with {opener}: follow what it opens to each place where it should be closed."
-            ));
-        }
-        if let (true, Some(pid), Some(descriptors)) =
-            (self.near_limit, subject.pid, self.descriptors)
-        {
-            remedies.push(format!(
-                "To win time: {}. Many programs read it only at the start, and the leak goes on.",
-                descriptors.more(pid)
-            ));
-        }
-        remedies.push(format!("To free the sockets now: {}", text::restart(subject)));
-        remedies
-    }
-}
-
-impl Descriptors {
-    /// The command that gives `pid` more of them.
-    fn more(self, pid: u32) -> String {
-        let Self { limit, hard_limit, .. } = self;
-        let twice = limit.saturating_mul(2);
-        match hard_limit {
-            // Recorded without it.
-            0 => format!(
-                "prlimit --pid {pid} --nofile={twice}: (the soft limit, up to the hard one)"
-            ),
-            hard if hard > limit => {
-                let more = twice.min(hard);
-                let hard = if hard == u64::MAX { String::new() } else { format!(" of {hard}") };
-                format!(
-                    "prlimit --pid {pid} --nofile={more}: (the soft limit, up to the hard one{hard})"
-                )
-            }
-            _ => format!(
-                "prlimit --pid {pid} --nofile={twice}:{twice} (as root: the hard limit is no higher \
-                 than the soft one; fs.nr_open bounds both)"
-            ),
-        }
-    }
-}
-
-impl Course {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Leak => "leak",
-            Self::Stuck => "stuck",
-            Self::Slow => "slow",
-        }
+    /// The container or unit that several processes are in.
+    pub(super) fn service(&self) -> Option<&str> {
+        let (_, held) = self.holders.first().filter(|_| self.holders.len() > 1)?;
+        service(held.first()?.process()?)
     }
 }

@@ -1,0 +1,113 @@
+//! What is to be done about a pileup, the safest first.
+
+use super::{
+    relay::Relay,
+    services::Services,
+    stacks::Stacks,
+    words::{Group, Reading},
+};
+use crate::{
+    engine::{advice::text, finding::Subject},
+    facts::{Role, Unread, is_short_id},
+};
+
+/// How the threads of a process are made to say where they are.
+const DUMP: &str = "Java jstack, Python py-spy dump, Go the goroutine profile, else gdb";
+
+pub(super) fn of(
+    group: &Group<'_>,
+    subject: &Subject,
+    stacks: &Stacks,
+    services: &Services<'_>,
+) -> Vec<String> {
+    let mut remedies =
+        vec![format!("Look at them: {}", look(group, subject, services)), cure(group, subject)];
+    if let (Some((opener, _)), None) = (stacks.opener(), &group.relay) {
+        remedies.push(format!(
+            "Begin with {opener}: follow what it opens to each place where it should be closed."
+        ));
+    }
+    if let (true, Some(pid), Some(descriptors)) =
+        (group.worst.is_near_limit, subject.pid, group.worst.descriptors)
+    {
+        remedies.push(format!(
+            "To win time: {}. Many programs read it only at the start, and the leak goes on.",
+            descriptors.more(pid)
+        ));
+    }
+    remedies.push(free(group, subject));
+    remedies
+}
+
+/// The command that lists the sockets.
+fn look(group: &Group<'_>, subject: &Subject, services: &Services<'_>) -> String {
+    let one_pid = subject.pid.filter(|_| group.holders.len() == 1);
+    let list = match (services.main(), one_pid) {
+        (Some((Role::Client, port)), _) => {
+            format!("ss -tnpo state close-wait '( dport = :{port} )'")
+        }
+        (Some((Role::Server, port)), _) => {
+            format!("ss -tnpo state close-wait '( sport = :{port} )'")
+        }
+        (None, Some(pid)) => format!("ss -tnpo state close-wait | grep -F pid={pid},"),
+        (None, None) => "ss -tnpo state close-wait".to_owned(),
+    };
+    text::in_its_namespace(subject, &list)
+}
+
+/// What ends it for good.
+fn cure(group: &Group<'_>, subject: &Subject) -> String {
+    if let Some(Relay { peer, process, .. }) = &group.relay {
+        return match process {
+            Some(process) => format!(
+                "Look at {}: it has these connections in CLOSE_WAIT and does not close them. The \
+                 relay is only the mirror of that, and a restart of it is no cure.",
+                text::named(Some(process))
+            ),
+            None => format!(
+                "Look at what is behind {peer}: there these connections are in CLOSE_WAIT. The \
+                 relay is only the mirror of that, and a restart of it is no cure."
+            ),
+        };
+    }
+    let name = match (&subject.process, subject.pid) {
+        (Some(name), Some(pid)) => text::named_as(name, pid),
+        _ => "the process".to_owned(),
+    };
+    let side = group.oldest().role;
+    match (group.reading(), side) {
+        (Reading::Unaccepted, _) => "Find what keeps the accepting thread from accept(): a full \
+             pool of workers, a lock, or no file descriptor left (EMFILE)."
+            .to_owned(),
+        (Reading::Inherited, _) => format!(
+            "In the program that started {name}: open sockets with SOCK_CLOEXEC, or set FD_CLOEXEC \
+             (close-on-exec) before it starts another program; in Python close_fds=True."
+        ),
+        (Reading::Left(Unread::Data), _) | (Reading::Left(Unread::End), Role::Server) => format!(
+            "Dump the threads of {name} ({DUMP}) and find what keeps them from reading these \
+             sockets: a lock, a full pool, a call without a time-out."
+        ),
+        (Reading::Left(_), Role::Client) => "In the code: close the connection on every path that \
+             ends its use, and let the pool drop idle connections sooner than the server does."
+            .to_owned(),
+        (Reading::Left(Unread::Nothing), Role::Server) => "In the code: close the accepted socket \
+             when read() returns 0 or an error, also on early returns and timeouts."
+            .to_owned(),
+    }
+}
+
+/// What frees the descriptors now.
+fn free(group: &Group<'_>, subject: &Subject) -> String {
+    let processes = group.holders.len();
+    let restart = match (&group.relay, group.service(), subject.container.as_deref()) {
+        (Some(Relay { process: Some(_), .. }), _, _) => {
+            "restart what does not close them; the relay then ends its halves itself.".to_owned()
+        }
+        (None, Some(_), Some(id)) if is_short_id(id) => format!(
+            "restart container or pod {id}: {} in it hold them.",
+            text::count(processes as u64, "process")
+        ),
+        _ => text::restart(subject),
+    };
+    format!("To free the sockets now: {restart}")
+}
