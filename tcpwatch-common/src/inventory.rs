@@ -178,10 +178,12 @@ pub mod socket_flags {
     pub const UNACCEPTED: u8 = 1 << 3;
     /// In TIME_WAIT, or an orphan in FIN_WAIT2: no socket any more. Told only for its port.
     pub const MINISOCKET: u8 = 1 << 4;
+    /// The counts of what it has carried are known.
+    pub const PROGRESS: u8 = 1 << 5;
 }
 
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its
-/// peer, or on a port that was asked for. 88 bytes, aligned to 8.
+/// peer, or on a port that was asked for. 120 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRecord {
@@ -210,11 +212,21 @@ pub struct SocketRecord {
     pub half_open: u32,
     /// LISTEN: connections dropped since it was made (`sk_drops`), modulo 2^32.
     pub drops: u32,
-    /// Zero.
-    pub reserved2: u32,
+    /// Not LISTEN: bytes that the process has written and the peer has not acknowledged.
+    pub unacked: u32,
+    /// Not LISTEN: data bytes that the peer has acknowledged, SYN and FIN counting one. This and what follows is known where
+    /// [`socket_flags::PROGRESS`] is set.
+    pub bytes_acked: u64,
+    /// Data bytes sent, retransmissions included.
+    pub bytes_sent: u64,
+    /// Data bytes received in order, the FIN counting one.
+    pub bytes_received: u64,
+    /// When data was last acknowledged, or sent while nothing was under way, nanoseconds of
+    /// CLOCK_MONOTONIC.
+    pub delivered_ns: u64,
 }
 
-const _: () = assert!(size_of::<SocketRecord>() == 88);
+const _: () = assert!(size_of::<SocketRecord>() == 120);
 
 /// A descriptor of a wanted socket. 40 bytes, aligned to 8.
 #[repr(C)]

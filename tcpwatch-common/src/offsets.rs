@@ -133,6 +133,19 @@ offsets! {
     copied_seq = "tcp_sock" "copied_seq";
     /// `u64`, microseconds of CLOCK_MONOTONIC: the last segment processed.
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
+    /// `u64`: data bytes that the peer has acknowledged.
+    bytes_acked = "tcp_sock" "bytes_acked" optional;
+    /// `u64`: data bytes sent, retransmissions included.
+    bytes_sent = "tcp_sock" "bytes_sent" optional;
+    /// `u64`: data bytes received in order.
+    bytes_received = "tcp_sock" "bytes_received" optional;
+    /// `u64`, microseconds of CLOCK_MONOTONIC: when data was last acknowledged, or sent while
+    /// nothing was under way (`tcp_rate_gen` and `tcp_rate_skb_sent`, net/ipv4/tcp_rate.c).
+    delivered_mstamp = "tcp_sock" "delivered_mstamp" optional;
+    /// `u32`: the first byte that is not acknowledged.
+    snd_una = "tcp_sock" "snd_una" optional;
+    /// `u32`: behind the last byte that the process has written.
+    write_seq = "tcp_sock" "write_seq" optional;
     /// `struct inet_bind_bucket *`.
     tw_tb = "inet_timewait_sock" "tw_tb" optional;
     /// `u32`, milliseconds of CLOCK_MONOTONIC: when the first SYN was sent, while in SYN_SENT

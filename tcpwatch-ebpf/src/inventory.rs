@@ -203,6 +203,12 @@ fn copy_socket(
             record.flags |= flags::UNACCEPTED;
         }
         record.recv_queue = tcp.receive_queue();
+        if TcpSock::has_progress() {
+            record.flags |= flags::PROGRESS;
+            (record.bytes_acked, record.bytes_sent, record.bytes_received) = tcp.carried();
+            record.delivered_ns = tcp.delivered_ns();
+            record.unacked = tcp.unacked();
+        }
     }
     if sk_state == state::CLOSE_WAIT {
         let (since_ns, exact) = close_wait_since(address, tcp.last_segment_ns());
@@ -230,7 +236,11 @@ fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
         accept_limit: 0,
         half_open: 0,
         drops: 0,
-        reserved2: 0,
+        unacked: 0,
+        bytes_acked: 0,
+        bytes_sent: 0,
+        bytes_received: 0,
+        delivered_ns: 0,
     }
 }
 

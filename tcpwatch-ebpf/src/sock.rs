@@ -317,6 +317,40 @@ impl TcpSock {
         field!(self.0, tcp_mstamp: u64).wrapping_mul(1_000)
     }
 
+    /// Whether the kernel tells what the socket has carried.
+    #[inline(always)]
+    pub(crate) fn has_progress() -> bool {
+        has!(bytes_acked)
+            && has!(bytes_sent)
+            && has!(bytes_received)
+            && has!(delivered_mstamp)
+            && has!(snd_una)
+            && has!(write_seq)
+    }
+
+    /// Data bytes acknowledged, sent and received.
+    #[inline(always)]
+    pub(crate) fn carried(self) -> (u64, u64, u64) {
+        (
+            field!(self.0, bytes_acked: u64),
+            field!(self.0, bytes_sent: u64),
+            field!(self.0, bytes_received: u64),
+        )
+    }
+
+    /// When data was last acknowledged, or sent while nothing was under way, nanoseconds of
+    /// CLOCK_MONOTONIC. No keep-alive and no retransmission moves it.
+    #[inline(always)]
+    pub(crate) fn delivered_ns(self) -> u64 {
+        field!(self.0, delivered_mstamp: u64).wrapping_mul(1_000)
+    }
+
+    /// Bytes written and not acknowledged.
+    #[inline(always)]
+    pub(crate) fn unacked(self) -> u32 {
+        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
+    }
+
     /// Half-open requests of a listener.
     #[inline(always)]
     pub(crate) fn half_open(self) -> u32 {

@@ -5,8 +5,8 @@
 mod support;
 
 use std::{
-    io::Read,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     process,
     time::Duration,
 };
@@ -271,6 +271,58 @@ fn sockets_that_wait_for_their_peer_are_described_after_a_second() -> Result<()>
     let passed = later.finished.since(inventory.finished);
     let drift = oldest(&later)?.since(oldest(&inventory)?);
     ensure!(drift < passed / 8, "{drift:?} of {passed:?}");
+    Ok(())
+}
+
+/// A server that answers after its client has shut down its side, and one that never answers.
+#[test]
+fn what_a_socket_has_carried_is_told_on_both_sides() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    const REQUEST: [u8; 10] = [1; 10];
+    const ANSWER: [u8; 1_000] = [2; 1_000];
+    let ns = Namespace::new("carried")?;
+    let mut kernel = Kernel::load()?;
+    let (kept, [answers, is_silent]) = ns.enter(|| -> Result<_> {
+        let listener = listen()?;
+        let mut pairs = Vec::new();
+        for _ in 0..2 {
+            let (mut client, mut server) = pair(&listener)?;
+            client.write_all(&REQUEST)?;
+            client.shutdown(Shutdown::Write)?;
+            server.read_to_end(&mut Vec::new())?;
+            pairs.push((client, server));
+        }
+        let ports = [pairs[0].0.local_addr()?.port(), pairs[1].0.local_addr()?.port()];
+        Ok(((listener, pairs), ports))
+    })??;
+    let (_listener, pairs) = &kept;
+    let (mut client, mut server) = (&pairs[0].0, &pairs[0].1);
+    server.write_all(&ANSWER)?;
+    client.read_exact(&mut [0; ANSWER.len()])?;
+    let inventory = poll("both clients to have waited for a second", || {
+        let inventory = kernel.inventory(&Focus::default())?;
+        Ok((seen(&inventory, &ns)?.waiting.len() == 2).then_some(inventory))
+    })?;
+    let seen = seen(&inventory, &ns)?;
+    let server_of = |port| seen.close_wait.iter().find(|socket| socket.peer.port == port);
+    let client_of = |port| seen.waiting.iter().find(|socket| socket.local.port == port);
+    for (port, answer) in [(answers, ANSWER.len() as u64), (is_silent, 0)] {
+        let server = server_of(port).context("a server in CLOSE_WAIT")?;
+        let carried = server.progress.context("what the server has carried")?;
+        assert_eq!((carried.sent_bytes, carried.acked_bytes), (answer, answer));
+        // The FIN counts one.
+        let received = REQUEST.len() as u64 + 1;
+        assert_eq!((carried.received_bytes, carried.unacked_bytes), (received, 0));
+        assert_eq!(carried.delivered > server.since, answer > 0, "{carried:?} {:?}", server.since);
+        assert!(carried.delivered < inventory.finished, "{carried:?}");
+        let client = client_of(port).context("a client in FIN_WAIT2")?;
+        assert_eq!(client.state, TcpState::FinWait2);
+        let carried = client.progress.context("what the client has carried")?;
+        assert_eq!(carried.received_bytes, answer);
+        assert_eq!(carried.sent_bytes, REQUEST.len() as u64);
+    }
     Ok(())
 }
 

@@ -225,6 +225,23 @@ pub enum Unread {
     Data,
 }
 
+/// What a socket has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// Data bytes that the peer has acknowledged; this end's FIN counts one, and a client's SYN.
+    pub acked_bytes: u64,
+    /// Data bytes sent, retransmissions included.
+    pub sent_bytes: u64,
+    /// Data bytes received in order; the peer's FIN counts one.
+    pub received_bytes: u64,
+    /// Bytes that the process has written and the peer has not acknowledged, sent or not.
+    pub unacked_bytes: u32,
+    /// When data was last acknowledged, or sent while nothing was under way. No keep-alive and no
+    /// retransmission moves it.
+    pub delivered: Timestamp,
+}
+
 /// A socket in CLOSE_WAIT: the peer has closed, this side has not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloseWaitSocket {
@@ -242,6 +259,9 @@ pub struct CloseWaitSocket {
     pub since_exact: bool,
     /// Recv-Q in bytes.
     pub recv_queue: u32,
+    /// What it has carried; `None` where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// It waits in an accept queue: nobody has accepted it.
     pub unaccepted: bool,
     /// Who holds it, where known.
@@ -356,6 +376,9 @@ pub struct WaitingSocket {
     pub since: Timestamp,
     /// Its process has closed it: nobody holds it any more.
     pub orphan: bool,
+    /// What it has carried; `None` where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// Who holds it, where known.
     pub owner: Option<Owner>,
     /// Its owner has not been looked for yet.

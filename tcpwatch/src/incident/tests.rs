@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 use super::*;
 use crate::facts::{
     CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
-    Listener, Namespace, NetstatCounters, NotSeen, Owner, PortHolder, PortUse, Process, ResetCause,
-    ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts, TcpState, TimeWaitUse, TwReuse,
-    Unseen, WaitingSocket,
+    Listener, Namespace, NetstatCounters, NotSeen, Owner, PortHolder, PortUse, Process, Progress,
+    ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts, TcpState,
+    TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -66,6 +66,7 @@ fn close_wait(id: u64) -> CloseWaitSocket {
         since: Timestamp::from_ns(u64::MAX),
         since_exact: true,
         recv_queue: 3,
+        progress: Some(Progress { acked_bytes: 7, ..Progress::default() }),
         unaccepted: true,
         owner: owner(),
         owner_pending: true,
@@ -82,6 +83,7 @@ fn waiting(id: u64) -> WaitingSocket {
         role: Role::Client,
         since: Timestamp::from_ns(5),
         orphan: true,
+        progress: None,
         owner: owner(),
         owner_pending: true,
     }

@@ -10,8 +10,8 @@ use tcpwatch_common::{SocketRecord, socket_flags as flags};
 
 use super::owners::OwnerBook;
 use crate::facts::{
-    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, Role, SelfConnectedSocket,
-    TcpState, Timestamp, WaitingSocket,
+    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, Progress, Role,
+    SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
 };
 
 /// Listeners, self-connections and sockets that wait for their peer, of each so many are described
@@ -131,6 +131,7 @@ impl Copied {
             role: self.role_of(record, local.port),
             since: Timestamp::from_ns(record.since_ns),
             orphan: record.flags & flags::ORPHAN != 0,
+            progress: progress_of(record),
             owner: None,
             owner_pending: false,
         });
@@ -163,6 +164,7 @@ impl Copied {
             since: Timestamp::from_ns(record.since_ns),
             since_exact: record.flags & flags::SINCE_EXACT != 0,
             recv_queue: record.recv_queue,
+            progress: progress_of(record),
             unaccepted: record.flags & flags::UNACCEPTED != 0,
             owner: None,
             owner_pending: false,
@@ -234,6 +236,17 @@ impl<'a> Listeners<'a> {
         let any_v4 = || local.address.is_ipv4().then(|| at(Ipv4Addr::UNSPECIFIED.into())).flatten();
         at(local.address).or_else(any_v4).or_else(|| at(Ipv6Addr::UNSPECIFIED.into()))
     }
+}
+
+/// What the socket has carried, where the kernel tells.
+fn progress_of(record: &SocketRecord) -> Option<Progress> {
+    (record.flags & flags::PROGRESS != 0).then(|| Progress {
+        acked_bytes: record.bytes_acked,
+        sent_bytes: record.bytes_sent,
+        received_bytes: record.bytes_received,
+        unacked_bytes: record.unacked,
+        delivered: Timestamp::from_ns(record.delivered_ns),
+    })
 }
 
 /// Whether a socket in this state waits for its peer, or for a timer.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::facts::{ResetCause, SeenReset};
+use crate::facts::{Progress, ResetCause, SeenReset};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
@@ -102,13 +102,28 @@ fn stack() -> impl Strategy<Value = Arc<[String]>> {
     vec(frame, 0..4).prop_map(Arc::from)
 }
 
+fn progress() -> impl Strategy<Value = Option<Progress>> {
+    let bytes = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let progress =
+        (bytes, timestamp()).prop_map(|((acked, sent, received, unacked), delivered)| Progress {
+            acked_bytes: acked,
+            sent_bytes: sent,
+            received_bytes: received,
+            unacked_bytes: unacked,
+            delivered,
+        });
+    option::of(progress)
+}
+
 /// A socket, and how many of its like there are.
 fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
     let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
     let identity = (0_u64..20, option::of(stack()));
-    (ends, timestamp(), 0_u32..4, flags, any_owner(), identity, 0_usize..30).prop_map(
-        |((local, peer, role), since, recv_queue, flags, owner, (id, stack), count)| {
+    let carried = (0_u32..4, progress());
+    (ends, timestamp(), carried, flags, any_owner(), identity, 0_usize..30).prop_map(
+        |((local, peer, role), since, carried, flags, owner, (id, stack), count)| {
+            let (recv_queue, progress) = carried;
             let (since_exact, unaccepted, owner_pending) = flags;
             let socket = CloseWaitSocket {
                 id,
@@ -118,6 +133,7 @@ fn close_wait_sockets() -> impl Strategy<Value = Vec<CloseWaitSocket>> {
                 since,
                 since_exact,
                 recv_queue,
+                progress,
                 unaccepted,
                 owner,
                 owner_pending,
@@ -134,8 +150,10 @@ fn waiting_sockets() -> impl Strategy<Value = Vec<WaitingSocket>> {
     let ends = (any_endpoint(), any_endpoint(), select(vec![Role::Client, Role::Server]));
     let flags = (any::<bool>(), prop::bool::weighted(0.1));
     let state = select(TcpState::ALL.to_vec());
-    (ends, state, timestamp(), flags, any_owner(), 0_usize..30).prop_map(
-        |((local, peer, role), state, since, (orphan, owner_pending), owner, count)| {
+    let carried = (flags, progress());
+    (ends, state, timestamp(), carried, any_owner(), 0_usize..30).prop_map(
+        |((local, peer, role), state, since, (flags, progress), owner, count)| {
+            let (orphan, owner_pending) = flags;
             let socket = WaitingSocket {
                 id: 0,
                 state,
@@ -144,6 +162,7 @@ fn waiting_sockets() -> impl Strategy<Value = Vec<WaitingSocket>> {
                 role,
                 since,
                 orphan,
+                progress,
                 owner,
                 owner_pending,
             };

@@ -303,6 +303,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
             role: Role::Client,
             since,
             orphan: false,
+            progress: None,
             owner: owner(&process(number, &name)),
             owner_pending: false,
         };

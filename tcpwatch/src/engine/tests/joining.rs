@@ -18,6 +18,7 @@ fn scene(netns: NetnsId, at: &str, peer: &str, now: Timestamp) -> Namespace {
         role: Role::Client,
         since: now - seconds(30),
         orphan: false,
+        progress: None,
         owner: owner(&process(70, "curl")),
         owner_pending: false,
     };

@@ -215,6 +215,7 @@ fn close_wait(process: &Arc<Process>, since: Timestamp) -> CloseWaitSocket {
         since,
         since_exact: true,
         recv_queue: 0,
+        progress: None,
         unaccepted: false,
         owner: owner(process),
         owner_pending: false,

@@ -109,6 +109,7 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                     role: Role::Client,
                     since: began + seconds(30),
                     orphan: false,
+                    progress: None,
                     owner: owner(process),
                     owner_pending: false,
                 };

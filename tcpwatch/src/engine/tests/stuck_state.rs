@@ -12,6 +12,7 @@ fn waiting(state: TcpState, process: &Arc<Process>, since: Timestamp) -> Waiting
         role: Role::Client,
         since,
         orphan: false,
+        progress: None,
         owner: owner(process),
         owner_pending: false,
     }
@@ -24,6 +25,7 @@ fn left_behind(state: TcpState, peer: &str, since: Timestamp) -> WaitingSocket {
         peer: endpoint(peer),
         role: Role::Server,
         orphan: true,
+        progress: None,
         owner: None,
         ..waiting(state, &process(1, ""), since)
     }

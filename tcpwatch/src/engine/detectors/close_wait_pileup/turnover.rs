@@ -117,6 +117,7 @@ mod tests {
             since: at(0),
             since_exact: true,
             recv_queue: 0,
+            progress: None,
             unaccepted: false,
             owner: None,
             owner_pending: false,
