@@ -329,15 +329,20 @@ fn any_event() -> impl Strategy<Value = Event> {
             any_endpoint(),
             any_endpoint(),
             select(ConnectFailure::ALL.to_vec()),
+            option::of((0_u64..100_000).prop_map(Duration::from_millis)),
             process()
         )
-            .prop_map(|(at, netns, local, peer, reason, process)| Event::ConnectFailed {
-                at,
-                netns,
-                local,
-                peer,
-                reason,
-                process,
+            .prop_map(|(at, netns, local, peer, reason, waited, process)| {
+                Event::ConnectFailed {
+                    at,
+                    netns,
+                    local,
+                    peer,
+                    reason,
+                    waited,
+                    no_connect: None,
+                    process,
+                }
             }),
         (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
             |(at, netns, local, process)| Event::BindFailed { at, netns, local, process }

@@ -245,6 +245,17 @@ fn destination(local: &str, peer: &str, used: u32) -> DestinationUse {
     }
 }
 
+/// A connect() that failed, of which nothing else is known.
+fn ended(
+    at: Timestamp,
+    netns: NetnsId,
+    (local, peer): (Endpoint, Endpoint),
+    reason: ConnectFailure,
+    process: Option<Arc<Process>>,
+) -> Event {
+    Event::ConnectFailed { at, netns, local, peer, reason, waited: None, no_connect: None, process }
+}
+
 /// A connect() to `peer` that found no free port.
 fn no_port(
     at: Timestamp,
@@ -259,6 +270,8 @@ fn no_port(
         local: Endpoint { address: address(local), port: 0 },
         peer: endpoint(peer),
         reason: ConnectFailure::NoLocalPort,
+        waited: None,
+        no_connect: None,
         process: process.cloned(),
     }
 }
