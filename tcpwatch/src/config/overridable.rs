@@ -77,8 +77,19 @@ impl<S> Overridable<S> {
     /// The values for a process, where it is known, and a service port: those of the first override
     /// that matches, else the section's.
     pub fn of(&self, process: Option<&Process>, port: u16) -> &S {
-        let first = self.overrides.iter().find(|it| it.matches(process, port));
-        first.map_or(&self.section, |it| &it.section)
+        self.at(self.place_of(process, port))
+    }
+
+    /// Which values [`of`](Self::of) gives: 0 for the section, else the number of the override.
+    /// What has one place is judged by the same thresholds.
+    pub fn place_of(&self, process: Option<&Process>, port: u16) -> usize {
+        self.overrides.iter().position(|it| it.matches(process, port)).map_or(0, |at| at + 1)
+    }
+
+    /// The values of a place.
+    pub fn at(&self, place: usize) -> &S {
+        let place = place.checked_sub(1).and_then(|at| self.overrides.get(at));
+        place.map_or(&self.section, |it| &it.section)
     }
 
     /// Changes the section and every override alike.

@@ -22,7 +22,7 @@ pub struct Inventory {
     pub not_seen: Vec<NotSeen>,
     /// Listeners and self-connections that were too many to describe.
     pub undescribed: u64,
-    /// Descriptors of the processes that hold sockets in CLOSE_WAIT, by pid, as far as /proc tells.
+    /// Descriptors of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2, by pid, as far as /proc tells.
     pub descriptors: BTreeMap<u32, DescriptorUse>,
     /// Resets by process and service; `None` where no hook tells of them.
     pub resets: Option<Vec<ResetCount>>,

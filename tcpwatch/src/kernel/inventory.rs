@@ -200,7 +200,7 @@ impl Walker {
         let namespaces: Vec<Namespace> =
             copied.into_iter().map(|copied| copied.namespace).collect();
         Ok(Inventory {
-            descriptors: descriptors::of_close_wait(&namespaces),
+            descriptors: descriptors::of_holders(&namespaces),
             resets: self.attribution.resets(&namespaces),
             closers: if focus.closers { self.attribution.closers() } else { Vec::new() },
             answers: self.answers.read(),

@@ -28,6 +28,8 @@ mod schema;
 mod self_connect_risk;
 mod self_connection;
 mod stuck_state;
+mod stuck_state_given_up;
+mod stuck_state_half_closed;
 mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
