@@ -14,7 +14,26 @@ pub enum EventKind {
     BindFailed = 3,
 }
 
-/// One event. 88 bytes, aligned to 8.
+/// What else is known of the socket of an [`Event`] whose connect() failed.
+pub mod connect_flags {
+    /// The process was noted at its beginning; [`BOUND`] and [`NEW_SEQUENCE`] say something.
+    pub const NOTED: u8 = 1 << 0;
+    /// It had a local port when connect() was called.
+    pub const BOUND: u8 = 1 << 1;
+    /// A SYN is in its queue: connect() came as far as sending one.
+    pub const SYN_QUEUED: u8 = 1 << 2;
+    /// close() has begun: both directions are shut down already.
+    pub const CLOSED: u8 = 1 << 3;
+    /// It had no initial sequence number when connect() was called and has one now: a port and a
+    /// route were found.
+    pub const NEW_SEQUENCE: u8 = 1 << 4;
+    /// It had no initial sequence number when connect() was called: it was not used before.
+    pub const UNUSED_BEFORE: u8 = 1 << 5;
+    /// The kernel tells whether a SYN is queued, and the sequence number.
+    pub const TOLD: u8 = 1 << 6;
+}
+
+/// One event. 96 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
@@ -27,8 +46,10 @@ pub struct Event {
     pub netns: u32,
     /// An [`EventKind`] as its number.
     pub kind: u8,
+    /// [`connect_flags`] of a failed connect.
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// The socket's ends. A `local_port` of 0 on a failed connect means that none was free; on a
     /// failed bind, where there is no peer, that any would have done.
     pub tuple: Tuple,
@@ -38,12 +59,18 @@ pub struct Event {
     pub tgid: u32,
     /// `comm` of that process's thread-group leader, NUL-padded.
     pub comm: [u8; 16],
+    /// Of a failed connect: milliseconds since its first SYN, where one was sent; else without
+    /// meaning.
+    pub since_syn_ms: u32,
+    /// Of a failed connect: the socket's own range of local ports (IP_LOCAL_PORT_RANGE, 6.3 and
+    /// later), the last one in the upper half and the first in the lower; 0 without one.
+    pub own_port_range: u32,
     /// Zero.
     pub reserved2: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 88);
+const _: () = assert!(size_of::<Event>() == 96);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), the fields fill all of the 88 bytes, and every bit pattern is valid.
+// SAFETY: repr(C), the fields fill all of the 96 bytes, and every bit pattern is valid.
 unsafe impl aya::Pod for Event {}

@@ -20,8 +20,22 @@ pub struct Focus {
     pub stacks_of: [u32; STACK_PROCESSES],
     /// Not 0: who closes first is counted in [`CLOSERS`](crate::maps::CLOSERS).
     pub closers: u32,
+    /// Not 0: connections to the destinations in [`ANSWERS`](crate::maps::ANSWERS) are counted.
+    pub answers: u32,
+}
+
+/// A destination whose connections are counted when they are established. 32 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Answering {
+    /// Cookie of the network namespace; its inode number where the kernel has none.
+    pub netns: u64,
+    /// The peer's address.
+    pub peer: Address,
+    /// The peer's port, in host byte order.
+    pub port: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u16; 3],
 }
 
 /// The user stack that opened a socket. 336 bytes, aligned to 8.
@@ -85,6 +99,7 @@ pub struct CloserUse {
 }
 
 const _: () = assert!(size_of::<Focus>() == 40 && size_of::<OpeningStack>() == 336);
+const _: () = assert!(size_of::<Answering>() == 32);
 const _: () = assert!(size_of::<Closer>() == 40 && size_of::<CloserUse>() == 24);
 
 #[cfg(feature = "user")]
@@ -93,6 +108,8 @@ mod pod {
     unsafe impl aya::Pod for super::Focus {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::OpeningStack {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Answering {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Closer {}
     // SAFETY: as above.

@@ -19,8 +19,10 @@ mod reset;
 
 pub use address::{AF_INET, Address, Tuple};
 pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, STATES};
-pub use event::{Event, EventKind};
-pub use focus::{Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS};
+pub use event::{Event, EventKind, connect_flags};
+pub use focus::{
+    Answering, Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS,
+};
 pub use inventory::{
     BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, RequestUse,
     SOURCE_WORDS, SocketRecord, Walk, socket_flags,
@@ -81,6 +83,9 @@ pub mod maps {
     pub const STACKS: &str = "STACKS";
     /// LRU hash of [`Closer`](crate::Closer) to [`CloserUse`](crate::CloserUse).
     pub const CLOSERS: &str = "CLOSERS";
+    /// Hash of [`Answering`](crate::Answering) to a count: connections to the destinations that the
+    /// agent has put there.
+    pub const ANSWERS: &str = "ANSWERS";
     /// Section of one `u32`: which namespaces the hooks count, see [`scope`](crate::scope).
     pub const SCOPE: &str = ".data.scope";
     /// Array of [`ConnectSet`](crate::ConnectSet).
@@ -125,6 +130,9 @@ pub mod maps {
     pub const STACKS_LIMIT: u32 = 1_024;
     /// Entries of [`CLOSERS`] at least.
     pub const CLOSERS_LIMIT: u32 = 1_024;
+    /// Entries of [`ANSWERS`]: destinations whose connects are given up. Each is put there by the
+    /// agent, which takes the largest.
+    pub const ANSWERS_LIMIT: u32 = 256;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;
 }

@@ -32,8 +32,8 @@ pub struct ConnectNote {
     pub source_port: u16,
     /// 1 where the socket had a local port already, so that none had to be found.
     pub bound: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 where the socket had an initial sequence number already, from an earlier connect().
+    pub sequenced: u8,
     /// `comm` of the thread-group leader.
     pub comm: [u8; 16],
 }

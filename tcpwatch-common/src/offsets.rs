@@ -119,6 +119,9 @@ offsets! {
     i_mode = "inode" "i_mode";
     /// `__be16`: stays when `skc_num` is cleared at CLOSE.
     inet_sport = "inet_sock" "inet_sport";
+    /// Two `u16` in host byte order, the first and the last port; 6.3 and later. From 6.8 on a
+    /// `u32`, the last in its upper half, which on a little-endian machine is the same.
+    local_port_range = "inet_sock" "local_port_range" optional;
     /// `struct inet_bind_bucket *`.
     icsk_bind_hash = "inet_connection_sock" "icsk_bind_hash" optional;
     /// `atomic_t`.
@@ -142,6 +145,8 @@ offsets! {
     /// `u64`, microseconds of CLOCK_MONOTONIC: when data was last acknowledged, or sent while
     /// nothing was under way (`tcp_rate_gen` and `tcp_rate_skb_sent`, net/ipv4/tcp_rate.c).
     delivered_mstamp = "tcp_sock" "delivered_mstamp" optional;
+    /// `u32`: segments sent and not acknowledged; a SYN counts.
+    packets_out = "tcp_sock" "packets_out" optional;
     /// `u32`: the first byte that is not acknowledged.
     snd_una = "tcp_sock" "snd_una" optional;
     /// `u32`: behind the last byte that the process has written.

@@ -47,11 +47,14 @@ fn report(sk: Sock, port: u16) {
         netns_cookie: namespace.cookie(),
         netns: namespace.inode(),
         kind: EventKind::BindFailed as u8,
-        reserved: [0; 3],
+        flags: 0,
+        reserved: [0; 2],
         tuple: sk.tuple(port),
         error: 0,
         tgid: culprit.tgid,
         comm: culprit.comm,
+        since_syn_ms: 0,
+        own_port_range: 0,
         reserved2: 0,
     };
     emit(event, Share::Uncommon, counters);

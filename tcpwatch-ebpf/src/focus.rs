@@ -12,12 +12,12 @@ use aya_ebpf::{
     },
 };
 use tcpwatch_common::{
-    Address, Closer, CloserUse, FRAMES, OpeningStack, STACK_PROCESSES, STACK_WORDS,
+    Address, Answering, Closer, CloserUse, FRAMES, OpeningStack, STACK_PROCESSES, STACK_WORDS,
 };
 
 use crate::{
     log,
-    maps::{CLOSERS, STACKS, focus},
+    maps::{ANSWERS, CLOSERS, STACKS, focus},
     origins::{self, Culprit},
     sock::{Object, Sock, field, has, offset},
 };
@@ -117,5 +117,26 @@ pub(crate) fn count_closer(sk: Sock) {
                 log::focus_full();
             }
         }
+    }
+}
+
+/// Counts a connection to a destination that is asked for.
+#[inline(always)]
+pub(crate) fn count_answer(sk: Sock) {
+    if focus().is_none_or(|focus| focus.answers == 0) {
+        return;
+    }
+    let namespace = sk.namespace();
+    let cookie = namespace.cookie();
+    let destination = Answering {
+        netns: if cookie == 0 { u64::from(namespace.inode()) } else { cookie },
+        peer: sk.addresses().1,
+        port: sk.peer_port(),
+        reserved: [0; 3],
+    };
+    if let Some(count) = ANSWERS.get_ptr_mut(&destination) {
+        // SAFETY: an entry of the map. Of two CPUs that add at once one is lost: whether there are
+        // hardly any or many is seen all the same.
+        unsafe { *count += 1 };
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
-    CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet, Counters,
+    Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet, Counters,
     Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey, ResetOrigin,
     ResetOriginUse, Walk, maps as names,
 };
@@ -34,6 +34,9 @@ pub(crate) static STACKS: LruHashMap<u64, OpeningStack> =
 #[map]
 pub(crate) static CLOSERS: LruHashMap<Closer, CloserUse> =
     LruHashMap::with_max_entries(names::CLOSERS_LIMIT, 0);
+#[map]
+pub(crate) static ANSWERS: HashMap<Answering, u64> =
+    HashMap::with_max_entries(names::ANSWERS_LIMIT, 0);
 #[map]
 pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CONNECT_SETS, 0);
 #[map]

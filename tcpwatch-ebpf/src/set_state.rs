@@ -17,6 +17,7 @@ use aya_ebpf::{
 };
 use tcpwatch_common::{
     CLOSE_WAIT_BUCKETS_NS, ConnectNote, Counters, Event, EventKind, STATES, Tuple,
+    connect_flags as bits,
 };
 
 use crate::{
@@ -64,11 +65,13 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
 /// noted now.
 #[inline(always)]
 fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
+    let tcp = sk.tcp();
+    let is_sequenced = tcp.and_then(TcpSock::is_sequenced);
     let note = ConnectNote {
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        source_port: sk.tcp().map_or(0, TcpSock::source_port),
+        source_port: tcp.map_or(0, TcpSock::source_port),
         bound: u8::from(sk.local_port() != 0),
-        reserved: 0,
+        sequenced: u8::from(is_sequenced == Some(true)),
         comm: current_leader_comm(),
     };
     if notes::put_connect(address, &note) != Put::Placed {
@@ -84,23 +87,29 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
         state::CLOSE => {
             let Some(tcp) = sk.tcp() else { return };
             // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before
-            // where none was.
+            // where none was. One that was found twice in a row has sent a SYN.
             let mut local_port = tcp.source_port();
             if let Some(note) = note
                 && note.bound == 0
                 && note.source_port == local_port
+                && tcp.has_sent() != Some(true)
             {
                 local_port = 0;
             }
             let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
-            report(sk, note, EventKind::ConnectFailed, sk.tuple(local_port), share, counters);
+            let mut event = event(sk, note, EventKind::ConnectFailed, sk.tuple(local_port));
+            event.flags = connect_flags(sk, tcp, note);
+            event.since_syn_ms = ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
+            event.own_port_range = tcp.own_port_range();
+            emit(event, share, counters);
         }
+        state::ESTABLISHED => focus::count_answer(sk),
         // Simultaneous open, the only way from SYN_SENT to SYN_RECV (RFC 9293 section 3.5). With
         // one socket at both ends it is a self-connection.
         state::SYN_RECV => {
             let tuple = sk.tuple(sk.local_port());
             if tuple.is_self() {
-                report(sk, note, EventKind::SelfConnection, tuple, Share::Rare, counters);
+                emit(event(sk, note, EventKind::SelfConnection, tuple), Share::Rare, counters);
             }
         }
         _ => {}
@@ -108,29 +117,56 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
     notes::forget_connect(address);
 }
 
+/// How far the connect has come, and how it ends. A process that closes a pending connect has its
+/// SYN still queued: the queue is purged after the transition (`tcp_close`, `tcp_disconnect`). Where
+/// connect() itself fails no SYN is queued yet.
 #[inline(always)]
-fn report(
-    sk: Sock,
-    note: Option<ConnectNote>,
-    kind: EventKind,
-    tuple: Tuple,
-    share: Share,
-    counters: &mut Counters,
-) {
+fn connect_flags(sk: Sock, tcp: TcpSock, note: Option<ConnectNote>) -> u8 {
+    /// `SHUTDOWN_MASK`, include/net/sock.h.
+    const BOTH_DIRECTIONS: u8 = 3;
+    let mut flags = 0;
+    if let (Some(has_sent), Some(is_sequenced)) = (tcp.has_sent(), tcp.is_sequenced()) {
+        flags |= bits::TOLD;
+        if has_sent {
+            flags |= bits::SYN_QUEUED;
+        }
+        if note.is_some_and(|note| note.sequenced == 0) {
+            flags |= bits::UNUSED_BEFORE;
+            if is_sequenced {
+                flags |= bits::NEW_SEQUENCE;
+            }
+        }
+    }
+    if let Some(note) = note {
+        flags |= bits::NOTED;
+        if note.bound != 0 {
+            flags |= bits::BOUND;
+        }
+    }
+    if sk.shutdown() == BOTH_DIRECTIONS {
+        flags |= bits::CLOSED;
+    }
+    flags
+}
+
+#[inline(always)]
+fn event(sk: Sock, note: Option<ConnectNote>, kind: EventKind, tuple: Tuple) -> Event {
     let (tgid, comm) = note.map_or((0, [0; 16]), |note| (note.tgid, note.comm));
-    let event = Event {
+    Event {
         time_ns: now_ns(),
         netns_cookie: sk.namespace().cookie(),
         netns: sk.namespace().inode(),
         kind: kind as u8,
-        reserved: [0; 3],
+        flags: 0,
+        reserved: [0; 2],
         tuple,
         error: sk.error(),
         tgid,
         comm,
+        since_syn_ms: 0,
+        own_port_range: 0,
         reserved2: 0,
-    };
-    emit(event, share, counters);
+    }
 }
 
 /// The FIN is being processed, so the time of the last segment is now.

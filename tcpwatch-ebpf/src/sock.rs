@@ -29,6 +29,7 @@ pub(crate) const IPPROTO_TCP: u16 = 6;
 
 /// States of `include/net/tcp_states.h`.
 pub(crate) mod state {
+    pub(crate) const ESTABLISHED: u32 = 1;
     pub(crate) const SYN_SENT: u32 = 2;
     pub(crate) const SYN_RECV: u32 = 3;
     pub(crate) const FIN_WAIT1: u32 = 4;
@@ -349,6 +350,30 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn unacked(self) -> u32 {
         field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
+    }
+
+    /// Whether a segment is under way; `None` where the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn has_sent(self) -> Option<bool> {
+        if has!(packets_out) { Some(field!(self.0, packets_out: u32) != 0) } else { None }
+    }
+
+    /// Whether it has an initial sequence number: 0 until connect() has found a port and a route
+    /// (`tcp_v4_connect`, net/ipv4/tcp_ipv4.c), and never again after. `None` where the kernel does
+    /// not tell.
+    #[inline(always)]
+    pub(crate) fn is_sequenced(self) -> Option<bool> {
+        if has!(write_seq) { Some(field!(self.0, write_seq: u32) != 0) } else { None }
+    }
+
+    /// The range set by IP_LOCAL_PORT_RANGE, the last port in the upper half; 0 without one.
+    #[inline(always)]
+    pub(crate) fn own_port_range(self) -> u32 {
+        if !has!(local_port_range) {
+            return 0;
+        }
+        let [first, last] = field!(self.0, local_port_range: [u16; 2]);
+        u32::from(last) << 16 | u32::from(first)
     }
 
     /// Half-open requests of a listener.

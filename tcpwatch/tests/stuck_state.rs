@@ -5,7 +5,14 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use scenes::{CloseWaitLeak, Namespace, Stuck};
@@ -14,7 +21,7 @@ use support::{Agent, poll};
 
 /// An inventory every second; what has waited for two counts, and is over three later.
 const QUICK: &str = "[inventory]\ninterval = \"1s\"\n\
-    [detect.stuck_state]\nmin_age = \"2s\"\nunanswered = \"2s\"\nwindow = \"3s\"\n";
+    [detect.stuck_state]\nmin_age = \"1s\"\nunanswered = \"2s\"\nwindow = \"3s\"\n";
 
 const KIND: &str = "stuck-state";
 
@@ -24,8 +31,9 @@ fn wait_for(agent: &Agent, ns: &Namespace, state: &str) -> Result<Value> {
     poll(KIND, || {
         let mut findings = of_state(agent, ns, state)?;
         ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
-        // All of them are old within one look or two.
-        Ok(findings.pop().filter(|finding| finding["evidence"]["sockets"] == 12))
+        // All of them are old within one look or two; in FIN_WAIT2 they are info for some time.
+        let is_all = |finding: &Value| finding["evidence"]["sockets"] == 12;
+        Ok(findings.pop().filter(|it| is_all(it) && it["severity"] != "info"))
     })
 }
 
@@ -83,6 +91,7 @@ fn connects_that_nobody_answers_are_named_with_who_dials_and_whom() -> Result<()
     assert_told(&finding, &stuck, "syn_sent")?;
     assert_is_ours(&finding)?;
     assert_eq!(finding["evidence"]["oldest_age_is_lower_bound"], false, "{finding:#}");
+    assert_eq!(finding["evidence"]["peer_is_this_host"], false, "{finding:#}");
     stuck.end()?;
     assert_clears(&agent, &ns, "syn_sent")
 }
@@ -118,6 +127,9 @@ fn last_ack_of_a_peer_that_vanished_has_no_owner() -> Result<()> {
     assert_told(&finding, &stuck, "last_ack")?;
     assert_eq!(finding["subject"].get("process"), None, "{finding:#}");
     assert!(title(&finding)?.contains("that no process holds any more"), "{finding:#}");
+    // Both ends are here, so no other host can be at fault.
+    assert_eq!(finding["evidence"]["peer_is_this_host"], true, "{finding:#}");
+    assert!(finding["remedies"].to_string().contains("nft list ruleset"), "{finding:#}");
     stuck.end()?;
     assert_clears(&agent, &ns, "last_ack")
 }
@@ -155,5 +167,121 @@ fn fin_wait2_that_nobody_holds_is_nothing() -> Result<()> {
     assert_eq!(agent.findings(KIND, ns.name())?, Vec::<Value>::new());
     assert_eq!(ns.ss_count(scenes::State::FinWait2)?, 40);
     drop(leak);
+    Ok(())
+}
+
+/// Twelve workers connect again and again, each with a time-out, until `until` is set.
+fn work(ns: &Namespace, to: SocketAddr, time_out: Duration, until: &AtomicBool) -> Result<()> {
+    ns.enter(|| {
+        thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| {
+                    while !until.load(Ordering::Relaxed) {
+                        drop(TcpStream::connect_timeout(&to, time_out));
+                        thread::sleep(Duration::from_millis(100));
+                    }
+                });
+            }
+        });
+    })
+}
+
+/// With `unanswered` so long that no inventory could see them.
+#[test]
+fn connects_that_are_given_up_are_named_with_how_long_they_waited() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(&QUICK.replace("unanswered = \"2s\"", "unanswered = \"1h\""))?;
+    let ns = Namespace::new("given-up")?;
+    // What leads nowhere, and an address there.
+    let stuck = Stuck::in_syn_sent(&ns, 1, 5432)?;
+    let server = stuck.server_address();
+    stuck.end()?;
+    agent.wait_for_inventory()?;
+    let until = AtomicBool::new(false);
+    let finding = thread::scope(|scope| {
+        let workers = scope.spawn(|| work(&ns, server, Duration::from_millis(1_200), &until));
+        let found = poll(KIND, || {
+            let mut findings = agent.findings(KIND, ns.name())?;
+            ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
+            Ok(findings.pop().filter(|finding| finding["severity"] == "warning"))
+        });
+        until.store(true, Ordering::Relaxed);
+        workers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        found
+    })?;
+    let evidence = &finding["evidence"];
+    assert_eq!(evidence["state"], "syn_sent", "{finding:#}");
+    assert_eq!(evidence["answered_connections"], 0, "{finding:#}");
+    assert_eq!(evidence["peer_is_this_host"], false, "{finding:#}");
+    assert!(evidence["given_up_connections"].as_u64() >= Some(10), "{finding:#}");
+    assert_eq!(finding["subject"]["peer"], server.to_string(), "{finding:#}");
+    assert_is_ours(&finding)?;
+    let start = format!("{server} does not answer: ");
+    assert!(title(&finding)?.starts_with(&start), "{finding:#}");
+    assert!(title(&finding)?.contains("given up after 1 s"), "{finding:#}");
+    let counted = agent.sum("tcpwatch_connect_failures_total", &["reason=\"given_up\""])?;
+    assert!(counted >= 12.0, "{counted}");
+    assert_clears(&agent, &ns, "syn_sent")
+}
+
+/// Two addresses are raced, and the loser is closed after 250 ms.
+#[test]
+fn losers_of_happy_eyeballs_are_counted_and_raise_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let agent = Agent::start(QUICK)?;
+    let ns = Namespace::new("eyeballs")?;
+    let stuck = Stuck::in_syn_sent(&ns, 1, 5432)?;
+    let server = stuck.server_address();
+    stuck.end()?;
+    let until = AtomicBool::new(false);
+    let netns = format!("netns=\"{}\"", ns.name());
+    let counted =
+        || agent.sum("tcpwatch_connect_failures_total", &["reason=\"given_up\"", netns.as_str()]);
+    thread::scope(|scope| {
+        let workers = scope.spawn(|| work(&ns, server, Duration::from_millis(250), &until));
+        let many = poll("a hundred losers", || Ok((counted()? >= 100.0).then_some(())));
+        let looks = (0..3).try_for_each(|_| agent.wait_for_inventory());
+        until.store(true, Ordering::Relaxed);
+        workers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        many.and(looks)
+    })?;
+    assert_eq!(agent.findings(KIND, ns.name())?, Vec::<Value>::new());
+    Ok(())
+}
+
+/// Twelve clients have shut down their side and get something every 1.5 s, longer than `min_age`.
+#[test]
+fn half_closed_clients_whose_server_still_sends_are_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("follow")?;
+    let mut pairs = ns.enter(|| -> Result<Vec<(TcpStream, TcpStream)>> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 9_100))?;
+        let open = || -> Result<(TcpStream, TcpStream)> {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            let (server, _) = listener.accept()?;
+            client.shutdown(Shutdown::Write)?;
+            Ok((client, server))
+        };
+        (0..12).map(|_| open()).collect()
+    })??;
+    let agent = Agent::start(QUICK)?;
+    let mut seen_in_fin_wait2 = 0;
+    for _ in 0..8 {
+        for (client, server) in &mut pairs {
+            server.write_all(&[1])?;
+            client.read_exact(&mut [0])?;
+        }
+        thread::sleep(Duration::from_millis(1_500));
+        seen_in_fin_wait2 += ns.ss_count(scenes::State::FinWait2)?;
+        assert_eq!(of_state(&agent, &ns, "fin_wait2")?, Vec::<Value>::new());
+    }
+    assert_eq!(seen_in_fin_wait2, 8 * 12);
+    drop(pairs);
     Ok(())
 }

@@ -355,9 +355,10 @@ section! {
 }
 
 section! {
-    /// stuck-state: sockets of one process wait for a peer that does not answer, in FIN_WAIT2,
-    /// LAST_ACK, CLOSING or SYN_SENT. FIN_WAIT2 that no process holds any more ends by
-    /// tcp_fin_timeout and does not count.
+    /// stuck-state: sockets of one owner wait for a peer that does not answer, in FIN_WAIT2,
+    /// LAST_ACK, CLOSING or SYN_SENT, or its connects are given up before an answer comes. FIN_WAIT2
+    /// that no process holds any more ends by tcp_fin_timeout and does not count; nor does one whose
+    /// peer still sends.
     pub struct StuckState {
         /// true or false. On, because it is the peer's fault, and the program here shows it as its
         /// own slowness at best.
@@ -365,8 +366,10 @@ section! {
 
         /// How long a socket must have been in FIN_WAIT2, LAST_ACK or CLOSING to count, from 0s to
         /// 24h. 60s is the kernel's default tcp_fin_timeout: from then on it would itself have
-        /// given up a FIN_WAIT2 that nobody holds. LAST_ACK of a process that has gone ends after
-        /// some 100s.
+        /// given up a FIN_WAIT2 that no process holds. LAST_ACK of a process that has gone ends
+        /// after some 100s. FIN_WAIT2 is info until ten times as long, unless it takes a quarter of
+        /// the descriptors of its process: the nearest healthy program is a client that has shut
+        /// down its side and waits 100s for its answer.
         #[serde(with = "Age")]
         pub min_age: Duration = Duration::from_secs(60);
 
@@ -376,11 +379,21 @@ section! {
         #[serde(with = "Age")]
         pub unanswered: Duration = Duration::from_secs(3);
 
+        /// How long a connect() must have waited that the program gave up, to count, from 0s to
+        /// 24h. 1s: by then the first SYN has been sent again (RFC 6298), so that a single lost
+        /// packet explains nothing. The nearest healthy programs are those that race two addresses
+        /// and close the loser after 250ms (RFC 8305), health checks and port scans, which wait
+        /// less than a second.
+        #[serde(with = "Age")]
+        pub given_up_after: Duration = Duration::from_secs(1);
+
         /// Sockets of one owner in one of these states, and towards one host, from 1 to 1000000,
-        /// that raise a warning; so many towards several hosts are info. 10 is a connection pool of
-        /// common default size (HikariCP) that does not get through with any connection. Of one
-        /// host, because who dials or serves many always has some that do not answer: mail servers,
-        /// crawlers, scrapers, proxies.
+        /// that raise a warning; so many towards several hosts are info. Connects that were given up
+        /// are a warning where so many waited at the same moment, else info. 10 is a connection pool
+        /// of common default size (HikariCP) that does not get through with any connection; the
+        /// nearest healthy program is a load balancer, which checks a dead server with one connect
+        /// at a time. Of one host, because a program that connects to many always has some that do
+        /// not answer: mail servers, crawlers, scrapers, proxies.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 
@@ -390,7 +403,8 @@ section! {
         #[serde(with = "Sockets")]
         pub critical: u64 = 200;
 
-        /// How long a finding about SYN_SENT stands after so many were there last, from 1s to 24h.
+        /// How long a finding about SYN_SENT stands after so many were there last, or after the last
+        /// connect was given up, from 1s to 24h; over so long those are counted.
         /// 2m: a job that dials each minute, and one of whose rounds no inventory meets because it
         /// gives up soon, is told once and not each minute.
         #[serde(with = "Window")]

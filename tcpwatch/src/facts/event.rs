@@ -1,6 +1,6 @@
 //! What a hook saw happen.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,18 +20,43 @@ pub enum ConnectFailure {
     NoLocalPort,
     /// ECONNRESET.
     Reset,
-    /// Anything else; the application may have closed the socket before an answer came.
+    /// The program closed the socket before an answer came: a time-out of its own, or a connect
+    /// that lost against another one (RFC 8305).
+    GivenUp,
+    /// Anything else.
     Other,
+}
+
+/// Why connect() itself failed, before it sent a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoConnect {
+    /// No port of the namespace's `ip_local_port_range` was free for this destination.
+    Range,
+    /// None was free in the socket's own range (IP_LOCAL_PORT_RANGE); 0 for an end that is the
+    /// namespace's.
+    OwnRange {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
+    /// The socket was bound to a port, and another connection has the same two ends: EADDRNOTAVAIL,
+    /// but no lack of ports.
+    EndsTaken,
+    /// A port and a route were found, and the SYN was not queued: the kernel had no memory for it.
+    NoMemory,
 }
 
 impl ConnectFailure {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Refused,
         Self::TimedOut,
         Self::Unreachable,
         Self::NoLocalPort,
         Self::Reset,
+        Self::GivenUp,
         Self::Other,
     ];
 
@@ -44,6 +69,7 @@ impl ConnectFailure {
             Self::Unreachable => "unreachable",
             Self::NoLocalPort => "no_local_port",
             Self::Reset => "reset",
+            Self::GivenUp => "given_up",
             Self::Other => "other",
         }
     }
@@ -77,6 +103,12 @@ pub enum Event {
         peer: Endpoint,
         /// Why.
         reason: ConnectFailure,
+        /// How long after its first SYN; `None` where none was sent, or the kernel does not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waited: Option<Duration>,
+        /// Why no SYN was sent; `None` where one was, or it is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        no_connect: Option<NoConnect>,
         /// Who called connect().
         process: Option<Arc<Process>>,
     },

@@ -1,5 +1,9 @@
 //! What the engine wants the kernel side to look at more closely, for now.
 
+use std::collections::BTreeSet;
+
+use super::{Endpoint, NetnsId};
+
 /// Asked for with each inventory; what is not asked for again ends. A healthy host has an empty one
 /// and pays for none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +15,9 @@ pub struct Focus {
     pub closers: bool,
     /// Local ports whose sockets are to be described, whatever their state; a few at most.
     pub ports: Vec<u16>,
+    /// Destinations whose connections are to be counted when they are established;
+    /// [`ANSWERS`](Self::ANSWERS) at most.
+    pub answers: BTreeSet<(NetnsId, Endpoint)>,
 }
 
 impl Focus {
@@ -18,9 +25,15 @@ impl Focus {
     /// that it opens, and of many that leak at once the largest tell enough.
     pub const STACKS: usize = tcpwatch_common::STACK_PROCESSES;
 
+    /// Most destinations whose connections are counted at a time.
+    pub const ANSWERS: usize = tcpwatch_common::maps::ANSWERS_LIMIT as usize;
+
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stacks_of.is_empty() && !self.closers && self.ports.is_empty()
+        self.stacks_of.is_empty()
+            && !self.closers
+            && self.ports.is_empty()
+            && self.answers.is_empty()
     }
 }

@@ -22,12 +22,14 @@ pub struct Inventory {
     pub not_seen: Vec<NotSeen>,
     /// Listeners and self-connections that were too many to describe.
     pub undescribed: u64,
-    /// Descriptors of the processes that hold sockets in CLOSE_WAIT, by pid, as far as /proc tells.
+    /// Descriptors of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2, by pid, as far as /proc tells.
     pub descriptors: BTreeMap<u32, DescriptorUse>,
     /// Resets by process and service; `None` where no hook tells of them.
     pub resets: Option<Vec<ResetCount>>,
     /// Who closed connections first, while [`Focus::closers`](super::Focus::closers) asks for it.
     pub closers: Vec<CloserCount>,
+    /// Connections to the destinations that [`Focus::answers`](super::Focus::answers) asks for.
+    pub answers: Vec<AnswerCount>,
 }
 
 /// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
@@ -423,6 +425,18 @@ pub struct CloserCount {
     pub peer: Option<IpAddr>,
     /// The service: a client's peer port, a server's local port.
     pub port: u16,
+    /// How many.
+    pub count: u64,
+}
+
+/// Connections to one destination that were established, counted since
+/// [`Focus::answers`](super::Focus::answers) asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerCount {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// The destination.
+    pub peer: Endpoint,
     /// How many.
     pub count: u64,
 }

@@ -22,12 +22,12 @@ mod written;
 
 pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
 pub use endpoint::Endpoint;
-pub use event::{ConnectFailure, Event};
+pub use event::{ConnectFailure, Event, NoConnect};
 pub use focus::Focus;
 pub use inventory::{
-    CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
-    NetstatCounters, PortHolder, PortUse, Progress, Role, Scope, SelfConnectedSocket, StateCounts,
-    TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
+    AnswerCount, CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace,
+    NetnsId, NetstatCounters, PortHolder, PortUse, Progress, Role, Scope, SelfConnectedSocket,
+    StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};

@@ -8,10 +8,10 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use super::*;
 use crate::facts::{
-    CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
-    Listener, Namespace, NetstatCounters, NotSeen, Owner, PortHolder, PortUse, Process, Progress,
-    ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts, TcpState,
-    TimeWaitUse, TwReuse, Unseen, WaitingSocket,
+    AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse,
+    Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner, PortHolder, PortUse,
+    Process, Progress, ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts,
+    TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -192,6 +192,7 @@ fn full_inventory() -> Inventory {
             port: 443,
             count: 5,
         }],
+        answers: vec![AnswerCount { netns: 1, peer: endpoint("[2001:db8::9]:443"), count: 7 }],
     }
 }
 
@@ -204,6 +205,9 @@ fn events() -> impl Iterator<Item = Event> {
         local,
         peer: endpoint("[2001:db8::9]:443"),
         reason,
+        waited: (reason == ConnectFailure::GivenUp).then_some(Duration::from_millis(2_004)),
+        no_connect: (reason == ConnectFailure::NoLocalPort)
+            .then_some(NoConnect::OwnRange { first: 4_000, last: 0 }),
         process: Some(process()),
     };
     let others = [

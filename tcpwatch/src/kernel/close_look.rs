@@ -54,10 +54,18 @@ impl CloseLook {
     /// Tells the kernel side what is asked for from now on.
     pub(super) fn ask(&mut self, focus: &Focus) {
         let before = std::mem::replace(&mut self.asked, focus.clone());
-        if before.stacks_of == focus.stacks_of && before.closers == focus.closers {
+        let answers = !focus.answers.is_empty();
+        if before.stacks_of == focus.stacks_of
+            && before.closers == focus.closers
+            && before.answers.is_empty() != answers
+        {
             return;
         }
-        let mut wire = WireFocus { closers: u32::from(focus.closers), ..WireFocus::default() };
+        let mut wire = WireFocus {
+            closers: u32::from(focus.closers),
+            answers: u32::from(answers),
+            ..WireFocus::default()
+        };
         for (place, &pid) in wire.stacks_of.iter_mut().zip(&focus.stacks_of) {
             *place = pid;
         }

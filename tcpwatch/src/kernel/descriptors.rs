@@ -2,19 +2,22 @@
 
 use std::{collections::BTreeMap, fs};
 
-use crate::facts::{DescriptorUse, Namespace};
+use crate::facts::{DescriptorUse, Namespace, TcpState};
 
-/// Sockets in CLOSE_WAIT from which on their process's descriptors are counted: before 6.2 each of
+/// Sockets in CLOSE_WAIT, or in FIN_WAIT2, from which on their process's descriptors are counted: before 6.2 each of
 /// them is one step through its folder.
 const SOCKETS: u32 = 5;
 /// Processes whose descriptors are counted in one inventory, those with most sockets.
 const PROCESSES: usize = 32;
 
-/// Those of the processes that hold sockets in CLOSE_WAIT.
-pub(super) fn of_close_wait(namespaces: &[Namespace]) -> BTreeMap<u32, DescriptorUse> {
+/// Those of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2.
+pub(super) fn of_holders(namespaces: &[Namespace]) -> BTreeMap<u32, DescriptorUse> {
     let mut sockets: BTreeMap<u32, u32> = BTreeMap::new();
     let close_wait = namespaces.iter().flat_map(|namespace| &namespace.close_wait);
-    for owner in close_wait.filter_map(|socket| socket.owner.as_ref()) {
+    let waiting = namespaces.iter().flat_map(|namespace| &namespace.waiting);
+    let fin_wait2 = waiting.filter(|socket| socket.state == TcpState::FinWait2);
+    let owners = close_wait.filter_map(|socket| socket.owner.as_ref());
+    for owner in owners.chain(fin_wait2.filter_map(|socket| socket.owner.as_ref())) {
         *sockets.entry(owner.process.pid).or_default() += 1;
     }
     let mut most: Vec<(u32, u32)> =

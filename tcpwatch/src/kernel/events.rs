@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::Arc,
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
-use tcpwatch_common as wire;
+use tcpwatch_common::{self as wire, connect_flags as flags};
 
 use super::{ProcessReader, namespaces::NetnsIds};
-use crate::facts::{ConnectFailure, Endpoint, Event, Process, Timestamp};
+use crate::facts::{ConnectFailure, Endpoint, Event, NoConnect, Process, Timestamp};
 
 /// Processes remembered between two drains, so that a burst of one process reads /proc once.
 const PROCESSES: usize = 256;
@@ -63,8 +64,18 @@ impl EventRing {
         if record.kind == wire::EventKind::SelfConnection as u8 {
             Some(Event::SelfConnection { at, netns, endpoint: local, process })
         } else if record.kind == wire::EventKind::ConnectFailed as u8 {
-            let reason = connect_failure(record.error, tuple.local_port);
-            Some(Event::ConnectFailed { at, netns, local, peer, reason, process })
+            let (reason, no_connect) = connect_failure(record);
+            let waited = no_connect.is_none().then(|| waited(record)).flatten();
+            Some(Event::ConnectFailed {
+                at,
+                netns,
+                local,
+                peer,
+                reason,
+                waited,
+                no_connect,
+                process,
+            })
         } else if record.kind == wire::EventKind::BindFailed as u8 {
             Some(Event::BindFailed { at, netns, local, process })
         } else {
@@ -112,17 +123,53 @@ fn decode(bytes: &[u8]) -> Option<wire::Event> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
-/// The reason of a failed connect. A source port of 0 after CLOSE means that none was free: the
-/// kernel sets no `sk_err` then, and neither when the application gives up (seen on 6.18).
-fn connect_failure(error: i32, local_port: u16) -> ConnectFailure {
-    match error {
-        0 if local_port == 0 => ConnectFailure::NoLocalPort,
+/// The reason of a failed connect, and why connect() sent no SYN.
+fn connect_failure(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
+    let reason = match record.error {
+        0 => return without_error(record),
         libc::ECONNREFUSED => ConnectFailure::Refused,
         libc::ETIMEDOUT => ConnectFailure::TimedOut,
         libc::EHOSTUNREACH | libc::ENETUNREACH => ConnectFailure::Unreachable,
         libc::ECONNRESET => ConnectFailure::Reset,
         _ => ConnectFailure::Other,
+    };
+    (reason, None)
+}
+
+/// The kernel sets no `sk_err` when connect() itself fails, and neither when the program gives up
+/// (seen on 6.18). A source port of 0 means that none was free. A queued SYN, or a close() that has
+/// begun, means that the program gave up.
+fn without_error(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
+    let has = |flag| record.flags & flag != 0;
+    if record.tuple.local_port == 0 {
+        let [first, last] = [record.own_port_range as u16, (record.own_port_range >> 16) as u16];
+        let lack = match (first, last) {
+            (0, 0) => NoConnect::Range,
+            (first, last) => NoConnect::OwnRange { first, last },
+        };
+        return (ConnectFailure::NoLocalPort, Some(lack));
     }
+    if has(flags::CLOSED) || has(flags::SYN_QUEUED) {
+        return (ConnectFailure::GivenUp, None);
+    }
+    if !has(flags::TOLD) || !has(flags::NOTED) || !has(flags::UNUSED_BEFORE) {
+        return (ConnectFailure::Other, None);
+    }
+    // A bound port is taken as it is: `__inet_hash_connect` asks for nothing but both ends.
+    let why = match (has(flags::NEW_SEQUENCE), has(flags::BOUND)) {
+        (true, _) => Some(NoConnect::NoMemory),
+        (false, true) => Some(NoConnect::EndsTaken),
+        (false, false) => None,
+    };
+    (ConnectFailure::Other, why)
+}
+
+/// How long ago the first SYN was sent. `tcp_usec_ts` (6.7 and later) makes the stamp microseconds,
+/// so the difference is beyond all that a connect can last.
+fn waited(record: &wire::Event) -> Option<Duration> {
+    const IMPLAUSIBLE_MS: u32 = 3_600_000;
+    (record.since_syn_ms < IMPLAUSIBLE_MS)
+        .then(|| Duration::from_millis(u64::from(record.since_syn_ms)))
 }
 
 /// A NUL-padded name of the kernel; bytes that are no UTF-8 are replaced.

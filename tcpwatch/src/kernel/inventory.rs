@@ -26,6 +26,7 @@ use tcpwatch_common::{
 
 use super::{
     Scope,
+    answers::Answers,
     attribution::Attribution,
     clock::now,
     close_look::CloseLook,
@@ -58,6 +59,7 @@ pub(super) struct WalkerMaps {
     pub(super) walk: Array<MapData, Walk>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
+    pub(super) answers: Answers,
     /// `None` where owners cannot be looked up.
     pub(super) wanted: Option<BpfHashMap<MapData, u64, u8>>,
     /// Which namespaces the hooks count.
@@ -71,6 +73,7 @@ pub struct Walker {
     walk: Array<MapData, Walk>,
     destinations: BpfHashMap<MapData, Destination, WireUse>,
     requests: BpfHashMap<MapData, u32, RequestUse>,
+    answers: Answers,
     owners: Option<OwnerBook>,
     counted_netns: Array<MapData, u32>,
     notes: NoteTables,
@@ -108,12 +111,14 @@ impl Walker {
         scope: Scope,
         close_wait_limit: usize,
     ) -> Result<Self, InventoryError> {
-        let WalkerMaps { walk, destinations, requests, wanted, counted_netns, notes } = maps;
+        let WalkerMaps { walk, destinations, requests, answers, wanted, counted_netns, notes } =
+            maps;
         let mut walker = Self {
             ebpf,
             walk,
             destinations,
             requests,
+            answers,
             owners: wanted.map(OwnerBook::new),
             counted_netns,
             notes,
@@ -172,6 +177,7 @@ impl Walker {
         if self.focus.closers && !focus.closers {
             self.attribution.forget_closers();
         }
+        self.answers.ask(&focus.answers);
         self.close_look.ask(focus);
         self.focus = focus.clone();
         let began = Instant::now();
@@ -194,9 +200,10 @@ impl Walker {
         let namespaces: Vec<Namespace> =
             copied.into_iter().map(|copied| copied.namespace).collect();
         Ok(Inventory {
-            descriptors: descriptors::of_close_wait(&namespaces),
+            descriptors: descriptors::of_holders(&namespaces),
             resets: self.attribution.resets(&namespaces),
             closers: if focus.closers { self.attribution.closers() } else { Vec::new() },
+            answers: self.answers.read(),
             started,
             finished: now(),
             walked,

@@ -16,6 +16,7 @@ use tcpwatch_common::{ABSENT, maps, programs};
 
 use super::{
     CounterReader, EventRing, Hook, HookStatus, Scope, Walker,
+    answers::Answers,
     attribution::Attribution,
     btf::{BtfError, KernelTypes},
     close_look::CloseLook,
@@ -206,6 +207,7 @@ impl Programs {
             walk: self.take_map(maps::WALK)?,
             destinations: self.take_map(maps::DESTINATIONS)?,
             requests: self.take_map(maps::REQUESTS)?,
+            answers: Answers::new(self.take_map(maps::ANSWERS)?),
             wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
             counted_netns: self.take_map(maps::SCOPE)?,
             notes: NoteTables::new(

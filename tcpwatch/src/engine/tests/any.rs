@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::facts::{ResetCause, SeenReset};
+use crate::facts::{Progress, ResetCause, SeenReset};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
@@ -329,15 +329,20 @@ fn any_event() -> impl Strategy<Value = Event> {
             any_endpoint(),
             any_endpoint(),
             select(ConnectFailure::ALL.to_vec()),
+            option::of((0_u64..100_000).prop_map(Duration::from_millis)),
             process()
         )
-            .prop_map(|(at, netns, local, peer, reason, process)| Event::ConnectFailed {
-                at,
-                netns,
-                local,
-                peer,
-                reason,
-                process,
+            .prop_map(|(at, netns, local, peer, reason, waited, process)| {
+                Event::ConnectFailed {
+                    at,
+                    netns,
+                    local,
+                    peer,
+                    reason,
+                    waited,
+                    no_connect: None,
+                    process,
+                }
             }),
         (timestamp(), 0_u64..6, any_endpoint(), process()).prop_map(
             |(at, netns, local, process)| Event::BindFailed { at, netns, local, process }

@@ -46,6 +46,8 @@ fn a_flood_of_events_fills_the_tables_and_no_more() {
                 local: peer(number),
                 peer: peer(number),
                 reason: ConnectFailure::NoLocalPort,
+                waited: None,
+                no_connect: None,
                 process: process.clone(),
             });
             watch.engine.handle_event(&Event::SelfConnection {
@@ -61,6 +63,8 @@ fn a_flood_of_events_fills_the_tables_and_no_more() {
                 local: peer(number),
                 peer: peer(number),
                 reason: ConnectFailure::Refused,
+                waited: None,
+                no_connect: None,
                 process: process.clone(),
             });
             watch.engine.handle_event(&Event::BindFailed {

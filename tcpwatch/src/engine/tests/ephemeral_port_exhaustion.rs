@@ -129,14 +129,7 @@ fn a_connect_that_failed_for_another_reason_is_no_want_of_ports() {
         else {
             unreachable!("that is what it makes");
         };
-        watch.engine.handle_event(&Event::ConnectFailed {
-            at,
-            netns,
-            local,
-            peer,
-            process,
-            reason,
-        });
+        watch.engine.handle_event(&ended(at, netns, (local, peer), reason, process));
         let raised = !watch.see([host()]).is_empty();
         assert_eq!(raised, reason == ConnectFailure::NoLocalPort, "{reason:?}");
     }

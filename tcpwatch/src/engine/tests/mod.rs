@@ -30,6 +30,8 @@ mod schema;
 mod self_connect_risk;
 mod self_connection;
 mod stuck_state;
+mod stuck_state_given_up;
+mod stuck_state_half_closed;
 mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -255,6 +257,17 @@ fn destination(local: &str, peer: &str, used: u32) -> DestinationUse {
     }
 }
 
+/// A connect() that failed, of which nothing else is known.
+fn ended(
+    at: Timestamp,
+    netns: NetnsId,
+    (local, peer): (Endpoint, Endpoint),
+    reason: ConnectFailure,
+    process: Option<Arc<Process>>,
+) -> Event {
+    Event::ConnectFailed { at, netns, local, peer, reason, waited: None, no_connect: None, process }
+}
+
 /// A connect() to `peer` that found no free port.
 fn no_port(
     at: Timestamp,
@@ -269,6 +282,8 @@ fn no_port(
         local: Endpoint { address: address(local), port: 0 },
         peer: endpoint(peer),
         reason: ConnectFailure::NoLocalPort,
+        waited: None,
+        no_connect: None,
         process: process.cloned(),
     }
 }

@@ -335,6 +335,8 @@ fn a_port_that_is_dialled_in_vain_is_judged_by_who_dials_it() {
                 local: endpoint("127.0.0.1:51000"),
                 peer: endpoint("127.0.0.1:40000"),
                 reason: ConnectFailure::Refused,
+                waited: None,
+                no_connect: None,
                 process: Some(backupd().0),
             });
         }

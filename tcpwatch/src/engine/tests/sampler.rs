@@ -27,14 +27,8 @@ fn totals(samples: &Samples, netns: &str) -> NamespaceTotals {
 }
 
 fn failed(process: Option<&Arc<Process>>, reason: ConnectFailure) -> Event {
-    Event::ConnectFailed {
-        at: START,
-        netns: HOST,
-        local: endpoint("10.0.0.1:40000"),
-        peer: endpoint("10.0.0.9:443"),
-        reason,
-        process: process.cloned(),
-    }
+    let ends = (endpoint("10.0.0.1:40000"), endpoint("10.0.0.9:443"));
+    ended(START, HOST, ends, reason, process.cloned())
 }
 
 fn self_connected(netns: NetnsId) -> Event {

@@ -37,6 +37,8 @@ fn refused_from(at: Timestamp, local: &str, peer: &str) -> Event {
         local: Endpoint { address: address(local), port: 51_000 },
         peer: endpoint(peer),
         reason: ConnectFailure::Refused,
+        waited: None,
+        no_connect: None,
         process: Some(process(70, "worker")),
     }
 }
@@ -136,7 +138,7 @@ fn a_client_that_was_refused_while_the_service_was_down_dials_it_too() {
             unreachable!()
         };
         let peer = endpoint(peer);
-        let event = Event::ConnectFailed { at, netns, local, peer, reason, process };
+        let event = ended(at, netns, (local, peer), reason, process);
         watch.engine.handle_event(&event);
         watch.see([namespace]);
         assert_eq!(watch.only().severity, Severity::Info);
@@ -281,7 +283,7 @@ fn only_a_port_of_the_range_dialled_from_its_own_address_and_refused_counts() {
         for _ in 0..100 {
             let local = Endpoint { port: 51_000, ..endpoint(AT) };
             let (at, netns, peer) = (watch.now, HOST, endpoint("127.0.0.1:40002"));
-            let event = Event::ConnectFailed { at, netns, local, peer, reason, process: None };
+            let event = ended(at, netns, (local, peer), reason, None);
             watch.engine.handle_event(&event);
         }
         watch.see([host()]);
@@ -377,14 +379,7 @@ fn the_last_caller_that_is_known_is_named() {
         let Event::ConnectFailed { at, netns, local, peer, reason, .. } = refused(START, AT) else {
             unreachable!()
         };
-        watch.engine.handle_event(&Event::ConnectFailed {
-            at,
-            netns,
-            local,
-            peer,
-            reason,
-            process,
-        });
+        watch.engine.handle_event(&ended(at, netns, (local, peer), reason, process));
     };
     (0..10).for_each(|_| call(None));
     call(Some(process(71, "first")));
@@ -397,7 +392,7 @@ fn the_last_caller_that_is_known_is_named() {
         let Event::ConnectFailed { at, netns, local, peer, reason, .. } = refused(START, AT) else {
             unreachable!()
         };
-        let event = Event::ConnectFailed { at, netns, local, peer, reason, process: None };
+        let event = ended(at, netns, (local, peer), reason, None);
         watch.engine.handle_event(&event);
     }
     watch.see([host()]);

@@ -55,7 +55,7 @@ pub(crate) struct EphemeralPortExhaustion {
 
 impl Detector for EphemeralPortExhaustion {
     fn handle_event(&mut self, event: &Event, _detect: &Detect) {
-        let Event::ConnectFailed { at, netns, local, peer, reason, process } = event else {
+        let Event::ConnectFailed { at, netns, local, peer, reason, process, .. } = event else {
             return;
         };
         if *reason != ConnectFailure::NoLocalPort {

@@ -62,7 +62,7 @@ struct Dialled {
 
 impl Detector for SelfConnectRisk {
     fn handle_event(&mut self, event: &Event, detect: &Detect) {
-        let Event::ConnectFailed { at, netns, local, peer, reason, process } = event else {
+        let Event::ConnectFailed { at, netns, local, peer, reason, process, .. } = event else {
             return;
         };
         // From another address it can never be its own peer: 127.0.0.5 is dialled from 127.0.0.1.

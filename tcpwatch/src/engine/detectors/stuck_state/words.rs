@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
+use super::{Pressed, is_of_this_host, owner::GroupKey};
 use crate::{
     engine::{
         advice::text,
@@ -9,7 +10,7 @@ use crate::{
         finding::{FindingKind, Severity, Subject, Verdict},
         groups::held::{Holders, name_holder, oldest_samples},
     },
-    facts::{Namespace, Role, TcpState, Timestamp, WaitingSocket},
+    facts::{DescriptorUse, Namespace, Process, Role, TcpState, Timestamp, WaitingSocket},
 };
 
 /// Hosts named in the evidence, those with the most sockets.
@@ -19,8 +20,13 @@ const HOSTS: usize = 3;
 pub(crate) struct Group<'a> {
     pub(crate) namespace: &'a Namespace,
     pub(crate) state: TcpState,
+    pub(crate) key: &'a GroupKey,
     pub(crate) sockets: &'a [&'a WaitingSocket],
     pub(crate) holders: &'a Holders<'a, WaitingSocket>,
+    /// Sockets of the group in FIN_WAIT2 whose peer works.
+    pub(crate) half_closed: u64,
+    /// Where they raise the severity.
+    pub(crate) descriptors: Option<Pressed>,
     pub(crate) now: Timestamp,
 }
 
@@ -50,18 +56,38 @@ impl Group<'_> {
         self.sockets.iter().all(|socket| socket.orphan)
     }
 
+    /// Whether all peers are of this host.
+    fn are_local(&self) -> bool {
+        self.sockets.iter().all(|socket| is_of_this_host(self.namespace, socket))
+    }
+
+    /// The process at the other end of most of them, where that end is in CLOSE_WAIT on this host.
+    fn peer_process(&self) -> Option<&Process> {
+        let mut counts: BTreeMap<u32, (usize, &Process)> = BTreeMap::new();
+        let ends: BTreeMap<_, _> =
+            self.namespace.close_wait.iter().map(|it| ((it.local, it.peer), it)).collect();
+        for socket in self.sockets {
+            let Some(end) = ends.get(&(socket.peer, socket.local)) else { continue };
+            let Some(owner) = &end.owner else { continue };
+            counts.entry(owner.process.pid).or_insert((0, &owner.process)).0 += 1;
+        }
+        counts.into_values().max_by_key(|(count, _)| *count).map(|(_, process)| process)
+    }
+
     /// The process that holds most of them, with the descriptors of its oldest sockets.
     fn subject(&self) -> Subject {
         let first = self.oldest();
         let mut subject = Subject {
             netns: self.namespace.name.clone(),
             role: Some(first.role),
-            port: Some(first.service_port()),
+            port: self.key.port,
             ..Subject::default()
         };
-        let port = first.service_port();
+        let port = self.key.port.map_or_else(|| "*".to_owned(), |port| port.to_string());
         match (first.role, &*by_host(self.sockets)) {
-            (Role::Client, [_]) => subject.peer = Some(first.peer.to_string()),
+            (Role::Client, [_]) if self.key.port.is_some() => {
+                subject.peer = Some(first.peer.to_string())
+            }
             (Role::Client, _) => subject.peer = Some(format!("*:{port}")),
             (Role::Server, _) => subject.local = Some(format!("*:{port}")),
         }
@@ -77,8 +103,8 @@ impl Group<'_> {
             _ => "acknowledge the close",
         };
         let peers = match (first.role, &*by_host(self.sockets)) {
-            (Role::Client, [_]) => format!("{} does", first.peer),
-            (Role::Server, [(host, _)]) => format!("{host} does"),
+            (Role::Client, [_]) if self.key.port.is_some() => format!("{} does", first.peer),
+            (_, [(host, _)]) => format!("{host} does"),
             (_, hosts) => format!("{} hosts do", hosts.len()),
         };
         let connections = text::count(self.sockets.len() as u64, "connection");
@@ -95,14 +121,34 @@ impl Group<'_> {
             Role::Client => "to",
             Role::Server => "on",
         };
-        let port = first.service_port();
+        let port = match self.key.port {
+            Some(port) => format!("port {port}"),
+            None => "several ports".to_owned(),
+        };
         let state = self.state.label().to_uppercase();
         let netns = text::in_netns(&self.namespace.name);
         let at_least = if self.age_is_exact() { "" } else { "at least " };
         let age = text::duration(self.now.since(first.since));
+        let peer = match (self.are_local(), self.peer_process()) {
+            (_, Some(process)) => {
+                format!("; the peer is {} on this host", text::named_as(&process.name, process.pid))
+            }
+            (true, None) => "; the peer is this host itself".to_owned(),
+            (false, None) => String::new(),
+        };
+        let taken = match self.descriptors {
+            Some(Pressed { pid, sockets, descriptors: DescriptorUse { open, limit, .. } }) => {
+                let whose = match subject.pid == Some(pid) {
+                    true => String::new(),
+                    false => format!(" of pid {pid}"),
+                };
+                format!("; {sockets} of the {limit} descriptors{whose}, {open} are open")
+            }
+            None => String::new(),
+        };
         format!(
-            "{peers} not {does_not}: {connections} {whose}{more} {side} port {port} stay in \
-             {state}{netns}, the oldest for {at_least}{age}"
+            "{peers} not {does_not}: {connections} {whose}{more} {side} {port} stay in \
+             {state}{netns}, the oldest for {at_least}{age}{peer}{taken}"
         )
     }
 
@@ -126,11 +172,19 @@ impl Group<'_> {
                  close()) and waits without a time-out, so no timer of the kernel ends them \
                  either."
             }
+            _ if self.are_local() => {
+                "Both sides have closed. This side sends its FIN again and again, and no ACK \
+                 comes."
+            }
             _ => {
                 "Both sides have closed. This side sends its FIN again and again, and no ACK \
                  comes: the peer vanished after its own FIN, or a firewall or NAT on the way has \
                  forgotten the connection."
             }
+        };
+        let text = match (self.state, self.are_local()) {
+            (TcpState::FinWait2, _) | (_, false) => text.to_owned(),
+            (_, true) => format!("{text} {LOCAL}"),
         };
         let end = match self.state {
             TcpState::SynSent | TcpState::FinWait2 => "",
@@ -138,7 +192,18 @@ impl Group<'_> {
             _ if self.are_orphans() => " No process holds them; the kernel gives up after 2 min.",
             _ => " The kernel gives up after some 15 min (tcp_retries2).",
         };
-        format!("{text}{end}")
+        let half_closed = match self.half_closed {
+            0 => String::new(),
+            count => format!(
+                " {} more whose peer still sends are half-closed on purpose and do not count.",
+                text::count(count, "socket")
+            ),
+        };
+        let taken = match self.descriptors {
+            Some(_) => " Each takes a descriptor: at the limit accept() and open() fail.",
+            None => "",
+        };
+        format!("{text}{end}{half_closed}{taken}")
     }
 
     fn evidence(&self) -> EvidenceMap {
@@ -149,7 +214,24 @@ impl Group<'_> {
             .count("sockets", self.sockets.len() as u64)
             .number("oldest_age_seconds", self.now.since(self.oldest().since).as_secs_f64())
             .flag("oldest_age_is_lower_bound", !self.age_is_exact())
-            .count("hosts", hosts.len() as u64);
+            .count("hosts", hosts.len() as u64)
+            .flag("peer_is_this_host", self.are_local());
+        if self.state == TcpState::FinWait2 {
+            evidence.count("half_closed_sockets", self.half_closed);
+        }
+        if let Some(Pressed { sockets, descriptors: DescriptorUse { open, limit, .. }, .. }) =
+            self.descriptors
+        {
+            evidence
+                .count("descriptors", sockets)
+                .count("open_descriptors", open)
+                .count("limit_descriptors", limit);
+        }
+        if let Some(process) = self.peer_process() {
+            let mut object = EvidenceMap::default();
+            object.process(process);
+            evidence.object("peer_process", object);
+        }
         let of_host = |(host, sockets): &(IpAddr, usize)| {
             let mut object = EvidenceMap::default();
             object.text("host", host.to_string()).count("sockets", *sockets as u64);
@@ -181,12 +263,19 @@ impl Group<'_> {
             TcpState::LastAck => "last-ack",
             _ => "closing",
         };
-        let list = format!("ss -tnpo state {state} '( {side} = :{port} )'");
+        let filter = |side: &str| match self.key.port {
+            Some(port) => format!(" '( {side} = :{port} )'"),
+            None => String::new(),
+        };
+        let list = format!("ss -tnpo state {state}{}", filter(side));
         let look = format!("Look at them: {}", here(&list));
         // The host with the most sockets: the one to begin with.
         let host = by_host(self.sockets).first().map_or(first.peer.address, |(host, _)| *host);
         let capture = here(&format!("tcpdump -ni any 'host {host} and tcp port {port}'"));
         match self.state {
+            TcpState::SynSent if self.are_local() => {
+                vec![look, own_rules(subject, port), full_queue(subject, port), TIME_OUT.to_owned()]
+            }
             TcpState::SynSent => vec![
                 look,
                 format!(
@@ -200,21 +289,21 @@ impl Group<'_> {
                      and is its accept queue full: ss -ltn '( sport = :{port} )' with Recv-Q above \
                      Send-Q?"
                 ),
-                "In the code: a time-out of a few seconds for connect(), and a pause that grows \
-                 before the next one."
-                    .to_owned(),
+                TIME_OUT.to_owned(),
             ],
             TcpState::FinWait2 => vec![
                 look,
-                format!(
-                    "At {host}: ss -tnp state close-wait '( {other_side} = :{port} )' names the \
-                     process that does not close; mend or restart that one. If it has no such \
-                     sockets it has forgotten them, and only keep-alive here would have told."
-                ),
+                self.at_the_peer(host, &filter(other_side)),
                 "In the code here: a time-out for reading after shutdown(), then close(), which \
                  leaves the rest to the kernel (tcp_fin_timeout)."
                     .to_owned(),
                 format!("To free the sockets here now: {}", text::restart(subject)),
+            ],
+            _ if self.are_local() => vec![
+                format!("{look} (timer: how often the FIN was sent)"),
+                own_rules(subject, port),
+                format!("Proof: {capture} shows the FINs, sent again and again on this host."),
+                "Nothing is to be freed here: the kernel gives them up by itself.".to_owned(),
             ],
             _ => vec![
                 format!("{look} (timer: how often the FIN was sent)"),
@@ -229,6 +318,52 @@ impl Group<'_> {
             ],
         }
     }
+}
+
+impl Group<'_> {
+    /// Where the process is found that does not close.
+    fn at_the_peer(&self, host: IpAddr, filter: &str) -> String {
+        match self.peer_process() {
+            Some(process) => format!(
+                "{} on this host holds the other ends in CLOSE_WAIT: find out why it does not \
+                 close them, and repair or restart that process.",
+                text::named_as(&process.name, process.pid)
+            ),
+            None => format!(
+                "At {host}: ss -tnp state close-wait{filter} names the process that does not \
+                 close; repair or restart that one. If it has no such sockets it has forgotten \
+                 them, and only keep-alive here would have told."
+            ),
+        }
+    }
+}
+
+/// What the peer's address says where it is this host's.
+pub(crate) const LOCAL: &str = "The peer's address is this host's own, so no other host and no \
+    network is involved: a rule of this host drops the packets (nftables, iptables, a BPF program).";
+
+/// The last advice for a connect() without an answer.
+pub(crate) const TIME_OUT: &str = "In the code: a time-out of a few seconds for connect(), and a \
+    pause that grows before the next one.";
+
+/// Where the rules of this host are found.
+pub(crate) fn own_rules(subject: &Subject, port: u16) -> String {
+    format!(
+        "This host's own rules: {} and {}; look for one that drops port {port} and whose counter \
+         grows.",
+        text::in_its_namespace(subject, "nft list ruleset"),
+        text::in_its_namespace(subject, "iptables-save -c"),
+    )
+}
+
+/// A listener of this host drops SYNs without an answer when its queue is full.
+pub(crate) fn full_queue(subject: &Subject, port: u16) -> String {
+    let list = format!("ss -ltnp '( sport = :{port} )'");
+    format!(
+        "Its accept queue: {}; with Recv-Q above Send-Q the queue is full, and the process named \
+         there does not accept.",
+        text::in_its_namespace(subject, &list)
+    )
 }
 
 /// The hosts at the other end, those with the most sockets first.
