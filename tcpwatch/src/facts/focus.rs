@@ -1,5 +1,9 @@
 //! What the engine wants the kernel side to look at more closely, for now.
 
+use std::collections::BTreeSet;
+
+use super::NetnsId;
+
 /// Asked for with each inventory; what is not asked for again ends. A healthy host has an empty one
 /// and pays for none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -7,8 +11,9 @@ pub struct Focus {
     /// Processes whose calls of connect() and accept() are to be recorded with their user stack;
     /// [`STACKS`](Self::STACKS) at most.
     pub stacks_of: Vec<u32>,
-    /// Whether to count who closes connections first, and so makes TIME_WAIT.
-    pub closers: bool,
+    /// Namespaces in which to count who closes connections first, and so makes TIME_WAIT;
+    /// [`CLOSERS_IN`](Self::CLOSERS_IN) at most.
+    pub closers_in: BTreeSet<NetnsId>,
     /// Local ports whose sockets are to be described, whatever their state; a few at most.
     pub ports: Vec<u16>,
 }
@@ -18,9 +23,12 @@ impl Focus {
     /// that it opens, and of many that leak at once the largest tell enough.
     pub const STACKS: usize = tcpwatch_common::STACK_PROCESSES;
 
+    /// Most namespaces whose closers are counted at a time.
+    pub const CLOSERS_IN: usize = tcpwatch_common::maps::CLOSERS_IN_LIMIT as usize;
+
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stacks_of.is_empty() && !self.closers && self.ports.is_empty()
+        self.stacks_of.is_empty() && self.closers_in.is_empty() && self.ports.is_empty()
     }
 }

@@ -26,7 +26,7 @@ pub use event::{ConnectFailure, Event};
 pub use focus::Focus;
 pub use inventory::{
     CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace, NetnsId,
-    NetstatCounters, PortHolder, PortUse, Role, Scope, SelfConnectedSocket, StateCounts,
+    NetstatCounters, PortHolder, PortUse, PortUser, Role, Scope, SelfConnectedSocket, StateCounts,
     TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
