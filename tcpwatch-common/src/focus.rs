@@ -18,7 +18,8 @@ pub struct Focus {
     /// Thread-group ids whose connect() and accept() leave their stack in
     /// [`STACKS`](crate::maps::STACKS); 0 where unused, and none after it.
     pub stacks_of: [u32; STACK_PROCESSES],
-    /// Not 0: who closes first is counted in [`CLOSERS`](crate::maps::CLOSERS).
+    /// Not 0: who closes first is counted in [`CLOSERS`](crate::maps::CLOSERS), in the namespaces
+    /// of [`CLOSERS_IN`](crate::maps::CLOSERS_IN).
     pub closers: u32,
     /// Not 0: connections to the destinations in [`ANSWERS`](crate::maps::ANSWERS) are counted.
     pub answers: u32,
@@ -68,7 +69,8 @@ impl OpeningStack {
     };
 }
 
-/// Who closed connections of which service first. 40 bytes, aligned to 8.
+/// Which program closed connections of which service first. By its name, because one that makes a
+/// process for each connection would fill the table. 48 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Closer {
@@ -76,31 +78,36 @@ pub struct Closer {
     pub netns_cookie: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Thread-group id of the caller of close() or shutdown().
-    pub tgid: u32,
-    /// The peer's address for a client; zeros for a server, which has many.
-    pub peer: Address,
-    /// A client's peer port, a server's local port. Host byte order.
+    /// A client's peer port, a server's local port, 0 for a client in
+    /// [`CLOSERS_ELSEWHERE`](crate::maps::CLOSERS_ELSEWHERE). Host byte order.
     pub port: u16,
     /// 1 where this host is the client.
     pub is_client: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// The peer's address for a client in [`CLOSERS`](crate::maps::CLOSERS), else zeros.
+    pub peer: Address,
+    /// `comm` of the leader of the caller of close() or shutdown(), NUL-padded.
+    pub comm: [u8; 16],
 }
 
-/// How often. 24 bytes, aligned to 8.
+/// How often. 32 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CloserUse {
     /// Connections.
     pub count: u64,
-    /// `comm` of the leader of [`Closer::tgid`], NUL-padded.
-    pub comm: [u8; 16],
+    /// Of these, closed by other processes than `tgid`.
+    pub others: u64,
+    /// When the first was closed, nanoseconds of CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// Thread-group id of the process that closed the first.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Focus>() == 40 && size_of::<OpeningStack>() == 336);
 const _: () = assert!(size_of::<Answering>() == 32);
-const _: () = assert!(size_of::<Closer>() == 40 && size_of::<CloserUse>() == 24);
+const _: () = assert!(size_of::<Closer>() == 48 && size_of::<CloserUse>() == 32);
 
 #[cfg(feature = "user")]
 mod pod {

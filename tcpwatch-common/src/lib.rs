@@ -24,8 +24,8 @@ pub use focus::{
     Answering, Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS,
 };
 pub use inventory::{
-    BUSY_DESTINATIONS, Destination, DestinationUse, OwnerRecord, PORT_WORDS, RequestUse,
-    SOURCE_WORDS, SocketRecord, Walk, socket_flags,
+    BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, OwnerRecord, PORT_STATES,
+    PORT_WORDS, RequestUse, SOURCE_WORDS, SocketRecord, Walk, port_state, socket_flags,
 };
 pub use note::{
     CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
@@ -81,11 +81,17 @@ pub mod maps {
     pub const FOCUS: &str = "FOCUS";
     /// LRU hash of a socket's kernel address to its [`OpeningStack`](crate::OpeningStack).
     pub const STACKS: &str = "STACKS";
-    /// LRU hash of [`Closer`](crate::Closer) to [`CloserUse`](crate::CloserUse).
+    /// Hash of [`Closer`](crate::Closer) to [`CloserUse`](crate::CloserUse). No LRU: what it dropped
+    /// would be missing in a rate.
     pub const CLOSERS: &str = "CLOSERS";
     /// Hash of [`Answering`](crate::Answering) to a count: connections to the destinations that the
     /// agent has put there.
     pub const ANSWERS: &str = "ANSWERS";
+    /// The same by program only, for closes that find no place in [`CLOSERS`].
+    pub const CLOSERS_ELSEWHERE: &str = "CLOSERS_ELSEWHERE";
+    /// Hash of a network namespace, by its cookie or else its inode number, to nothing: whose
+    /// closers are counted.
+    pub const CLOSERS_IN: &str = "CLOSERS_IN";
     /// Section of one `u32`: which namespaces the hooks count, see [`scope`](crate::scope).
     pub const SCOPE: &str = ".data.scope";
     /// Array of [`ConnectSet`](crate::ConnectSet).
@@ -128,11 +134,16 @@ pub mod maps {
     /// Entries of [`STACKS`] at least, 350 KiB: sockets of the processes that are looked at. The sample is as
     /// good with fewer than leak.
     pub const STACKS_LIMIT: u32 = 1_024;
-    /// Entries of [`CLOSERS`] at least.
+    /// Entries of [`CLOSERS`]: programs by what they close, in the namespaces that are asked for.
+    /// One that closes connections to more peers than that is counted without them.
     pub const CLOSERS_LIMIT: u32 = 1_024;
     /// Entries of [`ANSWERS`]: destinations whose connects are given up. Each is put there by the
     /// agent, which takes the largest.
     pub const ANSWERS_LIMIT: u32 = 256;
+    /// Entries of [`CLOSERS_ELSEWHERE`]: names of programs, and ports of servers.
+    pub const CLOSERS_ELSEWHERE_LIMIT: u32 = 128;
+    /// Entries of [`CLOSERS_IN`]: namespaces near a limit at a time.
+    pub const CLOSERS_IN_LIMIT: u32 = 128;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;
 }

@@ -3,13 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::BPF_F_USER_STACK,
+    bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
     helpers::{
-        bpf_get_current_pid_tgid,
+        bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{
             bpf_get_current_task_btf, bpf_get_stack, bpf_probe_read_user, bpf_task_pt_regs,
         },
     },
+    maps::HashMap,
 };
 use tcpwatch_common::{
     Address, Answering, Closer, CloserUse, FRAMES, OpeningStack, STACK_PROCESSES, STACK_WORDS,
@@ -17,7 +18,7 @@ use tcpwatch_common::{
 
 use crate::{
     log,
-    maps::{ANSWERS, CLOSERS, STACKS, focus},
+    maps::{ANSWERS, CLOSERS, CLOSERS_ELSEWHERE, CLOSERS_IN, STACKS, focus},
     origins::{self, Culprit},
     sock::{Object, Sock, field, has, offset},
 };
@@ -91,32 +92,33 @@ pub(crate) fn count_closer(sk: Sock) {
     if focus().is_none_or(|focus| focus.closers == 0) {
         return;
     }
+    let namespace = sk.namespace();
+    let (cookie, inode) = (namespace.cookie(), namespace.inode());
+    let id = if cookie == 0 { u64::from(inode) } else { cookie };
+    if CLOSERS_IN.get_ptr(&id).is_none() {
+        return;
+    }
     let Some(tcp) = sk.tcp() else { return };
     let (port, is_client) = origins::service_of(sk, tcp);
-    let culprit = Culprit::current();
-    let namespace = sk.namespace();
-    let peer = if is_client == 1 { sk.addresses().1 } else { Address { words: [0; 4] } };
-    let closer = Closer {
-        netns_cookie: namespace.cookie(),
-        netns: namespace.inode(),
-        tgid: culprit.tgid,
-        peer,
+    let Culprit { tgid, comm } = Culprit::current();
+    let nowhere = Address { words: [0; 4] };
+    let mut closer = Closer {
+        netns_cookie: cookie,
+        netns: inode,
         port,
         is_client: u16::from(is_client),
-        reserved: 0,
+        peer: if is_client == 1 { sk.addresses().1 } else { nowhere },
+        comm,
     };
-    match CLOSERS.get_ptr_mut(&closer) {
-        // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate bears.
-        Some(entry) => unsafe {
-            (*entry).count += 1;
-            (*entry).comm = culprit.comm;
-        },
-        None => {
-            let first = CloserUse { count: 1, comm: culprit.comm };
-            if CLOSERS.insert(&closer, first, 0).is_err() {
-                log::focus_full();
-            }
-        }
+    if count_in(&CLOSERS, &closer, tgid) {
+        return;
+    }
+    if is_client == 1 {
+        closer.port = 0;
+        closer.peer = nowhere;
+    }
+    if !count_in(&CLOSERS_ELSEWHERE, &closer, tgid) {
+        log::focus_full();
     }
 }
 
@@ -139,4 +141,23 @@ pub(crate) fn count_answer(sk: Sock) {
         // hardly any or many is seen all the same.
         unsafe { *count += 1 };
     }
+}
+
+/// Whether it has found a place.
+#[inline(always)]
+fn count_in(table: &HashMap<Closer, CloserUse>, closer: &Closer, tgid: u32) -> bool {
+    if table.get_ptr_mut(closer).is_none() {
+        // SAFETY: no arguments, no effects.
+        let since_ns = unsafe { bpf_ktime_get_ns() };
+        let new = CloserUse { count: 0, others: 0, since_ns, tgid, reserved: 0 };
+        // Of two CPUs that come here at once one finds the other's entry.
+        let _ = table.insert(closer, new, BPF_NOEXIST.into());
+    }
+    let Some(entry) = table.get_ptr_mut(closer) else { return false };
+    // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate bears.
+    unsafe {
+        (*entry).count += 1;
+        (*entry).others += u64::from((*entry).tgid != tgid);
+    }
+    true
 }

@@ -5,10 +5,10 @@
 //! reader's context; `sk_common` is NULL once, at the end.
 //!
 //! The walk counts states, ports and destinations in the kernel; only sockets in CLOSE_WAIT, in
-//! LISTEN, connected to themselves, waiting for their peer, and on ports that were asked for are
-//! copied up. When the buffer is full the kernel shows the
-//! same socket again on the next read, so the copy comes first and nothing is counted unless it
-//! succeeded.
+//! LISTEN, connected to themselves, waiting for their peer, on ports that were asked for, and a
+//! sample of those that take scarce ports are copied up. When the buffer is full the kernel shows
+//! the same socket again on the next read, so the copy comes first and nothing is counted unless
+//! it succeeded.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c#L2990>
 
@@ -16,8 +16,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_seq_write};
 use tcpwatch_common::{
-    Address, BUSY_DESTINATIONS, Destination, DestinationUse, RequestUse, SOURCE_WORDS, STATES,
-    SocketRecord, Tuple, Walk, socket_flags as flags,
+    Address, BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, RequestUse,
+    SOURCE_WORDS, STATES, SocketRecord, Tuple, Walk, port_state, socket_flags as flags,
 };
 
 use crate::{
@@ -126,12 +126,19 @@ fn visit_time_wait(
     walk.time_wait_buckets += 1;
     walk.states[tw.substate() as usize & (STATES - 1)] += 1;
     let port = sk.local_port();
-    if !in_range(walk, port) || is_pinned(walk, port, || tw.is_port_pinned()) {
+    if !in_range(walk, port) {
+        return Ok(());
+    }
+    let pinned_before = walk.pinned_ports;
+    if is_pinned(walk, port, || tw.is_port_pinned()) {
+        // Listeners come first, and then full sockets or minisockets in no order: a port that both
+        // hold may count here.
+        walk.pinned_minisockets += walk.pinned_ports - pinned_before;
         return Ok(());
     }
     let (local, peer) = sk.addresses();
     if !may_be_reused(tw, walk, &local, &peer) {
-        use_port(walk, local, peer, sk.peer_port());
+        use_port(walk, tw.substate(), local, peer, sk.peer_port());
     }
     Ok(())
 }
@@ -146,13 +153,15 @@ fn visit_socket(
     let tuple = sk.tuple(sk.local_port());
     let is_asked = is_asked(walk, tuple.local_port);
     let waits_since_ns = if waits_for_peer(sk_state) { waits_since(sk, sk_state, walk) } else { 0 };
+    let user_flags = port_user(sk, sk_state, tuple, walk);
     if sk_state == state::CLOSE_WAIT
         || sk_state == state::LISTEN
         || waits_since_ns != 0
         || is_asked
+        || user_flags != 0
         || tuple.is_self()
     {
-        copy_socket(sk, sk_state, tuple, waits_since_ns, &mut walk.scratch, seq)?;
+        copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags), &mut walk.scratch, seq)?;
         walk.asked_room -= u64::from(is_asked);
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
@@ -161,7 +170,7 @@ fn visit_socket(
         let bucket_is_pinned =
             || sk_state == state::LISTEN || sk.tcp().is_some_and(TcpSock::is_port_pinned);
         if !is_pinned(walk, tuple.local_port, bucket_is_pinned) {
-            use_port(walk, tuple.local, tuple.peer, tuple.peer_port);
+            use_port(walk, sk_state, tuple.local, tuple.peer, tuple.peer_port);
         } else if walk.pinned_ports != pinned_before
             && sk_state != state::LISTEN
             && sk.tcp().is_some_and(|tcp| tcp.0.accept_limit() == 0)
@@ -179,13 +188,14 @@ fn copy_socket(
     sk: Sock,
     sk_state: u32,
     tuple: Tuple,
-    since_ns: u64,
+    (since_ns, user_flags): (u64, u8),
     scratch: &mut u64,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let Some(tcp) = sk.tcp() else { return Ok(()) };
     let address = sk.address(scratch);
     let mut record = record_of(sk_state, address, tuple);
+    record.flags = user_flags;
     record.inode = tcp.0.inode();
     record.since_ns = since_ns;
     if sk_state == state::LISTEN {
@@ -313,42 +323,79 @@ fn is_pinned(walk: &mut Walk, port: u16, bucket_is_pinned: impl FnOnce() -> bool
     walk.pinned[word(port)] & bit(port) != 0
 }
 
+/// Flags of a socket that is copied up because it takes a port where few are left, else 0. It must
+/// come late enough in the walk: ports are counted by the way. A healthy host has none.
+#[inline(always)]
+fn port_user(sk: Sock, sk_state: u32, tuple: Tuple, walk: &mut Walk) -> u8 {
+    let many_are_pinned = walk.pinned_ports >= u64::from(walk.busy_at);
+    if sk_state == state::LISTEN || !many_are_pinned && walk.busy_count == 0 {
+        return 0;
+    }
+    let Some(tcp) = sk.tcp() else { return 0 };
+    // What was accepted has its listener's port.
+    if tcp.0.accept_limit() != 0 || !in_range(walk, tuple.local_port) {
+        return 0;
+    }
+    if tcp.is_port_pinned() {
+        if !many_are_pinned || walk.pinned_room == 0 {
+            return 0;
+        }
+        walk.pinned_room -= 1;
+        return flags::PORT_USER | flags::PINNED;
+    }
+    if walk.users_room == 0 {
+        return 0;
+    }
+    let destination = Destination {
+        local: tuple.local,
+        peer: tuple.peer,
+        peer_port: tuple.peer_port,
+        reserved: 0,
+    };
+    let Some(entry) = DESTINATIONS.get_ptr_mut(&destination) else { return 0 };
+    // SAFETY: an entry of the map, which this walker alone writes.
+    let entry = unsafe { &mut *entry };
+    if entry.generation != walk.generation
+        || entry.listed == 0
+        || entry.listed > DESTINATION_USERS
+    {
+        return 0;
+    }
+    entry.listed += 1;
+    walk.users_room -= 1;
+    flags::PORT_USER
+}
+
 /// Counts a port as taken for its destination.
 #[inline(always)]
-fn use_port(walk: &mut Walk, local: Address, peer: Address, peer_port: u16) {
+fn use_port(walk: &mut Walk, sk_state: u32, local: Address, peer: Address, peer_port: u16) {
     let destination = Destination { local, peer, peer_port, reserved: 0 };
-    let entry = DESTINATIONS.get_ptr_mut(&destination);
-    let mut new = DestinationUse { generation: walk.generation, used: 1, listed: 0 };
-    if let Some(entry) = entry {
-        // SAFETY: an entry of the map, which this walker alone writes.
-        let entry = unsafe { &mut *entry };
-        if entry.generation == walk.generation {
-            new.used += entry.used;
-            new.listed = entry.listed;
-        }
+    if DESTINATIONS.get_ptr_mut(&destination).is_none() {
+        // An LRU map makes place; what it drops was rare in this walk.
+        let _ = DESTINATIONS.insert(&destination, DestinationUse::ZERO, 0);
     }
-    walk.destinations += u64::from(new.used == 1);
-    if new.used > walk.worst_used {
-        walk.worst_used = new.used;
+    let Some(entry) = DESTINATIONS.get_ptr_mut(&destination) else { return };
+    // SAFETY: an entry of the map, which this walker alone writes.
+    let entry = unsafe { &mut *entry };
+    if entry.generation != walk.generation {
+        *entry = DestinationUse { generation: walk.generation, ..DestinationUse::ZERO };
+    }
+    entry.used = entry.used.saturating_add(1);
+    entry.states[port_state(sk_state)] += 1;
+    walk.destinations += u64::from(entry.used == 1);
+    if u32::from(entry.used) > walk.worst_used {
+        walk.worst_used = entry.used.into();
         walk.worst = destination;
     }
     // Most of what is pinned is known by now, because listeners come first.
-    if new.listed == 0 && u64::from(new.used) + walk.pinned_ports >= u64::from(walk.busy_at) {
-        new.listed = 1;
+    if entry.listed == 0 && u64::from(entry.used) + walk.pinned_ports >= u64::from(walk.busy_at) {
+        entry.listed = 1;
         if let Some(place) = walk.busy.get_mut(walk.busy_count as usize & (BUSY_DESTINATIONS - 1))
             && walk.busy_count < BUSY_DESTINATIONS as u32
         {
             *place = destination;
         }
         walk.busy_count += 1;
-    }
-    match entry {
-        // SAFETY: as above.
-        Some(entry) => unsafe { *entry = new },
-        // An LRU map makes room; what it drops was rare in this walk.
-        None => {
-            let _ = DESTINATIONS.insert(&destination, new, 0);
-        }
     }
 }
 

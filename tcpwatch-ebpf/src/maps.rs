@@ -32,8 +32,14 @@ static FOCUS: Array<Focus> = Array::with_max_entries(1, 0);
 pub(crate) static STACKS: LruHashMap<u64, OpeningStack> =
     LruHashMap::with_max_entries(names::STACKS_LIMIT, 0);
 #[map]
-pub(crate) static CLOSERS: LruHashMap<Closer, CloserUse> =
-    LruHashMap::with_max_entries(names::CLOSERS_LIMIT, 0);
+pub(crate) static CLOSERS: HashMap<Closer, CloserUse> =
+    HashMap::with_max_entries(names::CLOSERS_LIMIT, 0);
+#[map]
+pub(crate) static CLOSERS_ELSEWHERE: HashMap<Closer, CloserUse> =
+    HashMap::with_max_entries(names::CLOSERS_ELSEWHERE_LIMIT, 0);
+#[map]
+pub(crate) static CLOSERS_IN: HashMap<u64, u8> =
+    HashMap::with_max_entries(names::CLOSERS_IN_LIMIT, 0);
 #[map]
 pub(crate) static ANSWERS: HashMap<Answering, u64> =
     HashMap::with_max_entries(names::ANSWERS_LIMIT, 0);

@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     process,
@@ -137,9 +138,9 @@ fn who_closes_first_is_counted_while_it_is_asked_for() -> Result<()> {
         })?
     };
     close_first(5)?;
-    let focus = Focus { closers: true, ..Focus::default() };
+    let id = seen(&kernel.inventory(&Focus::default())?, &ns)?.id;
+    let focus = Focus { closers_in: BTreeSet::from([id]), ..Focus::default() };
     let inventory = kernel.inventory(&focus)?;
-    let id = seen(&inventory, &ns)?.id;
     let is_here = |inventory: &Inventory| inventory.closers.iter().any(|it| it.netns == id);
     assert!(!is_here(&inventory), "nobody asked before: {:?}", inventory.closers);
     let port = close_first(12)?;

@@ -105,6 +105,7 @@ fn every_table_tells_how_full_it_is() -> Result<()> {
     for table in [
         "close_wait_notes",
         "closers",
+        "closers_elsewhere",
         "connect_notes",
         "destinations",
         "requests",

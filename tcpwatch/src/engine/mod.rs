@@ -81,7 +81,7 @@ impl Engine {
 
     /// Takes an inventory and judges everything known so far.
     pub fn handle_inventory(&mut self, inventory: &Inventory, now: Timestamp) {
-        self.closers.observe(inventory, self.focus().closers, now);
+        self.closers.observe(inventory, &self.focus().closers_in);
         self.half_open.observe(inventory, now);
         let round = Round {
             inventory,

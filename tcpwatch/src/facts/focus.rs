@@ -11,8 +11,9 @@ pub struct Focus {
     /// Processes whose calls of connect() and accept() are to be recorded with their user stack;
     /// [`STACKS`](Self::STACKS) at most.
     pub stacks_of: Vec<u32>,
-    /// Whether to count who closes connections first, and so makes TIME_WAIT.
-    pub closers: bool,
+    /// Namespaces in which to count who closes connections first, and so makes TIME_WAIT;
+    /// [`CLOSERS_IN`](Self::CLOSERS_IN) at most.
+    pub closers_in: BTreeSet<NetnsId>,
     /// Local ports whose sockets are to be described, whatever their state; a few at most.
     pub ports: Vec<u16>,
     /// Destinations whose connections are to be counted when they are established;
@@ -27,12 +28,14 @@ impl Focus {
 
     /// Most destinations whose connections are counted at a time.
     pub const ANSWERS: usize = tcpwatch_common::maps::ANSWERS_LIMIT as usize;
+    /// Most namespaces whose closers are counted at a time.
+    pub const CLOSERS_IN: usize = tcpwatch_common::maps::CLOSERS_IN_LIMIT as usize;
 
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stacks_of.is_empty()
-            && !self.closers
+            && self.closers_in.is_empty()
             && self.ports.is_empty()
             && self.answers.is_empty()
     }

@@ -26,7 +26,7 @@ pub struct Inventory {
     pub descriptors: BTreeMap<u32, DescriptorUse>,
     /// Resets by process and service; `None` where no hook tells of them.
     pub resets: Option<Vec<ResetCount>>,
-    /// Who closed connections first, while [`Focus::closers`](super::Focus::closers) asks for it.
+    /// Who closed connections first, where [`Focus::closers_in`](super::Focus::closers_in) asks.
     pub closers: Vec<CloserCount>,
     /// Connections to the destinations that [`Focus::answers`](super::Focus::answers) asks for.
     pub answers: Vec<AnswerCount>,
@@ -64,6 +64,9 @@ pub struct Namespace {
     pub waiting: Vec<WaitingSocket>,
     /// Sockets on the ports that [`Focus::ports`](super::Focus::ports) asks for.
     pub port_holders: Vec<PortHolder>,
+    /// A sample of the sockets that take ports of busy destinations, or pinned ports where these
+    /// are many.
+    pub port_users: Vec<PortUser>,
     /// `/proc/net/netstat`, where it could be read.
     pub netstat: Option<NetstatCounters>,
     /// `net.ipv4.tcp_syncookies`: 0 never, 1 when a queue is full, 2 always.
@@ -173,6 +176,8 @@ pub struct PortUse {
     pub pinned: u32,
     /// Of the pinned ones, those of outgoing connections that called bind() before connect().
     pub bound_before_connect: u32,
+    /// Of the pinned ones, those that only TIME_WAIT holds; `None` where it was not counted.
+    pub pinned_in_time_wait: Option<u32>,
     /// The destination that has taken most.
     pub worst: Option<DestinationUse>,
     /// Destinations that have taken at least half of what they can have; the first 32.
@@ -192,6 +197,10 @@ pub struct DestinationUse {
     pub peer: Endpoint,
     /// Ports taken, those bound explicitly included; never more than [`PortUse::available`].
     pub used: u32,
+    /// Ports taken by the state of their socket, those bound explicitly not counted. `None` where
+    /// it was not counted.
+    #[serde(default)]
+    pub states: Option<StateCounts>,
 }
 
 /// Which side of the connection this host is.
@@ -411,22 +420,45 @@ pub struct PortHolder {
     pub owner: Option<Owner>,
 }
 
-/// Connections that one process closed first, which leaves them in TIME_WAIT here; counted since
-/// [`Focus::closers`](super::Focus::closers) asked for it.
+/// A socket that takes a port where few are left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortUser {
+    /// Its state.
+    pub state: TcpState,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub peer: Endpoint,
+    /// It called bind() before connect(), so that its port is taken for every destination.
+    pub pinned: bool,
+    /// Who holds it, where known.
+    pub owner: Option<Owner>,
+}
+
+/// Connections that processes of one name closed first, which leaves them in TIME_WAIT here; counted
+/// since [`Focus::closers_in`](super::Focus::closers_in) asked for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloserCount {
     /// The network namespace.
     pub netns: NetnsId,
-    /// Who called close() or shutdown().
+    /// Who called close() or shutdown(); the first of them that lives.
     pub process: Arc<Process>,
     /// Which side of the connections it was.
     pub role: Role,
-    /// The peer's address for a client; `None` for a server, which has many.
+    /// The peer's address for a client; `None` for a server, which has many, and for a client with
+    /// more peers than could be counted apart.
     pub peer: Option<IpAddr>,
-    /// The service: a client's peer port, a server's local port.
+    /// The service: a client's peer port, a server's local port. It says nothing of a client
+    /// without a peer.
     pub port: u16,
     /// How many.
     pub count: u64,
+    /// How many of them other processes of that name than `process` closed.
+    #[serde(default)]
+    pub others: u64,
+    /// When the first was closed.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
 }
 
 /// Connections to one destination that were established, counted since

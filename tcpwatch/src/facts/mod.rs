@@ -26,8 +26,8 @@ pub use event::{ConnectFailure, Event, NoConnect};
 pub use focus::Focus;
 pub use inventory::{
     AnswerCount, CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace,
-    NetnsId, NetstatCounters, PortHolder, PortUse, Progress, Role, Scope, SelfConnectedSocket,
-    StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
+    NetnsId, NetstatCounters, PortHolder, PortUse, PortUser, Progress, Role, Scope,
+    SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};

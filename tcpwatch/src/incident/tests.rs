@@ -10,8 +10,8 @@ use super::*;
 use crate::facts::{
     AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse,
     Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner, PortHolder, PortUse,
-    Process, Progress, ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket, StateCounts,
-    TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
+    PortUser, Process, Progress, ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket,
+    StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -104,6 +104,7 @@ fn full_namespace() -> Namespace {
         local: endpoint("10.0.0.1:0"),
         peer: endpoint("10.0.0.9:443"),
         used: 28_000,
+        states: Some(sockets),
     };
     let counted = BTreeMap::from([((Role::Client, 443), 7), ((Role::Server, 80), u64::MAX)]);
     Namespace {
@@ -117,6 +118,7 @@ fn full_namespace() -> Namespace {
             available: 28_221,
             pinned: 2,
             bound_before_connect: 1,
+            pinned_in_time_wait: Some(1),
             worst: Some(busy),
             busy: vec![busy],
             tw_reuse: TwReuse::Always,
@@ -142,6 +144,13 @@ fn full_namespace() -> Namespace {
             state: TcpState::TimeWait,
             local: endpoint("10.0.0.1:80"),
             peer: endpoint("10.0.0.7:50000"),
+            owner: owner(),
+        }],
+        port_users: vec![PortUser {
+            state: TcpState::CloseWait,
+            local: endpoint("10.0.0.1:40000"),
+            peer: endpoint("10.0.0.7:443"),
+            pinned: true,
             owner: owner(),
         }],
         netstat: Some(NetstatCounters {
@@ -191,6 +200,8 @@ fn full_inventory() -> Inventory {
             peer: Some([10, 0, 0, 9].into()),
             port: 443,
             count: 5,
+            others: 2,
+            since: Some(Timestamp::from_ns(3)),
         }],
         answers: vec![AnswerCount { netns: 1, peer: endpoint("[2001:db8::9]:443"), count: 7 }],
     }

@@ -1,23 +1,29 @@
 //! Who sends and receives resets, and who closes first: the kernel side's tables, as facts.
 //!
-//! Both are LRU tables, so an origin that was dropped and has come back counts from 0 again. Here
-//! such counts are joined, so that what is handed on only grows while the origin is known.
+//! Those of resets are LRU tables, so an origin that was dropped and has come back counts from 0
+//! again. Here such counts are joined, so that what is handed on only grows while the origin is known.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use tcpwatch_common::{Closer, CloserUse, ResetOrigin, ResetOriginUse};
+use tcpwatch_common::{Closer, ResetOrigin, ResetOriginUse};
 
 use super::{
-    ProcessReader, counters::reason_of, events::wire_text, lru::LruTable, namespaces::NetnsIds,
+    ProcessReader,
+    clock::now,
+    closers::{ClosersTable, Count},
+    counters::reason_of,
+    events::wire_text,
+    lru::LruTable,
+    namespaces::NetnsIds,
     process::start_ticks,
 };
 use crate::facts::{
     CloserCount, Endpoint, Namespace, NetnsId, Owner, Process, ResetCause, ResetCount,
-    ResetObservation, ResetReason, Role, SeenReset, TableUse, TcpState,
+    ResetObservation, ResetReason, Role, SeenReset, TableUse, TcpState, Timestamp,
 };
 
 /// Inventories after which a count that has not moved is forgotten: ten minutes at the default
@@ -27,7 +33,7 @@ const QUIET_AFTER: u64 = 120;
 pub(super) struct Attribution {
     /// `None` where no hook fills it.
     origins: Option<[OriginTable; 2]>,
-    closers: LruTable<Closer, CloserUse>,
+    closers: ClosersTable,
     reset_reasons: Vec<ResetReason>,
     ids: NetnsIds,
     processes: ProcessReader,
@@ -80,7 +86,7 @@ struct Known {
 impl Attribution {
     pub(super) fn new(
         origins: Option<[OriginTable; 2]>,
-        closers: LruTable<Closer, CloserUse>,
+        closers: ClosersTable,
         reset_reasons: Vec<ResetReason>,
         ids: NetnsIds,
     ) -> Self {
@@ -100,7 +106,7 @@ impl Attribution {
     /// How full the tables were when they were read last.
     pub(super) fn table_use(&self) -> Vec<TableUse> {
         let origins = self.origins.iter().flatten().map(OriginTable::table_use);
-        origins.chain([self.closers.table_use()]).collect()
+        origins.chain(self.closers.table_use()).collect()
     }
 
     /// Resets by process and service, `None` without the hooks: every row of each service of which
@@ -190,25 +196,28 @@ impl Attribution {
 
     /// Who closed first, since it was asked for.
     pub(super) fn closers(&mut self) -> Vec<CloserCount> {
-        let entries = self.closers.read();
-        self.forget_processes(entries.iter().map(|(closer, entry)| (closer.tgid, entry.comm)));
-        let count_of = |(closer, entry): (Closer, CloserUse)| {
+        let counts = self.closers.read(now());
+        self.forget_processes(counts.iter().map(|(_, closer, count)| (count.tgid, closer.comm)));
+        let count_of = |(netns, closer, count): (NetnsId, Closer, Count)| {
             let is_client = closer.is_client == 1;
+            let peer = Endpoint::from_kernel(closer.peer, 0).address;
             CloserCount {
-                netns: self.ids.of_event(closer.netns_cookie, closer.netns),
-                process: self.process(closer.tgid, entry.comm),
+                netns,
+                process: self.process(count.tgid, closer.comm),
                 role: if is_client { Role::Client } else { Role::Server },
-                peer: is_client.then(|| Endpoint::from_kernel(closer.peer, 0).address),
+                peer: (is_client && closer.port != 0).then_some(peer),
                 port: closer.port,
-                count: entry.count,
+                count: count.count,
+                others: count.others,
+                since: Some(Timestamp::from_ns(count.since_ns)),
             }
         };
-        entries.into_iter().map(count_of).collect()
+        counts.into_iter().map(count_of).collect()
     }
 
-    /// What was counted is of no use when it is asked for again.
-    pub(super) fn forget_closers(&mut self) {
-        self.closers.clear();
+    /// What other namespaces have counted is of no use when they are asked for again.
+    pub(super) fn forget_closers_beside(&mut self, asked: &BTreeSet<NetnsId>) {
+        self.closers.forget_beside(asked);
     }
 
     fn process(&mut self, tgid: u32, comm: [u8; 16]) -> Arc<Process> {

@@ -1,11 +1,12 @@
-//! What is looked at only while the engine asks for it: the user stacks that open sockets.
+//! What is looked at only while the engine asks for it: the user stacks that open sockets, and who
+//! closes connections first.
 //!
 //! The kernel side is told by a map. A stack is put into words once, while its process lives, and
 //! kept as long as its socket stays.
 
 use std::{collections::HashMap, sync::Arc};
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use tcpwatch_common::{Focus as WireFocus, OpeningStack};
 
 use super::{code::Code, lru::LruTable, records::Copied, symbols::Symbols};
@@ -19,6 +20,8 @@ const KNOWN_STACKS: usize = 256;
 
 pub(super) struct CloseLook {
     focus: Array<MapData, WireFocus>,
+    /// Namespaces whose closers are counted.
+    closers_in: BpfHashMap<MapData, u64, u8>,
     stacks: LruTable<u64, OpeningStack>,
     symbols: Option<Symbols>,
     asked: Focus,
@@ -32,12 +35,13 @@ type Words = Arc<[String]>;
 
 impl CloseLook {
     pub(super) fn new(
-        focus: Array<MapData, WireFocus>,
+        (focus, closers_in): (Array<MapData, WireFocus>, BpfHashMap<MapData, u64, u8>),
         stacks: LruTable<u64, OpeningStack>,
         symbols: Option<Symbols>,
     ) -> Self {
         Self {
             focus,
+            closers_in,
             stacks,
             symbols,
             asked: Focus::default(),
@@ -56,13 +60,22 @@ impl CloseLook {
         let before = std::mem::replace(&mut self.asked, focus.clone());
         let answers = !focus.answers.is_empty();
         if before.stacks_of == focus.stacks_of
-            && before.closers == focus.closers
+            && before.closers_in == focus.closers_in
             && before.answers.is_empty() != answers
         {
             return;
         }
+        for gone in before.closers_in.difference(&focus.closers_in) {
+            // One that is not there need not go.
+            let _ = self.closers_in.remove(gone);
+        }
+        for new in focus.closers_in.difference(&before.closers_in) {
+            if let Err(error) = self.closers_in.insert(new, 0, 0) {
+                tracing::debug!(%error, "cannot ask for closers");
+            }
+        }
         let mut wire = WireFocus {
-            closers: u32::from(focus.closers),
+            closers: u32::from(!focus.closers_in.is_empty()),
             answers: u32::from(answers),
             ..WireFocus::default()
         };

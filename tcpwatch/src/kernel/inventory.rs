@@ -21,7 +21,7 @@ use aya::{
 };
 use tcpwatch_common::{
     BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, RequestUse, SocketRecord, Walk,
-    maps, programs, scope as counted,
+    maps, port_state, programs, scope as counted,
 };
 
 use super::{
@@ -53,6 +53,13 @@ pub const WALK: &str = "iterator";
 /// Sockets that are described of the ports that are asked for, in each namespace: enough to see
 /// every kind of holder, for listeners come first.
 const PORT_HOLDERS: u64 = 256;
+
+/// Sockets that are described of those which take ports of busy destinations, in each namespace:
+/// as many as eight destinations give (`DESTINATION_USERS`).
+const PORT_USERS: u64 = 1_024;
+/// Sockets with pinned ports that are described where these are many, in each namespace: a share is
+/// known within 6 %.
+const PINNED_USERS: u64 = 256;
 
 /// The maps through which a walker and its programs talk.
 pub(super) struct WalkerMaps {
@@ -174,11 +181,11 @@ impl Walker {
         focus: &Focus,
     ) -> Result<Inventory, InventoryError> {
         let started = now();
-        if self.focus.closers && !focus.closers {
-            self.attribution.forget_closers();
-        }
         self.answers.ask(&focus.answers);
         self.close_look.ask(focus);
+        if self.focus.closers_in != focus.closers_in {
+            self.attribution.forget_closers_beside(&focus.closers_in);
+        }
         self.focus = focus.clone();
         let began = Instant::now();
         self.destinations_seen = 0;
@@ -202,7 +209,11 @@ impl Walker {
         Ok(Inventory {
             descriptors: descriptors::of_holders(&namespaces),
             resets: self.attribution.resets(&namespaces),
-            closers: if focus.closers { self.attribution.closers() } else { Vec::new() },
+            closers: if focus.closers_in.is_empty() {
+                Vec::new()
+            } else {
+                self.attribution.closers()
+            },
             answers: self.answers.read(),
             started,
             finished: now(),
@@ -369,6 +380,7 @@ impl Walker {
         walk.reserved_ports = *settings.reserved_ports;
         walk.now_ns = now().as_ns();
         walk.asked_room = if self.focus.ports.is_empty() { 0 } else { PORT_HOLDERS };
+        (walk.users_room, walk.pinned_room) = (PORT_USERS, PINNED_USERS);
         for port in &self.focus.ports {
             walk.asked_ports[usize::from(port / 64)] |= 1 << (port % 64);
         }
@@ -400,12 +412,18 @@ impl Walker {
         let ports = &mut namespace.ports;
         ports.pinned = u32::try_from(walk.pinned_ports).unwrap_or(u32::MAX);
         ports.bound_before_connect = u32::try_from(walk.bound_ports).unwrap_or(u32::MAX);
-        let described = |destination: &Destination, used: u32| DestinationUse {
-            local: Endpoint::from_kernel(destination.local, 0),
-            peer: Endpoint::from_kernel(destination.peer, destination.peer_port),
-            used: used.saturating_add(ports.pinned).min(ports.available),
-        };
-        let worst = (walk.worst_used > 0).then(|| described(&walk.worst, walk.worst_used));
+        ports.pinned_in_time_wait = u32::try_from(walk.pinned_minisockets).ok();
+        let described =
+            |destination: &Destination, used: u32, entry: Option<&WireUse>| DestinationUse {
+                local: Endpoint::from_kernel(destination.local, 0),
+                peer: Endpoint::from_kernel(destination.peer, destination.peer_port),
+                used: used.saturating_add(ports.pinned).min(ports.available),
+                states: entry.map(states_of),
+            };
+        let of_worst = self.destinations.get(&walk.worst, 0).ok();
+        let of_worst = of_worst.filter(|entry| entry.generation == walk.generation);
+        let worst = (walk.worst_used > 0)
+            .then(|| described(&walk.worst, walk.worst_used, of_worst.as_ref()));
         let busy_count = (walk.busy_count as usize).min(BUSY_DESTINATIONS);
         let mut busy = Vec::with_capacity(busy_count);
         for destination in &walk.busy[..busy_count] {
@@ -413,7 +431,7 @@ impl Walker {
             if let Ok(entry) = self.destinations.get(destination, 0)
                 && entry.generation == walk.generation
             {
-                busy.push(described(destination, entry.used));
+                busy.push(described(destination, entry.used.into(), Some(&entry)));
             }
         }
         ports.worst = worst;
@@ -449,7 +467,7 @@ impl Walker {
             let destination =
                 Destination { local: loopback, peer: loopback, peer_port: port, reserved: 0 };
             match self.destinations.get(&destination, 0) {
-                Ok(entry) if entry.generation == generation => entry.used,
+                Ok(entry) if entry.generation == generation => entry.used.into(),
                 _ => 0,
             }
         });
@@ -482,4 +500,15 @@ impl Walker {
         let Some(owners) = &self.owners else { return false };
         self.reach.pidns == Whose::Host && owners.has_unfound()
     }
+}
+
+fn states_of(entry: &WireUse) -> StateCounts {
+    let mut states = StateCounts::default();
+    // Of those that share a class LAST_ACK is the one that stays.
+    for state in TcpState::ALL {
+        if !matches!(state, TcpState::Close | TcpState::Listen | TcpState::Closing) {
+            states.set(state, entry.states[port_state(state as u32)].into());
+        }
+    }
+    states
 }

@@ -40,6 +40,7 @@ impl Memory {
             wanted.extend(namespace.listener_inodes.iter().copied());
             wanted.extend(namespace.self_connected_inodes.iter().copied());
             wanted.extend(namespace.port_holder_inodes.iter().copied());
+            wanted.extend(namespace.port_user_inodes.iter().copied());
         }
         let is_wanted = |inode: &u64| policy == OwnerPolicy::AtOnce || self.staying.contains(inode);
         wanted.extend(staying.iter().copied().filter(is_wanted));

@@ -13,6 +13,7 @@ mod capabilities;
 mod cgroup;
 mod clock;
 mod close_look;
+mod closers;
 mod code;
 mod counters;
 mod descriptors;

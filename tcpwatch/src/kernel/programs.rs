@@ -20,6 +20,7 @@ use super::{
     attribution::Attribution,
     btf::{BtfError, KernelTypes},
     close_look::CloseLook,
+    closers::ClosersTable,
     counters::CounterMaps,
     error::one_line,
     hooks::Link,
@@ -123,7 +124,6 @@ impl Programs {
             .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
             .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
             .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
-            .map_max_entries(maps::CLOSERS, lru::entries(maps::CLOSERS_LIMIT))
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
@@ -222,12 +222,16 @@ impl Programs {
         let sees_resets = sees_resets_sent || sees_resets_received;
         let attribution = Attribution::new(
             sees_resets.then_some(origins),
-            self.lru_table(maps::CLOSERS, "closers", maps::CLOSERS_LIMIT)?,
+            ClosersTable::new(
+                self.take_map(maps::CLOSERS)?,
+                self.take_map(maps::CLOSERS_ELSEWHERE)?,
+                ids,
+            ),
             reset_reasons.clone(),
             ids,
         );
         let close_look = CloseLook::new(
-            self.take_map(maps::FOCUS)?,
+            (self.take_map(maps::FOCUS)?, self.take_map(maps::CLOSERS_IN)?),
             self.lru_table(maps::STACKS, "stacks", maps::STACKS_LIMIT)?,
             self.symbols_by.and_then(|program| {
                 Symbols::start(program)

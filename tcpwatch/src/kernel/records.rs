@@ -1,5 +1,5 @@
 //! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
-//! wait for their peer, holders of a port.
+//! wait for their peer, holders of a port, users of scarce ports.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +10,7 @@ use tcpwatch_common::{SocketRecord, socket_flags as flags};
 
 use super::owners::OwnerBook;
 use crate::facts::{
-    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, Progress, Role,
+    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, PortUser, Progress, Role,
     SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
 };
 
@@ -47,6 +47,7 @@ pub(super) struct Copied {
     pub(super) self_connected_inodes: Vec<u64>,
     pub(super) waiting_inodes: Vec<u64>,
     pub(super) port_holder_inodes: Vec<u64>,
+    pub(super) port_user_inodes: Vec<u64>,
     /// Listeners, self-connections and sockets that wait for their peer beyond [`DESCRIBED`].
     pub(super) undescribed: u64,
     /// Kernel addresses of what is described: a socket that moves while the table is walked may
@@ -77,6 +78,9 @@ impl Copied {
         }
         if asked_ports.contains(&record.tuple.local_port) {
             self.take_port_holder(record, state);
+        }
+        if record.flags & flags::PORT_USER != 0 {
+            self.take_port_user(record, state);
         }
         // It is told for its port alone.
         if record.flags & flags::MINISOCKET != 0 {
@@ -164,6 +168,19 @@ impl Copied {
         });
     }
 
+    /// A sample is bounded by the walk.
+    fn take_port_user(&mut self, record: &SocketRecord, state: TcpState) {
+        self.seen.insert(record.sk);
+        self.port_user_inodes.push(record.inode);
+        self.namespace.port_users.push(PortUser {
+            state,
+            local: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
+            peer: Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port),
+            pinned: record.flags & flags::PINNED != 0,
+            owner: None,
+        });
+    }
+
     fn role_of(&self, record: &SocketRecord, local_port: u16) -> Role {
         let accepted = record.flags & flags::ACCEPTED != 0;
         if accepted || self.listening.contains(&local_port) { Role::Server } else { Role::Client }
@@ -215,6 +232,9 @@ impl Copied {
         }
         for (holder, &inode) in namespace.port_holders.iter_mut().zip(&self.port_holder_inodes) {
             holder.owner = owner_of(inode);
+        }
+        for (user, &inode) in namespace.port_users.iter_mut().zip(&self.port_user_inodes) {
+            user.owner = owner_of(inode);
         }
         let listeners = Listeners::of(&namespace.listeners);
         for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {

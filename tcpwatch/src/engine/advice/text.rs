@@ -19,6 +19,12 @@ pub(crate) fn named_as(name: &str, pid: u32) -> String {
     format!("{name} (pid {pid})")
 }
 
+/// `curl (several processes)`.
+pub(crate) fn named_as_several(name: &str) -> String {
+    let name = if name.is_empty() { "processes without a name" } else { name };
+    format!("{name} (several processes)")
+}
+
 /// ` in network namespace NAME`, nothing for the host's own.
 pub(crate) fn in_netns(netns: &str) -> String {
     match netns {

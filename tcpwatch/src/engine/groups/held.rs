@@ -1,10 +1,10 @@
-//! Sockets of one service in one process's hands: how the kinds that judge such group and name them.
+//! Sockets that processes hold: how the kinds that judge such group and name them.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     engine::{evidence::EvidenceMap, finding::Subject},
-    facts::{CloseWaitSocket, Endpoint, NetnsId, Owner, Process, Role, Timestamp, WaitingSocket},
+    facts::{CloseWaitSocket, Endpoint, Owner, Process, Role, Timestamp, WaitingSocket},
 };
 
 /// Descriptors named in the subject.
@@ -56,36 +56,6 @@ macro_rules! held {
     };
 }
 held!(CloseWaitSocket, WaitingSocket);
-
-/// Whose sockets are counted together. Displayed it is the end of an id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ServiceKey<'a> {
-    netns: NetnsId,
-    process: &'a str,
-    unit: &'a str,
-    role: Role,
-    port: u16,
-}
-
-impl<'a> ServiceKey<'a> {
-    pub(crate) fn of(netns: NetnsId, socket: &'a impl Held) -> Self {
-        let process = socket.process();
-        Self {
-            netns,
-            process: process.map_or("", |process| &process.name),
-            unit: process.map_or("", Process::unit_label),
-            role: socket.role(),
-            port: socket.service_port(),
-        }
-    }
-}
-
-impl fmt::Display for ServiceKey<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { netns, process, unit, role, port } = self;
-        write!(f, "{netns}/{process}/{unit}/{}/{port}", role.label())
-    }
-}
 
 /// Sockets by process, those of the largest first, the oldest of each first.
 pub(crate) type Holders<'a, S> = Vec<(u32, Vec<&'a S>)>;

@@ -3,3 +3,4 @@
 pub(crate) mod destinations;
 pub(crate) mod held;
 pub(crate) mod owners;
+pub(crate) mod port_users;

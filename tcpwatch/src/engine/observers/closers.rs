@@ -1,12 +1,16 @@
 //! Who closes connections first, and so makes TIME_WAIT.
 //!
 //! Nobody owns a socket in TIME_WAIT, so its maker must be seen while it closes. The kernel side
-//! counts that only while [`Focus::closers`](crate::facts::Focus::closers) asks for it; here the
-//! counts become rates. What they explain is judged elsewhere.
+//! counts that only in the namespaces that [`Focus::closers_in`](crate::facts::Focus::closers_in)
+//! asks for; here the counts become rates. What they explain is judged elsewhere.
+//!
+//! The processes of one name are one closer: a program that makes a process for each connection, or
+//! has many workers, closes as much as they do together. A client's destinations are followed each,
+//! and all of them as one.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -16,13 +20,17 @@ use crate::{
     engine::{
         advice::text,
         evidence::EvidenceMap,
+        finding::Subject,
         over_time::{counter::Counter, level::RELEASE, trend::Trend},
     },
-    facts::{CloserCount, Endpoint, Inventory, NetnsId, Process, Role, Timestamp},
+    facts::{CloserCount, Endpoint, Focus, Inventory, NetnsId, Process, Role, Timestamp},
 };
 
-/// Closers that are followed; the largest.
-const CLOSERS: usize = 256;
+/// Counts that are followed, the largest: all that the kernel side's tables hold.
+const CLOSERS: usize = (tcpwatch_common::maps::CLOSERS_LIMIT
+    + tcpwatch_common::maps::CLOSERS_ELSEWHERE_LIMIT) as usize;
+/// What is told of them at most: each is of a namespace, and may be of a destination.
+const TALLIES: usize = 2 * CLOSERS;
 /// Closers that the evidence lists.
 const LISTED: usize = 5;
 /// The time over which a rate is taken: what was closed in it is what is in TIME_WAIT now
@@ -36,65 +44,127 @@ const INCUMBENT: f64 = 2.0;
 /// From this part of a warning's threshold on the closers are counted: early enough to have names
 /// when the finding is raised.
 const NEAR: f64 = 0.8;
+/// One process is named where it closes this part of what its name does, and one destination where
+/// it is this part of a client's: the others change no decision then.
+const MOST: f64 = 0.9;
 
 #[derive(Debug, Default)]
 pub(crate) struct Closers {
-    followed: BTreeMap<Key, Followed>,
-    leaders: HashMap<Scope, Key>,
-    /// When it looked last, if it followed all there were: who is new since has counted from then.
-    complete: Option<Timestamp>,
+    rows: BTreeMap<RowKey, Row>,
+    /// By namespace, and by destination.
+    tallies: BTreeMap<(Scope, Program), Tally>,
+    leaders: HashMap<Scope, Program>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key {
+/// What one count is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RowKey {
     netns: NetnsId,
-    pid: u32,
-    started: Timestamp,
+    program: Program,
+    peer: Option<(IpAddr, u16)>,
+}
+
+/// Processes of one name that do the same: all that are clients, or that serve one port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Program {
+    name: String,
     role: Role,
-    peer: Option<IpAddr>,
-    port: u16,
+    /// Of a server.
+    port: Option<u16>,
 }
 
 /// A namespace, or one destination in it.
 type Scope = (NetnsId, Option<Endpoint>);
 
-#[derive(Debug)]
-struct Followed {
-    process: Arc<Process>,
+/// A count as it was read last.
+#[derive(Debug, Default)]
+struct Row {
     count: Counter,
-    /// Added up over counters that began again.
+    others: Counter,
+}
+
+/// What a program has closed in a scope.
+#[derive(Debug)]
+struct Tally {
+    process: Arc<Process>,
+    /// When others of its name closed a part that counts, or another took its place.
+    mixed: Option<Timestamp>,
     total: u64,
+    moved: Timestamp,
     trend: Trend,
+}
+
+/// What an inventory has added to a tally.
+struct Added<'a> {
+    process: &'a Arc<Process>,
+    count: u64,
+    others: u64,
+    /// When the first was closed, of a count that is new.
+    since: Option<Timestamp>,
 }
 
 /// Who closes, and how fast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closer<'a> {
-    pub(crate) process: &'a Process,
+    process: &'a Process,
+    /// Whether that process closes most of what its name does.
+    is_one: bool,
     pub(crate) role: Role,
-    pub(crate) peer: Option<IpAddr>,
-    pub(crate) port: u16,
+    service: Service,
     per_second: f64,
 }
 
+/// What the connections are of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Service {
+    /// A server's port.
+    Port(u16),
+    /// A client's destination.
+    Peer(Endpoint),
+    /// Several of them.
+    Peers,
+}
+
 impl Closers {
-    /// Takes the counts of an inventory; `asked` is whether they were to be taken.
-    pub(crate) fn observe(&mut self, inventory: &Inventory, asked: bool, now: Timestamp) {
-        if !asked {
-            *self = Self::default();
-            return;
+    /// Takes the counts of an inventory; `asked` is where they were to be taken.
+    pub(crate) fn observe(&mut self, inventory: &Inventory, asked: &BTreeSet<NetnsId>) {
+        // They are read at the end of an inventory, which may take a while.
+        let now = inventory.finished;
+        let mut before = std::mem::take(&mut self.rows);
+        let mut added: BTreeMap<(Scope, Program), Added<'_>> = BTreeMap::new();
+        for (key, closer) in largest(&inventory.closers, asked) {
+            let mut row = before.remove(&key).unwrap_or_default();
+            let new = row.take(closer);
+            for scope in key.scopes() {
+                let sum = added.entry((scope, key.program.clone())).or_insert(Added {
+                    process: &closer.process,
+                    count: 0,
+                    others: 0,
+                    since: None,
+                });
+                sum.add(&new);
+            }
+            self.rows.insert(key, row);
         }
-        let counts = largest(&inventory.closers);
-        let all_fit = counts.len() <= CLOSERS;
-        let mut before = std::mem::take(&mut self.followed);
-        for (key, process, count) in counts.into_iter().take(CLOSERS) {
-            let followed = match before.remove(&key) {
-                Some(followed) => followed.again(count, now),
-                None => Followed::new(process, count, self.complete, now),
-            };
-            self.followed.insert(key, followed);
+        self.tallies.retain(|((netns, _), _), tally| {
+            asked.contains(netns) && now.since(tally.moved) <= RATE_WINDOW
+        });
+        for (key, tally) in &mut self.tallies {
+            if !added.contains_key(key) {
+                tally.trend.observe(now, tally.total, RATE_WINDOW);
+            }
         }
-        self.complete = all_fit.then_some(now);
+        if self.tallies.len() + added.len() > TALLIES {
+            self.tallies.retain(|key, _| added.contains_key(key));
+        }
+        for (key, added) in added {
+            match self.tallies.get_mut(&key) {
+                Some(tally) => tally.add(&added, now),
+                None => {
+                    self.tallies.insert(key, Tally::new(&added, now));
+                }
+            }
+        }
         self.choose_leaders();
     }
 
@@ -110,12 +180,17 @@ impl Closers {
 
     fn of(&self, scope: Scope) -> Vec<Closer<'_>> {
         let leader = self.leaders.get(&scope);
-        let in_scope = self.followed.iter().filter(|(key, _)| key.scopes().contains(&Some(scope)));
-        let rated = in_scope.filter_map(|(key, it)| Some((key, it, it.per_second()?)));
-        let mut closers: Vec<_> = rated
-            .map(|(key, Followed { process, .. }, per_second)| {
-                let Key { role, peer, port, .. } = *key;
-                (leader != Some(key), Closer { process, role, peer, port, per_second })
+        let in_scope = self.tallies.iter().filter(|((its, _), _)| *its == scope);
+        let mut closers: Vec<_> = in_scope
+            .filter_map(|((_, program), tally)| {
+                let closer = Closer {
+                    process: &tally.process,
+                    is_one: tally.is_one(),
+                    role: program.role,
+                    service: self.service_of(scope, program, tally),
+                    per_second: tally.per_second()?,
+                };
+                Some((leader != Some(program), closer))
             })
             .collect();
         closers.sort_by(|(a_follows, a), (b_follows, b)| {
@@ -124,75 +199,139 @@ impl Closers {
         closers.into_iter().map(|(_, closer)| closer).collect()
     }
 
+    fn service_of(&self, (netns, peer): Scope, program: &Program, tally: &Tally) -> Service {
+        if let Some(port) = program.port {
+            return Service::Port(port);
+        }
+        if let Some(peer) = peer {
+            return Service::Peer(peer);
+        }
+        let most = tally.per_second().unwrap_or_default() * MOST;
+        let peers = self.tallies.iter().filter_map(|((scope, its), tally)| {
+            let peer = scope.1.filter(|_| scope.0 == netns && its == program)?;
+            Some((peer, tally.per_second()?))
+        });
+        let first = peers.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        first.filter(|(_, rate)| *rate >= most).map_or(Service::Peers, |(it, _)| Service::Peer(it))
+    }
+
     fn choose_leaders(&mut self) {
-        let mut best: HashMap<Scope, (f64, Key)> = HashMap::new();
-        for (key, followed) in &self.followed {
-            let Some(per_second) = followed.per_second() else { continue };
-            for scope in key.scopes().into_iter().flatten() {
-                let leads = self.leaders.get(&scope) == Some(key);
-                let weight = if leads { per_second * INCUMBENT } else { per_second };
-                let best = best.entry(scope).or_insert((weight, *key));
-                if weight > best.0 {
-                    *best = (weight, *key);
-                }
+        let mut best: HashMap<Scope, (f64, &Program)> = HashMap::new();
+        for ((scope, program), tally) in &self.tallies {
+            let Some(per_second) = tally.per_second() else { continue };
+            let leads = self.leaders.get(scope) == Some(program);
+            let weight = if leads { per_second * INCUMBENT } else { per_second };
+            let best = best.entry(*scope).or_insert((weight, program));
+            if weight > best.0 {
+                *best = (weight, program);
             }
         }
-        self.leaders = best.into_iter().map(|(scope, (_, key))| (scope, key)).collect();
+        self.leaders =
+            best.into_iter().map(|(scope, (_, program))| (scope, program.clone())).collect();
     }
 }
 
-/// Each closer once, the largest count first.
-fn largest(closers: &[CloserCount]) -> Vec<(Key, &Arc<Process>, u64)> {
-    let mut counts: BTreeMap<Key, (&Arc<Process>, u64)> = BTreeMap::new();
-    for closer in closers {
-        let CloserCount { netns, process, role, peer, port, count } = closer;
-        let Process { pid, started, .. } = **process;
-        let key = Key { netns: *netns, pid, started, role: *role, peer: *peer, port: *port };
-        let (_, sum) = counts.entry(key).or_insert((process, 0));
-        *sum = sum.saturating_add(*count);
+/// The largest counts of the namespaces that were asked for.
+fn largest<'a>(
+    closers: &'a [CloserCount],
+    asked: &BTreeSet<NetnsId>,
+) -> Vec<(RowKey, &'a CloserCount)> {
+    let mut counts: Vec<&CloserCount> =
+        closers.iter().filter(|closer| asked.contains(&closer.netns)).collect();
+    if counts.len() > CLOSERS {
+        counts.sort_by_key(|closer| Reverse(closer.count));
+        counts.truncate(CLOSERS);
     }
-    let mut counts: Vec<_> =
-        counts.into_iter().map(|(key, (process, count))| (key, process, count)).collect();
-    counts.sort_by_key(|(.., count)| Reverse(*count));
-    counts
+    counts.into_iter().map(|closer| (RowKey::of(closer), closer)).collect()
 }
 
-impl Key {
+impl RowKey {
+    fn of(closer: &CloserCount) -> Self {
+        let CloserCount { netns, process, role, peer, port, .. } = closer;
+        let program = Program {
+            name: process.name.clone(),
+            role: *role,
+            port: (*role == Role::Server).then_some(*port),
+        };
+        let peer = peer.filter(|_| *role == Role::Client).map(|address| (address, *port));
+        Self { netns: *netns, program, peer }
+    }
+
     /// The namespace; for a client its destination too.
-    fn scopes(&self) -> [Option<Scope>; 2] {
-        let destination = match (self.role, self.peer) {
-            (Role::Client, Some(address)) => {
-                Some((self.netns, Some(Endpoint { address, port: self.port })))
-            }
-            _ => None,
-        };
-        [Some((self.netns, None)), destination]
+    fn scopes(&self) -> impl Iterator<Item = Scope> {
+        let destination =
+            self.peer.map(|(address, port)| (self.netns, Some(Endpoint { address, port })));
+        [Some((self.netns, None)), destination].into_iter().flatten()
     }
 }
 
-impl Followed {
-    /// `since`: it was not there then, so it counted from 0; else from where is not known.
-    fn new(process: &Arc<Process>, count: u64, since: Option<Timestamp>, now: Timestamp) -> Self {
-        let process = Arc::clone(process);
-        let mut trend = Trend::default();
-        let Some(since) = since else {
-            trend.observe(now, 0, RATE_WINDOW);
-            let mut counter = Counter::default();
-            counter.added(count);
-            return Self { process, count: counter, total: 0, trend };
+impl Row {
+    /// What has been added since it was read last. Of a count that is new, all if it says since
+    /// when; else it says nothing yet.
+    fn take<'a>(&mut self, closer: &'a CloserCount) -> Added<'a> {
+        let CloserCount { process, count, others, since, .. } = closer;
+        // A recording of an older version has a count for each process.
+        let is_new = self.count.is_new();
+        let (added, of_others) =
+            (self.count.added_from_zero(*count), self.others.added_from_zero(*others));
+        match (is_new, since) {
+            (true, None) => Added { process, count: 0, others: 0, since: None },
+            (true, since) => Added { process, count: added, others: of_others, since: *since },
+            (false, _) => Added { process, count: added, others: of_others, since: None },
+        }
+    }
+}
+
+impl<'a> Added<'a> {
+    fn add(&mut self, other: &Added<'a>) {
+        if other.process.pid != self.process.pid {
+            self.others = self.others.saturating_add(self.count.min(other.count));
+        }
+        // The one that closed most stands for its name.
+        if other.count > self.count {
+            self.process = other.process;
+        }
+        self.others = self.others.saturating_add(other.others);
+        self.count = self.count.saturating_add(other.count);
+        self.since = match (self.since, other.since) {
+            (Some(first), Some(second)) => Some(first.min(second)),
+            (first, second) => first.or(second),
         };
-        trend.observe(since, 0, RATE_WINDOW);
-        trend.observe(now, count, RATE_WINDOW);
-        let mut counter = Counter::default();
-        let total = counter.added_from_zero(count);
-        Self { process, count: counter, total, trend }
     }
 
-    fn again(mut self, count: u64, now: Timestamp) -> Self {
-        let added = self.count.added_from_zero(count);
-        self.total = self.total.saturating_add(added);
+    fn is_mixed(&self) -> bool {
+        self.others as f64 > self.count as f64 * (1.0 - MOST)
+    }
+}
+
+impl Tally {
+    fn new(added: &Added<'_>, now: Timestamp) -> Self {
+        let Added { process, count, since, .. } = *added;
+        let mut trend = Trend::default();
+        if let Some(since) = since {
+            trend.observe(since.min(now), 0, RATE_WINDOW);
+        }
+        trend.observe(now, count, RATE_WINDOW);
+        let process = Arc::clone(process);
+        let mixed = added.is_mixed().then_some(now);
+        Self { process, mixed, total: count, moved: now, trend }
+    }
+
+    fn add(&mut self, added: &Added<'_>, now: Timestamp) {
+        self.total = self.total.saturating_add(added.count);
         self.trend.observe(now, self.total, RATE_WINDOW);
-        self
+        if added.count == 0 {
+            return;
+        }
+        self.moved = now;
+        if added.process.pid != self.process.pid || added.is_mixed() {
+            self.mixed = Some(now);
+        }
+        self.process = Arc::clone(added.process);
+    }
+
+    fn is_one(&self) -> bool {
+        self.mixed.is_none_or(|mixed| self.trend.is_later_by(mixed, RATE_WINDOW))
     }
 
     fn per_second(&self) -> Option<f64> {
@@ -204,24 +343,60 @@ impl Followed {
 impl Closer<'_> {
     /// Where a client's connections go to.
     pub(crate) fn destination(&self) -> Option<Endpoint> {
-        self.peer.map(|address| Endpoint { address, port: self.port })
+        match self.service {
+            Service::Peer(peer) => Some(peer),
+            Service::Port(_) | Service::Peers => None,
+        }
+    }
+
+    /// A client's peer port, a server's local port.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self.service {
+            Service::Port(port) => Some(port),
+            Service::Peer(peer) => Some(peer.port),
+            Service::Peers => None,
+        }
+    }
+
+    /// Names it in the subject; of several processes the name is all they share for certain.
+    pub(crate) fn name_in(&self, subject: &mut Subject) {
+        if self.is_one {
+            subject.set_process(self.process);
+        } else {
+            subject.process = Some(self.process.name.clone());
+        }
+    }
+
+    /// `nginx (pid 80)`, or `curl (several processes)`.
+    pub(crate) fn who(&self) -> String {
+        if self.is_one {
+            text::named(Some(self.process))
+        } else {
+            text::named_as_several(&self.process.name)
+        }
     }
 
     /// `pgbench (pid 12) closes 410/s to 10.0.0.9:5432`, `nginx (pid 80) closes 900/s on port 80`.
     pub(crate) fn in_words(&self) -> String {
-        let service = match self.destination() {
-            Some(peer) => format!("to {peer}"),
-            None => format!("on port {}", self.port),
+        let service = match self.service {
+            Service::Peer(peer) => format!("to {peer}"),
+            Service::Port(port) => format!("on port {port}"),
+            Service::Peers => "to several destinations".to_owned(),
         };
         format!("{} {service}", self.and_rate())
     }
 
     fn evidence(&self) -> EvidenceMap {
         let mut evidence = EvidenceMap::default();
-        evidence
-            .process(self.process)
-            .text("role", self.role.label())
-            .count("port", self.port.into());
+        if self.is_one {
+            evidence.process(self.process);
+        } else {
+            evidence.text("process", &self.process.name).flag("several_processes", true);
+        }
+        evidence.text("role", self.role.label());
+        if let Some(port) = self.port() {
+            evidence.count("port", port.into());
+        }
         if let Some(peer) = self.destination() {
             evidence.text("peer", peer.to_string());
         }
@@ -231,7 +406,7 @@ impl Closer<'_> {
 
     /// `pgbench (pid 12) closes 410/s`.
     pub(crate) fn and_rate(&self) -> String {
-        let who = text::named(Some(self.process));
+        let who = self.who();
         match self.per_second {
             10.0.. => format!("{who} closes {:.0}/s", self.per_second),
             _ => format!("{who} closes {:.1}/s", self.per_second),
@@ -244,18 +419,27 @@ pub(crate) fn evidence(closers: &[Closer<'_>]) -> Vec<EvidenceMap> {
     closers.iter().take(LISTED).map(Closer::evidence).collect()
 }
 
-/// Whether a threshold is near enough for the closers to be counted. It does not flap either.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Nearing(bool);
+/// The namespaces in which a threshold is near enough for the closers to be counted. None flaps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nearing(BTreeSet<NetnsId>);
 
 impl Nearing {
-    /// Takes the largest value as a part of its threshold, and whether a finding stands.
-    pub(crate) fn observe(&mut self, part: f64, stands: bool) {
-        let factor = if self.0 { RELEASE } else { 1.0 };
-        self.0 = stands || part >= NEAR * factor;
+    /// Takes of each namespace the largest value as a part of its threshold, and whether a finding
+    /// stands there.
+    pub(crate) fn observe(&mut self, parts: impl IntoIterator<Item = (NetnsId, f64, bool)>) {
+        let is_near = |(netns, part, stands): (NetnsId, f64, bool)| {
+            let factor = if self.0.contains(&netns) { RELEASE } else { 1.0 };
+            (stands || part >= NEAR * factor).then_some(netns)
+        };
+        self.0 = parts.into_iter().filter_map(is_near).take(Focus::CLOSERS_IN).collect();
     }
 
-    pub(crate) const fn is_near(self) -> bool {
-        self.0
+    /// Adds them to what is asked for.
+    pub(crate) fn add_to(&self, focus: &mut Focus) {
+        for netns in &self.0 {
+            if focus.closers_in.len() < Focus::CLOSERS_IN {
+                focus.closers_in.insert(*netns);
+            }
+        }
     }
 }

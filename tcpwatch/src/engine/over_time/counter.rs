@@ -7,6 +7,11 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
+    /// Whether it has not been read yet.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
     /// How much was added since the last reading. `None` where nothing says from where to count: at
     /// the first reading, and when the counter fell, for then it is another one.
     pub(crate) fn added(&mut self, total: u64) -> Option<u64> {

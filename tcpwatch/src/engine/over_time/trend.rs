@@ -54,6 +54,11 @@ impl Trend {
         self.last.is_some_and(|(now, last)| last > self.at(now - time))
     }
 
+    /// Whether the last observation is later than `time` by more than `by`.
+    pub(crate) fn is_later_by(&self, time: Timestamp, by: Duration) -> bool {
+        self.last.is_some_and(|(now, _)| now.since(time) > by)
+    }
+
     /// Growth per minute since the oldest point; `None` before a tenth of the window has passed.
     pub(crate) fn per_minute(&self, window: Duration) -> Option<f64> {
         let (oldest, (to, last)) = (self.points.oldest()?, self.last?);

@@ -177,10 +177,27 @@ fn port_holder() -> impl Strategy<Value = PortHolder> {
         .prop_map(|(state, local, peer, owner)| PortHolder { state, local, peer, owner })
 }
 
+fn states() -> impl Strategy<Value = StateCounts> {
+    let count = || prop_oneof![0_u64..40_000, any::<u64>()];
+    (select(TcpState::ALL.to_vec()), count(), count()).prop_map(|(state, count, time_wait)| {
+        let mut states = StateCounts::default();
+        states.set(TcpState::TimeWait, time_wait);
+        states.set(state, count);
+        states
+    })
+}
+
+fn port_user() -> impl Strategy<Value = PortUser> {
+    let ends = (any_endpoint(), any_endpoint());
+    (select(TcpState::ALL.to_vec()), ends, any::<bool>(), any_owner()).prop_map(
+        |(state, (local, peer), pinned, owner)| PortUser { state, local, peer, pinned, owner },
+    )
+}
+
 fn port_use() -> impl Strategy<Value = PortUse> {
     let destination = || {
-        (any_endpoint(), any_endpoint(), any::<u32>())
-            .prop_map(|(local, peer, used)| DestinationUse { local, peer, used })
+        (any_endpoint(), any_endpoint(), any::<u32>(), option::of(states()))
+            .prop_map(|(local, peer, used, states)| DestinationUse { local, peer, used, states })
     };
     let reuse = select(vec![TwReuse::Never, TwReuse::Always, TwReuse::Loopback]);
     (
@@ -199,6 +216,7 @@ fn port_use() -> impl Strategy<Value = PortUse> {
                 available,
                 pinned,
                 bound_before_connect: pinned / 2,
+                pinned_in_time_wait: (pinned % 3 > 0).then_some(pinned),
                 worst,
                 busy,
                 tw_reuse,
@@ -257,7 +275,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         vec(listener, 0..4),
         vec(self_connected, 0..4),
         (netstat(), option::of(0_u64..3)),
-        (vec(waiting_sockets(), 0..4), vec(port_holder(), 0..6)),
+        (vec(waiting_sockets(), 0..4), vec(port_holder(), 0..6), vec(port_user(), 0..9)),
     )
         .prop_map(
             |(
@@ -269,7 +287,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                 listeners,
                 self_connected,
                 (netstat, syncookies),
-                (waiting, port_holders),
+                (waiting, port_holders, port_users),
             )| {
                 let mut namespace = Namespace {
                     id,
@@ -282,6 +300,7 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
                     self_connected,
                     waiting: waiting.concat(),
                     port_holders,
+                    port_users,
                     netstat,
                     syncookies,
                     ..Namespace::default()
@@ -414,10 +433,13 @@ fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
 
 fn closer() -> impl Strategy<Value = CloserCount> {
     let service = (select(vec![Role::Client, Role::Server]), option::of(any_endpoint()));
-    let count = prop_oneof![0_u64..5_000, any::<u64>()];
-    (0_u64..4, any_process(), service, count).prop_map(|(netns, process, (role, peer), count)| {
+    let count = || prop_oneof![0_u64..5_000, any::<u64>()];
+    let counts = (count(), count(), option::of(timestamp()));
+    let all = (0_u64..4, any_process(), service, counts);
+    all.prop_map(|(netns, process, (role, peer), (count, others, since))| {
         let port = peer.map_or(80, |peer| peer.port);
-        CloserCount { netns, process, role, peer: peer.map(|peer| peer.address), port, count }
+        let peer = peer.map(|peer| peer.address);
+        CloserCount { netns, process, role, peer, port, count, others, since }
     })
 }
 

@@ -362,10 +362,10 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     watch.see([namespace]);
     let begins = [
         "Fewer connections: ",
+        "IP_BIND_ADDRESS_NO_PORT ",
         "More ports: ",
         "Ports in TIME_WAIT again ",
         "More destinations or sources: ",
-        "IP_BIND_ADDRESS_NO_PORT ",
         "Not by tcp_tw_recycle ",
     ];
     let remedies = &watch.only().remedies;
@@ -373,7 +373,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     for (remedy, begin) in remedies.iter().zip(begins) {
         assert!(remedy.starts_with(begin), "{remedy}");
     }
-    assert_says(&remedies[4], &["12 ports here belong to connections that called bind()"]);
+    assert_says(&remedies[1], &["12 ports here belong to connections that called bind()"]);
     assert_says(&remedies[5], &["not by SO_LINGER 0"]);
     assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
     // Where nobody binds before connect() it is no remedy.

@@ -21,6 +21,7 @@ mod half_open;
 mod joining;
 mod levels;
 mod overrides;
+mod port_users;
 mod properties;
 mod reset_storm;
 mod reset_storm_restarts;
@@ -42,8 +43,8 @@ use crate::{
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
         Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortHolder,
-        PortUse, Process, Progress, ResetCount, Role, SelfConnectedSocket, TcpState, TimeWaitUse,
-        Timestamp, TwReuse, WaitingSocket,
+        PortUse, PortUser, Process, Progress, ResetCount, Role, SelfConnectedSocket, StateCounts,
+        TcpState, TimeWaitUse, Timestamp, TwReuse, WaitingSocket,
     },
 };
 
@@ -250,11 +251,11 @@ fn times(count: usize, socket: &CloseWaitSocket) -> Vec<CloseWaitSocket> {
 }
 
 fn destination(local: &str, peer: &str, used: u32) -> DestinationUse {
-    DestinationUse {
-        local: Endpoint { address: address(local), port: 0 },
-        peer: endpoint(peer),
-        used,
-    }
+    destination_at(Endpoint { address: address(local), port: 0 }, endpoint(peer), used)
+}
+
+const fn destination_at(local: Endpoint, peer: Endpoint, used: u32) -> DestinationUse {
+    DestinationUse { local, peer, used, states: None }
 }
 
 /// A connect() that failed, of which nothing else is known.

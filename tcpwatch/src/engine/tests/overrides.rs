@@ -439,6 +439,8 @@ fn what_is_a_namespaces_or_a_destinations_does_not_come_and_go_with_who_leads() 
             peer: Some(address("10.0.0.9")),
             port,
             count,
+            others: 0,
+            since: None,
         });
         let process = [&backupd, &restored][leader];
         watch.engine.handle_event(&no_port(watch.now, HOST, "10.0.0.1", peer, Some(process)));

@@ -1,4 +1,4 @@
-//! `time-wait-exhaustion`: the ratio, the overflow counter, words.
+//! `time-wait-exhaustion`: the ratio, the overflow counter, what fails by it, words.
 
 use super::*;
 
@@ -10,6 +10,74 @@ fn time_wait(used: u64, overflows: u64) -> Namespace {
         netstat: Some(netstat),
         ..host()
     }
+}
+
+/// The same beside a destination that has taken so many of 28232 ports, some in TIME_WAIT.
+fn with_ports(used: u64, overflows: u64, ports: u32, in_time_wait: u64) -> Namespace {
+    let mut states = StateCounts::default();
+    states.set(TcpState::TimeWait, in_time_wait);
+    states.set(TcpState::Established, u64::from(ports) - in_time_wait);
+    let mut namespace = time_wait(used, overflows);
+    let destination = destination("10.0.0.1", "10.0.0.9:443", ports);
+    namespace.ports.busy = vec![DestinationUse { states: Some(states), ..destination }];
+    namespace
+}
+
+/// A watch in which a connect() to that destination fails for want of a port.
+fn failing() -> Watch {
+    let mut watch = Watch::with(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+    watch.engine.handle_event(&no_port(START, HOST, "10.0.0.1", "10.0.0.9:443", None));
+    watch
+}
+
+#[test]
+fn a_limit_that_is_met_is_info_while_nothing_fails() {
+    // A virtual machine of 1 GiB that closes 81 connections a second, all day.
+    let mut watch = Watch::new();
+    let mut overflows = 0;
+    for look in 0..60 {
+        overflows += 130;
+        let namespace = Namespace {
+            time_wait: TimeWaitUse { used: 4_096, limit: Some(4_096) },
+            ..with_ports(0, overflows, 4_096, 4_096)
+        };
+        watch.see([namespace]);
+        assert_eq!(watch.only().severity, Severity::Info, "look {look}");
+        watch.pass(INTERVAL);
+    }
+    assert_says(&watch.only().explanation, &["No program fails by it"]);
+    assert_eq!(watch.told(), ["raised info"]);
+}
+
+#[test]
+fn time_wait_is_a_warning_where_it_takes_the_last_ports_of_a_destination() {
+    use Severity::{Info, Warning};
+    // A destination warns from 22585.6 ports on; a tenth of 25000 is 2500.
+    for (ports, in_time_wait, severity) in [
+        (22_585, 20_000, Info),
+        (22_586, 20_000, Warning),
+        (25_000, 2_500, Warning),
+        (25_000, 2_499, Info),
+        (25_000, 0, Info),
+    ] {
+        let mut watch = Watch::with(|detect| detect.ephemeral_port_exhaustion.enabled = false);
+        watch.see([with_ports(960, 0, ports, in_time_wait)]);
+        assert_eq!(watch.only().severity, severity, "{in_time_wait} of {ports}");
+    }
+}
+
+#[test]
+fn time_wait_is_critical_only_while_connects_fail_for_its_ports() {
+    let mut watch = failing();
+    watch.see([with_ports(960, 0, 28_000, 28_000)]);
+    assert_eq!(watch.only().severity, Severity::Critical);
+    watch.pass(seconds(61));
+    watch.see([with_ports(960, 0, 20_000, 20_000)]);
+    assert_eq!(watch.only().severity, Severity::Info);
+    // Ports that others hold are no reason to be afraid of TIME_WAIT.
+    let mut watch = failing();
+    watch.see([with_ports(960, 0, 28_000, 9)]);
+    assert_eq!(watch.only().severity, Severity::Info);
 }
 
 #[test]
@@ -25,20 +93,25 @@ fn time_wait_is_judged_by_its_part_of_the_limit() {
         (2_000, Some(Critical)),
     ];
     for (used, severity) in table {
+        let mut watch = failing();
+        watch.see([with_ports(used, 0, 9, 9)]);
+        assert_eq!(watch.severities().first().copied(), severity, "{used} of 1000");
+        // The same without harm.
         let mut watch = Watch::new();
         watch.see([time_wait(used, 0)]);
-        assert_eq!(watch.severities().first().copied(), severity, "{used} of 1000");
+        let info = severity.map(|_| Severity::Info);
+        assert_eq!(watch.severities().first().copied(), info, "{used} of 1000");
     }
 }
 
 #[test]
 fn time_wait_is_released_below_nine_tenths_of_the_threshold() {
-    let mut watch = Watch::new();
+    let mut watch = failing();
     let steps = [(950, "critical"), (856, "critical"), (854, "warning"), (721, "warning")];
     for (used, severity) in steps {
-        assert_eq!(watch.see([time_wait(used, 0)])[0].severity.label(), severity, "{used}");
+        assert_eq!(watch.see([with_ports(used, 0, 9, 9)])[0].severity.label(), severity, "{used}");
     }
-    assert_eq!(watch.see([time_wait(719, 0)]), []);
+    assert_eq!(watch.see([with_ports(719, 0, 9, 9)]), []);
     assert_eq!(watch.told(), ["raised critical", "critical to warning", "cleared warning"]);
 }
 
@@ -51,11 +124,11 @@ fn overflows_before_the_first_look_are_not_counted() {
 }
 
 #[test]
-fn an_overflow_is_critical_until_the_window_after_the_last_one_is_over() {
+fn an_overflow_is_told_until_the_window_after_the_last_one_is_over() {
     let mut watch = Watch::new();
     watch.see([time_wait(10, 5_000)]);
     watch.pass(INTERVAL);
-    assert_eq!(watch.see([time_wait(10, 5_001)])[0].severity, Severity::Critical);
+    assert_eq!(watch.see([time_wait(10, 5_001)])[0].severity, Severity::Info);
     assert_says(&watch.only().title, &["1 connection skipped it"]);
     // It goes on: the window begins anew and the count adds up.
     watch.pass(seconds(60));
@@ -65,7 +138,7 @@ fn an_overflow_is_critical_until_the_window_after_the_last_one_is_over() {
     assert_eq!(watch.see([time_wait(10, 5_007)]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([time_wait(10, 5_007)]), []);
-    assert_eq!(watch.told(), ["raised critical", "cleared critical"]);
+    assert_eq!(watch.told(), ["raised info", "cleared info"]);
     // What was before is not counted again.
     watch.pass(INTERVAL);
     watch.see([time_wait(10, 5_009)]);
@@ -116,7 +189,7 @@ fn overflows_count_without_a_limit_that_means_something() {
         };
         assert_eq!(watch.see([with(1)]), [], "{limit:?}");
         watch.see([with(3)]);
-        assert_eq!(watch.only().severity, Severity::Critical);
+        assert_eq!(watch.only().severity, Severity::Info);
         assert_says(&watch.only().title, &["2 connections skipped it", "3"]);
         assert_eq!(text_of(watch.only(), "used_ratio"), "absent");
         assert_says(&remedies_of(watch.only()), &["tcp_max_tw_buckets=4096; "]);

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::facts::{Process, Timestamp};
+use crate::{
+    engine::evidence::EvidenceMap,
+    facts::{Process, Timestamp},
+};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failures {
     pub(crate) count: u64,
     pub(crate) last: Timestamp,
@@ -25,5 +28,27 @@ impl Failures {
             [(_, count)] => *count == self.count,
             _ => false,
         }
+    }
+
+    /// Adds those towards another destination.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.last = self.last.max(other.last);
+        for (process, count) in &other.processes {
+            match self.processes.iter_mut().find(|(known, _)| known.pid == process.pid) {
+                Some((_, sum)) => *sum = sum.saturating_add(*count),
+                None => self.processes.push((Arc::clone(process), *count)),
+            }
+        }
+    }
+
+    pub(crate) fn add_to(&self, evidence: &mut EvidenceMap) {
+        evidence.count("failed_connects", self.count);
+        let by_process = self.processes.iter().map(|(process, count)| {
+            let mut object = EvidenceMap::default();
+            object.process(process).count("failed_connects", *count);
+            object
+        });
+        evidence.list("failed_connects_by_process", by_process);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Signal: ports taken for one (source, destination, destination port) against those that
 //! `ip_local_port_range` has less the reserved ones; and connect() that failed with EADDRNOTAVAIL,
-//! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port.
+//! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port. Ports that bind() has taken are
+//! taken for every destination: where they are so many they are one finding of the namespace, and
+//! no destination has one of its own.
 //! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
 //! of the warning on those who close the connections are counted, see `closers`.
 //! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
@@ -13,6 +15,8 @@
 //! real failure outranks the count.
 
 mod failures;
+mod pinned;
+mod remedies;
 mod words;
 
 use std::{
@@ -21,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use self::{failures::Failures, words::Shortage};
+use self::{failures::Failures, pinned::Pinned, words::Shortage};
 use crate::{
     config::{self, Detect, Overridable},
     engine::{
@@ -31,7 +35,7 @@ use crate::{
         observers::closers::Nearing,
         over_time::{level::Levels, trend::Trend},
     },
-    facts::{ConnectFailure, Event, Focus, Namespace, Process, Timestamp},
+    facts::{ConnectFailure, Event, Focus, Namespace, NetnsId, Process, StateCounts, Timestamp},
 };
 
 /// Destinations whose failures are remembered.
@@ -83,7 +87,7 @@ impl Detector for EphemeralPortExhaustion {
     }
 
     fn focus(&self, _detect: &Detect, focus: &mut Focus) {
-        focus.closers |= self.nearing.is_near();
+        self.nearing.add_to(focus);
     }
 
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
@@ -95,18 +99,25 @@ impl Detector for EphemeralPortExhaustion {
             now.since(failures.last) <= config.window
         });
         let mut trends = std::mem::take(&mut self.trends);
-        let mut found = false;
-        let mut nearest = 0.0_f64;
+        let mut nearness = Vec::new();
         for namespace in &inventory.namespaces {
-            let mut used: BTreeMap<Destination, Option<u32>> = BTreeMap::new();
+            if let Some(verdict) = self.judge_pinned(namespace, config) {
+                verdicts.push(verdict, namespace.ports.pinned.into());
+                continue;
+            }
+            let mut used: BTreeMap<Destination, Option<(u32, Option<StateCounts>)>> =
+                BTreeMap::new();
             // The worst need not be among the busy: those are the first, not the largest.
-            for destination in namespace.ports.busy.iter().chain(&namespace.ports.worst) {
-                used.insert(key_of(namespace, destination), Some(destination.used));
+            for destination in namespace.ports.worst.iter().chain(&namespace.ports.busy) {
+                let taken = Some((destination.used, destination.states));
+                used.insert(key_of(namespace, destination), taken);
             }
             for key in self.failures.keys().filter(|key| key.netns == namespace.id) {
                 used.entry(*key).or_default();
             }
-            for (key, used) in used {
+            let (mut nearest, mut found) = (0.0_f64, false);
+            for (key, taken) in used {
+                let (used, states) = taken.map_or((None, None), |(used, it)| (Some(used), it));
                 let ratio = part_of(used, namespace);
                 let thresholds = config.of(None, key.peer.port);
                 if thresholds.enabled {
@@ -120,6 +131,7 @@ impl Detector for EphemeralPortExhaustion {
                     namespace,
                     key,
                     used,
+                    states,
                     minutes_left,
                     failures: None,
                     closers: closers.of_destination(key.netns, key.peer),
@@ -129,8 +141,9 @@ impl Detector for EphemeralPortExhaustion {
                     verdicts.push(verdict, used.unwrap_or_default().into());
                 }
             }
+            nearness.push((namespace.id, nearest, found));
         }
-        self.nearing.observe(nearest, found);
+        self.nearing.observe(nearness);
     }
 }
 
@@ -150,6 +163,41 @@ impl EphemeralPortExhaustion {
             self.trends.insert(key, trend);
         }
         minutes
+    }
+
+    /// The finding of ports that are taken for every destination. While it stands, what fails in the
+    /// namespace fails for it.
+    fn judge_pinned(
+        &mut self,
+        namespace: &Namespace,
+        config: &Overridable<config::EphemeralPortExhaustion>,
+    ) -> Option<Verdict> {
+        // It is of no port and no process, so no override is of it.
+        let thresholds = config.of(None, 0);
+        if !thresholds.enabled {
+            return None;
+        }
+        let id = format!("{}/{}/pinned", FindingKind::EphemeralPortExhaustion.name(), namespace.id);
+        let ratio = part_of(Some(namespace.ports.pinned), namespace);
+        let by_ratio = self.levels.judge(&id, ratio, thresholds.warning, thresholds.critical)?;
+        let failures = self.failures_in(namespace.id, config);
+        let severity = by_ratio.max(failures.as_ref().map_or(by_ratio, |_| Severity::Critical));
+        let pinned = Pinned { namespace, failures: failures.as_ref() };
+        Some(pinned.verdict(id, severity))
+    }
+
+    /// The failures in a namespace, towards any destination.
+    fn failures_in(
+        &self,
+        netns: NetnsId,
+        config: &Overridable<config::EphemeralPortExhaustion>,
+    ) -> Option<Failures> {
+        let here = self.failures.keys().filter(|key| key.netns == netns);
+        let each = here.filter_map(|key| self.wanted_failures(*key, config));
+        each.reduce(|mut sum, other| {
+            sum.merge(&other);
+            sum
+        })
     }
 
     fn judge_destination(

@@ -2,18 +2,22 @@
 //!
 //! Signal: minisockets of a namespace (TIME_WAIT and orphaned FIN_WAIT2) against its
 //! `tcp_max_tw_buckets`, and `TCPTimeWaitOverflow`.
-//! Trip: a part of the limit; critical when the overflow counter has moved within `window`, because
-//! then the limit was met. From 0.8 of the warning on those who close are counted, see `closers`.
+//! Trip: a part of the limit, or the overflow counter that has moved within `window`. It is info
+//! while nothing fails: what the kernel does at the limit, to destroy a socket early, breaks no
+//! connection, and a small host that closes 81 connections a second is there all day. A warning
+//! where TIME_WAIT takes the ports of a destination that nears its last; beyond that only while
+//! connect() finds none. From 0.8 of the warning on those who close are counted, see `closers`.
 //! Cold start: overflows before the first inventory are not counted. The minutes to the limit need
 //! a minute of growth.
 //! Recovery: below 0.9 of the threshold, and `window` after the last overflow.
 //! Misses: nothing of what the kernel counts; who closed before it was counted.
 
+mod harm;
 mod words;
 
 use std::{collections::HashMap, time::Duration};
 
-use self::words::Crowd;
+use self::{harm::Failures, words::Crowd};
 use crate::{
     config::{self, Detect},
     engine::{
@@ -22,7 +26,7 @@ use crate::{
         observers::closers::Nearing,
         over_time::{counter::Counter, level::Levels, moved::Moved, trend::Trend},
     },
-    facts::{Focus, Namespace, NetnsId, TimeWaitUse, Timestamp},
+    facts::{Event, Focus, Namespace, NetnsId, TimeWaitUse, Timestamp},
 };
 
 /// From this part of the limit on growth is followed.
@@ -37,6 +41,7 @@ pub(crate) struct TimeWaitExhaustion {
     /// Growth, of those that hold half of their limit.
     trends: HashMap<NetnsId, Trend>,
     nearing: Nearing,
+    failures: Failures,
 }
 
 /// What the overflow counter of a namespace did.
@@ -47,19 +52,25 @@ struct Overflows {
 }
 
 impl Detector for TimeWaitExhaustion {
+    fn handle_event(&mut self, event: &Event, _detect: &Detect) {
+        self.failures.handle_event(event);
+    }
+
     fn focus(&self, detect: &Detect, focus: &mut Focus) {
-        focus.closers |= detect.time_wait_exhaustion.enabled && self.nearing.is_near();
+        if detect.time_wait_exhaustion.enabled {
+            self.nearing.add_to(focus);
+        }
     }
 
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
         let Round { inventory, now, closers, .. } = *round;
         let config = &round.detect.time_wait_exhaustion;
         self.levels.begin();
+        self.failures.forget_before(now - config.window);
         // Namespaces that have gone are forgotten.
         let mut before = std::mem::take(&mut self.overflows);
         let mut trends = std::mem::take(&mut self.trends);
-        let mut found = false;
-        let mut fullest = 0.0_f64;
+        let mut nearness = Vec::new();
         for namespace in &inventory.namespaces {
             let overflowed =
                 self.follow(namespace, before.remove(&namespace.id), config.window, now);
@@ -71,7 +82,6 @@ impl Detector for TimeWaitExhaustion {
             // same.
             let limit = limit.filter(|limit| *limit > 0);
             let ratio = limit.map(|limit| used as f64 / limit as f64);
-            fullest = fullest.max(ratio.unwrap_or_default());
             let minutes_left = limit.filter(|_| ratio >= Some(HALF)).and_then(|limit| {
                 let mut trend = trends.remove(&namespace.id).unwrap_or_default();
                 trend.observe(now, used, GROWTH_WINDOW);
@@ -80,13 +90,16 @@ impl Detector for TimeWaitExhaustion {
                 minutes
             });
             let closers = closers.of_namespace(namespace.id);
-            let crowd = Crowd { namespace, ratio, overflowed, minutes_left, closers };
-            if let Some(verdict) = self.judge_namespace(&crowd, config) {
-                found = true;
+            let harm = self.failures.harm(namespace, &round.detect.ephemeral_port_exhaustion);
+            let crowd = Crowd { namespace, ratio, overflowed, minutes_left, harm, closers };
+            let verdict = self.judge_namespace(&crowd, config);
+            let part = ratio.unwrap_or_default() / config.warning;
+            nearness.push((namespace.id, part, verdict.is_some()));
+            if let Some(verdict) = verdict {
                 verdicts.push(verdict, used);
             }
         }
-        self.nearing.observe(fullest / config.warning, found);
+        self.nearing.observe(nearness);
     }
 }
 
@@ -118,6 +131,7 @@ impl TimeWaitExhaustion {
             .ratio
             .and_then(|ratio| self.levels.judge(&id, ratio, config.warning, config.critical));
         let by_overflow = (crowd.overflowed > 0).then_some(Severity::Critical);
-        Some(crowd.verdict(id, by_ratio.max(by_overflow)?))
+        let severity = by_ratio.max(by_overflow)?;
+        Some(crowd.verdict(id, severity.min(crowd.harm.most())))
     }
 }

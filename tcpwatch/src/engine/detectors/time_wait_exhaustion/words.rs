@@ -1,5 +1,6 @@
 //! The TIME_WAIT of a namespace in words: title, explanation, evidence, remedies.
 
+use super::harm::Harm;
 use crate::{
     engine::{
         advice::{text, tw_reuse::TimeWaitReuse},
@@ -26,6 +27,7 @@ pub(crate) struct Crowd<'a> {
     pub(crate) overflowed: u64,
     /// Until the limit is met; `None` while their number does not grow.
     pub(crate) minutes_left: Option<f64>,
+    pub(super) harm: Harm,
     /// Who closes, the one to be named first.
     pub(crate) closers: Vec<Closer<'a>>,
 }
@@ -34,9 +36,9 @@ impl Crowd<'_> {
     pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let mut subject = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
         if let Some(closer) = self.closers.first() {
-            subject.set_process(closer.process);
+            closer.name_in(&mut subject);
             subject.role = Some(closer.role);
-            subject.port = Some(closer.port);
+            subject.port = closer.port();
             subject.peer = closer.destination().map(|peer| peer.to_string());
         }
         Verdict {
@@ -75,12 +77,21 @@ impl Crowd<'_> {
             kernel destroys the socket at once, and a late segment of it can meet a new connection \
             of the same ports (RFC 9293 section 3.6.1)."
             .to_owned();
+        text.push_str(match self.harm {
+            Harm::None => {
+                " No program fails by it: no connect() lacks a port because of TIME_WAIT."
+            }
+            Harm::PortsRunOut => {
+                " A destination nears its last local port, and TIME_WAIT has some."
+            }
+            Harm::ConnectsFail => " connect() fails for want of a local port that TIME_WAIT has.",
+        });
         if let Some(minutes) = self.minutes_left {
             let left = text::minutes(minutes);
             text.push_str(&format!(" At this rate the limit is met in {left}."));
         }
         if let Some(closer) = self.closers.first() {
-            text.push_str(&format!(" Of those who close first, {}.", closer.in_words()));
+            text.push_str(&format!(" First to close: {}.", closer.in_words()));
         }
         text
     }
@@ -112,15 +123,13 @@ impl Crowd<'_> {
         let limit = self.namespace.time_wait.limit.unwrap_or_default();
         let room = limit.saturating_mul(2).clamp(ROOM_LEAST, ROOM_MOST);
         let closer = self.closers.first();
-        let mut remedies = vec![match closer.map(|closer| (closer.role, closer.process)) {
-            Some((Role::Client, process)) => format!(
-                "Fewer connections: keep-alive or a connection pool in {}.",
-                text::named(Some(process))
-            ),
-            Some((Role::Server, process)) => format!(
-                "Fewer connections: keep-alive in {}, with an idle timeout longer than its \
-                 clients', so that they close first.",
-                text::named(Some(process))
+        let mut remedies = vec![match closer.map(|closer| (closer.role, closer.who())) {
+            Some((Role::Client, who)) => {
+                format!("Fewer connections: keep-alive or a connection pool in {who}.")
+            }
+            Some((Role::Server, who)) => format!(
+                "Fewer connections: keep-alive in {who}, with an idle timeout longer than its \
+                 clients', so that they close first."
             ),
             None => "Fewer connections: keep-alive or a connection pool at the client that opens \
                      and closes the most."
@@ -128,8 +137,8 @@ impl Crowd<'_> {
         }];
         // A server's ports in TIME_WAIT are not taken by any connect().
         if closer.is_none_or(|closer| closer.role == Role::Client) {
-            let peer = closer.and_then(|closer| closer.peer);
-            let is_loopback = peer.map(|peer| peer.is_loopback());
+            let peer = closer.and_then(Closer::destination);
+            let is_loopback = peer.map(|peer| peer.address.is_loopback());
             remedies.push(TimeWaitReuse::new(ports, is_loopback).remedy(subject));
         }
         let set = format!("sysctl -w net.ipv4.tcp_max_tw_buckets={room}");
