@@ -75,7 +75,7 @@ section! {
         #[serde(with = "Age")]
         pub min_age: Duration = Duration::from_secs(60);
 
-        /// Sockets of one owner (process, unit or container), from 1 to 1000000, that are told as
+        /// Sockets of one owner (process, unit or container), from 1 to 1000000, that raise an
         /// info; from `warning` upwards it adds nothing. 20 is more than most pools leave behind
         /// when their server closes all of it (HikariCP 10, SQLAlchemy 15).
         #[serde(with = "Sockets")]

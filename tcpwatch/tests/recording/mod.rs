@@ -42,10 +42,12 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 14] = {
+pub(crate) const SCENES: [Scene; 15] = {
     use FindingKind::*;
     [
         Scene::new(CloseWaitPileup, "orders-api", play::close_wait_pileup),
+        Scene::new(CloseWaitPileup, "logstreamd", play::streams_that_fall_silent)
+            .named("close-wait-pileup-half-closed"),
         Scene::new(TimeWaitExhaustion, "thumbnailer", play::time_wait_exhaustion),
         Scene::new(EphemeralPortExhaustion, "checkout", play::ephemeral_port_exhaustion),
         Scene::new(SelfConnection, "module-a", play::self_connection),

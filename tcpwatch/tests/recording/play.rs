@@ -2,8 +2,8 @@
 //! finding is gone.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
 use anyhow::{Result, ensure};
@@ -36,6 +36,34 @@ pub(super) fn close_wait_pileup(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch_until_raised()?;
     stage.watch(1)?;
     leak.close(leak.count())?;
+    stage.watch_until_cleared()
+}
+
+/// A server that streams to clients which have shut down their side, and then forgets them.
+pub(super) fn streams_that_fall_silent(stage: &mut Stage<'_>) -> Result<()> {
+    /// As few as are told, so that the recording is small.
+    const STREAMS: usize = 20;
+    /// Looks meanwhile, one a second: longer than twice `min_age`.
+    const IN_USE: usize = 3;
+    let (clients, servers) = stage.namespace().clone().enter(|| -> Result<_> {
+        let listener = TcpListener::bind((LOCALHOST, 9_100))?;
+        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+        for _ in 0..STREAMS {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            servers.push(listener.accept()?.0);
+            client.shutdown(Shutdown::Write)?;
+            clients.push(client);
+        }
+        Ok((clients, servers))
+    })??;
+    for _ in 0..IN_USE {
+        for mut server in &servers {
+            server.write_all(b"a line of a log\n")?;
+        }
+        stage.watch(1)?;
+    }
+    stage.watch_until_raised()?;
+    drop((clients, servers));
     stage.watch_until_cleared()
 }
 

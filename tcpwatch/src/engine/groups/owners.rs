@@ -2,8 +2,8 @@
 //!
 //! A service that runs as a unit, and a container of one application, are one owner with all their
 //! processes. Every other process is an owner by itself: one name says little, because it may be
-//! that of two programs, and one program may change its own. What holds a socket of which no process
-//! is known is told apart by service.
+//! that of two programs, and one program may change its own. Sockets of which no process is known are
+//! grouped by service.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ enum OwnedBy<'a> {
     Service(&'a str),
     /// A process that is in none.
     Process(u32),
-    /// Nobody knows.
+    /// No process is known.
     Unknown(Role, u16),
 }
 

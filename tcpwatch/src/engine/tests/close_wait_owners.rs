@@ -206,7 +206,7 @@ fn several_processes_warn_when_they_grow_beyond_a_pool_for_each() {
 fn of_several_processes_the_one_that_leaks_is_told_without_the_others() {
     let web = |pid| process_in(pid, "web", "shop.service");
     let of = |pid, count| times(count, &close_wait(&web(pid), START - HOUR));
-    // The others have too few to be told, or a tenth at most.
+    // The others have too few for a finding, or a tenth at most.
     for (others, count) in [(12, 40), (25, 400)] {
         let mut watch = Watch::new();
         watch.see_close_wait([of(1, count), of(2, others)].concat());
@@ -240,7 +240,7 @@ fn a_quarter_of_the_descriptors_is_a_warning_and_nearly_all_are_critical() {
     assert_eq!(look(25, 40, 100), Some(Severity::Warning), "a quarter of 100");
     assert_eq!(look(16, 20, 64), Some(Severity::Warning), "a quarter of 64");
     assert_eq!(look(300, 400, 1_024), Some(Severity::Warning));
-    // accept() fails already: nothing can grow any more, and nobody needs to have seen it grow.
+    // accept() fails already, so nothing can grow any more.
     assert_eq!(look(300, 1_024, 1_024), Some(Severity::Critical));
     assert_eq!(look(300, 922, 1_024), Some(Severity::Critical));
     assert_eq!(look(40, 1_000, 1_024), Some(Severity::Warning), "others have the descriptors");
@@ -294,7 +294,7 @@ fn a_process_that_does_not_read_is_to_dump_its_threads() {
     assert!(!cure.contains("read() returns 0"), "{cure}");
 }
 
-/// A relay that was told the end by 40 clients, and whose backend does not close.
+/// A relay whose 40 clients have closed and whose backend does not.
 fn relay(backend: Option<&Arc<Process>>) -> Vec<Namespace> {
     let proxy = process(80, "kube-proxy");
     let ends = |client: usize| {

@@ -25,13 +25,13 @@ pub(super) fn of(group: &Group<'_>, stacks: &Stacks, services: &Services<'_>) ->
     if beyond > 0 {
         evidence.count("sockets_not_examined", beyond);
     }
-    if let Some(per_minute) = group.told.per_minute {
+    if let Some(per_minute) = group.shown.per_minute {
         evidence.number("growth_sockets_per_minute", per_minute);
     }
-    if let Some(verdict) = group.told.course {
+    if let Some(verdict) = group.shown.course {
         evidence.text("verdict", verdict.label());
     }
-    if let Some(Leaving { followed, left }) = group.told.leaving {
+    if let Some(Leaving { followed, left }) = group.shown.leaving {
         evidence.count("sockets_watched", followed).count("sockets_left_in_window", left);
     }
     if let Some(Descriptors { open, limit, minutes_left, .. }) = group.worst.descriptors {

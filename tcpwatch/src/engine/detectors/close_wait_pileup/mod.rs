@@ -127,8 +127,8 @@ struct Judging<'a> {
     growing: Vec<(usize, u32)>,
 }
 
-/// Sockets by owner. One whose process is still to be looked for waits for that, so that nobody is
-/// told of an unknown process that has a name a second later.
+/// Sockets by owner. One whose process is still to be looked for waits for that: a finding must not
+/// name an unknown process that has a name a second later.
 fn owners<'a>(
     round: &Round<'a>,
     namespace: &'a Namespace,
@@ -198,7 +198,7 @@ impl Judging<'_> {
             self.judge_together(&id, (&found.sockets, in_all), pools.len(), look, config)
         });
         let Some((scope, severity)) = narrowest(&judged, together.as_ref(), config) else { return };
-        let (sockets, told) = match (scope, &together) {
+        let (sockets, shown) = match (scope, &together) {
             (Scope::Process(at), _) => (&pools[at].1, &judged[at]),
             (Scope::All, Some(together)) => (&found.sockets, together),
             (Scope::All, None) => return,
@@ -206,7 +206,7 @@ impl Judging<'_> {
         let relay = relay::of(sockets, look);
         // The process that does not close has its own finding.
         let is_mirror = relay.as_ref().is_some_and(|relay| relay.process.is_some());
-        let severity = if is_mirror { severity.min(mirrored(told)) } else { severity };
+        let severity = if is_mirror { severity.min(mirrored(shown)) } else { severity };
         let group = Group {
             namespace: look.namespace,
             sockets,
@@ -217,8 +217,8 @@ impl Judging<'_> {
             severity,
             relay,
             // Of several processes that one is named whose descriptors run out.
-            worst: judged.iter().find(|pool| pool.is_near_limit).unwrap_or(told),
-            told,
+            worst: judged.iter().find(|pool| pool.is_near_limit).unwrap_or(shown),
+            shown,
         };
         verdicts.push(group.verdict(id), sockets.len() as u64);
     }
@@ -289,8 +289,8 @@ enum Scope {
     All,
 }
 
-/// The smallest thing that holds the sockets, and how severe it is. One process is told without the
-/// others where it has nine tenths, or where the others have too few to be told at all.
+/// The smallest thing that holds the sockets, and how severe it is. One process is named without the
+/// others where it has nine tenths, or where the others have too few for a finding.
 fn narrowest(
     pools: &[Judged],
     together: Option<&Judged>,
@@ -311,8 +311,8 @@ fn narrowest(
 }
 
 /// The most that a finding is which another one explains: it is the relay whose descriptors run out.
-fn mirrored(told: &Judged) -> Severity {
-    if told.is_near_limit { Severity::Critical } else { Severity::Info }
+fn mirrored(shown: &Judged) -> Severity {
+    if shown.is_near_limit { Severity::Critical } else { Severity::Info }
 }
 
 /// The processes with most sockets, each once, in the order of their numbers.

@@ -117,7 +117,7 @@ impl Followed {
             && count >= config.growing.div_ceil(2)
             && self.trend.grew_within(config.window / 4);
         Judged {
-            descriptors: descriptors.map(|it| it.told_at(severity)),
+            descriptors: descriptors.map(|it| it.shown_at(severity)),
             is_near_limit,
             wants_stacks,
             ..self.judged(severity, (count, in_all), leaving, config.window)
@@ -236,7 +236,7 @@ impl Followed {
 
 impl Descriptors {
     /// Without a prediction where nothing says that the growth goes on.
-    fn told_at(self, severity: Option<Severity>) -> Self {
+    fn shown_at(self, severity: Option<Severity>) -> Self {
         let minutes_left = self.minutes_left.filter(|_| severity > Some(Severity::Info));
         Self { minutes_left, ..self }
     }

@@ -1,7 +1,7 @@
-//! Whether a process passes on what it was told: a relay (proxy, port forwarder) whose other side
-//! does not close.
+//! Whether a process passes on the end of a connection: a relay (proxy, port forwarder) whose other
+//! side does not close.
 //!
-//! A relay that is told the end by one side shuts down the other side (FIN_WAIT2 there) and waits. It
+//! A relay that sees the end on one side shuts down the other side (FIN_WAIT2 there) and waits. It
 //! holds a socket in CLOSE_WAIT for each in FIN_WAIT2, and neither is its fault: the end behind the
 //! FIN_WAIT2 is to close. Where that is on this host its process is known.
 

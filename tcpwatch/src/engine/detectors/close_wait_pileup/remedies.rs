@@ -100,8 +100,8 @@ fn cure(group: &Group<'_>, subject: &Subject) -> String {
 fn free(group: &Group<'_>, subject: &Subject) -> String {
     let processes = group.holders.len();
     let restart = match (&group.relay, group.service(), subject.container.as_deref()) {
-        (Some(Relay { process: Some(_), .. }), _, _) => {
-            "restart what does not close them; the relay then ends its halves itself.".to_owned()
+        (Some(Relay { peer, .. }), _, _) => {
+            format!("restart what is behind {peer}; the relay then ends its halves itself.")
         }
         (None, Some(_), Some(id)) if is_short_id(id) => format!(
             "restart container or pod {id}: {} in it hold them.",

@@ -34,15 +34,15 @@ pub(super) struct Group<'a> {
     pub(super) half_closed: u64,
     pub(super) severity: Severity,
     pub(super) relay: Option<Relay>,
-    pub(super) told: &'a Judged,
-    /// The process whose descriptors run out, else what is told.
+    pub(super) shown: &'a Judged,
+    /// The process whose descriptors run out, else what is shown.
     pub(super) worst: &'a Judged,
 }
 
 /// How most of the sockets were left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// Nobody has accepted them.
+    /// They wait in an accept queue.
     Unaccepted,
     /// They are older than the process that holds them.
     Inherited,
@@ -193,7 +193,7 @@ impl Group<'_> {
                 self.half_closed
             ));
         }
-        if self.told.grows {
+        if self.shown.grows {
             text.push_str(" Their number keeps growing.");
         }
         text.push_str(&self.reading_of_verdict());
@@ -258,13 +258,13 @@ impl Group<'_> {
 
     fn reading_of_verdict(&self) -> String {
         let (Some(verdict), Some(Leaving { followed, left })) =
-            (self.told.course, self.told.leaving)
+            (self.shown.course, self.shown.leaving)
         else {
             return String::new();
         };
         let window = text::duration(self.window);
         match verdict {
-            // What the other end leaks is told there.
+            // The finding of the other end says it.
             _ if self.relay.is_some() => String::new(),
             Course::Leak if left == 0 => {
                 format!(" This is a leak: more come and none of {followed} watched left.")
