@@ -6,9 +6,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
-    Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet, Counters,
-    Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey, ResetOrigin,
-    ResetOriginUse, Walk, maps as names,
+    Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
+    Counters, Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey,
+    ResetOrigin, ResetOriginUse, Walk, maps as names,
 };
 
 use crate::log;

@@ -99,7 +99,8 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
             let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
             let mut event = event(sk, note, EventKind::ConnectFailed, sk.tuple(local_port));
             event.flags = connect_flags(sk, tcp, note);
-            event.since_syn_ms = ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
+            event.since_syn_ms =
+                ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
             event.own_port_range = tcp.own_port_range();
             emit(event, share, counters);
         }

@@ -108,8 +108,10 @@ fn fin_wait2_that_lasts_is_the_peers_and_named_with_the_owner_here() -> Result<(
     let finding = wait_for(&agent, &ns, "fin_wait2")?;
     assert_told(&finding, &stuck, "fin_wait2")?;
     assert_is_ours(&finding)?;
+    // The other ends are here as well, and this process holds them.
+    assert_eq!(finding["evidence"]["peer_process"]["pid"], std::process::id(), "{finding:#}");
     let remedies = finding["remedies"].to_string();
-    assert!(remedies.contains("close-wait '( sport = :5432 )'"), "{finding:#}");
+    assert!(remedies.contains("on this host holds the other ends in CLOSE_WAIT"), "{finding:#}");
     stuck.end()?;
     assert_clears(&agent, &ns, "fin_wait2")
 }

@@ -280,3 +280,39 @@ fn switched_off_it_asks_for_nothing() {
         assert!(host.asked.is_empty());
     }
 }
+
+#[test]
+fn a_scan_of_many_ports_raises_nothing_and_hides_no_dead_service() {
+    let mut host = Host::new();
+    let (nmap, billing) = (process(12, "nmap"), process(13, "billing"));
+    for _ in 0..4 {
+        for port in 1..=2_000 {
+            // Now and then one of the service, in the midst of the scan.
+            if port % 50 == 0 {
+                let at = host.watch.now + Duration::from_millis(port);
+                (0..3).for_each(|_| host.take(given_up(at, "10.0.0.9:5432", &billing, 2_000)));
+            }
+            let at = host.watch.now + Duration::from_millis(port);
+            host.take(given_up(at, &format!("10.0.0.8:{}", 10_000 + port), &nmap, 1_500));
+        }
+        host.look();
+    }
+    assert_eq!(host.watch.severities(), [Severity::Warning]);
+    assert_says(&host.watch.only().title, &["10.0.0.9:5432 does not answer", "billing"]);
+}
+
+#[test]
+fn a_time_out_that_the_program_set_in_the_kernel_counts_and_the_default_does_not() {
+    for (ms, expected) in [(2_000, vec![Severity::Warning]), (131_000, vec![])] {
+        let mut host = Host::new();
+        let billing = process(12, "billing");
+        for _ in 0..3 {
+            let at = host.watch.now + seconds(5);
+            for _ in 0..20 {
+                host.take(ended_after(at, PEER, &billing, ms, ConnectFailure::TimedOut));
+            }
+            host.look();
+        }
+        assert_eq!(host.watch.severities(), expected, "{ms} ms");
+    }
+}

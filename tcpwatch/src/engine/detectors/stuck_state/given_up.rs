@@ -3,7 +3,8 @@
 //! One that is given up within a second says nothing: the loser of Happy Eyeballs (RFC 8305), a port
 //! scan, a health check. A destination counts as unanswering only while hardly any connection to it
 //! is established; that is counted in the kernel from the first such connect on
-//! ([`Focus::answers`]), so nothing is said of the time before.
+//! ([`Focus::answers`]), so nothing is said of the time before. A connect that the kernel times out
+//! soon, because the program has asked it to, is given up as well.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,6 +15,9 @@ use crate::{
     facts::{ConnectFailure, Endpoint, Event, Focus, Inventory, NetnsId, Process, Timestamp},
 };
 
+/// A connect() that the kernel times out later is in SYN_SENT for so long that the walk sees it. A
+/// time-out that the program set there (TCP_USER_TIMEOUT, TCP_SYNCNT) is shorter.
+const SHORT: Duration = Duration::from_secs(60);
 /// Owners and services that are told apart.
 const GROUPS: usize = 128;
 /// Destinations of each: a crawler with more dead ones hides none of another program.
@@ -137,7 +141,8 @@ impl GivenUps {
                     answers.refused += 1;
                 }
             }
-            (ConnectFailure::GivenUp, Some(waited)) => {
+            (ConnectFailure::TimedOut, Some(waited)) if *waited >= SHORT => {}
+            (ConnectFailure::GivenUp | ConnectFailure::TimedOut, Some(waited)) => {
                 let place = config.place_of(process.as_deref(), peer.port);
                 let config = config.at(place);
                 if config.enabled && *waited >= config.given_up_after {
@@ -159,11 +164,11 @@ impl GivenUps {
     ) {
         let netns = key.netns;
         if !self.groups.contains_key(&key) && self.groups.len() >= GROUPS {
-            return;
+            make_place(&mut self.groups, OfGroup::weight);
         }
         let group = self.groups.entry(key).or_default();
         if !group.hosts.contains_key(&peer.address) && group.hosts.len() >= HOSTS {
-            return;
+            make_place(&mut group.hosts, OfHost::weight);
         }
         let host = group.hosts.entry(peer.address).or_default();
         host.is_local = is_local;
@@ -249,6 +254,14 @@ impl GivenUps {
 }
 
 impl OfGroup {
+    /// See [`OfHost::weight`].
+    fn weight(&self) -> (u64, Timestamp) {
+        let weights = self.hosts.values().map(OfHost::weight);
+        weights.fold((0, Timestamp::default()), |(sum, last), (total, at)| {
+            (sum.saturating_add(total), last.max(at))
+        })
+    }
+
     fn unanswered(
         &self,
         key: &GroupKey,
@@ -269,6 +282,12 @@ impl OfGroup {
 }
 
 impl OfHost {
+    /// How many connects of it are remembered, and when the last of them ended.
+    fn weight(&self) -> (u64, Timestamp) {
+        let last = self.timed.iter().map(|(at, _)| *at).max().unwrap_or_default();
+        (self.total(), last)
+    }
+
     /// Connects of it that are remembered.
     fn total(&self) -> u64 {
         let parts = self.parts.iter().fold(0_u64, |sum, it| sum.saturating_add(it.value.given_up));
@@ -337,6 +356,15 @@ impl Answers {
         let lately = count.zip(self.counted).map(|(count, before)| count.saturating_sub(before));
         self.lately = lately.map(|lately| lately.saturating_add(refused));
         self.counted = count;
+    }
+}
+
+/// Removes the least, the oldest of these: a scan has one or two connects for each port or host, and
+/// shall not hide a service that is down.
+fn make_place<K: Ord + Clone, V>(of: &mut BTreeMap<K, V>, weight: fn(&V) -> (u64, Timestamp)) {
+    let least = of.iter().min_by_key(|(_, it)| weight(it)).map(|(key, _)| key.clone());
+    if let Some(least) = least {
+        of.remove(&least);
     }
 }
 

@@ -125,8 +125,8 @@ impl GivenUpGroup<'_> {
         };
         let last = text::duration(self.now.since(self.unanswered.last));
         format!(
-            "{silence} The program gives up before the kernel does (some two minutes), so the \
-             sockets are gone soon. {answered}; the last one was given up {last} ago. {cause}"
+            "{silence} The program has a time-out of its own, shorter than the kernel's default \
+             (some two minutes), so the sockets are gone soon. {answered}; the last one was given up {last} ago. {cause}"
         )
     }
 

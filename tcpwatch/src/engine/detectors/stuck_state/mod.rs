@@ -106,10 +106,8 @@ impl Detector for StuckState {
         self.given_ups.handle_event(event, &detect.stuck_state);
     }
 
-    fn focus(&self, detect: &Detect, focus: &mut Focus) {
-        if detect.stuck_state.of(None, 0).enabled {
-            self.given_ups.focus(focus);
-        }
+    fn focus(&self, _detect: &Detect, focus: &mut Focus) {
+        self.given_ups.focus(focus);
     }
 
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
