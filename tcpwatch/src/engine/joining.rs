@@ -12,6 +12,7 @@ use crate::{
     engine::{
         evidence::Evidence,
         finding::{FindingKind, Subject, Verdict},
+        groups::port_users::SHARE_LEAST,
     },
     facts::{Endpoint, Inventory, Namespace, TcpState},
 };
@@ -25,7 +26,7 @@ pub(crate) struct Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 2] = [
+pub(crate) const RULES: [Rule; 5] = [
     Rule {
         leader: FindingKind::AcceptQueueOverflow,
         led: FindingKind::StuckState,
@@ -35,6 +36,21 @@ pub(crate) const RULES: [Rule; 2] = [
         leader: FindingKind::CloseWaitPileup,
         led: FindingKind::CloseWaitPileup,
         leads: leak_shows_in_relay,
+    },
+    Rule {
+        leader: FindingKind::CloseWaitPileup,
+        led: FindingKind::EphemeralPortExhaustion,
+        leads: pileup_keeps_the_ports,
+    },
+    Rule {
+        leader: FindingKind::EphemeralPortExhaustion,
+        led: FindingKind::TimeWaitExhaustion,
+        leads: ports_are_in_time_wait,
+    },
+    Rule {
+        leader: FindingKind::EphemeralPortExhaustion,
+        led: FindingKind::BindConflict,
+        leads: no_port_is_left_to_bind,
     },
 ];
 
@@ -114,6 +130,52 @@ fn leak_shows_in_relay(leak: &Verdict, mirror: &Verdict, _: &Inventory) -> bool 
     let Some(Evidence::Object(relay)) = mirror.evidence.get("relay") else { return false };
     let Some(Evidence::Count(pid)) = relay.get("pid") else { return false };
     leak.subject.pid.is_some_and(|leaks| u64::from(leaks) == *pid)
+}
+
+/// The process that keeps sockets in CLOSE_WAIT is the one that holds the ports, and at least half
+/// of them are in that state.
+fn pileup_keeps_the_ports(pileup: &Verdict, ports: &Verdict, _: &Inventory) -> bool {
+    let is_of_one = pileup.subject.pid.is_some() && pileup.subject.pid == ports.subject.pid;
+    is_of_one && part_in(ports, TcpState::CloseWait) >= 0.5
+}
+
+/// TIME_WAIT is a part of the shortage that is worth a word.
+fn ports_are_in_time_wait(ports: &Verdict, time_wait: &Verdict, inventory: &Inventory) -> bool {
+    let is_here = |namespace: &&Namespace| {
+        time_wait.id == format!("{}/{}", FindingKind::TimeWaitExhaustion.name(), namespace.id)
+    };
+    let namespace = inventory.namespaces.iter().find(is_here);
+    namespace.is_some_and(|namespace| is_within(ports, namespace))
+        && part_in(ports, TcpState::TimeWait) >= SHARE_LEAST
+}
+
+/// bind() to port 0 finds none where ports are taken for every destination.
+fn no_port_is_left_to_bind(ports: &Verdict, refused: &Verdict, inventory: &Inventory) -> bool {
+    let is_of_any_port = refused.subject.local.as_deref().is_some_and(|it| it.ends_with(":0"));
+    let is_pinned = ports.id.ends_with("/pinned");
+    let is_of_both =
+        |namespace: &Namespace| is_within(ports, namespace) && is_within(refused, namespace);
+    is_of_any_port && is_pinned && inventory.namespaces.iter().any(is_of_both)
+}
+
+fn is_within(verdict: &Verdict, namespace: &Namespace) -> bool {
+    verdict.id.starts_with(&format!("{}/{}/", verdict.kind.name(), namespace.id))
+}
+
+/// The part of the taken ports whose sockets are in `state`, as the evidence says.
+fn part_in(ports: &Verdict, state: TcpState) -> f64 {
+    let Some(Evidence::Count(used)) = ports.evidence.get("used_ports") else { return 0.0 };
+    let Some(Evidence::List(states)) = ports.evidence.get("ports_by_state") else { return 0.0 };
+    let of_state = states.iter().find_map(|it| match it {
+        Evidence::Object(it) if it.get("state") == Some(&Evidence::Text(state.label().into())) => {
+            it.get("ports")
+        }
+        _ => None,
+    });
+    match of_state {
+        Some(Evidence::Count(ports)) => *ports as f64 / (*used).max(1) as f64,
+        _ => 0.0,
+    }
 }
 
 #[derive(Clone, Copy)]

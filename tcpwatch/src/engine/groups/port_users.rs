@@ -37,8 +37,8 @@ enum Holder<'a> {
     One(&'a Process),
     /// This process more than half.
     Most(&'a Process),
-    /// So many processes of one name; the first of them.
-    Name(&'a Process, usize),
+    /// Processes of one name, this one first; all but a few, or more than half.
+    Name(&'a Process, bool),
     /// Nobody is known, or there are many.
     Unknown,
 }
@@ -77,9 +77,10 @@ impl<'a> Users<'a> {
         if sockets as f64 >= all * MOST {
             return Holder::Most(first);
         }
-        let of_name = || by_pid.iter().filter(|(process, _)| process.name == first.name);
-        if of_name().map(|(_, sockets)| *sockets).sum::<usize>() as f64 >= all * MOST {
-            return Holder::Name(first, of_name().count());
+        let of_name = by_pid.iter().filter(|(process, _)| process.name == first.name);
+        let of_name = of_name.map(|(_, sockets)| *sockets).sum::<usize>() as f64;
+        if of_name >= all * MOST {
+            return Holder::Name(first, of_name >= all * ALL_BUT_A_FEW);
         }
         Holder::Unknown
     }
@@ -89,8 +90,9 @@ impl<'a> Users<'a> {
         match self.holder() {
             Holder::One(process) => format!(" by {}", text::named(Some(process))),
             Holder::Most(process) => format!(", most by {}", text::named(Some(process))),
-            Holder::Name(process, _) => {
-                format!(", most by {}", text::named_as_several(&process.name))
+            Holder::Name(process, all) => {
+                let most = if all { "" } else { ", most" };
+                format!("{most} by {}", text::named_as_several(&process.name))
             }
             Holder::Unknown => String::new(),
         }

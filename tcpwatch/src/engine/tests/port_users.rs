@@ -93,7 +93,11 @@ fn workers_of_one_name_hold_the_ports_together() {
         workers.iter().map(|process| (process, TcpState::Established, 25)).collect();
     let watch = see(taken(&[(TcpState::Established, 200)], &holders));
     let finding = watch.only();
-    assert!(finding.title.ends_with("most by nginx (several processes)"), "{}", finding.title);
+    assert!(
+        finding.title.ends_with("200 ESTABLISHED by nginx (several processes)"),
+        "{}",
+        finding.title
+    );
     let subject = &finding.subject;
     assert_eq!((subject.process.as_deref(), subject.pid), (Some("nginx"), None));
     assert_eq!(subject.unit.as_deref(), Some("nginx.service"), "they share it");
@@ -223,4 +227,46 @@ fn some_pinned_ports_are_told_beside_what_a_destination_has_taken() {
         &watch.only().title,
         &["100 for every destination by bind() by envoy (pid 7), 100 ESTABLISHED by api (pid 9)"],
     );
+}
+
+#[test]
+fn a_leak_leads_the_shortage_that_it_makes_and_a_shortage_the_time_wait_that_takes_part() {
+    let java = process(9, "java");
+    let leak = |states: &[(TcpState, u64)]| {
+        let mut namespace = taken(states, &[(&java, TcpState::CloseWait, 100)]);
+        namespace.close_wait = times(200, &close_wait(&java, START - seconds(3_600)));
+        namespace.time_wait.used = 990;
+        namespace
+    };
+    let led = |watch: &Watch, kind: FindingKind| {
+        let finding = watch.engine.findings().iter().find(|it| it.kind == kind).unwrap();
+        finding.led_by.clone().unwrap_or_default()
+    };
+    let watch = see(leak(&[(TcpState::CloseWait, 199)]));
+    let by = led(&watch, FindingKind::EphemeralPortExhaustion);
+    assert!(by.starts_with("close-wait-pileup/"), "{by:?}");
+    assert_eq!(led(&watch, FindingKind::TimeWaitExhaustion), "", "TIME_WAIT has no part in it");
+    let watch = see(leak(&[(TcpState::CloseWait, 20), (TcpState::TimeWait, 179)]));
+    assert_eq!(led(&watch, FindingKind::EphemeralPortExhaustion), "");
+    let by = led(&watch, FindingKind::TimeWaitExhaustion);
+    assert!(by.starts_with("ephemeral-port-exhaustion/"), "{by:?}");
+}
+
+#[test]
+fn pinned_ports_lead_the_bind_that_finds_none() {
+    let envoy = process(7, "envoy");
+    let refused = |address: &str| Event::BindFailed {
+        at: START,
+        netns: HOST,
+        local: endpoint(address),
+        process: Some(Arc::clone(&envoy)),
+    };
+    for (address, is_led) in [("10.0.0.1:0", true), ("10.0.0.1:8080", false)] {
+        let mut watch = Watch::new();
+        watch.engine.handle_event(&refused(address));
+        watch.see([pinned(200, 0, &envoy)]);
+        let findings = watch.engine.findings();
+        let conflict = findings.iter().find(|it| it.kind == FindingKind::BindConflict).unwrap();
+        assert_eq!(conflict.led_by.is_some(), is_led, "{conflict:#?}");
+    }
 }
