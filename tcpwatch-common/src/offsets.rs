@@ -131,6 +131,20 @@ offsets! {
     rcv_nxt = "tcp_sock" "rcv_nxt";
     /// `u32`.
     copied_seq = "tcp_sock" "copied_seq";
+    /// `u32`: the end of what was written.
+    write_seq = "tcp_sock" "write_seq";
+    /// `u32`: the end of what was sent.
+    snd_nxt = "tcp_sock" "snd_nxt";
+    /// `u32`: the end of what was acknowledged.
+    snd_una = "tcp_sock" "snd_una";
+    /// `u64`.
+    bytes_received = "tcp_sock" "bytes_received";
+    /// `u64`.
+    bytes_acked = "tcp_sock" "bytes_acked";
+    /// `u32`, jiffies: when data was sent last.
+    lsndtime = "tcp_sock" "lsndtime";
+    /// `u32`, jiffies: when data was received last.
+    lrcvtime = "inet_connection_sock" "icsk_ack.lrcvtime";
     /// `u64`, microseconds of CLOCK_MONOTONIC: the last segment processed.
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
     /// `struct inet_bind_bucket *`.
@@ -152,6 +166,8 @@ offsets! {
     skb_transport_header = "sk_buff" "transport_header";
     /// `u16`, from `head`.
     skb_network_header = "sk_buff" "network_header";
+    /// `unsigned int`: bytes from `data` on, which is the TCP header while TCP has the segment.
+    skb_len = "sk_buff" "len";
     /// `struct net_device *`.
     skb_dev = "sk_buff" "dev";
     /// `struct net *` inside `possible_net_t`.

@@ -23,7 +23,7 @@ use crate::{
     focus, log,
     maps::{Share, counters, emit},
     notes::{self, Put},
-    scope,
+    scope, services,
     sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
 };
 
@@ -52,9 +52,14 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
     match new {
         state::SYN_SENT => {
             connect_begun(sk, address, counters);
+            services::count_opened(sk);
             focus::record_stack(ctx.as_ptr(), address, true);
         }
-        state::FIN_WAIT1 => focus::count_closer(sk),
+        state::FIN_WAIT1 => {
+            services::count_closed(sk);
+            focus::count_closer(sk);
+        }
+        state::LAST_ACK => services::count_closed(sk),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         _ => {}
     }

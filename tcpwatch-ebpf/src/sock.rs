@@ -46,6 +46,8 @@ pub(crate) mod state {
 /// 7.3.
 pub(crate) const SOCK_DEAD: u64 = 1 << 0;
 pub(crate) const SOCK_LINGER: u64 = 1 << 4;
+/// `SOCK_DONE`, 1: the peer's FIN has come (`tcp_fin`, net/ipv4/tcp_input.c).
+pub(crate) const SOCK_DONE: u64 = 1 << 1;
 
 /// The value of a frozen offset.
 macro_rules! offset {
@@ -303,6 +305,35 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn receive_queue(self) -> u32 {
         field!(self.0, rcv_nxt: u32).wrapping_sub(field!(self.0, copied_seq: u32))
+    }
+
+    /// Bytes written and not sent yet.
+    #[inline(always)]
+    pub(crate) fn unsent(self) -> u32 {
+        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_nxt: u32))
+    }
+
+    /// Bytes written and not acknowledged, a FIN counting one.
+    #[inline(always)]
+    pub(crate) fn unacknowledged(self) -> u32 {
+        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_received(self) -> u64 {
+        field!(self.0, bytes_received: u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_acknowledged(self) -> u64 {
+        field!(self.0, bytes_acked: u64)
+    }
+
+    /// Whether data came since this side has sent some last, by the tick of the kernel's clock.
+    #[inline(always)]
+    pub(crate) fn has_heard_last(self) -> bool {
+        let since = field!(self.0, lrcvtime: u32).wrapping_sub(field!(self.0, lsndtime: u32));
+        since < 1 << 31
     }
 
     /// When the first SYN was sent, milliseconds of CLOCK_MONOTONIC; meaningful in SYN_SENT.

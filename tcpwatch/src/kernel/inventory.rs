@@ -196,6 +196,7 @@ impl Walker {
         Ok(Inventory {
             descriptors: descriptors::of_close_wait(&namespaces),
             resets: self.attribution.resets(&namespaces),
+            services: self.attribution.services(),
             closers: if focus.closers { self.attribution.closers() } else { Vec::new() },
             started,
             finished: now(),
@@ -331,6 +332,8 @@ impl Walker {
             },
             netstat: settings::read_netstat(),
             syncookies: settings.syncookies,
+            abort_on_overflow: settings.abort_on_overflow,
+            conntrack_invalid: settings::read_conntrack_invalid(),
             ..Namespace::default()
         });
         if !settings::has_tcp_sockets() {

@@ -121,6 +121,7 @@ impl Programs {
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
             .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
             .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
+            .map_max_entries(maps::SERVICES, lru::entries(maps::SERVICES_LIMIT))
             .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
             .map_max_entries(maps::CLOSERS, lru::entries(maps::CLOSERS_LIMIT))
             .load(OBJECT)
@@ -221,6 +222,7 @@ impl Programs {
         let attribution = Attribution::new(
             sees_resets.then_some(origins),
             self.lru_table(maps::CLOSERS, "closers", maps::CLOSERS_LIMIT)?,
+            self.lru_table(maps::SERVICES, "services", maps::SERVICES_LIMIT)?,
             reset_reasons.clone(),
             ids,
         );
