@@ -32,7 +32,9 @@ pub use note::{
     ConnectSet,
 };
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
-pub use reset::{ResetKey, ResetOrigin, ResetOriginUse, reset_flags};
+pub use reset::{
+    ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, reset_flags, reset_sizes,
+};
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.
 pub mod programs {
@@ -77,6 +79,8 @@ pub mod maps {
     pub const RESET_ORIGINS: &str = "RESET_ORIGINS";
     /// LRU hash likewise, of resets that no socket sends.
     pub const STRAY_RESETS: &str = "STRAY_RESETS";
+    /// LRU hash of [`Service`](crate::Service) to [`ServiceUse`](crate::ServiceUse).
+    pub const SERVICES: &str = "SERVICES";
     /// Array of one [`Focus`](crate::Focus).
     pub const FOCUS: &str = "FOCUS";
     /// LRU hash of a socket's kernel address to its [`OpeningStack`](crate::OpeningStack).
@@ -131,6 +135,8 @@ pub mod maps {
     pub const RESET_ORIGINS_LIMIT: u32 = 2_048;
     /// Entries of [`STRAY_RESETS`] at least: ports that somebody asks for in vain.
     pub const STRAY_RESETS_LIMIT: u32 = 1_024;
+    /// Entries of [`SERVICES`] at least: processes and services that open or close connections.
+    pub const SERVICES_LIMIT: u32 = 1_024;
     /// Entries of [`STACKS`] at least, 350 KiB: sockets of the processes that are looked at. The sample is as
     /// good with fewer than leak.
     pub const STACKS_LIMIT: u32 = 1_024;

@@ -134,23 +134,29 @@ offsets! {
     rcv_nxt = "tcp_sock" "rcv_nxt";
     /// `u32`.
     copied_seq = "tcp_sock" "copied_seq";
+    /// `u32`: behind the last byte that the process has written.
+    write_seq = "tcp_sock" "write_seq";
+    /// `u32`: the end of what was sent.
+    snd_nxt = "tcp_sock" "snd_nxt";
+    /// `u32`: the first byte that is not acknowledged.
+    snd_una = "tcp_sock" "snd_una";
+    /// `u64`: data bytes received in order.
+    bytes_received = "tcp_sock" "bytes_received";
+    /// `u64`: data bytes that the peer has acknowledged.
+    bytes_acked = "tcp_sock" "bytes_acked";
+    /// `u32`, jiffies: when data was sent last.
+    lsndtime = "tcp_sock" "lsndtime";
+    /// `u32`, jiffies: when data was received last.
+    lrcvtime = "inet_connection_sock" "icsk_ack.lrcvtime";
     /// `u64`, microseconds of CLOCK_MONOTONIC: the last segment processed.
     tcp_mstamp = "tcp_sock" "tcp_mstamp";
-    /// `u64`: data bytes that the peer has acknowledged.
-    bytes_acked = "tcp_sock" "bytes_acked" optional;
     /// `u64`: data bytes sent, retransmissions included.
     bytes_sent = "tcp_sock" "bytes_sent" optional;
-    /// `u64`: data bytes received in order.
-    bytes_received = "tcp_sock" "bytes_received" optional;
     /// `u64`, microseconds of CLOCK_MONOTONIC: when data was last acknowledged, or sent while
     /// nothing was under way (`tcp_rate_gen` and `tcp_rate_skb_sent`, net/ipv4/tcp_rate.c).
     delivered_mstamp = "tcp_sock" "delivered_mstamp" optional;
     /// `u32`: segments sent and not acknowledged; a SYN counts.
     packets_out = "tcp_sock" "packets_out" optional;
-    /// `u32`: the first byte that is not acknowledged.
-    snd_una = "tcp_sock" "snd_una" optional;
-    /// `u32`: behind the last byte that the process has written.
-    write_seq = "tcp_sock" "write_seq" optional;
     /// `struct inet_bind_bucket *`.
     tw_tb = "inet_timewait_sock" "tw_tb" optional;
     /// `u32`, milliseconds of CLOCK_MONOTONIC: when the first SYN was sent, while in SYN_SENT
@@ -170,6 +176,8 @@ offsets! {
     skb_transport_header = "sk_buff" "transport_header";
     /// `u16`, from `head`.
     skb_network_header = "sk_buff" "network_header";
+    /// `unsigned int`: bytes from `data` on, which is the TCP header while TCP has the segment.
+    skb_len = "sk_buff" "len";
     /// `struct net_device *`.
     skb_dev = "sk_buff" "dev";
     /// `struct net *` inside `possible_net_t`.

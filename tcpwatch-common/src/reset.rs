@@ -18,6 +18,26 @@ pub mod reset_flags {
     pub const SHUT_DOWN: u8 = 1 << 5;
     /// The kernel tells a reason (6.10 and later).
     pub const HAS_REASON: u8 = 1 << 6;
+    /// [`ResetKey::sizes`](super::ResetKey::sizes) was read.
+    pub const HAS_SIZES: u8 = 1 << 7;
+}
+
+/// What [`ResetKey::sizes`] holds: three amounts of bytes, each a class of two bits, and two bits.
+pub mod reset_sizes {
+    /// Upper bounds of the first three classes; the last has none. 64 holds any close_notify of TLS
+    /// (24 to 31 bytes with AEAD, RFC 8446 section 6.1) with the FIN that counts one; 4,096 a health
+    /// check with its answer.
+    pub const BOUNDS: [u32; 3] = [0, 64, 4_096];
+    /// Shift: bytes that came and that nobody will read. Of a closed socket, those of the segment.
+    pub const UNREAD: u32 = 0;
+    /// Shift: bytes written and not sent; of a reset received, bytes not acknowledged.
+    pub const UNSENT: u32 = 2;
+    /// Shift: bytes acknowledged and received during the connection, together.
+    pub const CARRIED: u32 = 4;
+    /// Bit: the peer's FIN had come (`SOCK_DONE`).
+    pub const PEER_CLOSED: u8 = 1 << 6;
+    /// Bit: the peer has sent data, and this side has sent none since.
+    pub const ANSWERED: u8 = 1 << 7;
 }
 
 /// One way in which resets were seen; the key under which they are counted. 4 bytes.
@@ -29,8 +49,8 @@ pub struct ResetKey {
     pub reason: u8,
     /// State of the socket as reported, 0 without a socket.
     pub state: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// [`reset_sizes`]; 0 without [`reset_flags::HAS_SIZES`].
+    pub sizes: u8,
     /// [`reset_flags`].
     pub flags: u8,
 }
@@ -45,17 +65,18 @@ pub struct ResetOrigin {
     pub netns: u32,
     /// Thread-group id of the caller of close() or connect(); 0 where neither is known.
     pub tgid: u32,
-    /// Sent: as in [`RESETS`](crate::maps::RESETS). Received: the socket's state alone.
+    /// Sent: as in [`RESETS`](crate::maps::RESETS), with sizes. Received: state and sizes.
     pub seen: ResetKey,
-    /// The service: a client's peer port, a server's local port. Host byte order.
+    /// The service: a client's peer port, a server's local port. Host byte order. Where nobody knows
+    /// the connection, the lower port of both, which a service has as a rule.
     pub port: u16,
-    /// 1 where this host is the client, 0 where it is the server or knows no connection.
+    /// 1 where this host is the client, 0 where it is the server.
     pub is_client: u8,
     /// 1 for resets received, 0 for those sent.
     pub received: u8,
 }
 
-/// Resets of one origin. 40 bytes, aligned to 8.
+/// Resets of one origin. 64 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ResetOriginUse {
@@ -65,9 +86,49 @@ pub struct ResetOriginUse {
     pub peer: Address,
     /// `comm` of the leader of [`ResetOrigin::tgid`], NUL-padded.
     pub comm: [u8; 16],
+    /// A bit for each hash of a peer's address: about how many there were, up to 200.
+    pub peers: u64,
+    /// Likewise of the other port than [`ResetOrigin::port`].
+    pub other_ports: u64,
+    /// That port of the last one.
+    pub other_port: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
 }
 
-const _: () = assert!(size_of::<ResetOrigin>() == 24 && size_of::<ResetOriginUse>() == 40);
+const _: () = assert!(size_of::<ResetOrigin>() == 24 && size_of::<ResetOriginUse>() == 64);
+
+/// One process and service, whose connections are counted. 24 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// Cookie of the network namespace; 0 where the kernel has none.
+    pub netns_cookie: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of the caller of connect(), close() or shutdown().
+    pub tgid: u32,
+    /// A client's peer port, a server's local port. Host byte order.
+    pub port: u16,
+    /// 1 where this host is the client.
+    pub is_client: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Connections of one [`Service`]. 32 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceUse {
+    /// Calls of connect().
+    pub opened: u64,
+    /// Connections that were closed in order: each sends its FIN once.
+    pub closed: u64,
+    /// `comm` of the leader when the first was counted, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceUse>() == 32);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -75,6 +136,10 @@ mod pod {
     unsafe impl aya::Pod for super::ResetKey {}
     // SAFETY: repr(C), the fields fill all of the 24 bytes, and every bit pattern is valid.
     unsafe impl aya::Pod for super::ResetOrigin {}
-    // SAFETY: likewise, 40 bytes.
+    // SAFETY: likewise, 64 bytes.
     unsafe impl aya::Pod for super::ResetOriginUse {}
+    // SAFETY: likewise, 24 bytes.
+    unsafe impl aya::Pod for super::Service {}
+    // SAFETY: likewise, 32 bytes.
+    unsafe impl aya::Pod for super::ServiceUse {}
 }

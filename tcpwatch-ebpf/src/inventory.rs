@@ -217,7 +217,7 @@ fn copy_socket(
             record.flags |= flags::PROGRESS;
             (record.bytes_acked, record.bytes_sent, record.bytes_received) = tcp.carried();
             record.delivered_ns = tcp.delivered_ns();
-            record.unacked = tcp.unacked();
+            record.unacked = tcp.unacknowledged();
         }
     }
     if sk_state == state::CLOSE_WAIT {
@@ -355,9 +355,7 @@ fn port_user(sk: Sock, sk_state: u32, tuple: Tuple, walk: &mut Walk) -> u8 {
     let Some(entry) = DESTINATIONS.get_ptr_mut(&destination) else { return 0 };
     // SAFETY: an entry of the map, which this walker alone writes.
     let entry = unsafe { &mut *entry };
-    if entry.generation != walk.generation
-        || entry.listed == 0
-        || entry.listed > DESTINATION_USERS
+    if entry.generation != walk.generation || entry.listed == 0 || entry.listed > DESTINATION_USERS
     {
         return 0;
     }

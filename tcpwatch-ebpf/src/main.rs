@@ -23,6 +23,7 @@ mod receive_reset;
 mod scope;
 mod segment;
 mod send_reset;
+mod services;
 mod set_state;
 mod sock;
 

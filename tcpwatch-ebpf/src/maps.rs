@@ -8,7 +8,7 @@ use aya_ebpf::{
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey,
-    ResetOrigin, ResetOriginUse, Walk, maps as names,
+    ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
 };
 
 use crate::log;
@@ -26,6 +26,9 @@ pub(crate) static RESET_ORIGINS: LruHashMap<ResetOrigin, ResetOriginUse> =
 #[map]
 pub(crate) static STRAY_RESETS: LruHashMap<ResetOrigin, ResetOriginUse> =
     LruHashMap::with_max_entries(names::STRAY_RESETS_LIMIT, 0);
+#[map]
+pub(crate) static SERVICES: LruHashMap<Service, ServiceUse> =
+    LruHashMap::with_max_entries(names::SERVICES_LIMIT, 0);
 #[map]
 static FOCUS: Array<Focus> = Array::with_max_entries(1, 0);
 #[map]

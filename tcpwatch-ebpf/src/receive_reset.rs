@@ -15,8 +15,8 @@ use tcpwatch_common::{Counters, ResetKey, STATES};
 use crate::{
     maps::counters,
     notes,
-    origins::{self, Culprit},
-    scope,
+    origins::{self, Culprit, Ends},
+    scope, send_reset,
     sock::{Sock, state},
 };
 
@@ -49,7 +49,8 @@ fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
     {
         culprit = Culprit { tgid: note.tgid, comm: note.comm };
     }
-    let seen = ResetKey { state: sk_state as u8, ..ResetKey::default() };
-    let service = origins::service_of(sk, tcp);
-    origins::count(sk.namespace(), service, (seen, RECEIVED), sk.addresses().1, culprit);
+    let mut seen = ResetKey { state: sk_state as u8, ..ResetKey::default() };
+    let left = (tcp.receive_queue(), tcp.unacknowledged());
+    send_reset::describe_sizes(sk, tcp, left, &mut seen);
+    origins::count(sk.namespace(), Ends::of(sk, tcp), (seen, RECEIVED), culprit);
 }

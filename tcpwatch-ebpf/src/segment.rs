@@ -43,6 +43,16 @@ impl TcpHeader {
         u16::from_be(self.destination)
     }
 
+    /// The port that it came from, host byte order.
+    pub(crate) fn source(&self) -> u16 {
+        u16::from_be(self.source)
+    }
+
+    /// Bytes of the header, options included.
+    pub(crate) fn bytes(&self) -> u32 {
+        u32::from(self.offset_and_flags[0] >> 4) * 4
+    }
+
     pub(crate) fn is_syn(&self) -> bool {
         self.offset_and_flags[1] & Self::SYN != 0
     }
@@ -64,6 +74,12 @@ impl Segment {
     pub(crate) fn tcp_header(&self) -> TcpHeader {
         let transport = field!(self.0, skb_transport_header: u16);
         read(self.head() + u64::from(transport), TcpHeader::ZERO)
+    }
+
+    /// Bytes of data.
+    #[inline(always)]
+    pub(crate) fn payload(&self, header: &TcpHeader) -> u32 {
+        field!(self.0, skb_len: u32).saturating_sub(header.bytes())
     }
 
     /// The sender; zeros where the header cannot be read.

@@ -10,15 +10,15 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use tcpwatch_common::{ResetKey, reset_flags as flags};
+use tcpwatch_common::{ResetKey, reset_flags as flags, reset_sizes as sizes};
 
 use crate::{
     log,
     maps::{RESETS, counters},
-    origins::{self, Culprit},
+    origins::{self, Culprit, Ends},
     scope,
     segment::Segment,
-    sock::{SOCK_DEAD, SOCK_LINGER, Sock, are_given, offset, state},
+    sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, TcpSock, are_given, offset, state},
 };
 
 /// Arguments of the tracepoint on kernels that give a reason.
@@ -80,34 +80,79 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
     if let Some(sk) = sk {
         describe_socket(sk, &mut key);
     }
-    let mut syn_port = 0;
+    let (mut local, mut remote, mut payload) = (0, 0, 0);
     if let Some(segment) = &segment {
         key.flags |= flags::SEGMENT;
         let header = segment.tcp_header();
         if header.is_syn() {
             key.flags |= flags::SEGMENT_SYN;
-            syn_port = header.destination();
         }
+        (local, remote) = (header.destination(), header.source());
+        payload = segment.payload(&header);
     }
     count(&key);
 
     if let Some(sk) = sk {
-        // A minisocket does not tell which side this host was.
         if let Some(tcp) = sk.tcp() {
-            let peer = match &segment {
-                Some(segment) if sk.state() == state::LISTEN => segment.source(),
-                _ => sk.addresses().1,
-            };
-            let service = origins::service_of(sk, tcp);
-            origins::count(sk.namespace(), service, (key, SENT), peer, culprit(sk, &segment));
+            let mut ends = Ends::of(sk, tcp);
+            match &segment {
+                // The connection that it is for is not known.
+                Some(segment) if sk.state() == state::LISTEN => {
+                    ends.peer = segment.source();
+                    ends.other_port = remote;
+                }
+                Some(_) => describe_sizes(sk, tcp, (payload, tcp.unsent()), &mut key),
+                None => describe_sizes(sk, tcp, (tcp.receive_queue(), tcp.unsent()), &mut key),
+            }
+            origins::count(sk.namespace(), ends, (key, SENT), culprit(sk, &segment));
+        } else if let Some(ends) = Ends::of_time_wait(sk) {
+            key.flags |= flags::HAS_SIZES;
+            key.sizes = class(payload.into()) << sizes::UNREAD;
+            origins::count(sk.namespace(), ends, (key, SENT), Culprit::UNKNOWN);
         }
     } else if let Some(segment) = segment
         && let Some(namespace) = segment.namespace()
     {
-        // A port that nobody listens on is a service that somebody asks for. A segment that is no
-        // SYN is sent by a client to a service, or by a service to a client: that port says nothing.
-        let source = segment.source();
-        origins::count_stray(namespace, syn_port, key, source);
+        let is_syn = key.flags & flags::SEGMENT_SYN != 0;
+        let ends = Ends::of_stray(local, remote, is_syn, segment.source());
+        origins::count_stray(namespace, ends, key);
+    }
+}
+
+/// What there is to be lost with a full socket.
+#[inline(always)]
+pub(crate) fn describe_sizes(
+    sk: Sock,
+    tcp: TcpSock,
+    (unread, unsent): (u32, u32),
+    key: &mut ResetKey,
+) {
+    let received = tcp.bytes_received();
+    let carried = received + tcp.bytes_acknowledged();
+    key.flags |= flags::HAS_SIZES;
+    key.sizes = class(unread.into()) << sizes::UNREAD
+        | class(unsent.into()) << sizes::UNSENT
+        | class(carried) << sizes::CARRIED;
+    if sk.flags() & SOCK_DONE != 0 {
+        key.sizes |= sizes::PEER_CLOSED;
+    }
+    if received > 0 && tcp.has_heard_last() {
+        key.sizes |= sizes::ANSWERED;
+    }
+}
+
+/// Which of the four classes an amount is in.
+#[inline(always)]
+fn class(bytes: u64) -> u8 {
+    let [none, few, some] = sizes::BOUNDS;
+    if bytes <= none.into() {
+        0
+    } else if bytes <= few.into() {
+        1
+    } else if bytes <= some.into() {
+        2
+    } else {
+        3
     }
 }
 

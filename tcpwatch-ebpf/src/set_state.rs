@@ -24,7 +24,7 @@ use crate::{
     focus, log,
     maps::{Share, counters, emit},
     notes::{self, Put},
-    scope,
+    scope, services,
     sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
 };
 
@@ -53,9 +53,14 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
     match new {
         state::SYN_SENT => {
             connect_begun(sk, address, counters);
+            services::count_opened(sk);
             focus::record_stack(ctx.as_ptr(), address, true);
         }
-        state::FIN_WAIT1 => focus::count_closer(sk),
+        state::FIN_WAIT1 => {
+            services::count_closed(sk);
+            focus::count_closer(sk);
+        }
+        state::LAST_ACK => services::count_closed(sk),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         _ => {}
     }
@@ -80,16 +85,23 @@ fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
     }
 }
 
+const NO_NOTE: ConnectNote =
+    ConnectNote { tgid: 0, source_port: 0, bound: 0, sequenced: 0, comm: [0; 16] };
+
 #[inline(always)]
 fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
-    let note = notes::connect(address);
+    // Fields of an absent note are 0 and not undefined: the compiler spills what is undefined, and the
+    // verifier refuses it.
+    let found = notes::connect(address);
+    let noted = found.is_some();
+    let note = found.unwrap_or(NO_NOTE);
     match new {
         state::CLOSE => {
             let Some(tcp) = sk.tcp() else { return };
             // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before
             // where none was. One that was found twice in a row has sent a SYN.
             let mut local_port = tcp.source_port();
-            if let Some(note) = note
+            if noted
                 && note.bound == 0
                 && note.source_port == local_port
                 && tcp.has_sent() != Some(true)
@@ -98,7 +110,7 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
             }
             let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
             let mut event = event(sk, note, EventKind::ConnectFailed, sk.tuple(local_port));
-            event.flags = connect_flags(sk, tcp, note);
+            event.flags = connect_flags(sk, tcp, noted, note);
             event.since_syn_ms =
                 ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
             event.own_port_range = tcp.own_port_range();
@@ -122,23 +134,23 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
 /// SYN still queued: the queue is purged after the transition (`tcp_close`, `tcp_disconnect`). Where
 /// connect() itself fails no SYN is queued yet.
 #[inline(always)]
-fn connect_flags(sk: Sock, tcp: TcpSock, note: Option<ConnectNote>) -> u8 {
+fn connect_flags(sk: Sock, tcp: TcpSock, noted: bool, note: ConnectNote) -> u8 {
     /// `SHUTDOWN_MASK`, include/net/sock.h.
     const BOTH_DIRECTIONS: u8 = 3;
     let mut flags = 0;
-    if let (Some(has_sent), Some(is_sequenced)) = (tcp.has_sent(), tcp.is_sequenced()) {
+    if let Some(has_sent) = tcp.has_sent() {
         flags |= bits::TOLD;
         if has_sent {
             flags |= bits::SYN_QUEUED;
         }
-        if note.is_some_and(|note| note.sequenced == 0) {
+        if noted && note.sequenced == 0 {
             flags |= bits::UNUSED_BEFORE;
-            if is_sequenced {
+            if tcp.is_sequenced() {
                 flags |= bits::NEW_SEQUENCE;
             }
         }
     }
-    if let Some(note) = note {
+    if noted {
         flags |= bits::NOTED;
         if note.bound != 0 {
             flags |= bits::BOUND;
@@ -151,8 +163,8 @@ fn connect_flags(sk: Sock, tcp: TcpSock, note: Option<ConnectNote>) -> u8 {
 }
 
 #[inline(always)]
-fn event(sk: Sock, note: Option<ConnectNote>, kind: EventKind, tuple: Tuple) -> Event {
-    let (tgid, comm) = note.map_or((0, [0; 16]), |note| (note.tgid, note.comm));
+fn event(sk: Sock, note: ConnectNote, kind: EventKind, tuple: Tuple) -> Event {
+    let ConnectNote { tgid, comm, .. } = note;
     Event {
         time_ns: now_ns(),
         netns_cookie: sk.namespace().cookie(),

@@ -47,6 +47,8 @@ pub(crate) mod state {
 /// 7.3.
 pub(crate) const SOCK_DEAD: u64 = 1 << 0;
 pub(crate) const SOCK_LINGER: u64 = 1 << 4;
+/// `SOCK_DONE`, 1: the peer's FIN has come (`tcp_fin`, net/ipv4/tcp_input.c).
+pub(crate) const SOCK_DONE: u64 = 1 << 1;
 
 /// The value of a frozen offset.
 macro_rules! offset {
@@ -306,6 +308,35 @@ impl TcpSock {
         field!(self.0, rcv_nxt: u32).wrapping_sub(field!(self.0, copied_seq: u32))
     }
 
+    /// Bytes written and not sent yet.
+    #[inline(always)]
+    pub(crate) fn unsent(self) -> u32 {
+        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_nxt: u32))
+    }
+
+    /// Bytes written and not acknowledged, a FIN counting one.
+    #[inline(always)]
+    pub(crate) fn unacknowledged(self) -> u32 {
+        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_received(self) -> u64 {
+        field!(self.0, bytes_received: u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_acknowledged(self) -> u64 {
+        field!(self.0, bytes_acked: u64)
+    }
+
+    /// Whether data came since this side has sent some last, by the tick of the kernel's clock.
+    #[inline(always)]
+    pub(crate) fn has_heard_last(self) -> bool {
+        let since = field!(self.0, lrcvtime: u32).wrapping_sub(field!(self.0, lsndtime: u32));
+        since < 1 << 31
+    }
+
     /// When the first SYN was sent, milliseconds of CLOCK_MONOTONIC; meaningful in SYN_SENT.
     #[inline(always)]
     pub(crate) fn first_syn_ms(self) -> u32 {
@@ -321,12 +352,7 @@ impl TcpSock {
     /// Whether the kernel tells what the socket has carried.
     #[inline(always)]
     pub(crate) fn has_progress() -> bool {
-        has!(bytes_acked)
-            && has!(bytes_sent)
-            && has!(bytes_received)
-            && has!(delivered_mstamp)
-            && has!(snd_una)
-            && has!(write_seq)
+        has!(bytes_sent) && has!(delivered_mstamp)
     }
 
     /// Data bytes acknowledged, sent and received.
@@ -346,12 +372,6 @@ impl TcpSock {
         field!(self.0, delivered_mstamp: u64).wrapping_mul(1_000)
     }
 
-    /// Bytes written and not acknowledged.
-    #[inline(always)]
-    pub(crate) fn unacked(self) -> u32 {
-        field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
-    }
-
     /// Whether a segment is under way; `None` where the kernel does not tell.
     #[inline(always)]
     pub(crate) fn has_sent(self) -> Option<bool> {
@@ -359,11 +379,10 @@ impl TcpSock {
     }
 
     /// Whether it has an initial sequence number: 0 until connect() has found a port and a route
-    /// (`tcp_v4_connect`, net/ipv4/tcp_ipv4.c), and never again after. `None` where the kernel does
-    /// not tell.
+    /// (`tcp_v4_connect`, net/ipv4/tcp_ipv4.c), and never again after.
     #[inline(always)]
-    pub(crate) fn is_sequenced(self) -> Option<bool> {
-        if has!(write_seq) { Some(field!(self.0, write_seq: u32) != 0) } else { None }
+    pub(crate) fn is_sequenced(self) -> bool {
+        field!(self.0, write_seq: u32) != 0
     }
 
     /// The range set by IP_LOCAL_PORT_RANGE, the last port in the upper half; 0 without one.

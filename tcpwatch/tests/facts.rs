@@ -17,6 +17,7 @@ use scenes::{CloseWaitLeak, Namespace, State, TimeWaits};
 use socket2::{Domain, SockRef, Socket, Type};
 use support::poll;
 use tcpwatch::{
+    engine::seen_reset,
     facts::{
         Focus, Inventory, Namespace as SeenNamespace, ResetCause, ResetCount, Role, SeenReset,
         TcpState,
@@ -92,8 +93,10 @@ fn resets_are_told_by_process_service_and_cause() -> Result<()> {
     let id = seen(&inventory, &ns)?.id;
     let resets = inventory.resets.as_ref().context("the hooks are attached")?;
     let of = |role, port, what| {
-        let wanted =
-            |it: &&ResetCount| (it.netns, it.role, it.port, it.what) == (id, role, port, what);
+        let wanted = |it: &&ResetCount| {
+            let seen = seen_reset(&it.what);
+            (it.netns, it.role, it.port, seen) == (id, role, port, Some(what))
+        };
         resets.iter().find(wanted).with_context(|| format!("no {what:?} for {port}: {resets:?}"))
     };
     let pid_of = |count: &ResetCount| count.process.as_ref().map(|process| process.pid);
@@ -106,16 +109,102 @@ fn resets_are_told_by_process_service_and_cause() -> Result<()> {
     let answered = of(Role::Server, DEAD_PORT, SeenReset::Sent(ResetCause::NoListener))?;
     assert_eq!((answered.count, pid_of(answered)), (20, None));
     let received = of(Role::Client, service, SeenReset::Received(TcpState::Established))?;
-    assert_eq!(received.count, 7);
+    // The victim opened the only connections to this service.
+    assert_eq!((received.count, pid_of(received)), (7, Some(process::id())));
 
     // The counts go on.
     ns.enter(|| assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, DEAD_PORT)).is_err()))?;
     let inventory = kernel.inventory(&Focus::default())?;
     let resets = inventory.resets.as_ref().context("the hooks are attached")?;
-    let count = resets
-        .iter()
-        .find(|it| it.netns == id && it.what == SeenReset::Received(TcpState::SynSent));
+    let count = resets.iter().find(|it| {
+        it.netns == id && seen_reset(&it.what) == Some(SeenReset::Received(TcpState::SynSent))
+    });
     assert_eq!(count.map(|it| it.count), Some(21));
+    Ok(())
+}
+
+/// Connections whose server closes first with so many bytes on the way; the client leaves them unread,
+/// or answers with as many.
+fn close_first(listener: &TcpListener, bytes: usize, answers: bool, times: usize) -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    for _ in 0..times {
+        let (mut client, mut server) = pair(listener)?;
+        server.write_all(&[b'a'; 200])?;
+        server.write_all(&vec![b'n'; bytes])?;
+        drop(server);
+        client.read_exact(&mut [0; 200])?;
+        if answers {
+            client.read_exact(&mut vec![0; bytes])?;
+            ensure!(client.read(&mut [0])? == 0, "the server closed");
+            client.write_all(&vec![b'n'; bytes])?;
+        } else {
+            // All of it has come, with the FIN.
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        drop(client);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_reset_shows_is_recorded_with_the_connections_of_its_service() -> Result<()> {
+    use tcpwatch::facts::{Amount, RecordedReset, ResetObservation};
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    const DEAD_PORT: u16 = 9;
+    let ns = Namespace::new("shows")?;
+    let mut kernel = Kernel::load()?;
+    let listener = ns.enter(listen)??;
+    // Who listens is known from the second inventory on.
+    kernel.inventory(&Focus::default())?;
+    ns.enter(|| -> Result<()> {
+        close_first(&listener, 24, false, 5)?;
+        close_first(&listener, 24, true, 6)?;
+        close_first(&listener, 5_000, false, 3)
+    })??;
+    scenes::stray_acks(&ns, 4, DEAD_PORT)?;
+    let inventory = kernel.inventory(&Focus::default())?;
+    let id = seen(&inventory, &ns)?.id;
+    let service = listener.local_addr()?.port();
+    let resets = inventory.resets.as_ref().context("the hooks are attached")?;
+    let count = |role, port, shows: &dyn Fn(&ResetObservation) -> bool| {
+        let rows = resets.iter().filter(|it| (it.netns, it.role, it.port) == (id, role, port));
+        let rows = rows.filter(|it| match it.what {
+            RecordedReset::Seen(seen) => shows(&seen),
+            RecordedReset::Sent(_) | RecordedReset::Received(_) => false,
+        });
+        let rows: Vec<_> = rows.collect();
+        let all_ours = rows
+            .iter()
+            .all(|it| it.process.as_ref().is_some_and(|process| process.pid == std::process::id()));
+        (rows.iter().map(|it| it.count).sum::<u64>(), all_ours)
+    };
+    let unread = |amount| {
+        move |it: &ResetObservation| {
+            !it.received && it.unread == Some(amount) && it.peer_closed == Some(true)
+        }
+    };
+    assert_eq!(count(Role::Client, service, &unread(Amount::Few)), (5, true), "{resets:#?}");
+    assert_eq!(count(Role::Client, service, &unread(Amount::Many)), (3, true), "{resets:#?}");
+    // The socket is a minisocket by then: it belongs to who listens on its port.
+    let late = |it: &ResetObservation| {
+        !it.received && it.segment && it.state.is_some() && it.unread == Some(Amount::Few)
+    };
+    assert_eq!(count(Role::Server, service, &late), (6, true), "{resets:#?}");
+    let stray: Vec<_> = resets.iter().filter(|it| it.netns == id && it.port == DEAD_PORT).collect();
+    assert_eq!(stray.iter().map(|it| it.count).sum::<u64>(), 4, "{stray:#?}");
+    assert!(stray.iter().all(|it| it.other_port.is_some_and(|port| port > 0)), "{stray:#?}");
+    assert!(stray.iter().all(|it| it.peers == Some(1)), "{stray:#?}");
+
+    let services = inventory.services.as_ref().context("they are counted")?;
+    let sum = |role, of: fn(&tcpwatch::facts::ServiceCount) -> u64| {
+        let rows = services.iter().filter(|it| (it.netns, it.role, it.port) == (id, role, service));
+        rows.map(of).sum::<u64>()
+    };
+    // The server closed each in order, the client those whose data it read.
+    assert_eq!(sum(Role::Server, |it| it.closed), 14, "{services:#?}");
+    assert_eq!(sum(Role::Client, |it| it.opened), 14, "{services:#?}");
     Ok(())
 }
 

@@ -290,28 +290,36 @@ section! {
 }
 
 section! {
-    /// reset-storm: one process and port send or receive resets at a rate far above what they had
-    /// lately. How they came about, by cause, is in the finding.
+    /// reset-storm: one process and port send or receive resets far more often than they had lately,
+    /// and for a good part of their connections. How they came about, by cause, is in the finding.
+    /// Ends that do no harm do not count: a close_notify that comes late or stays unread, resets of
+    /// connections that were closed already, health checks with SO_LINGER 0.
     pub struct ResetStorm {
         /// true or false. On, because a reset is an error at one end and often nothing but a closed
         /// connection at the other: only the change of the rate tells.
         pub enabled: bool = true;
 
         /// Resets of one process and port within `window`, from 1 to 1000000, that raise a warning,
-        /// if they are `factor` times the usual. 600 a minute is 10 a second: more than one client
-        /// that retries in a loop with pauses, and as much as twenty load balancers whose health
-        /// checks end with a reset every 2s (HAProxy's default), so that a service which is put
-        /// behind fewer is no storm even on its first day.
+        /// if they are `factor` times the number before and last for half a window; a burst is
+        /// info, as is what one side decides without loss. 600 a minute is 10 a second: more than
+        /// one client that retries in a loop with pauses. Nearest is a restart under 1500 clients,
+        /// which is over in seconds.
         #[serde(with = "Sockets")]
         pub warning: u64 = 600;
 
         /// Resets of one process and port within `window`, from 1 to 1000000, that are critical, if
-        /// they are `factor` times the usual. 6000 a minute is 100 a second: of a service with
-        /// hundreds of connections a second that is most of them, and no health check.
+        /// they are `factor` times the number before and half of all connections that ended. 6000 a
+        /// minute is 100 a second: no health check comes near.
         #[serde(with = "Sockets")]
         pub critical: u64 = 6_000;
 
-        /// How many times the usual number they must be, from 2 to 1000. 10, because traffic
+        /// The part of the connections that ended within `window` which must have been reset, above
+        /// 0 and at most 1. 0.1: a web server whose visitors leave before the page is there has one
+        /// in twenty, and an error of one in ten is what a person would look into.
+        #[serde(with = "Ratio")]
+        pub share: f64 = 0.1;
+
+        /// How many times the number before they must be, from 2 to 1000. 10, because traffic
         /// between night and peak, and a deployment that doubles it, differ by less. Nothing is
         /// raised until so many windows have been watched, of a container or scope since it started:
         /// 10m with the defaults.
@@ -324,8 +332,8 @@ section! {
         #[serde(with = "Window")]
         pub window: Duration = Duration::from_secs(60);
 
-        /// The time before `window` whose mean is the usual number, from 1s to 24h and no shorter
-        /// than `window`. A rate that stays high for as long becomes the usual one, and the finding
+        /// The time before `window` whose mean is the number before, from 1s to 24h and no shorter
+        /// than `window`. A rate that stays high for as long is no change any more, and the finding
         /// ends. 1h: somebody has read it by then, and jobs that run several times an hour are part
         /// of the mean.
         #[serde(with = "Window")]

@@ -17,10 +17,12 @@ mod groups;
 mod joining;
 mod observers;
 mod over_time;
+mod resets;
 mod samples;
 
 pub use evidence::{Evidence, EvidenceMap};
 pub use finding::{Finding, FindingChange, FindingKind, Severity, Subject};
+pub use resets::{reset_cause, seen_reset};
 pub use samples::{
     CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
     NamespaceTotals, OTHER, OwnerLabels, Samples,

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DescriptorUse, Endpoint, NotSeen, Owner, Process, ResetCount, TcpState, Timestamp};
+use super::{
+    DescriptorUse, Endpoint, NotSeen, Owner, Process, ResetCount, ServiceCount, TcpState, Timestamp,
+};
 
 /// All namespaces, walked one after the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct Inventory {
     pub descriptors: BTreeMap<u32, DescriptorUse>,
     /// Resets by process and service; `None` where no hook tells of them.
     pub resets: Option<Vec<ResetCount>>,
+    /// Connections that services with resets have opened and closed; `None` where nothing counts
+    /// them, as in recordings of earlier versions.
+    pub services: Option<Vec<ServiceCount>>,
     /// Who closed connections first, where [`Focus::closers_in`](super::Focus::closers_in) asks.
     pub closers: Vec<CloserCount>,
     /// Connections to the destinations that [`Focus::answers`](super::Focus::answers) asks for.
@@ -71,6 +76,11 @@ pub struct Namespace {
     pub netstat: Option<NetstatCounters>,
     /// `net.ipv4.tcp_syncookies`: 0 never, 1 when a queue is full, 2 always.
     pub syncookies: Option<u64>,
+    /// `net.ipv4.tcp_abort_on_overflow`: a full accept queue answers with a reset.
+    pub abort_on_overflow: Option<bool>,
+    /// Packets that connection tracking could not match and left untranslated (`invalid` of
+    /// `/proc/net/stat/nf_conntrack`); `None` without connection tracking.
+    pub conntrack_invalid: Option<u64>,
 }
 
 /// Sockets by state.

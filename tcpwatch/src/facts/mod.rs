@@ -31,7 +31,10 @@ pub use inventory::{
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
-pub use reset::{ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset};
+pub use reset::{
+    Amount, RecordedReset, ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset,
+    ServiceCount,
+};
 pub use sight::{NotSeen, Unseen};
 pub use state::TcpState;
 pub use time::Timestamp;

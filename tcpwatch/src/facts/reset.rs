@@ -1,9 +1,8 @@
-//! From what was seen of a reset to its cause.
+//! What the kernel shows of resets, and the causes that they are judged to have.
 
 use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use tcpwatch_common::{ResetKey, reset_flags as flags};
 
 use super::{NetnsId, Process, Role, TcpState};
 
@@ -21,7 +20,8 @@ pub enum ResetCause {
     UnreadData,
     /// Data for a socket that its application has closed.
     LateData,
-    /// A connection that nobody accepted before its listener closed.
+    /// A connection that nobody accepted: its listener closed, or its queue was full under
+    /// `net.ipv4.tcp_abort_on_overflow`.
     AcceptQueueDiscarded,
     /// A timer gave the connection up.
     Timeout,
@@ -29,7 +29,7 @@ pub enum ResetCause {
     ProtocolError,
     /// `ss -K`, connect(AF_UNSPEC), or out of memory.
     Aborted,
-    /// Seen and not understood.
+    /// Seen, and not one of the above.
     Other,
 }
 
@@ -68,7 +68,8 @@ impl ResetCause {
 
 /// `enum sk_rst_reason`, as far as it decides. Its numbers are no stable interface: they are taken
 /// from the running kernel's BTF by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the names are the kernel's, include/net/rstreason.h")]
 pub enum ResetReason {
     NotSpecified,
@@ -82,7 +83,12 @@ pub enum ResetReason {
     AbortOnTimeout,
     KeepaliveTimeout,
     AbortOnData,
-    /// A name this version does not know: all of them are violations of the protocol.
+    DisconnectWithData,
+    InvalidSyn,
+    /// A sequence number, acknowledgment or timestamp that cannot be.
+    Invalid,
+    /// A name this version does not know.
+    #[serde(other)]
     Other,
 }
 
@@ -101,103 +107,120 @@ impl ResetReason {
             "TCP_STATE" => Self::TcpState,
             "TCP_KEEPALIVE_TIMEOUT" => Self::KeepaliveTimeout,
             "TCP_ABORT_ON_DATA" | "TCP_RFC7323_PAWS_ABORT" => Self::AbortOnData,
+            "TCP_DISCONNECT_WITH_DATA" => Self::DisconnectWithData,
+            "INVALID_SYN" => Self::InvalidSyn,
+            "TCP_INVALID_ACK_SEQUENCE"
+            | "TCP_RFC7323_PAWS"
+            | "TCP_TOO_OLD_ACK"
+            | "TCP_ACK_UNSENT_DATA"
+            | "TCP_OLD_ACK" => Self::Invalid,
             name if name.contains("TIMEOUT") => Self::AbortOnTimeout,
             _ => Self::Other,
         }
     }
 }
 
-/// One way in which resets were seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many bytes, as far as it decides; the bounds are
+/// [`tcpwatch_common::reset_sizes::BOUNDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Amount {
+    /// None.
+    Nothing,
+    /// At most 64: a close_notify of TLS, or a FIN.
+    Few,
+    /// At most 4,096: a health check with its answer.
+    Some,
+    /// More.
+    Many,
+}
+
+impl Amount {
+    /// From the class that the kernel side counts under.
+    #[must_use]
+    pub const fn of_class(class: u8) -> Self {
+        match class & 3 {
+            0 => Self::Nothing,
+            1 => Self::Few,
+            2 => Self::Some,
+            _ => Self::Many,
+        }
+    }
+}
+
+/// One way in which resets were seen: what the kernel showed, and no verdict.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(default)]
 pub struct ResetObservation {
+    /// It was received, not sent.
+    pub received: bool,
     /// The kernel's reason; `None` where it gives none (before 6.10).
     pub reason: Option<ResetReason>,
     /// State of the socket; `None` without one.
     pub state: Option<TcpState>,
-    /// [`tcpwatch_common::reset_flags`].
-    flags: u8,
+    /// A segment provoked it.
+    pub segment: bool,
+    /// That segment carries SYN.
+    pub syn: bool,
+    /// SO_LINGER is set, with a time of 0.
+    pub linger_zero: bool,
+    /// The process has closed the socket.
+    pub dead: bool,
+    /// A process has the socket, or had.
+    pub has_socket: bool,
+    /// Both directions are shut down.
+    pub shut_down: bool,
+    /// The peer's FIN had come; `None` where it is not known, as below.
+    pub peer_closed: Option<bool>,
+    /// The peer has sent data, and this side has sent none since.
+    pub answered: Option<bool>,
+    /// What came and nobody will read; of a closed socket, the data of the segment.
+    pub unread: Option<Amount>,
+    /// What was written and not sent; of a reset received, what was not acknowledged.
+    pub unsent: Option<Amount>,
+    /// What was received and acknowledged during the connection.
+    pub carried: Option<Amount>,
 }
 
 impl ResetObservation {
-    /// Decodes what the hook counted under. `reason_of` translates the kernel's number.
-    pub fn decode(key: ResetKey, reason_of: impl Fn(u8) -> ResetReason) -> Self {
-        Self {
-            reason: (key.flags & flags::HAS_REASON != 0).then(|| reason_of(key.reason)),
-            state: TcpState::from_kernel(key.state),
-            flags: key.flags,
-        }
-    }
-
-    const fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// The cause. Seen on 6.18 for each arm; what a kernel before 6.10 reports is decided by the
-    /// socket alone.
+    /// Whether it answers a connect() to a port that nobody listens on (RFC 9293 section 3.10.7.1).
     #[must_use]
-    pub fn cause(&self) -> ResetCause {
-        use ResetReason as Reason;
-        let passive = self.has(flags::SEGMENT);
-        match self.reason {
-            // A stray segment to a port that has a listener shows that listener.
-            Some(Reason::NoSocket | Reason::TcpFlags) | None
-                if passive && matches!(self.state, None | Some(TcpState::Listen)) =>
-            {
-                if self.has(flags::SEGMENT_SYN) && self.state.is_none() {
-                    ResetCause::NoListener
-                } else {
-                    ResetCause::HalfOpen
-                }
-            }
-            Some(Reason::TimeWaitSocket | Reason::AbortOnData) => ResetCause::LateData,
-            // Before 6.10 only the socket tells that its application has closed it.
-            None if passive
-                && (self.has(flags::DEAD) || self.state == Some(TcpState::TimeWait)) =>
-            {
-                ResetCause::LateData
-            }
-            Some(Reason::AbortOnClose) => ResetCause::UnreadData,
-            Some(Reason::AbortOnTimeout | Reason::KeepaliveTimeout) => ResetCause::Timeout,
-            Some(Reason::AbortOnMemory | Reason::AbortOnLinger) => ResetCause::Aborted,
-            Some(Reason::TcpState | Reason::NotSpecified) | None if !passive => self.active_cause(),
-            Some(Reason::NotSpecified) => ResetCause::Other,
-            _ if passive => ResetCause::ProtocolError,
-            _ => ResetCause::Other,
-        }
+    pub const fn is_of_no_listener(&self) -> bool {
+        !self.received && self.segment && self.syn && self.state.is_none()
     }
+}
 
-    /// An active reset whose reason says nothing: the socket tells.
-    fn active_cause(&self) -> ResetCause {
-        // close() and disconnect() set the state before they reset. What `ss -K` ends has its own
-        // still, also in an accept queue.
-        if self.state != Some(TcpState::Close) {
-            return if self.has(flags::DEAD) { ResetCause::Timeout } else { ResetCause::Aborted };
-        }
-        // Children inherit the listener's SO_LINGER, so the accept queue comes first.
-        if !self.has(flags::HAS_SOCKET) && !self.has(flags::DEAD) {
-            return ResetCause::AcceptQueueDiscarded;
-        }
-        if self.has(flags::LINGER_ZERO) && self.has(flags::SHUT_DOWN) {
-            return ResetCause::LingerZero;
-        }
-        // Before 6.12 nothing names unread data; it closes from a state that could still receive.
-        if self.reason.is_none_or(|reason| reason == ResetReason::NotSpecified)
-            && self.has(flags::SHUT_DOWN)
-        {
-            return ResetCause::UnreadData;
-        }
-        ResetCause::Aborted
-    }
+/// A reset with what it is judged to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeenReset {
+    /// This host sent it, for that cause.
+    Sent(ResetCause),
+    /// A socket in that state received it.
+    Received(TcpState),
 }
 
 /// Which resets a [`ResetCount`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SeenReset {
-    /// This host sent them, for that cause.
+pub enum RecordedReset {
+    /// A recording of an earlier version has the verdict alone.
     Sent(ResetCause),
-    /// A socket in that state received them.
+    /// Likewise.
     Received(TcpState),
+    /// What was seen.
+    Seen(ResetObservation),
+}
+
+impl From<SeenReset> for RecordedReset {
+    fn from(seen: SeenReset) -> Self {
+        match seen {
+            SeenReset::Sent(cause) => Self::Sent(cause),
+            SeenReset::Received(state) => Self::Received(state),
+        }
+    }
 }
 
 /// Resets of one process and service, counted since the hooks were attached. The kernel side keeps
@@ -206,17 +229,44 @@ pub enum SeenReset {
 pub struct ResetCount {
     /// The network namespace.
     pub netns: NetnsId,
-    /// Which side of the connection this host was; a server where nobody knows the connection.
+    /// Which side of the connection this host was. Where nobody knows the connection, the side with
+    /// the lower port is taken for the server.
     pub role: Role,
     /// The service: a client's peer port, a server's local port.
     pub port: u16,
     /// What happened.
-    pub what: SeenReset,
-    /// Who caused it: the caller of close() or connect(), else who listens on the port; `None`
-    /// where neither is known.
+    pub what: RecordedReset,
+    /// Who caused it: the caller of close() or connect(), else who listens on the port or opens most
+    /// connections to it; `None` where neither is known.
     pub process: Option<Arc<Process>>,
     /// The peer of the last one.
     pub last_peer: Option<IpAddr>,
     /// How many.
     pub count: u64,
+    /// The other port of the last one.
+    #[serde(default)]
+    pub other_port: Option<u16>,
+    /// About how many addresses of peers there were, up to 200.
+    #[serde(default)]
+    pub peers: Option<u32>,
+    /// About how many other ports there were, up to 200.
+    #[serde(default)]
+    pub other_ports: Option<u32>,
+}
+
+/// Connections of one process and service since the inventory before; of services that had resets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceCount {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// Which side this host was.
+    pub role: Role,
+    /// The service: a client's peer port, a server's local port.
+    pub port: u16,
+    /// Who called connect(), close() or shutdown().
+    pub process: Arc<Process>,
+    /// Calls of connect().
+    pub opened: u64,
+    /// Connections that were closed in order.
+    pub closed: u64,
 }

@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use super::*;
 use crate::facts::{
-    AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse,
-    Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner, PortHolder, PortUse,
-    PortUser, Process, Progress, ResetCause, ResetCount, Role, SeenReset, SelfConnectedSocket,
-    StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
+    Amount, AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse,
+    DestinationUse, Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner,
+    PortHolder, PortUse, PortUser, Process, Progress, RecordedReset, ResetCause, ResetCount,
+    ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, StateCounts, TcpState,
+    TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -160,6 +161,8 @@ fn full_namespace() -> Namespace {
             syncookies_sent: u64::MAX,
         }),
         syncookies: Some(2),
+        abort_on_overflow: Some(true),
+        conntrack_invalid: Some(3),
     }
 }
 
@@ -172,9 +175,19 @@ fn full_inventory() -> Inventory {
         process: Some(process()),
         last_peer,
         count: 3,
+        other_port: Some(40_000),
+        peers: Some(2),
+        other_ports: Some(5),
     };
-    let sent = count(SeenReset::Sent(ResetCause::LingerZero), Some([10, 0, 0, 7].into()));
-    let received = count(SeenReset::Received(TcpState::Established), None);
+    let sent = count(RecordedReset::Sent(ResetCause::LingerZero), Some([10, 0, 0, 7].into()));
+    let received = count(RecordedReset::Received(TcpState::Established), None);
+    let observation = ResetObservation {
+        reason: Some(ResetReason::AbortOnClose),
+        unread: Some(Amount::Few),
+        peer_closed: Some(true),
+        ..ResetObservation::default()
+    };
+    let observed = count(RecordedReset::Seen(observation), None);
     Inventory {
         started: Timestamp::from_ns(10),
         finished: Timestamp::from_ns(20),
@@ -192,7 +205,15 @@ fn full_inventory() -> Inventory {
             12,
             DescriptorUse { open: 900, limit: 1_024, hard_limit: 4_096 },
         )]),
-        resets: Some(vec![sent, received]),
+        resets: Some(vec![sent, received, observed]),
+        services: Some(vec![ServiceCount {
+            netns: 1,
+            role: Role::Client,
+            port: 443,
+            process: process(),
+            opened: 4,
+            closed: 3,
+        }]),
         closers: vec![CloserCount {
             netns: 1,
             process: process(),

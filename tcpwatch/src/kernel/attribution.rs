@@ -9,31 +9,38 @@ use std::{
     sync::Arc,
 };
 
-use tcpwatch_common::{Closer, ResetOrigin, ResetOriginUse};
+use tcpwatch_common::{Closer, ResetOrigin, ResetOriginUse, Service as ServiceKey, ServiceUse};
 
 use super::{
     ProcessReader,
     clock::now,
     closers::{ClosersTable, Count},
-    counters::reason_of,
+    counters::decode_reset,
     events::wire_text,
     lru::LruTable,
     namespaces::NetnsIds,
     process::start_ticks,
 };
 use crate::facts::{
-    CloserCount, Endpoint, Namespace, NetnsId, Owner, Process, ResetCause, ResetCount,
-    ResetObservation, ResetReason, Role, SeenReset, TableUse, TcpState, Timestamp,
+    CloserCount, Endpoint, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount,
+    ResetObservation, ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
 };
 
 /// Inventories after which a count that has not moved is forgotten: ten minutes at the default
 /// interval, as long as `reset-storm` remembers. If it moves again it counts on from 0.
 const QUIET_AFTER: u64 = 120;
 
+/// A process has nearly all connections of a service from nine in ten on: then a reset whose own
+/// process is not known is most likely one of its connections.
+const NEARLY_ALL: (u64, u64) = (9, 10);
+
 pub(super) struct Attribution {
     /// `None` where no hook fills it.
     origins: Option<[OriginTable; 2]>,
     closers: ClosersTable,
+    services: LruTable<ServiceKey, ServiceUse>,
+    /// The services in the last reading and in the one before.
+    service_uses: [HashMap<ServiceKey, ServiceUse>; 2],
     reset_reasons: Vec<ResetReason>,
     ids: NetnsIds,
     processes: ProcessReader,
@@ -61,8 +68,11 @@ struct Service {
     netns: NetnsId,
     role: Role,
     port: u16,
-    what: SeenReset,
+    seen: ResetObservation,
 }
+
+/// A port in a namespace, on the side of the connection that this host was.
+type Place = (NetnsId, Role, u16);
 
 /// A group's count, which only grows while it is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +82,22 @@ struct Total {
     grown: u64,
     comm: [u8; 16],
     last_peer: Option<IpAddr>,
+    other_port: u16,
+    /// See [`ResetOriginUse::peers`].
+    peers: u64,
+    other_ports: u64,
+}
+
+/// Connections of one service by the name of the process.
+type NamedUses = HashMap<[u8; 16], NamedUse>;
+
+/// Connections of processes of one name.
+#[derive(Clone, Copy, Debug, Default)]
+struct NamedUse {
+    connections: u64,
+    /// The most that one of them has, and which.
+    most: u64,
+    tgid: u32,
 }
 
 /// A process that was read.
@@ -87,12 +113,15 @@ impl Attribution {
     pub(super) fn new(
         origins: Option<[OriginTable; 2]>,
         closers: ClosersTable,
+        services: LruTable<ServiceKey, ServiceUse>,
         reset_reasons: Vec<ResetReason>,
         ids: NetnsIds,
     ) -> Self {
         Self {
             origins,
             closers,
+            services,
+            service_uses: [HashMap::new(), HashMap::new()],
             reset_reasons,
             ids,
             processes: ProcessReader::new(),
@@ -106,7 +135,8 @@ impl Attribution {
     /// How full the tables were when they were read last.
     pub(super) fn table_use(&self) -> Vec<TableUse> {
         let origins = self.origins.iter().flatten().map(OriginTable::table_use);
-        origins.chain(self.closers.table_use()).collect()
+        let services = [self.services.table_use()];
+        origins.chain(self.closers.table_use()).chain(services).collect()
     }
 
     /// Resets by process and service, `None` without the hooks: every row of each service of which
@@ -114,6 +144,7 @@ impl Attribution {
     /// responsible.
     pub(super) fn resets(&mut self, namespaces: &[Namespace]) -> Option<Vec<ResetCount>> {
         self.read_origins()?;
+        self.read_services();
         let reading = self.reading;
         let moved: HashSet<Service> = self
             .totals
@@ -129,17 +160,25 @@ impl Attribution {
             .map(|(group, total)| (*group, *total))
             .collect();
         self.forget_processes(rows.iter().map(|(group, total)| (group.tgid, total.comm)));
+        let users = self.users();
         let row_of = |(group, total): (Group, Total)| ResetCount {
             netns: group.service.netns,
             role: group.service.role,
             port: group.service.port,
-            what: group.service.what,
+            what: RecordedReset::Seen(group.service.seen),
             process: match group.tgid {
-                0 => listener_of(namespaces, &group.service),
+                0 => listener_of(namespaces, &group.service).or_else(|| {
+                    let user = users.get(&group.service.place()).copied().flatten();
+                    let (tgid, comm) = user.filter(|_| group.service.has_connection())?;
+                    Some(self.process(tgid, comm))
+                }),
                 tgid => Some(self.process(tgid, total.comm)),
             },
             last_peer: total.last_peer,
             count: total.count,
+            other_port: Some(total.other_port),
+            peers: Some(about(total.peers)),
+            other_ports: Some(about(total.other_ports)),
         };
         Some(rows.into_iter().map(row_of).collect())
     }
@@ -165,33 +204,94 @@ impl Attribution {
         if added == 0 {
             return;
         }
-        let Some(group) = self.group_of(origin) else { return };
+        let group = self.group_of(origin);
         let total = self.totals.entry(group).or_insert(Total {
             count: 0,
             grown: 0,
             comm: entry.comm,
             last_peer: None,
+            other_port: 0,
+            peers: 0,
+            other_ports: 0,
         });
         total.count += added;
         total.grown = self.reading;
         total.comm = entry.comm;
         total.last_peer = Some(Endpoint::from_kernel(entry.peer, 0).address);
+        total.other_port = entry.other_port;
+        total.peers |= entry.peers;
+        total.other_ports |= entry.other_ports;
     }
 
-    fn group_of(&self, origin: &ResetOrigin) -> Option<Group> {
-        let what = if origin.received == 1 {
-            SeenReset::Received(TcpState::from_kernel(origin.seen.state)?)
-        } else {
-            let reason_of = |number| reason_of(&self.reset_reasons, number);
-            SeenReset::Sent(ResetObservation::decode(origin.seen, reason_of).cause())
-        };
+    fn group_of(&self, origin: &ResetOrigin) -> Group {
         let service = Service {
             netns: self.ids.of_event(origin.netns_cookie, origin.netns),
             role: if origin.is_client == 1 { Role::Client } else { Role::Server },
             port: origin.port,
-            what,
+            seen: decode_reset(origin.seen, origin.received == 1, &self.reset_reasons),
         };
-        Some(Group { service, tgid: origin.tgid })
+        Group { service, tgid: origin.tgid }
+    }
+
+    fn read_services(&mut self) {
+        let now = self.services.read();
+        let [last, _] = std::mem::take(&mut self.service_uses);
+        self.service_uses = [now, last];
+    }
+
+    fn place_of(&self, key: &ServiceKey) -> Place {
+        let role = if key.is_client == 1 { Role::Client } else { Role::Server };
+        (self.ids.of_event(key.netns_cookie, key.netns), role, key.port)
+    }
+
+    /// The process that opens and closes nearly all connections of a service, by service; `None`
+    /// where there are several.
+    fn users(&self) -> HashMap<Place, Option<(u32, [u8; 16])>> {
+        let mut uses: HashMap<Place, NamedUses> = HashMap::new();
+        for (key, used) in &self.service_uses[0] {
+            let by_name = uses.entry(self.place_of(key)).or_default();
+            let of_name = by_name.entry(used.comm).or_default();
+            let connections = used.opened + used.closed;
+            of_name.connections += connections;
+            if connections > of_name.most {
+                of_name.most = connections;
+                of_name.tgid = key.tgid;
+            }
+        }
+        let only = |by_name: NamedUses| {
+            let total: u64 = by_name.values().map(|used| used.connections).sum();
+            let (comm, used) = by_name.into_iter().max_by_key(|(_, used)| used.connections)?;
+            let is_nearly_all = used.connections * NEARLY_ALL.1 >= total * NEARLY_ALL.0;
+            is_nearly_all.then_some((used.tgid, comm))
+        };
+        uses.into_iter().map(|(place, by_name)| (place, only(by_name))).collect()
+    }
+
+    /// Connections since the last reading, of services that have had resets.
+    pub(super) fn services(&mut self) -> Option<Vec<ServiceCount>> {
+        self.origins.as_ref()?;
+        let places: HashSet<Place> = self.totals.keys().map(|it| it.service.place()).collect();
+        let [now, last] = &self.service_uses;
+        let added: Vec<_> = now
+            .iter()
+            .filter(|(key, _)| places.contains(&self.place_of(key)))
+            .map(|(key, used)| {
+                // One that was dropped and has come back counts from 0 again.
+                let before = last
+                    .get(key)
+                    .filter(|last| last.opened <= used.opened && last.closed <= used.closed);
+                let opened = used.opened - before.map_or(0, |before| before.opened);
+                let closed = used.closed - before.map_or(0, |before| before.closed);
+                (*key, used.comm, opened, closed)
+            })
+            .filter(|(_, _, opened, closed)| opened + closed > 0)
+            .collect();
+        let count_of = |(key, comm, opened, closed): (ServiceKey, [u8; 16], u64, u64)| {
+            let (netns, role, port) = self.place_of(&key);
+            let process = self.process(key.tgid, comm);
+            ServiceCount { netns, role, port, process, opened, closed }
+        };
+        Some(added.into_iter().map(count_of).collect())
     }
 
     /// Who closed first, since it was asked for.
@@ -243,13 +343,31 @@ impl Attribution {
     }
 }
 
+impl Service {
+    const fn place(&self) -> Place {
+        (self.netns, self.role, self.port)
+    }
+
+    /// Whether there was a connection that a process had. One in TIME_WAIT belongs to nobody but
+    /// who listens.
+    fn has_connection(&self) -> bool {
+        self.seen.state.is_some_and(|state| state != TcpState::TimeWait)
+    }
+}
+
+/// About how many hashes have set these of 64 bits (linear counting: Whang and others, 1990).
+fn about(bits: u64) -> u32 {
+    let free = f64::from(bits.count_zeros().max(1));
+    (64.0 * (64.0 / free).ln()).round() as u32
+}
+
 /// Who listens on the port; nobody is blamed where several do.
 fn listener_of(namespaces: &[Namespace], group: &Service) -> Option<Arc<Process>> {
     if group.role == Role::Client {
         return None;
     }
     // It listens at another address, if at all.
-    if group.what == SeenReset::Sent(ResetCause::NoListener) {
+    if group.seen.is_of_no_listener() {
         return None;
     }
     let namespace = namespaces.iter().find(|namespace| namespace.id == group.netns)?;

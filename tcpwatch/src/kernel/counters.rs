@@ -10,11 +10,14 @@ use aya::{
     maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::ProgramFd,
 };
-use tcpwatch_common::{CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey, maps::RESETS_LIMIT};
+use tcpwatch_common::{
+    CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey, maps::RESETS_LIMIT, reset_flags as flags,
+    reset_sizes as sizes,
+};
 
 use crate::facts::{
-    CloseWaitDurations, KernelCounters, ResetCause, ResetObservation, ResetReason, TableUse,
-    TcpState,
+    Amount, CloseWaitDurations, KernelCounters, ResetCause, ResetObservation, ResetReason,
+    TableUse, TcpState,
 };
 
 /// Where the hooks count.
@@ -80,8 +83,7 @@ impl CounterReader {
         &self,
         resets: &PerCpuHashMap<MapData, ResetKey, u64>,
     ) -> Result<Vec<(ResetObservation, u64)>, MapError> {
-        let decoded =
-            |key| ResetObservation::decode(key, |number| reason_of(&self.reset_reasons, number));
+        let decoded = |key| decode_reset(key, false, &self.reset_reasons);
         let total = |entry: Result<(_, PerCpuValues<u64>), _>| {
             entry.map(|(key, per_cpu)| (decoded(key), per_cpu.iter().sum()))
         };
@@ -111,9 +113,39 @@ fn recursion_misses(fd: RawFd) -> Option<u64> {
     value.trim().parse().ok()
 }
 
-/// The reason behind the running kernel's number.
-pub(super) fn reason_of(reasons: &[ResetReason], number: u8) -> ResetReason {
-    reasons.get(usize::from(number)).copied().unwrap_or(ResetReason::Other)
+/// What the hooks counted under. `reasons` are those behind the running kernel's numbers.
+pub(super) fn decode_reset(
+    key: ResetKey,
+    received: bool,
+    reasons: &[ResetReason],
+) -> ResetObservation {
+    let has = |flag: u8| key.flags & flag != 0;
+    let state = TcpState::from_kernel(key.state);
+    let reason = || reasons.get(usize::from(key.reason)).copied().unwrap_or(ResetReason::Other);
+    let amount = |shift: u32| Some(Amount::of_class(key.sizes >> shift));
+    let mut seen = ResetObservation {
+        received,
+        reason: has(flags::HAS_REASON).then(reason),
+        state,
+        segment: has(flags::SEGMENT),
+        syn: has(flags::SEGMENT_SYN),
+        linger_zero: has(flags::LINGER_ZERO),
+        dead: has(flags::DEAD),
+        has_socket: has(flags::HAS_SOCKET),
+        shut_down: has(flags::SHUT_DOWN),
+        ..ResetObservation::default()
+    };
+    if has(flags::HAS_SIZES) {
+        seen.unread = amount(sizes::UNREAD);
+        // Of a minisocket nothing else is left.
+        if state != Some(TcpState::TimeWait) {
+            seen.unsent = amount(sizes::UNSENT);
+            seen.carried = amount(sizes::CARRIED);
+            seen.peer_closed = Some(key.sizes & sizes::PEER_CLOSED != 0);
+            seen.answered = Some(key.sizes & sizes::ANSWERED != 0);
+        }
+    }
+    seen
 }
 
 fn add(sum: &mut Counters, cpu: &Counters) {

@@ -209,6 +209,7 @@ impl Walker {
         Ok(Inventory {
             descriptors: descriptors::of_holders(&namespaces),
             resets: self.attribution.resets(&namespaces),
+            services: self.attribution.services(),
             closers: if focus.closers_in.is_empty() {
                 Vec::new()
             } else {
@@ -349,6 +350,8 @@ impl Walker {
             },
             netstat: settings::read_netstat(),
             syncookies: settings.syncookies,
+            abort_on_overflow: settings.abort_on_overflow,
+            conntrack_invalid: settings::read_conntrack_invalid(),
             ..Namespace::default()
         });
         if !settings::has_tcp_sockets() {

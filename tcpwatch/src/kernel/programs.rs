@@ -123,6 +123,7 @@ impl Programs {
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
             .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
             .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
+            .map_max_entries(maps::SERVICES, lru::entries(maps::SERVICES_LIMIT))
             .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
@@ -227,6 +228,7 @@ impl Programs {
                 self.take_map(maps::CLOSERS_ELSEWHERE)?,
                 ids,
             ),
+            self.lru_table(maps::SERVICES, "services", maps::SERVICES_LIMIT)?,
             reset_reasons.clone(),
             ids,
         );

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub(super) reserved: String,
     /// `net.ipv4.tcp_syncookies`.
     pub(super) syncookies: Option<u64>,
+    /// `net.ipv4.tcp_abort_on_overflow`.
+    pub(super) abort_on_overflow: Option<bool>,
     /// `net.ipv4.tcp_tw_reuse`.
     pub(super) tw_reuse: TwReuse,
     /// `net.ipv4.tcp_tw_reuse_delay`, 6.14 and later; it was a second before.
@@ -40,6 +42,7 @@ impl Settings {
             reserved_ports: parse_ports(&reserved),
             reserved: reserved.trim().to_owned(),
             syncookies: sysctl("tcp_syncookies").and_then(|text| text.trim().parse().ok()),
+            abort_on_overflow: sysctl("tcp_abort_on_overflow").map(|text| text.trim() != "0"),
             tw_reuse: sysctl("tcp_tw_reuse")
                 .and_then(|text| text.trim().parse().ok())
                 .and_then(TwReuse::of_number)
@@ -117,6 +120,22 @@ pub(super) fn read_netstat() -> Option<NetstatCounters> {
     parse_netstat(&fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
 }
 
+/// Packets that connection tracking of the calling thread's namespace found invalid; `None` where
+/// there is none.
+pub(super) fn read_conntrack_invalid() -> Option<u64> {
+    parse_conntrack(&fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok()?)
+}
+
+/// A line of names, then one of hexadecimal numbers for each CPU.
+fn parse_conntrack(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let column = lines.next()?.split_whitespace().position(|name| name == "invalid")?;
+    let of_cpu = |line: &str| {
+        line.split_whitespace().nth(column).and_then(|text| u64::from_str_radix(text, 16).ok())
+    };
+    lines.map(of_cpu).sum()
+}
+
 /// Lines come in pairs: `TcpExt: Name Name …` and `TcpExt: 1 2 …`.
 fn parse_netstat(text: &str) -> Option<NetstatCounters> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -156,6 +175,7 @@ mod tests {
             reserved_ports: parse_ports("39999-40001,40059,50000"),
             reserved: String::new(),
             syncookies: None,
+            abort_on_overflow: None,
             tw_reuse_delay_ms: 1_000,
             tw_reuse: TwReuse::Never,
             timestamps: true,
@@ -167,6 +187,13 @@ mod tests {
             ephemeral.map(|port| settings.is_ephemeral(port)),
             [false, false, true, true, false, false]
         );
+    }
+
+    #[test]
+    fn invalid_packets_of_all_cpus_are_added_up() {
+        let text = "entries  found new invalid ignore\n00000002  0 0 0000000a 0\n2 0 0 6 0\n";
+        assert_eq!(parse_conntrack(text), Some(16));
+        assert_eq!(parse_conntrack("entries found\n1 2\n"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     process,
 };
 use crate::{
-    engine::{FindingKind, Samples, Severity},
+    engine::{FindingKind, Samples, Severity, reset_cause},
     facts::{ConnectFailure, Inventory, KernelCounters, ResetCause, Role, TableUse, TcpState},
 };
 
@@ -289,7 +289,7 @@ impl Metrics {
                 let can_be_seen = |cause: &ResetCause| !counters.unseen_causes.contains(cause);
                 let every_cause =
                     ResetCause::ALL.into_iter().filter(can_be_seen).map(|cause| (cause, 0));
-                let seen = observations.iter().map(|(seen, total)| (seen.cause(), *total));
+                let seen = observations.iter().map(|(seen, total)| (reset_cause(seen), *total));
                 let totals = every_cause.chain(seen).map(|(cause, total)| ([cause.label()], total));
                 families.resets_sent.grow(totals);
             }

@@ -169,6 +169,10 @@ impl<'a> Stage<'a> {
             counts.retain(|count| count.netns == self.id);
             counts
         });
+        let services = all.services.map(|mut counts| {
+            counts.retain(|count| count.netns == self.id);
+            counts
+        });
         let mut closers = all.closers;
         closers.retain(|count| count.netns == self.id);
         Inventory {
@@ -178,6 +182,7 @@ impl<'a> Stage<'a> {
             namespaces,
             descriptors,
             resets,
+            services,
             closers,
             ..Inventory::default()
         }

@@ -98,6 +98,11 @@ impl HalfOpen {
         }
     }
 
+    /// Whether the accept queue of the port is or was full within the lifetime of a request.
+    pub(crate) fn was_full(&self, netns: NetnsId, port: u16) -> bool {
+        self.full.contains_key(&(netns, port))
+    }
+
     /// The ports of the namespace that are flooded, or else stalled, as of the last observation.
     pub(crate) fn crowds<'a>(&self, namespace: &'a Namespace, floods: bool) -> Vec<Crowd<'a>> {
         let crowd = |(port, listeners): (u16, Vec<&'a Listener>)| {

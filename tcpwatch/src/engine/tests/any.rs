@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::facts::{Progress, ResetCause, SeenReset};
+use crate::facts::{Progress, RecordedReset, ResetCause, ResetObservation};
 
 /// What is done to an engine.
 #[derive(Clone, Debug)]
@@ -313,17 +313,54 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
         )
 }
 
+fn any_observation() -> impl Strategy<Value = ResetObservation> {
+    use crate::facts::{Amount, ResetReason as Reason};
+    let reasons = vec![Reason::NoSocket, Reason::TcpFlags, Reason::AbortOnClose, Reason::TcpState];
+    let state = option::of(select(TcpState::ALL.to_vec()));
+    let amounts = vec![Amount::Nothing, Amount::Few, Amount::Some, Amount::Many];
+    let amount = || option::of(select(amounts.clone()));
+    let sizes =
+        (amount(), amount(), amount(), option::of(any::<bool>()), option::of(any::<bool>()));
+    let flags = any::<[bool; 7]>();
+    (option::of(select(reasons)), state, flags, sizes).prop_map(
+        |(reason, state, flags, (unread, unsent, carried, peer_closed, answered))| {
+            let [received, segment, syn, linger_zero, dead, has_socket, shut_down] = flags;
+            ResetObservation {
+                received,
+                reason,
+                state,
+                segment,
+                syn,
+                linger_zero,
+                dead,
+                has_socket,
+                shut_down,
+                peer_closed,
+                answered,
+                unread,
+                unsent,
+                carried,
+            }
+        },
+    )
+}
+
 fn any_resets() -> impl Strategy<Value = Option<Vec<ResetCount>>> {
     let what = prop_oneof![
-        select(ResetCause::ALL.to_vec()).prop_map(SeenReset::Sent),
-        select(TcpState::ALL.to_vec()).prop_map(SeenReset::Received),
+        select(ResetCause::ALL.to_vec()).prop_map(RecordedReset::Sent),
+        select(TcpState::ALL.to_vec()).prop_map(RecordedReset::Received),
+        any_observation().prop_map(RecordedReset::Seen),
     ];
     let role = select(vec![Role::Client, Role::Server]);
     let service = (0_u64..4, role, select(vec![0, 80, 443]), what);
     let peer = option::of(any_endpoint().prop_map(|endpoint| endpoint.address));
     let count = prop_oneof![0_u64..3_000, any::<u64>()];
-    let row = (service, option::of(any_process()), peer, count).prop_map(
-        |((netns, role, port, what), process, last_peer, count)| ResetCount {
+    let ends = (option::of(any::<u16>()), option::of(0_u32..300), option::of(0_u32..300));
+    let row = (service, option::of(any_process()), peer, count, ends).prop_map(
+        |((netns, role, port, what), process, last_peer, count, ends)| ResetCount {
+            other_port: ends.0,
+            peers: ends.1,
+            other_ports: ends.2,
             netns,
             role,
             port,

@@ -25,6 +25,8 @@ mod port_users;
 mod properties;
 mod reset_storm;
 mod reset_storm_restarts;
+mod reset_storm_share;
+mod reset_storm_sources;
 mod reset_storm_words;
 mod sampler;
 mod schema;
@@ -43,8 +45,8 @@ use crate::{
     facts::{
         CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse, DestinationUse, Endpoint,
         Event, Inventory, Listener, Namespace, NetnsId, NetstatCounters, Owner, PortHolder,
-        PortUse, PortUser, Process, Progress, ResetCount, Role, SelfConnectedSocket, StateCounts,
-        TcpState, TimeWaitUse, Timestamp, TwReuse, WaitingSocket,
+        PortUse, PortUser, Process, Progress, ResetCount, Role, SelfConnectedSocket, ServiceCount,
+        StateCounts, TcpState, TimeWaitUse, Timestamp, TwReuse, WaitingSocket,
     },
 };
 
@@ -69,6 +71,8 @@ struct Watch {
     now: Timestamp,
     /// What the hooks have counted.
     resets: Option<Vec<ResetCount>>,
+    /// Connections since the inventory before.
+    services: Option<Vec<ServiceCount>>,
 }
 
 impl Watch {
@@ -99,6 +103,7 @@ impl Watch {
             ignore,
             now: START,
             resets: None,
+            services: None,
         }
     }
 
@@ -120,7 +125,8 @@ impl Watch {
     /// Judges an inventory of these namespaces, and says what holds.
     fn see(&mut self, namespaces: impl Into<Vec<Namespace>>) -> &[Finding] {
         let resets = self.resets.clone();
-        self.take(&Inventory { resets, ..inventory(namespaces, self.now) })
+        let services = self.services.clone();
+        self.take(&Inventory { resets, services, ..inventory(namespaces, self.now) })
     }
 
     /// Judges this inventory, and says what holds.

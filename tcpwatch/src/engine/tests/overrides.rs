@@ -119,10 +119,13 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 netns: HOST,
                 role: Role::Client,
                 port: *port,
-                what: SeenReset::Received(TcpState::SynSent),
+                what: SeenReset::Received(TcpState::SynSent).into(),
                 process: Some(Arc::clone(process)),
                 last_peer: None,
                 count: 700,
+                other_port: None,
+                peers: None,
+                other_ports: None,
             }),
         }
     }

@@ -436,10 +436,13 @@ proptest! {
                 netns: HOST,
                 role: Role::Server,
                 port: 443,
-                what: SeenReset::Sent(ResetCause::LingerZero),
+                what: SeenReset::Sent(ResetCause::LingerZero).into(),
                 process: None,
                 last_peer: None,
                 count,
+                other_port: None,
+                peers: None,
+                other_ports: None,
             }]);
             prop_assert_eq!(watch.see([host()]), []);
         }

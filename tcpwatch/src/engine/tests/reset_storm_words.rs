@@ -36,9 +36,12 @@ fn a_service_that_is_down_is_told_with_who_dials_it() {
     assert_eq!(
         finding.title,
         "this host sent 1504 resets from port 8080 within 60 s in network namespace blue, 251 times \
-         the usual, all of them because nobody listens there; the last to 2001:db8::7"
+         as many as before, all of them because nobody listens there; the last to 2001:db8::7"
     );
-    assert_says(&finding.explanation, &["the service is down, has moved, or listens on another"]);
+    assert_says(
+        &finding.explanation,
+        &["the service is down, has moved, or listens on another address"],
+    );
     assert_says(
         &remedies_of(finding),
         &[

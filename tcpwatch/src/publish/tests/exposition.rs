@@ -8,14 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tcpwatch_common::{ResetKey, reset_flags};
-
 use super::{owner, samples, states};
 use crate::{
     engine::{NamespaceTotals, Samples},
     facts::{
-        CloseWaitDurations, Inventory, KernelCounters, Namespace, ResetObservation, ResetReason,
-        TableUse, TcpState,
+        CloseWaitDurations, Inventory, KernelCounters, Namespace, ResetObservation, TableUse,
+        TcpState,
     },
     publish::{CATALOG, Metrics, catalog_markdown},
 };
@@ -23,9 +21,8 @@ use crate::{
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
 
 fn counters() -> KernelCounters {
-    let no_listener =
-        ResetKey { flags: reset_flags::SEGMENT | reset_flags::SEGMENT_SYN, ..ResetKey::default() };
-    let observation = ResetObservation::decode(no_listener, |_| ResetReason::Other);
+    // Nobody listens.
+    let observation = ResetObservation { segment: true, syn: true, ..ResetObservation::default() };
     KernelCounters {
         unseen_causes: &[],
         transitions: vec![

@@ -23,7 +23,7 @@ pub(crate) const fn how(what: SeenReset) -> &'static str {
             Cause::Timeout => "to peers that did not answer in time",
             Cause::ProtocolError => "in answer to segments that break the protocol",
             Cause::Aborted => "for connections that were aborted",
-            Cause::Other => "for a reason that the kernel does not tell",
+            Cause::Other => "for a reason that is not known",
         },
         SeenReset::Received(state) => match state {
             TcpState::SynSent => "in answer to connect()",
@@ -45,14 +45,14 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
     match what {
         SeenReset::Sent(cause) => match cause {
             Cause::NoListener => {
-                "Somebody dials a port on which nobody listens, at the address that is dialled, and \
-                 tries again and again: the service is down, has moved, or listens on another \
-                 address only."
+                "Clients connect to a port on which nobody listens at that address, and try again and \
+                 again: the service is down, has moved, or listens on another address."
             }
             Cause::HalfOpen => {
                 "Peers send on connections that this host does not know (any more): it, or the \
-                 program, was restarted without closing them, or a load balancer or NAT keeps state \
-                 that is stale or sends the packets of a connection to the wrong host."
+                 program, was restarted without closing them, its address was another host's before \
+                 (fail-over), or a load balancer or NAT keeps stale state or sends the packets of a \
+                 connection to the wrong host."
             }
             Cause::LingerZero => {
                 "The program sets SO_LINGER with a time of 0, so that close() throws away what was \
@@ -70,9 +70,10 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  while the other still works."
             }
             Cause::AcceptQueueDiscarded => {
-                "A listener was closed while connections waited in its accept queue; each of them is \
-                 reset. A restart under load does that, once; a program that does it again and \
-                 again restarts in a loop or opens its listener anew."
+                "A listener was closed while connections waited in its accept queue, or its queue was \
+                 full under tcp_abort_on_overflow; each of them is reset. A restart under load does \
+                 that, once; a program that does it again and again restarts in a loop or opens its \
+                 listener anew."
             }
             Cause::Timeout => {
                 "A timer gave the connections up: the peer, or the way to it, no longer answers \
@@ -87,8 +88,8 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  connect(AF_UNSPEC), or no memory left for TCP."
             }
             Cause::Other => {
-                "This kernel does not tell why it sent them; kernels from 6.12 on do. Look at what \
-                 precedes the resets on the wire."
+                "The kernel tells no reason for them, or one that this version of tcpwatch cannot name. \
+                 Look at what precedes the resets on the wire."
             }
         },
         SeenReset::Received(state) => match state {
@@ -106,8 +107,8 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  middlebox cuts it. read() and write() fail here with ECONNRESET."
             }
             TcpState::CloseWait => {
-                "The peers closed first, and then reset: data was sent to them that nobody there \
-                 wanted any more, or they gave up waiting for this side to close."
+                "The peers closed first, and then reset: data was sent to them that nobody there reads \
+                 any more, or they gave up waiting for this side to close."
             }
             TcpState::FinWait1
             | TcpState::FinWait2
@@ -149,6 +150,31 @@ pub(crate) fn remedies(
     remedies
 }
 
+/// What to do about packets that connection tracking does not translate, safest first.
+pub(super) fn against_untranslated(subject: &Subject) -> Vec<String> {
+    let here = |command: &str| text::in_its_namespace(subject, command);
+    vec![
+        format!(
+            "Is it connection tracking? {} before and after a minute: does `invalid` grow?",
+            here("cat /proc/net/stat/nf_conntrack")
+        ),
+        "Drop what it finds invalid before it is taken for this host's own: iptables -I INPUT -p \
+         tcp -m conntrack --ctstate INVALID -j DROP (nft: ct state invalid drop)."
+            .to_owned(),
+        format!(
+            "If segments outside the window are common on the way: {} lets them through.",
+            here("sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1")
+        ),
+    ]
+}
+
+/// What to do about a scan.
+pub(super) fn against_scan(source: IpAddr) -> Vec<String> {
+    vec![format!(
+        "If {source} is no scanner of your own, limit it in the firewall; otherwise leave it."
+    )]
+}
+
 /// RST set, as a filter of pcap; `tcp[]` knows IPv4 alone, so the flags behind a plain IPv6 header
 /// are given by their place.
 const IS_RESET: &str = "(tcp[13] & 4 != 0 or ip6[53] & 4 != 0)";
@@ -162,19 +188,19 @@ fn for_sent(
     match cause {
         Cause::NoListener => [
             format!(
-                "Is anybody to listen there? {} shows who does and at which address; nothing: start \
+                "Should a service listen there? {} shows who does and at which address; nothing: start \
                  the service (systemctl --failed names those that did not).",
                 ss("-ltnp")
             ),
             format!(
-                "If it has moved for good, tell who dials ({peer} among them): its configuration, \
-                 service discovery or load balancer still names this host. Let it wait longer \
+                "If it has moved for good, tell its clients ({peer} among them): their configuration, \
+                 service discovery or load balancer still names this host. Let them wait longer \
                  after each failure."
             ),
         ],
         Cause::HalfOpen => [
             format!(
-                "Compare both ends: {} here, ss -tno at {peer}. What is there alone is stale; \
+                "Compare both ends: {} here, ss -tno at {peer}. What is only there is stale; \
                  restart or drain what holds it (a pool, a proxy).",
                 ss("-tno")
             ),
@@ -216,8 +242,9 @@ fn for_sent(
                  that listens now.",
                 ss("-ltnp")
             ),
-            "For restarts without loss: socket activation, SO_REUSEPORT with a new process before \
-             the old one ends, or take the host out of the load balancer first."
+            "For restarts without loss: hand the listening descriptor on (socket activation), or \
+             accept what waits before the old process closes. With SO_REUSEPORT each process has a \
+             queue of its own: set net.ipv4.tcp_migrate_req (5.14 and later), or drain it first."
                 .to_owned(),
         ],
         Cause::Timeout => [

@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
 };
 
-use crate::facts::{NetnsId, ResetCount, Role, SeenReset, Timestamp};
+use crate::facts::{NetnsId, RecordedReset, ResetCount, Role, Timestamp};
 
 /// Rows that are followed, of 250 bytes at most: as many as the kernel's two tables have together, so that a live reading
 /// never has more. Of other facts the services that have moved longest ago make room, and what finds
@@ -28,7 +28,7 @@ const QUIET_AFTER: u64 = 120;
 const MARGIN: u64 = 10;
 
 /// What is counted, by any process.
-type Service = (NetnsId, Role, u16, SeenReset);
+type Service = (NetnsId, Role, u16, RecordedReset);
 
 /// One process during its life; `None` where none is known.
 type Holder = Option<(u32, Timestamp)>;

@@ -1,53 +1,66 @@
-//! `reset-storm`: far more resets, sent or received, than this process and port usually have.
+//! `reset-storm`: far more resets, sent or received, than this process and port had before.
 //!
-//! Signal: the kernel's counts of resets by process, role, service port and cause.
-//! Trip: `warning` or `critical` resets within `window`, and `factor` times the number that a window
-//! of the last `history` had; see `rate`. A constant rate, of health checks that end with a
-//! reset, is the usual one, however high.
+//! Signal: the kernel's counts of resets by process, role, service port and what was seen of them,
+//! and of the connections that the same process and service closed in order. What did no harm
+//! (`harm`) is an end as any other.
+//! Trip: `warning` or `critical` resets within `window`, `factor` times the number that a window of
+//! the last `history` had (see `rate`), and `share` of the connections that ended. A constant rate
+//! is no change, however high. What one side decides without loss is info; so is a burst that is
+//! over sooner than half a window, as a restart is. Resets at a port whose accept queue is full
+//! belong to `accept-queue-overflow` under tcp_abort_on_overflow.
+//! Both sides of a storm on one host are one finding, told by the side that sends (`told`). A scan
+//! is one finding for its source (`sources`).
 //! Cold start: what was counted before the first inventory is not known. Nothing is raised until
 //! `factor` windows have been watched, or a `history` where that is less: one such window among
 //! fewer is not `factor` times their mean. For a container or a scope, whose name is new with each
-//! start, that time begins with its first process: what its forerunner of another name usually had
+//! start, that time begins with its first process: what its forerunner of another name had
 //! is not known of it. A service of systemd keeps its name, so that one which was quiet can storm
 //! at once after a restart; and so can what nobody listens to.
-//! Recovery: `window` after the rate was last nearer to what raises it than to the usual; or after a
-//! `history`, when the rate of the storm has become the usual one. One that begins within ten
-//! windows after the last is of the same loop, and is held over pauses as long: what comes back
-//! every few minutes is raised twice, then it is usual.
-//! Misses: a storm that was under way when watching began, or when a container started; a service of
-//! systemd that is new and always resets is a storm once; resets that spread over many ports, as
-//! those do that answer late segments to a client's ports of old connections; what the kernel's
-//! table had no room for. A burst that is shorter than the inventory's interval, where that is
-//! longer than `window`, is thinned out.
+//! Recovery: `window` after the rate was last nearer to what raises it than to the one before; or
+//! after a `history`, when the rate of the storm is no change any more.
+//! Misses: a storm that was under way when watching began, or when a container started; a middlebox
+//! that cuts a server's connections, told from clients that leave by nothing, and so info; a stray
+//! segment between two ports whose service has the higher one; what the kernel's table had no place
+//! for. A burst that is shorter than the inventory's interval, where that is longer than `window`,
+//! is thinned out.
 
 mod causes;
 mod counts;
+mod group;
+mod harm;
 mod rate;
+mod sources;
+mod told;
 mod words;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use self::{
     counts::ResetCounts,
+    group::{Added, Group, GroupKey},
+    harm::Harm,
     rate::{ResetRate, Times},
+    sources::Conntrack,
+    told::Told,
     words::Case,
 };
 use crate::{
     config::{self, Overridable},
     engine::{
         detector::{Detector, Round, Verdicts},
-        finding::{Severity, Verdict},
+        finding::Severity,
         over_time::level::Levels,
     },
-    facts::{NetnsId, Process, ResetCount, Role, SeenReset, Timestamp},
+    facts::{
+        Inventory, NetnsId, Process, ResetCount, Role, SeenReset, ServiceCount, TcpState, Timestamp,
+    },
 };
 
 /// Groups whose rate is remembered, the larger first: a scan of all ports must not push out the
-/// services. A group takes 1 KiB at most.
+/// services. A group takes 2 KiB at most.
 const GROUPS: usize = 1_024;
 
 #[derive(Debug, Default)]
@@ -55,32 +68,13 @@ pub(crate) struct ResetStorm {
     levels: Levels,
     counts: ResetCounts,
     groups: BTreeMap<GroupKey, Group>,
+    conntrack: Conntrack,
+    /// The groups that were told in the last round, each by the id of its finding.
+    told: BTreeMap<GroupKey, String>,
     /// Since when resets are watched.
     watched: Option<Timestamp>,
     /// When they were judged last.
     judged: Timestamp,
-}
-
-/// Whose resets are judged together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct GroupKey {
-    netns: NetnsId,
-    process: String,
-    unit: String,
-    role: Role,
-    port: u16,
-    sent: bool,
-}
-
-#[derive(Debug)]
-struct Group {
-    rate: ResetRate,
-    /// Since when its resets are known, none included.
-    known: Timestamp,
-    /// Of several, the one that had most in the last inventory that brought any.
-    process: Option<Arc<Process>>,
-    /// The peer of the last of these.
-    last_peer: Option<IpAddr>,
 }
 
 impl Detector for ResetStorm {
@@ -101,17 +95,26 @@ impl Detector for ResetStorm {
         };
         let watched = *self.watched.get_or_insert(now);
         let look = Look { watched, before, now };
-        self.observe(rows, config, &look);
+        self.conntrack.observe(inventory, now);
+        self.observe(rows, round, &look);
         let names: HashMap<NetnsId, &Arc<str>> =
             inventory.namespaces.iter().map(|it| (it.id, &it.name)).collect();
         let mut groups = std::mem::take(&mut self.groups);
+        let mut storms = Vec::new();
         for (key, group) in &mut groups {
             let netns = names.get(&key.netns).map(|name| Arc::clone(name)).unwrap_or_default();
-            if let Some((verdict, resets)) = self.judge_group(key, group, netns, config, &look) {
-                verdicts.push(verdict, resets);
-            }
+            storms.extend(self.judge_group(key, group, netns, config, &look));
         }
+        let mut storms = told::join(storms, &self.told);
+        storms.retain(|told| {
+            told.verdict.severity > Severity::Info
+                || !is_the_other_end(told, &groups, config, &look)
+        });
         self.groups = groups;
+        self.told = told::ids(&storms);
+        for told in storms {
+            verdicts.push(told.verdict, told.resets);
+        }
     }
 }
 
@@ -119,38 +122,59 @@ impl ResetStorm {
     fn forget(&mut self) {
         self.counts = ResetCounts::default();
         self.groups.clear();
+        self.told.clear();
         self.watched = None;
     }
 
     /// Adds what is new to its group, and forgets the groups that have been quiet for a history.
-    fn observe(
-        &mut self,
-        rows: &[ResetCount],
-        config: &Overridable<config::ResetStorm>,
-        look: &Look,
-    ) {
-        let mut added: BTreeMap<GroupKey, Vec<(&ResetCount, u64)>> = BTreeMap::new();
-        for (row, count) in self.counts.added(rows) {
-            added.entry(GroupKey::of(row)).or_default().push((row, count));
+    fn observe(&mut self, rows: &[ResetCount], round: &Round<'_>, look: &Look) {
+        let config = &round.detect.reset_storm;
+        let counted = self.counts.added(rows);
+        let scanners = sources::scanners(&counted);
+        let overflows = overflowing(round);
+        let mut added: BTreeMap<GroupKey, Vec<Added<'_>>> = BTreeMap::new();
+        let mut harmless: BTreeMap<GroupKey, u64> = BTreeMap::new();
+        for (row, count) in counted {
+            let Some((what, mut harm)) = harm::judge(&row.what, row.role) else { continue };
+            let mut key = GroupKey::of(row, what);
+            if let Some(peer) = sources::source_of(row)
+                && scanners.contains(&(row.netns, peer))
+            {
+                harm = harm.min(Harm::Mild);
+                key = GroupKey { role: Role::Server, port: 0, scanner: Some(peer), ..key };
+            }
+            let is_explained = row.role == Role::Server
+                && overflows.contains(&(row.netns, row.port))
+                && harm::is_of_full_queue(&row.what);
+            if harm == Harm::None || is_explained {
+                if ends_a_connection(what) {
+                    *harmless.entry(key).or_default() += count;
+                }
+                continue;
+            }
+            added.entry(key).or_default().push(Added { row, what, harm, count });
         }
         for (key, rows) in &added {
-            let begun = rows.iter().map(|(row, _)| begun(row.process.as_deref(), look));
+            let begun = rows.iter().map(|added| begun(added.row.process.as_deref(), look));
             let known = begun.fold(look.now, Timestamp::min);
             let group = self.groups.entry(key.clone()).or_insert_with(|| Group::new(known));
             group.known = group.known.min(known);
         }
+        let closed = Closed::of(round.inventory);
         for (key, group) in &mut self.groups {
             let rows = added.get(key).map_or(&[][..], Vec::as_slice);
-            let process = rows.first().and_then(|(row, _)| row.process.as_ref());
+            let process = rows.first().and_then(|added| added.row.process.as_ref());
             let process = process.or(group.process.as_ref()).cloned();
             let config = config.of(process.as_deref(), key.port);
             let times = look.times(config, group.known);
             group.observe(rows, &times);
+            let others = harmless.get(key).copied().unwrap_or(0);
+            group.observe_ended(closed.by(key).map(|closed| closed + others), &times);
         }
-        self.groups.retain(|_, group| group.rate.weight() > 0.0);
+        self.groups.retain(|_, group| group.any.weight() > 0.0);
         if self.groups.len() > GROUPS {
             let mut groups: Vec<_> = std::mem::take(&mut self.groups).into_iter().collect();
-            groups.sort_by(|(_, a), (_, b)| b.rate.weight().total_cmp(&a.rate.weight()));
+            groups.sort_by(|(_, a), (_, b)| b.any.weight().total_cmp(&a.any.weight()));
             groups.truncate(GROUPS);
             self.groups = groups.into_iter().collect();
         }
@@ -163,16 +187,23 @@ impl ResetStorm {
         netns: Arc<str>,
         config: &Overridable<config::ResetStorm>,
         look: &Look,
-    ) -> Option<(Verdict, u64)> {
+    ) -> Option<Told> {
         let config = config.of(group.process.as_deref(), key.port);
         let times = &look.times(config, group.known);
-        let usual = group.rate.usual(times);
-        let least = usual * config.factor as f64;
-        let (warning, critical) =
-            (least.max(config.warning as f64), least.max(config.critical as f64));
+        let ended = group.ended_in_window(times);
         let cold = config.window.saturating_mul(config.factor).min(config.history);
         let may_begin = times.now.since(times.known) >= cold;
-        let storm = group.rate.judge(warning, may_begin, times)?;
+        // Of all that ended `share` are resets, the others are `ended`.
+        let by_share = ended as f64 * config.share / (1.0 - config.share).max(f64::EPSILON);
+        let least = |rate: &ResetRate| (rate.usual(times) * config.factor as f64).max(by_share);
+        let full = least(&group.harm);
+        let (warning, critical) =
+            (full.max(config.warning as f64), full.max(config.critical as f64).max(ended as f64));
+        let any = least(&group.any).max(config.warning as f64);
+        let harm = group.harm.judge(warning, may_begin, times);
+        let mild = group.any.judge(any, may_begin, times);
+        let is_harm = harm.is_some();
+        let storm = harm.or(mild)?;
         if !config.enabled {
             return None;
         }
@@ -181,16 +212,101 @@ impl ResetStorm {
             netns,
             role: key.role,
             port: key.port,
+            scanner: key.scanner,
             process: group.process.as_deref(),
-            last_peer: group.last_peer,
+            last: group.last,
+            ended: group.knows_ended.then_some(ended),
+            conntrack: self.conntrack.invalid(key.netns, times),
+            is_harm,
             config,
             now: times.now,
         };
         let id = key.id();
-        let by_number = self.levels.judge(&id, case.total() as f64, warning, critical);
-        let severity = by_number.unwrap_or(Severity::Warning);
-        self.levels.hold(&id, severity);
-        Some((case.verdict(id, severity), case.total()))
+        let severity = if is_harm && storm.lasts {
+            let total = case.total() as f64;
+            let by_number = self.levels.judge(&id, total, warning, critical);
+            let severity = by_number.unwrap_or(Severity::Warning);
+            self.levels.hold(&id, severity);
+            severity
+        } else {
+            Severity::Info
+        };
+        let resets = case.total();
+        Some(Told {
+            key: key.clone(),
+            resets,
+            victim: case.victim(),
+            verdict: case.verdict(id, severity),
+            others: Vec::new(),
+        })
+    }
+}
+
+/// Whether the resets that were received are those that groups of this host have sent. These tell the
+/// storm when they come to their own number.
+fn is_the_other_end(
+    told: &Told,
+    groups: &BTreeMap<GroupKey, Group>,
+    config: &Overridable<config::ResetStorm>,
+    look: &Look,
+) -> bool {
+    let is_sender = |key: &GroupKey| {
+        key.sent && key.scanner.is_none() && key.port == told.key.port && key.role != told.key.role
+    };
+    let sent = groups.iter().filter(|(key, _)| is_sender(key)).map(|(key, group)| {
+        let config = config.of(group.process.as_deref(), key.port);
+        group.any.now(&look.times(config, group.known))
+    });
+    !told.key.sent && told::is_as_many(told.resets, sent.fold(0, u64::saturating_add))
+}
+
+/// Connections closed in order since the inventory before, by service and process name.
+struct Closed<'a>(Option<BTreeMap<Place, Vec<&'a ServiceCount>>>);
+
+/// A port in a namespace, on one side of its connections.
+type Place = (NetnsId, Role, u16);
+
+impl<'a> Closed<'a> {
+    fn of(inventory: &'a Inventory) -> Self {
+        Self(inventory.services.as_ref().map(|counts| {
+            let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for count in counts {
+                let service = (count.netns, count.role, count.port);
+                services.entry(service).or_default().push(count);
+            }
+            services
+        }))
+    }
+
+    /// Those of the group's process, or of all where it is not known; `None` where nothing counts
+    /// them.
+    fn by(&self, key: &GroupKey) -> Option<u64> {
+        let services = self.0.as_ref()?;
+        let counts = services.get(&(key.netns, key.role, key.port));
+        let of_group = counts
+            .into_iter()
+            .flatten()
+            .filter(|count| key.process.is_empty() || count.process.name == key.process);
+        Some(of_group.fold(0, |sum, count| sum.saturating_add(count.closed)))
+    }
+}
+
+/// The ports at which a full accept queue answers with resets now.
+fn overflowing(round: &Round<'_>) -> BTreeSet<(NetnsId, u16)> {
+    let namespaces = round.inventory.namespaces.iter();
+    let resetting = namespaces.filter(|namespace| namespace.abort_on_overflow == Some(true));
+    resetting
+        .flat_map(|namespace| namespace.listeners.iter().map(|it| (namespace.id, it.local.port)))
+        .filter(|&(netns, port)| round.half_open.was_full(netns, port))
+        .collect()
+}
+
+/// Whether a connection ended by it that was not closed before, and so is not among the closed.
+fn ends_a_connection(what: SeenReset) -> bool {
+    use crate::facts::ResetCause as Cause;
+    match what {
+        SeenReset::Sent(cause) => matches!(cause, Cause::UnreadData | Cause::LingerZero),
+        SeenReset::Received(state) => matches!(state, TcpState::Established | TcpState::CloseWait),
     }
 }
 
@@ -221,44 +337,5 @@ fn begun(process: Option<&Process>, look: &Look) -> Timestamp {
         // It could not be read when it started: then since its first reset.
         Some(started) if started == Timestamp::default() => look.now,
         Some(started) => started.clamp(look.watched, look.now),
-    }
-}
-
-impl GroupKey {
-    fn of(row: &ResetCount) -> Self {
-        let process = row.process.as_deref();
-        Self {
-            netns: row.netns,
-            process: process.map(|process| process.name.clone()).unwrap_or_default(),
-            unit: process.map(|process| process.unit_label().to_owned()).unwrap_or_default(),
-            role: row.role,
-            port: row.port,
-            sent: matches!(row.what, SeenReset::Sent(_)),
-        }
-    }
-
-    fn id(&self) -> String {
-        let Self { netns, process, unit, role, port, sent } = self;
-        let direction = if *sent { "sent" } else { "received" };
-        format!("reset-storm/{netns}/{process}/{unit}/{}/{port}/{direction}", role.label())
-    }
-}
-
-impl Group {
-    fn new(known: Timestamp) -> Self {
-        Self { rate: ResetRate::default(), known, process: None, last_peer: None }
-    }
-
-    fn observe(&mut self, rows: &[(&ResetCount, u64)], times: &Times) {
-        let mut added = BTreeMap::<SeenReset, u64>::new();
-        for (row, count) in rows {
-            let sum = added.entry(row.what).or_default();
-            *sum = sum.saturating_add(*count);
-        }
-        self.rate.observe(&added, times);
-        if let Some((most, _)) = rows.iter().max_by_key(|(_, count)| *count) {
-            self.process.clone_from(&most.process);
-            self.last_peer = most.last_peer.or(self.last_peer);
-        }
     }
 }

@@ -4,8 +4,8 @@
 //! history before that window. While a storm lasts, the usual goes on as it was, so that a storm is
 //! never measured by itself. Afterwards it counts as one window of it: what comes back again and
 //! again becomes a habit of that group, what came once does not. One that lasts for a whole history
-//! has become the usual. One that follows closely upon another is held over the pauses between
-//! bursts, so that a loop is told as one storm. How much is too much is left to `reset_storm`.
+//! has become the usual. Whether a storm is more than one burst is told too. How much is too much is
+//! left to `reset_storm`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,9 +23,10 @@ const BUCKETS: u32 = 60;
 /// raises it to the usual. Half, so that a rate that wavers around the threshold, by chance or
 /// because clients pause before they try again, is one storm and not many.
 const COOL: f64 = 0.5;
-/// Windows within which another burst is of the same loop: 10 min with the default, which is longer
-/// than the pause of whatever starts a program that has crashed (Kubernetes: 5 min at most).
-const LOOP: u32 = 10;
+/// A storm that lasts for this part of a window is more than a restart. Half, 30 s with the default:
+/// a service that is stopped and started is away for seconds, and all its clients meet that at once,
+/// so that one burst falls into two inventories at most.
+const LASTING: u32 = 2;
 
 /// The times by which a rate is judged.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,11 @@ impl Times {
         time.as_secs_f64() / self.window.as_secs_f64()
     }
 
+    /// How wide a part of the window is.
+    pub(crate) fn part(&self) -> Duration {
+        self.window / PARTS
+    }
+
     /// How wide a bucket of the past is.
     fn bucket(&self) -> Duration {
         self.window.max(self.history / BUCKETS)
@@ -60,8 +66,6 @@ pub(crate) struct ResetRate {
     /// Those since the inventory before.
     latest: f64,
     storm: Option<Storm>,
-    /// When the last storm was over, by its rate and not by its age.
-    over: Option<Timestamp>,
 }
 
 /// Resets by what happened.
@@ -73,8 +77,8 @@ pub(crate) struct Storm {
     since: Timestamp,
     /// When its rate was last that of a storm.
     pub(crate) hot: Timestamp,
-    /// It followed closely upon another.
-    pub(crate) comes_back: bool,
+    /// It has lasted for longer than a restart takes.
+    pub(crate) lasts: bool,
     /// The resets of the window that ended then, by what happened, most first; at least one.
     pub(crate) counts: Vec<(SeenReset, u64)>,
     /// How many a window had usually before it.
@@ -100,7 +104,7 @@ impl ResetRate {
         self.past.forget(|part| now.since(part.began) > history);
         self.latest = sum(added);
         if !added.is_empty() {
-            self.recent.add(added.clone(), (before, now), window / PARTS, merge);
+            self.recent.add(added.clone(), (before, now), times.part(), merge);
         }
     }
 
@@ -118,6 +122,11 @@ impl ResetRate {
         let mut counts: Vec<_> = rounded.filter(|(_, count)| *count > 0).collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         counts
+    }
+
+    /// How many the window has.
+    pub(crate) fn now(&self, times: &Times) -> u64 {
+        self.in_window(times).iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// How many a window usually has.
@@ -139,38 +148,52 @@ impl ResetRate {
         let Times { window, history, before, now, .. } = *times;
         let counts = self.in_window(times);
         let in_window = counts.iter().map(|(_, count)| *count as f64).sum();
+        let usual = self.usual(times);
+        let cool = limit - COOL * (limit - usual);
+        let lasts = self.lasts(cool, times);
         let Some(storm) = &mut self.storm else {
             if may_begin && in_window >= limit {
-                let usual = self.usual(times);
-                let comes_back =
-                    self.over.is_some_and(|over| now.since(over) <= window.saturating_mul(LOOP));
                 let (since, hot, total) = (now, now, in_window);
-                self.storm = Some(Storm { since, hot, comes_back, counts, usual, total });
+                self.storm = Some(Storm { since, hot, lasts, counts, usual, total });
             }
             return self.storm.as_ref();
         };
-        let cool = limit - COOL * (limit - storm.usual);
+        storm.lasts |= lasts;
         let latest = self.latest / times.windows(now.since(before));
         if latest >= cool && !counts.is_empty() {
             storm.hot = now;
             storm.counts = counts;
         }
         let per_window = storm.total / times.windows(storm.hot.since(storm.since) + window);
-        let hold = if storm.comes_back { window.saturating_mul(LOOP) } else { window };
-        if now.since(storm.hot) > hold {
+        if now.since(storm.hot) > window {
             // However long it was, it counts as one window.
             add(&mut self.past, per_window, times);
             self.storm = None;
-            self.over = Some(now);
         } else if now.since(storm.since) >= history {
             // As if there had never been anything else.
             let sum = per_window * times.windows(history);
             self.past = Window::default();
             add(&mut self.past, sum, times);
             self.storm = None;
-            self.over = None;
         }
         self.storm.as_ref()
+    }
+
+    /// Whether the newest parts of the window, each at the rate of `cool` a window at least, follow
+    /// upon one another for long enough. Two make no storm last: a burst between them is in both.
+    fn lasts(&self, cool: f64, times: &Times) -> bool {
+        let mut began = times.now;
+        let mut parts = 0;
+        for part in self.recent.iter().rev() {
+            let lasted = part.ended.since(part.began);
+            let is_hot = sum(&part.value) >= cool * times.windows(lasted);
+            if part.ended != began || !is_hot {
+                break;
+            }
+            began = part.began;
+            parts += 1;
+        }
+        parts > 2 && times.now.since(began) >= times.window / LASTING
     }
 
     /// How much would be lost if it were forgotten; 0 for a group that has been quiet for so long

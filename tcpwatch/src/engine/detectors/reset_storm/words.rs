@@ -1,10 +1,10 @@
-//! `reset-storm` in words: who, how many, how often, against what is usual, and most of them why.
+//! `reset-storm` in words: who, how many, how often, against the time before, and most of them why.
 //!
 //! What each cause means and what to do about it is in `causes`.
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{causes, rate::Storm};
+use super::{causes, group::LastReset, rate::Storm};
 use crate::{
     config,
     engine::{
@@ -12,7 +12,7 @@ use crate::{
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
     },
-    facts::{Process, Role, SeenReset, Timestamp},
+    facts::{Process, ResetCause, Role, SeenReset, Timestamp},
 };
 
 /// A storm with all that is known of it.
@@ -21,8 +21,15 @@ pub(crate) struct Case<'a> {
     pub(crate) netns: Arc<str>,
     pub(crate) role: Role,
     pub(crate) port: u16,
+    pub(crate) scanner: Option<IpAddr>,
     pub(crate) process: Option<&'a Process>,
-    pub(crate) last_peer: Option<IpAddr>,
+    pub(crate) last: LastReset,
+    /// Connections that ended in another way within the window, where they are counted.
+    pub(crate) ended: Option<u64>,
+    /// Packets that connection tracking found invalid meanwhile.
+    pub(crate) conntrack: Option<u64>,
+    /// Not one side's decision without loss.
+    pub(crate) is_harm: bool,
     pub(crate) config: &'a config::ResetStorm,
     pub(crate) now: Timestamp,
 }
@@ -30,6 +37,11 @@ pub(crate) struct Case<'a> {
 impl Case<'_> {
     pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
         let subject = self.subject();
+        let remedies = match self.scanner {
+            Some(source) => causes::against_scan(source),
+            None if self.is_untranslated() => causes::against_untranslated(&subject),
+            None => causes::remedies(self.most(), &subject, self.port, self.last.peer),
+        };
         Verdict {
             id,
             kind: FindingKind::ResetStorm,
@@ -37,9 +49,26 @@ impl Case<'_> {
             title: self.title(),
             explanation: self.explanation(),
             evidence: self.evidence(),
-            remedies: causes::remedies(self.most(), &subject, self.port, self.last_peer),
+            remedies,
             subject,
         }
+    }
+
+    /// The storm as another finding's evidence.
+    pub(crate) fn victim(&self) -> EvidenceMap {
+        let mut evidence = EvidenceMap::default();
+        if let Some(process) = self.process {
+            evidence.process(process);
+        }
+        evidence.text("role", self.role.label());
+        evidence.text("netns", &*self.netns);
+        evidence.count("port", self.port.into());
+        match self.most() {
+            SeenReset::Sent(cause) => evidence.text("cause", cause.label()),
+            SeenReset::Received(state) => evidence.text("state", state.label()),
+        };
+        evidence.count("resets", self.total());
+        evidence
     }
 
     /// Resets within the window.
@@ -54,6 +83,15 @@ impl Case<'_> {
         most.0
     }
 
+    /// Segments for this host itself that its address translation should have passed on: they come
+    /// from a service, for connections that no socket of this host has.
+    fn is_untranslated(&self) -> bool {
+        self.role == Role::Client
+            && self.most() == SeenReset::Sent(ResetCause::HalfOpen)
+            && self.last.is_stray
+            && self.conntrack.is_some()
+    }
+
     fn subject(&self) -> Subject {
         let mut subject = Subject {
             netns: Arc::clone(&self.netns),
@@ -61,6 +99,12 @@ impl Case<'_> {
             port: Some(self.port),
             ..Subject::default()
         };
+        if let Some(source) = self.scanner {
+            subject.port = None;
+            let port = self.last.other_port.unwrap_or_default();
+            subject.peer = Some(std::net::SocketAddr::new(source, port).to_string());
+            return subject;
+        }
         match self.role {
             Role::Client => subject.peer = Some(format!("*:{}", self.port)),
             Role::Server => subject.local = Some(format!("*:{}", self.port)),
@@ -72,9 +116,17 @@ impl Case<'_> {
     }
 
     fn title(&self) -> String {
+        let window = text::duration(self.config.window);
+        let netns = text::in_netns(&self.netns);
+        if let Some(source) = self.scanner {
+            let probes = text::count(self.total(), "probe");
+            return format!(
+                "{source} scans this host: {probes} of many ports within {window}{netns}, each \
+                 answered with a reset"
+            );
+        }
         let sent = matches!(self.most(), SeenReset::Sent(_));
         let who = match self.process {
-            // Where nobody listens, nobody is to be named.
             None if sent => "this host".to_owned(),
             process => text::named(process),
         };
@@ -85,48 +137,108 @@ impl Case<'_> {
             (false, Role::Client) => ("received", "from"),
             (false, Role::Server) => ("received", "on"),
         };
-        let (port, netns) = (self.port, text::in_netns(&self.netns));
-        let window = text::duration(self.config.window);
-        let share = if self.storm.counts.len() == 1 { "all" } else { "most" };
+        let port = self.port;
+        let part = if self.storm.counts.len() == 1 { "all" } else { "most" };
         let how = causes::how(self.most());
-        let last = match self.last_peer {
+        let last = match self.last.peer {
             Some(peer) => format!("; the last {} {peer}", if sent { "to" } else { "from" }),
             None => String::new(),
         };
         format!(
-            "{who} {did} {resets} {side} port {port} within {window}{netns}, {}, {share} of them \
-             {how}{last}",
-            self.against_usual()
+            "{who} {did} {resets} {side} port {port} within {window}{netns}{share}, {before}, {part} \
+             of them {how}{last}",
+            share = self.share_in_words(),
+            before = self.against_before(),
         )
     }
 
-    fn against_usual(&self) -> String {
-        match self.times_usual() {
+    /// `, 90 % of the connections that ended`.
+    fn share_in_words(&self) -> String {
+        match self.share() {
+            Some(share) => format!(", {:.0} % of the connections that ended", share * 100.0),
+            None => String::new(),
+        }
+    }
+
+    /// Which part of the connections that ended were reset.
+    fn share(&self) -> Option<f64> {
+        let total = self.total() as f64;
+        Some(total / (total + self.ended? as f64))
+    }
+
+    fn against_before(&self) -> String {
+        match self.times_before() {
             None => "and had none before".to_owned(),
-            Some(times) => format!("{times:.0} times the usual"),
+            Some(times) => format!("{times:.0} times as many as before"),
         }
     }
 
     /// `None` if there were none before.
-    fn times_usual(&self) -> Option<f64> {
+    fn times_before(&self) -> Option<f64> {
         let usual = self.storm.usual;
         (usual > 0.0).then(|| self.total() as f64 / usual)
     }
 
     fn explanation(&self) -> String {
-        let meaning = causes::meaning(self.most());
+        let meaning = match self.scanner {
+            Some(_) => {
+                "One address tries many ports, with segments that belong to no connection. The \
+                 answers tell it which ports are open. No connection of this host is affected."
+                    .to_owned()
+            }
+            None if self.is_untranslated() => self.untranslated(),
+            None => causes::meaning(self.most()).to_owned(),
+        };
+        let stray = if self.last.is_stray && self.scanner.is_none() {
+            self.sources()
+        } else {
+            String::new()
+        };
+        let harm = if self.scanner.is_some() {
+            ""
+        } else if !self.is_harm {
+            " One side decides so, and its socket shows no loss."
+        } else if !self.storm.lasts {
+            " It has not lasted for longer than a restart takes."
+        } else {
+            ""
+        };
         let quiet = self.quiet_seconds();
-        let end = if quiet > 0 && self.storm.comes_back {
-            format!("It comes in bursts; the last was over {quiet} s ago.")
-        } else if quiet > 0 {
+        let end = if quiet > 0 {
             format!("It has been over for {quiet} s.")
         } else {
             format!(
-                "A rate that stays like this for {} becomes the usual one, and the finding ends.",
+                "A rate that stays like this for {} is no change any more, and the finding ends.",
                 text::duration(self.config.history)
             )
         };
-        format!("{meaning} {end}")
+        format!("{meaning}{stray}{harm} {end}")
+    }
+
+    fn untranslated(&self) -> String {
+        let invalid = self.conntrack.unwrap_or_default();
+        format!(
+            "Segments of a service arrive for ports of this host that no socket has. Connection \
+             tracking (conntrack) found {} invalid at the same time: it leaves such a packet \
+             untranslated, so this host takes it for its own and resets a connection that it only \
+             passes on.",
+            text::count(invalid, "packet")
+        )
+    }
+
+    /// How many there are at the other end of stray resets.
+    fn sources(&self) -> String {
+        let (Some(peers), Some(ports)) = (self.last.peers, self.last.other_ports) else {
+            return String::new();
+        };
+        let whose = match self.role {
+            Role::Client => "local ports",
+            Role::Server => "ports of theirs",
+        };
+        format!(
+            " They go to about {} and concern about {ports} {whose}.",
+            text::count(peers.into(), "address")
+        )
     }
 
     /// For how long the rate has been below that of a storm.
@@ -142,7 +254,7 @@ impl Case<'_> {
             .number("window_seconds", window)
             .number("resets_per_second", self.total() as f64 / window)
             .number("baseline_resets_per_second", self.storm.usual / window);
-        if let Some(times) = self.times_usual() {
+        if let Some(times) = self.times_before() {
             evidence.number("baseline_ratio", times);
         }
         let counted = self.storm.counts.iter().map(|(what, count)| {
@@ -159,12 +271,43 @@ impl Case<'_> {
             SeenReset::Received(_) => "by_state",
         };
         evidence.list(key, counted);
-        if let Some(peer) = self.last_peer {
+        if let (Some(ended), Some(share)) = (self.ended, self.share()) {
+            evidence.count("other_ends_in_window", ended).number("share_of_ends", share);
+        }
+        evidence.flag("lasts", self.storm.lasts).flag("harm", self.is_harm);
+        if let Some(peer) = self.last.peer {
             evidence.text("last_peer", peer.to_string());
         }
+        self.stray_evidence(&mut evidence);
         if self.quiet_seconds() > 0 {
             evidence.count("quiet_seconds", self.quiet_seconds());
         }
         evidence
+    }
+
+    /// Both ports, and from how many.
+    fn stray_evidence(&self, evidence: &mut EvidenceMap) {
+        if !self.last.is_stray {
+            return;
+        }
+        if let Some(other) = self.last.other_port {
+            let (local, peer) = match self.role {
+                Role::Client => (other, self.port),
+                Role::Server => (self.port, other),
+            };
+            if self.scanner.is_none() {
+                evidence.count("last_local_port", local.into());
+            }
+            evidence.count("last_peer_port", peer.into());
+        }
+        if let Some(peers) = self.last.peers {
+            evidence.count("peers_about", peers.into());
+        }
+        if let Some(ports) = self.last.other_ports {
+            evidence.count("other_ports_about", ports.into());
+        }
+        if let Some(invalid) = self.conntrack {
+            evidence.count("conntrack_invalid_packets", invalid);
+        }
     }
 }
