@@ -130,8 +130,13 @@ fn full_namespace() -> Namespace {
             unanswered: 5,
             unanswered_sources: 6,
             in_port_range: true,
+            id: 0xffff_8881_0000_0200,
             local_clients: 7,
+            port_picked: Some(true),
+            first_waiting: Some(u64::MAX),
+            awaited: Some(false),
             owner: owner(),
+            acceptors: owner().into_iter().map(|owner| owner.process).collect(),
             ..Listener::at(endpoint("[::]:80"))
         }],
         self_connected: vec![to_itself(2)],
@@ -149,6 +154,8 @@ fn full_namespace() -> Namespace {
             syncookies_sent: u64::MAX,
         }),
         syncookies: Some(2),
+        somaxconn: Some(4_096),
+        abort_on_overflow: Some(true),
     }
 }
 

@@ -331,6 +331,8 @@ impl Walker {
             },
             netstat: settings::read_netstat(),
             syncookies: settings.syncookies,
+            somaxconn: settings.somaxconn,
+            abort_on_overflow: settings.abort_on_overflow,
             ..Namespace::default()
         });
         if !settings::has_tcp_sockets() {

@@ -28,6 +28,10 @@ pub(super) struct Settings {
     pub(super) timestamps: bool,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub(super) time_wait_limit: Option<u64>,
+    /// `net.core.somaxconn`.
+    pub(super) somaxconn: Option<u64>,
+    /// `net.ipv4.tcp_abort_on_overflow`.
+    pub(super) abort_on_overflow: Option<bool>,
 }
 
 impl Settings {
@@ -49,6 +53,10 @@ impl Settings {
                 .unwrap_or(1_000),
             timestamps: sysctl("tcp_timestamps").is_none_or(|text| text.trim() != "0"),
             time_wait_limit: sysctl("tcp_max_tw_buckets").and_then(|text| text.trim().parse().ok()),
+            somaxconn: fs::read_to_string("/proc/sys/net/core/somaxconn")
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
+            abort_on_overflow: sysctl("tcp_abort_on_overflow").map(|text| text.trim() != "0"),
         }
     }
 
@@ -160,6 +168,8 @@ mod tests {
             tw_reuse: TwReuse::Never,
             timestamps: true,
             time_wait_limit: None,
+            somaxconn: None,
+            abort_on_overflow: None,
         };
         assert_eq!(settings.available_ports(), 57);
         let ephemeral = [39_999, 40_001, 40_002, 40_058, 40_059, 40_060];
