@@ -2,3 +2,4 @@
 
 pub(crate) mod destinations;
 pub(crate) mod held;
+pub(crate) mod queued;

@@ -9,7 +9,10 @@ use crate::{
         advice::text,
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
-        groups::held::{Holders, name_holder, oldest_samples},
+        groups::{
+            held::{Holders, name_holder, oldest_samples},
+            queued::Queued,
+        },
     },
     facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread},
 };
@@ -194,10 +197,13 @@ impl Group<'_> {
                            will send resets.";
             (data, reading)
         };
-        let mut text = format!(
-            "The peers have closed; only close() by this process frees the sockets. {number} of {total} \
-             {reading}"
-        );
+        let mut text = match self.queued() {
+            Some(queued) => queued.explanation(number, total),
+            None => format!(
+                "The peers have closed; only close() by this process frees the sockets. {number} of \
+                 {total} {reading}"
+            ),
+        };
         if self.grows {
             text.push_str(" Their number keeps growing.");
         }
@@ -215,6 +221,12 @@ impl Group<'_> {
         }
         text.push_str(&self.reading_of_descriptors());
         text
+    }
+
+    /// The queue in which most of them wait.
+    fn queued(&self) -> Option<Queued<'_>> {
+        let waiting = self.sockets.iter().find(|socket| socket.unaccepted)?;
+        self.most_are_unaccepted().then(|| Queued::of(self.namespace, waiting))
     }
 
     fn reading_of_verdict(&self) -> String {
@@ -285,6 +297,9 @@ impl Group<'_> {
         if self.unaccepted() > 0 {
             evidence.count("unaccepted_sockets", self.unaccepted());
         }
+        if let Some(queued) = self.queued() {
+            queued.evidence(&mut evidence);
+        }
         if !self.holders.is_empty() {
             evidence.count("processes", self.holders.len() as u64);
         }
@@ -337,7 +352,11 @@ impl Group<'_> {
                 descriptors.more(pid)
             ));
         }
-        remedies.push(format!("To free the sockets now: {}", text::restart(subject)));
+        let by_worker = self.queued().and_then(|queued| queued.remedy());
+        remedies.push(
+            by_worker
+                .unwrap_or_else(|| format!("To free the sockets now: {}", text::restart(subject))),
+        );
         remedies
     }
 }
