@@ -108,8 +108,9 @@ pub mod maps {
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
     /// make more of them than there are listeners.
     pub const REQUESTS_LIMIT: u32 = 512;
-    /// Entries of [`QUEUES`]: what two accept queues of the largest common backlog (4096) hold.
-    pub const QUEUES_LIMIT: u32 = 8_192;
+    /// Entries of [`QUEUES`]: of eight hung listeners as many as are looked at in each queue. Of what
+    /// finds no place the longest queue of the port stands for its own.
+    pub const QUEUES_LIMIT: u32 = 2_048;
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
