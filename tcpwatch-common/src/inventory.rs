@@ -223,8 +223,20 @@ pub mod socket_flags {
     pub const PINNED: u8 = 1 << 7;
 }
 
+/// Bits of [`SocketRecord::listener`]. Neither bit of a pair: the kernel does not tell.
+pub mod listener_flags {
+    /// bind() named the port.
+    pub const PORT_NAMED: u8 = 1 << 0;
+    /// The kernel picked the port: bind() with port 0, or listen() without bind().
+    pub const PORT_PICKED: u8 = 1 << 1;
+    /// Some thread waits for connections: in accept() or poll(), or by epoll.
+    pub const AWAITED: u8 = 1 << 2;
+    /// No thread does.
+    pub const NOT_AWAITED: u8 = 1 << 3;
+}
+
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its
-/// peer, on a port that was asked for, or of a busy destination. 120 bytes, aligned to 8.
+/// peer, on a port that was asked for, or of a busy destination. 128 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRecord {
@@ -232,8 +244,10 @@ pub struct SocketRecord {
     pub state: u8,
     /// [`socket_flags`].
     pub flags: u8,
+    /// LISTEN: [`listener_flags`].
+    pub listener: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Bytes received and not read (the FIN counts one until recv() has returned 0), as Recv-Q of
     /// `ss`. CLOSE_WAIT only.
     pub recv_queue: u32,
@@ -241,6 +255,9 @@ pub struct SocketRecord {
     pub sk: u64,
     /// Inode number of the socket's file, 0 without one.
     pub inode: u64,
+    /// LISTEN: address of the connection that has waited for accept() longest. A connection that
+    /// waits: address of the listener in whose queue it does. 0 where there is none or none is known.
+    pub queue: u64,
     /// When the state was entered, nanoseconds of CLOCK_MONOTONIC; 0 where that is not asked.
     pub since_ns: u64,
     /// The socket's ends.
@@ -267,7 +284,21 @@ pub struct SocketRecord {
     pub delivered_ns: u64,
 }
 
-const _: () = assert!(size_of::<SocketRecord>() == 120);
+const _: () = assert!(size_of::<SocketRecord>() == 128);
+
+/// In whose queue a connection waited in walk `generation`. 16 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct QueueOf {
+    /// Address of the listener.
+    pub listener: u64,
+    /// The walk that met it.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<QueueOf>() == 16);
 
 /// A descriptor of a wanted socket. 40 bytes, aligned to 8.
 #[repr(C)]

@@ -25,7 +25,8 @@ pub use focus::{
 };
 pub use inventory::{
     BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, OwnerRecord, PORT_STATES,
-    PORT_WORDS, RequestUse, SOURCE_WORDS, SocketRecord, Walk, port_state, socket_flags,
+    PORT_WORDS, QueueOf, RequestUse, SOURCE_WORDS, SocketRecord, Walk, listener_flags, port_state,
+    socket_flags,
 };
 pub use note::{
     CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
@@ -108,6 +109,9 @@ pub mod maps {
     pub const DESTINATIONS: &str = "DESTINATIONS";
     /// LRU hash of a local port to [`RequestUse`](crate::RequestUse).
     pub const REQUESTS: &str = "REQUESTS";
+    /// LRU hash of a socket's address to [`QueueOf`](crate::QueueOf): connections that their peer has
+    /// closed while they wait in an accept queue. The kernel side alone uses it.
+    pub const QUEUES: &str = "QUEUES";
     /// Hash of a socket's inode number to nothing: whose owner
     /// [`programs::OWNERS`](crate::programs::OWNERS) shall find.
     pub const WANTED: &str = "WANTED";
@@ -120,6 +124,9 @@ pub mod maps {
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
     /// make more of them than there are listeners.
     pub const REQUESTS_LIMIT: u32 = 512;
+    /// Entries of [`QUEUES`]: of eight hung listeners as many as are looked at in each queue. Of what
+    /// finds no place the longest queue of the port stands for its own.
+    pub const QUEUES_LIMIT: u32 = 2_048;
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real

@@ -30,6 +30,8 @@ macro_rules! offsets {
             pub send_reset_arguments: u32,
             /// Parameters that `inet_csk_accept` has: 4 before 6.10, 2 since; 0 where it is unknown.
             pub accept_parameters: u32,
+            /// Bit offset of `sk_userlocks` in `struct sock`, a bit-field.
+            pub sk_userlocks_bit: u32,
             /// 1 with `bpf_get_current_task_btf` (5.11 and later), which allows direct loads from
             /// the current task; else 0.
             pub has_current_task_btf: u32,
@@ -48,6 +50,7 @@ macro_rules! offsets {
             pub const ABSENT: Self = Self { $($name: ABSENT,)*
                 send_reset_arguments: 0,
                 accept_parameters: 0,
+                sk_userlocks_bit: ABSENT,
                 has_current_task_btf: 0,
                 has_task_pt_regs: 0,
             };
@@ -126,6 +129,18 @@ offsets! {
     icsk_bind_hash = "inet_connection_sock" "icsk_bind_hash" optional;
     /// `atomic_t`.
     accept_queue_qlen = "inet_connection_sock" "icsk_accept_queue.qlen";
+    /// `struct request_sock *`: the connection that has waited for accept() longest.
+    accept_head = "inet_connection_sock" "icsk_accept_queue.rskq_accept_head" optional;
+    /// `struct request_sock *`: the one behind it.
+    dl_next = "request_sock" "dl_next" optional;
+    /// `struct sock *`: its socket.
+    request_sk = "request_sock" "sk" optional;
+    /// `struct sock *`: the listener in whose queue it waits.
+    rsk_listener = "request_sock" "__req_common.skc_listener" optional;
+    /// `struct socket_wq *`.
+    sk_wq = "sock" "sk_wq" optional;
+    /// `struct list_head *`: the first that waits for the socket, the list's head if none does.
+    wq_first = "socket_wq" "wait.head.next" optional;
     /// `signed char`: negative where connect() made the bucket.
     fastreuse = "inet_bind_bucket" "fastreuse" optional;
     /// `signed char`: likewise.
@@ -198,7 +213,7 @@ offsets! {
     tgid = "task_struct" "tgid";
 }
 
-const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 4) * 4);
+const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 5) * 4);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.

@@ -16,14 +16,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_seq_write};
 use tcpwatch_common::{
-    Address, BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, RequestUse,
-    SOURCE_WORDS, STATES, SocketRecord, Tuple, Walk, port_state, socket_flags as flags,
+    Address, BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, QueueOf,
+    RequestUse, SOURCE_WORDS, STATES, SocketRecord, Tuple, Walk, listener_flags, port_state,
+    socket_flags as flags,
 };
 
 use crate::{
-    maps::{DESTINATIONS, REQUESTS, walk},
+    maps::{DESTINATIONS, QUEUES, REQUESTS, walk},
     notes,
-    sock::{SOCK_DEAD, Sock, TcpSock, TimeWaitSock, state},
+    sock::{SOCK_DEAD, Sock, TcpSock, TimeWaitSock, state, state_at},
 };
 
 /// `struct bpf_iter__tcp`, a stable context: each member is 8 bytes.
@@ -59,7 +60,12 @@ fn inventory(ctx: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn visit(sk: Sock, walk: &mut Walk, seq: *mut c_void) -> Result<(), BufferFull> {
-    match sk.state() {
+    let sk_state = sk.state();
+    if sk_state == state::LISTEN {
+        // Here, where the verifier has few states that the loop would multiply.
+        note_queue(sk, walk);
+    }
+    match sk_state {
         state::TIME_WAIT => {
             if let Some(tw) = sk.time_wait() {
                 visit_time_wait(sk, &tw, walk, seq)?;
@@ -151,7 +157,8 @@ fn visit_socket(
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let tuple = sk.tuple(sk.local_port());
-    let is_asked = is_asked(walk, tuple.local_port);
+    // What waits in an accept queue tells nothing of who holds the port, and may be much.
+    let is_asked = is_asked(walk, tuple.local_port) && !is_unaccepted(sk, sk_state);
     let waits_since_ns = if waits_for_peer(sk_state) { waits_since(sk, sk_state, walk) } else { 0 };
     let user_flags = port_user(sk, sk_state, tuple, walk);
     if sk_state == state::CLOSE_WAIT
@@ -161,7 +168,7 @@ fn visit_socket(
         || user_flags != 0
         || tuple.is_self()
     {
-        copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags), &mut walk.scratch, seq)?;
+        copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags), walk, seq)?;
         walk.asked_room -= u64::from(is_asked);
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
@@ -189,11 +196,11 @@ fn copy_socket(
     sk_state: u32,
     tuple: Tuple,
     (since_ns, user_flags): (u64, u8),
-    scratch: &mut u64,
+    walk: &mut Walk,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let Some(tcp) = sk.tcp() else { return Ok(()) };
-    let address = sk.address(scratch);
+    let address = sk.address(&mut walk.scratch);
     let mut record = record_of(sk_state, address, tuple);
     record.flags = user_flags;
     record.inode = tcp.0.inode();
@@ -203,6 +210,10 @@ fn copy_socket(
         record.accept_limit = tcp.0.accept_limit();
         record.half_open = tcp.half_open();
         record.drops = tcp.0.drops();
+        record.listener = listener_flags_of(tcp, &mut walk.scratch);
+        if record.accept_queue != 0 {
+            record.queue = tcp.first_in_queue(&mut walk.scratch).socket(address);
+        }
     } else {
         if tcp.0.accept_limit() != 0 {
             record.flags |= flags::ACCEPTED;
@@ -211,6 +222,7 @@ fn copy_socket(
             record.flags |= flags::ORPHAN;
         } else if !tcp.0.has_socket() {
             record.flags |= flags::UNACCEPTED;
+            record.queue = queue_of(address, walk);
         }
         record.recv_queue = tcp.receive_queue();
         if TcpSock::has_progress() {
@@ -230,16 +242,76 @@ fn copy_socket(
     write(seq, &record)
 }
 
+/// How a listener came by its port, and whether any thread waits for connections.
+#[inline(always)]
+fn listener_flags_of(tcp: TcpSock, scratch: &mut u64) -> u8 {
+    let port = match tcp.0.is_port_named() {
+        Some(true) => listener_flags::PORT_NAMED,
+        Some(false) => listener_flags::PORT_PICKED,
+        None => 0,
+    };
+    let awaited = match tcp.0.is_awaited(scratch) {
+        Some(true) => listener_flags::AWAITED,
+        Some(false) => listener_flags::NOT_AWAITED,
+        None => 0,
+    };
+    port | awaited
+}
+
+/// Connections that are looked at in one accept queue: each takes four reads, and the verifier runs
+/// through every one: 256 make it some 50,000 instructions, a twentieth of what it takes. Of a longer
+/// queue the agent knows the length.
+const QUEUE_LOOK: u32 = 256;
+
+/// Notes whose queue the connections are in that their peer has closed: with SO_REUSEPORT several
+/// listeners share a port, and nothing in such a socket tells which one it waits for. Listeners come
+/// first, so a queue is known before the walk meets what is in it.
+#[inline(always)]
+fn note_queue(sk: Sock, walk: &mut Walk) {
+    let Some(tcp) = sk.tcp() else { return };
+    if tcp.0.accept_queue() == 0 {
+        return;
+    }
+    let listener = sk.address(&mut walk.scratch);
+    let mut request = tcp.first_in_queue(&mut walk.scratch);
+    let queue = QueueOf { listener, generation: walk.generation, reserved: 0 };
+    let mut looked_at = 0;
+    while looked_at < QUEUE_LOOK {
+        let sk = request.socket(listener);
+        if sk == 0 {
+            return;
+        }
+        if state_at(sk) == state::CLOSE_WAIT {
+            // An LRU map makes room.
+            let _ = QUEUES.insert(&sk, &queue, 0);
+        }
+        request = request.next();
+        looked_at += 1;
+    }
+}
+
+/// The listener in whose queue this connection waits, 0 where none was noted.
+#[inline(always)]
+fn queue_of(sk: u64, walk: &Walk) -> u64 {
+    // SAFETY: this walker alone writes the map.
+    match unsafe { QUEUES.get(&sk) } {
+        Some(queue) if queue.generation == walk.generation => queue.listener,
+        _ => 0,
+    }
+}
+
 /// A record of which nothing else is known yet.
 #[inline(always)]
 fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
     SocketRecord {
         state: sk_state as u8,
         flags: 0,
-        reserved: [0; 2],
+        listener: 0,
+        reserved: 0,
         recv_queue: 0,
         sk,
         inode: 0,
+        queue: 0,
         since_ns: 0,
         tuple,
         accept_queue: 0,
@@ -258,6 +330,13 @@ fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
 #[inline(always)]
 fn is_asked(walk: &Walk, port: u16) -> bool {
     walk.asked_room != 0 && walk.asked_ports[word(port)] & bit(port) != 0
+}
+
+/// Whether no process has accepted it yet.
+#[inline(always)]
+fn is_unaccepted(sk: Sock, sk_state: u32) -> bool {
+    sk_state != state::LISTEN
+        && sk.tcp().is_some_and(|tcp| !tcp.0.has_socket() && tcp.0.flags() & SOCK_DEAD == 0)
 }
 
 /// Whether only the peer, or a timer, can bring a socket in this state further.

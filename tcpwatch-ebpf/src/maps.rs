@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
-    Counters, Destination, DestinationUse, Event, Focus, OpeningStack, RequestUse, ResetKey,
-    ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
+    Counters, Destination, DestinationUse, Event, Focus, OpeningStack, QueueOf, RequestUse,
+    ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
 };
 
 use crate::log;
@@ -59,6 +59,9 @@ pub(crate) static DESTINATIONS: LruHashMap<Destination, DestinationUse> =
 #[map]
 pub(crate) static REQUESTS: LruHashMap<u32, RequestUse> =
     LruHashMap::with_max_entries(names::REQUESTS_LIMIT, 0);
+#[map]
+pub(crate) static QUEUES: LruHashMap<u64, QueueOf> =
+    LruHashMap::with_max_entries(names::QUEUES_LIMIT, 0);
 #[map]
 pub(crate) static WANTED: HashMap<u64, u8> = HashMap::with_max_entries(names::WANTED_LIMIT, 0);
 

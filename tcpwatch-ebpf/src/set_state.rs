@@ -71,12 +71,12 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
 #[inline(always)]
 fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
     let tcp = sk.tcp();
-    let is_sequenced = tcp.and_then(TcpSock::is_sequenced);
+    let is_sequenced = tcp.is_some_and(TcpSock::is_sequenced);
     let note = ConnectNote {
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         source_port: tcp.map_or(0, TcpSock::source_port),
         bound: u8::from(sk.local_port() != 0),
-        sequenced: u8::from(is_sequenced == Some(true)),
+        sequenced: u8::from(is_sequenced),
         comm: current_leader_comm(),
     };
     if notes::put_connect(address, &note) != Put::Placed {

@@ -12,7 +12,7 @@ use core::{
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
     generated::{
-        bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
         bpf_skc_to_tcp_timewait_sock,
     },
 };
@@ -102,6 +102,16 @@ pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
     (first != 0, second != 0)
 }
 
+/// See [`Sock::address`].
+#[inline(always)]
+fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
+    // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.
+    unsafe {
+        write_volatile(scratch, pointer as u64);
+        read_volatile(scratch)
+    }
+}
+
 /// A structure that is only passed through on the way to a field.
 #[derive(Clone, Copy)]
 pub(crate) struct Object(pub(crate) *const c_void);
@@ -124,11 +134,7 @@ impl Sock {
     /// address; then a note is another socket's, which is rare enough to bear.
     #[inline(always)]
     pub(crate) fn address(self, scratch: &mut u64) -> u64 {
-        // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.
-        unsafe {
-            write_volatile(scratch, self.0 as u64);
-            read_volatile(scratch)
-        }
+        address_of(self.0, scratch)
     }
 
     #[inline(always)]
@@ -218,6 +224,36 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn drops(self) -> u32 {
         if has!(sk_drops) { field!(self, sk_drops: u32) } else { 0 }
+    }
+
+    /// Whether bind() named the local port of a listener; `None` where the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn is_port_named(self) -> Option<bool> {
+        /// `SOCK_BINDPORT_LOCK` (include/uapi/linux/socket.h): bind() with a port other than 0.
+        const SOCK_BINDPORT_LOCK: u8 = 8;
+        if !has!(sk_userlocks_bit) {
+            return None;
+        }
+        let bit = offset!(sk_userlocks_bit);
+        // SAFETY: the byte of `struct sock` in which the bit-field begins.
+        let byte = unsafe { load::<u8>(self.0, bit / 8) };
+        Some((byte >> (bit % 8)) & SOCK_BINDPORT_LOCK != 0)
+    }
+
+    /// Whether any thread waits for the socket; `None` where the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn is_awaited(self, scratch: &mut u64) -> Option<bool> {
+        if !has!(sk_wq) || !has!(wq_first) {
+            return None;
+        }
+        let queue = Object(field!(self, sk_wq: *const c_void));
+        if queue.0.is_null() {
+            return None;
+        }
+        let first = address_of(field!(queue, wq_first: *const c_void), scratch);
+        let head = address_of(queue.0, scratch) + u64::from(offset!(wq_first));
+        // 0: the load failed.
+        if first == 0 { None } else { Some(first != head) }
     }
 
     #[inline(always)]
@@ -401,11 +437,64 @@ impl TcpSock {
         field!(self.0, accept_queue_qlen: u32)
     }
 
+    /// The connection that has waited longest in a listener's accept queue.
+    #[inline(always)]
+    pub(crate) fn first_in_queue(self, scratch: &mut u64) -> Request {
+        if !has!(accept_head) {
+            return Request(0);
+        }
+        Request(address_of(field!(self.0, accept_head: *const c_void), scratch))
+    }
+
     /// Whether connect() skips the local port for every destination.
     #[inline(always)]
     pub(crate) fn is_port_pinned(self) -> bool {
         has!(icsk_bind_hash) && bucket_is_pinned(field!(self.0, icsk_bind_hash: *const c_void))
     }
+}
+
+/// Address of a `struct request_sock` in an accept queue, 0 behind the last. accept() may free it
+/// meanwhile (before 5.15 the walk holds no lock), so each is asked whose queue it is in.
+#[derive(Clone, Copy)]
+pub(crate) struct Request(u64);
+
+impl Request {
+    /// The connection's socket, if it waits for this listener; else 0.
+    #[inline(always)]
+    pub(crate) fn socket(self, listener: u64) -> u64 {
+        if self.0 == 0
+            || !has!(rsk_listener)
+            || !has!(request_sk)
+            || word_at(self.0 + u64::from(offset!(rsk_listener))) != listener
+        {
+            return 0;
+        }
+        word_at(self.0 + u64::from(offset!(request_sk)))
+    }
+
+    /// The one behind it.
+    #[inline(always)]
+    pub(crate) fn next(self) -> Self {
+        if has!(dl_next) { Self(word_at(self.0 + u64::from(offset!(dl_next)))) } else { Self(0) }
+    }
+}
+
+/// State of the socket at this address.
+#[inline(always)]
+pub(crate) fn state_at(sk: u64) -> u32 {
+    (word_at(sk + u64::from(offset!(skc_state))) & 0xff) as u32
+}
+
+/// The word at this address, 0 where it cannot be read: the helper clears it then. Its return value
+/// is not looked at, because a branch in a loop doubles what the verifier has to run through.
+#[inline(always)]
+fn word_at(address: u64) -> u64 {
+    let mut word = 0_u64;
+    // SAFETY: `word` is writable for its size; the helper checks the address.
+    unsafe {
+        generated::bpf_probe_read_kernel((&raw mut word).cast(), 8, address as *const c_void);
+    }
+    word
 }
 
 /// `struct tcp_timewait_sock`.

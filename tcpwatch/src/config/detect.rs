@@ -199,18 +199,21 @@ section! {
     /// that a local client keeps dialling while nobody listens.
     pub struct SelfConnectRisk {
         /// true or false. On, because the cure is one sysctl and the harm comes at a restart, when
-        /// nobody has time. A listener is info, and a warning for a day after a local client was
-        /// seen to dial it.
+        /// nobody has time. Listeners are info, one finding for each owner, and only those whose
+        /// port bind() named: what the kernel picked (Jupyter kernels, JMX, Spark, Erlang) is
+        /// another at the next start.
         pub enabled: bool = true;
 
-        /// How long somebody must have listened there, from 0s to 24h. 60s, so that the ports that
+        /// How long a process must have listened there, from 0s to 24h. 60s, so that the ports that
         /// tests and passive FTP listen on for moments are not spoken of.
         #[serde(with = "Age")]
         pub min_age: Duration = Duration::from_secs(60);
 
         /// Refused connections to such a port within `window`, from 1 to 1000000, that raise a
-        /// warning; info for a port that connect() takes last (odd, where the range begins with an
-        /// even one). 10 a minute is a client that retries in a loop, not a person who tries.
+        /// finding: info, and a warning once they have had a chance of one in twenty to meet their
+        /// own port (706 in the default range). 10 a minute is a client that retries in a loop, not
+        /// a person who tries. A service that starts 30 s after ten clients that retry each second
+        /// refuses 300: info.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 
@@ -266,21 +269,36 @@ section! {
 
 section! {
     /// accept-queue-overflow: connections that have been made wait for accept() and the queue is
-    /// full. Further attempts are dropped, and the client finds out by a time-out.
+    /// full, or nothing is accepted. At a full queue further attempts are dropped, and the client
+    /// finds out by a time-out.
     pub struct AcceptQueueOverflow {
         /// true or false. On, because nobody but the kernel's counters sees it.
         pub enabled: bool = true;
 
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that
-        /// raise a warning; so does a queue that two inventories in a row find full. 10, because a
+        /// raise a finding: info, and a warning once they have gone on for `min_age`. 10, because a
         /// few come with a start or a burst and are made up for by the client's next SYN.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that are
-        /// critical. 1000 a minute is 16 a second, each of a client that waits for a second or more.
+        /// critical once they have gone on for `min_age`. 1000 a minute is 16 a second, each of a
+        /// client that waits for a second or more.
         #[serde(with = "Sockets")]
         pub critical: u64 = 1_000;
+
+        /// Connections in the accept queue, from 1 to 1000000, that raise a warning if none of them
+        /// is accepted for `min_age`, or half of the queue where that is less. 100, because a
+        /// process that does one thing at a time has some waiting while it does it: Redis during a
+        /// slow command, a synchronous worker of gunicorn.
+        #[serde(with = "Sockets")]
+        pub waiting: u64 = 100;
+
+        /// How long drops must go on, a queue stay full, or nothing be accepted, to be more than a
+        /// burst, from 0s to 24h; two inventories at least. 5s is longer than a burst of clients at
+        /// a backlog of 50 takes: their SYNs come again after 1 s and 3 s, and are served then.
+        #[serde(with = "Age")]
+        pub min_age: Duration = Duration::from_secs(5);
 
         /// The time over which drops are counted, from 1s to 24h; so long does the finding stand
         /// after the last one. 60s is longer than most clients' time-out for connect().

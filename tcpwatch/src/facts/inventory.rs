@@ -76,6 +76,8 @@ pub struct Namespace {
     pub netstat: Option<NetstatCounters>,
     /// `net.ipv4.tcp_syncookies`: 0 never, 1 when a queue is full, 2 always.
     pub syncookies: Option<u64>,
+    /// `net.core.somaxconn`, which cuts the backlog of listen().
+    pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_abort_on_overflow`: a full accept queue answers with a reset.
     pub abort_on_overflow: Option<bool>,
     /// Packets that connection tracking could not match and left untranslated (`invalid` of
@@ -319,6 +321,9 @@ impl CloseWaitSocket {
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
+    /// The socket's identity while it lives; never to be published. 0 in older recordings.
+    #[serde(default)]
+    pub id: u64,
     /// Where it listens.
     pub local: Endpoint,
     /// Connections that wait for accept().
@@ -338,8 +343,23 @@ pub struct Listener {
     pub in_port_range: bool,
     /// Connections to it from this host over loopback.
     pub local_clients: u32,
+    /// The kernel picked its port: bind() with port 0, or listen() without bind(). `None` where it
+    /// does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_picked: Option<bool>,
+    /// Identity of the connection that has waited for accept() longest, which is the next that it
+    /// returns; never to be published. `None` where none waits or the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_waiting: Option<u64>,
+    /// Some thread waits for connections: in accept() or poll(), or by epoll. `None` where the
+    /// kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<bool>,
     /// Who holds it, where known.
     pub owner: Option<Owner>,
+    /// Of several processes that hold it, those that accept, as far as it is known: the first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptors: Vec<Arc<Process>>,
 }
 
 impl Listener {
@@ -347,6 +367,7 @@ impl Listener {
     #[must_use]
     pub const fn at(local: Endpoint) -> Self {
         Self {
+            id: 0,
             local,
             accept_queue: 0,
             accept_limit: 0,
@@ -356,8 +377,19 @@ impl Listener {
             unanswered_sources: 0,
             in_port_range: false,
             local_clients: 0,
+            port_picked: None,
+            first_waiting: None,
+            awaited: None,
             owner: None,
+            acceptors: Vec::new(),
         }
+    }
+
+    /// The process that is to accept: the first of those that do, else who holds it.
+    #[must_use]
+    pub fn accepting(&self) -> Option<&Process> {
+        let owner = self.owner.as_ref().map(|owner| &*owner.process);
+        self.acceptors.first().map(|process| &**process).or(owner)
     }
 
     /// Whether the next handshake to end will find no room (`sk_acceptq_is_full`).

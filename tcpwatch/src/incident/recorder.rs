@@ -42,7 +42,12 @@ impl<W: Write> Recorder<W> {
                 let close_wait = namespace.close_wait.iter_mut().map(|socket| &mut socket.id);
                 let to_itself = namespace.self_connected.iter_mut().map(|socket| &mut socket.id);
                 let waiting = namespace.waiting.iter_mut().map(|socket| &mut socket.id);
-                for id in close_wait.chain(to_itself).chain(waiting) {
+                let listeners = namespace
+                    .listeners
+                    .iter_mut()
+                    .flat_map(|listener| [Some(&mut listener.id), listener.first_waiting.as_mut()]);
+                let sockets = close_wait.chain(to_itself).chain(waiting);
+                for id in sockets.chain(listeners.flatten()) {
                     // The same socket has the same number in each inventory.
                     let next = self.numbers.len() as u64 + 1;
                     *id = *self.numbers.entry(*id).or_insert(next);

@@ -135,8 +135,13 @@ fn full_namespace() -> Namespace {
             unanswered: 5,
             unanswered_sources: 6,
             in_port_range: true,
+            id: 0xffff_8881_0000_0200,
             local_clients: 7,
+            port_picked: Some(true),
+            first_waiting: Some(u64::MAX),
+            awaited: Some(false),
             owner: owner(),
+            acceptors: owner().into_iter().map(|owner| owner.process).collect(),
             ..Listener::at(endpoint("[::]:80"))
         }],
         self_connected: vec![to_itself(2)],
@@ -161,6 +166,7 @@ fn full_namespace() -> Namespace {
             syncookies_sent: u64::MAX,
         }),
         syncookies: Some(2),
+        somaxconn: Some(4_096),
         abort_on_overflow: Some(true),
         conntrack_invalid: Some(3),
     }
@@ -266,11 +272,22 @@ fn every_field_of_every_fact_is_read_as_it_was_written() {
 
 #[test]
 fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_written() {
-    let ids = [1, 2, 3].map(|number| KERNEL_ADDRESS + number * 0x40);
+    let ids = [1, 2, 3, 4, 5].map(|number| KERNEL_ADDRESS + number * 0x40);
     let look = |close_wait: Vec<CloseWaitSocket>| {
         let self_connected = vec![to_itself(ids[1])];
         let waiting = vec![waiting(ids[2])];
-        let namespace = Namespace { close_wait, self_connected, waiting, ..Namespace::default() };
+        let listener = Listener {
+            id: ids[3],
+            first_waiting: Some(ids[4]),
+            ..Listener::at(endpoint("[::]:80"))
+        };
+        let namespace = Namespace {
+            close_wait,
+            self_connected,
+            waiting,
+            listeners: vec![listener],
+            ..Namespace::default()
+        };
         let found = Inventory { namespaces: vec![namespace], ..Inventory::default() };
         Fact::Inventory { now: Timestamp::from_ns(1), found }
     };
@@ -280,10 +297,12 @@ fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_writt
         let namespace = &found.namespaces[0];
         let close_wait = namespace.close_wait.iter().map(|socket| socket.id);
         let others = [namespace.self_connected[0].id, namespace.waiting[0].id];
-        close_wait.chain(others).collect::<Vec<_>>()
+        let listener = &namespace.listeners[0];
+        let of_listener = [Some(listener.id), listener.first_waiting].into_iter().flatten();
+        close_wait.chain(others).chain(of_listener).collect::<Vec<_>>()
     };
     let seen: Vec<_> = read(text.as_bytes()).unwrap().into_iter().map(numbers).collect();
-    assert_eq!(seen, [vec![1, 2, 3], vec![2, 3]]);
+    assert_eq!(seen, [vec![1, 2, 3, 4, 5], vec![2, 3, 4, 5]]);
     for id in ids {
         assert!(!text.contains(&id.to_string()), "{text}");
     }

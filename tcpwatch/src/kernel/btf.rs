@@ -71,6 +71,10 @@ impl KernelTypes {
         offsets.send_reset_arguments = tracepoint_arguments(&btf, "tcp_send_reset");
         let accept = btf.parameters_of_function("inet_csk_accept").unwrap_or(0);
         offsets.accept_parameters = u32::try_from(accept).unwrap_or(0);
+        // A bit-field, so it has no place among the fields.
+        let userlocks =
+            btf.structure("sock").and_then(|sock| btf.bit_offset_of(sock, "sk_userlocks"));
+        offsets.sk_userlocks_bit = userlocks.unwrap_or(ABSENT);
         offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
         // Elsewhere a return address is not told from other words, and is not on the stack.
         let is_x86 = cfg!(target_arch = "x86_64");

@@ -158,6 +158,11 @@ impl BtfFile {
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
+    /// Bit offset of a member of a structure, which may be a bit-field.
+    pub(super) fn bit_offset_of(&self, container: Structure, member: &str) -> Option<u32> {
+        self.member(container.0, member, DEPTH).map(|(bits, _)| bits)
+    }
+
     /// Parameters of the function that a typedef of a function pointer names.
     pub(super) fn parameters_of(&self, typedef: &str) -> Option<usize> {
         let typedef = self.find(typedef, &[kind::TYPEDEF])?;

@@ -350,6 +350,7 @@ impl Walker {
             },
             netstat: settings::read_netstat(),
             syncookies: settings.syncookies,
+            somaxconn: settings.somaxconn,
             abort_on_overflow: settings.abort_on_overflow,
             conntrack_invalid: settings::read_conntrack_invalid(),
             ..Namespace::default()

@@ -5,6 +5,7 @@
 //! hooks count) and [`Walker`] (an inventory of every namespace, with the owners of the sockets
 //! that stay). The walker blocks, so the agent runs it on a thread of its own.
 
+mod acceptors;
 mod answers;
 mod attribution;
 mod btf;

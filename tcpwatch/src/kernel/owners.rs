@@ -22,16 +22,19 @@ use tcpwatch_common::{OwnerRecord, maps, programs};
 
 use super::{
     OwnerPolicy, ProcessReader,
+    acceptors::Holder as Candidate,
     error::{InventoryError, errno_name},
     events::wire_text,
     holds,
-    process::start_ticks,
+    process::{parent_of, start_ticks},
     walk::read_records,
 };
 use crate::facts::{NotSeen, Owner, Process, TableUse, Timestamp, Unseen};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
+/// Holders of one socket that are read: more workers than that are one pool all the same.
+const CANDIDATES: usize = 64;
 /// Inventories after which a socket is looked up again: its owner may have handed it on, and one
 /// without an owner may be held in a pid namespace that the agent does not see, where no try helps.
 const RETRY_AFTER: u64 = 30;
@@ -55,6 +58,8 @@ pub(super) struct OwnerBook {
 struct Entry {
     /// `None`: looked for and not found.
     owner: Option<Owner>,
+    /// All holders where there are several, the oldest first; at most [`CANDIDATES`].
+    candidates: Vec<Candidate>,
     /// When it was looked for.
     looked_up: u64,
     /// When the socket was seen last.
@@ -74,6 +79,15 @@ impl Entry {
         };
         is_urgent || generation - self.looked_up >= RETRY_AFTER || self.ended && self.looked_up == 0
     }
+}
+
+/// What /proc said of a holder.
+#[derive(Clone)]
+struct Found {
+    process: Arc<Process>,
+    /// See [`start_ticks`].
+    start_ticks: Option<u64>,
+    parent: Option<u32>,
 }
 
 /// A process's descriptors for one socket.
@@ -201,6 +215,11 @@ impl OwnerBook {
         self.known.get(&inode)?.owner.as_ref()
     }
 
+    /// All that hold it, where there are several.
+    pub(super) fn candidates(&self, inode: u64) -> &[Candidate] {
+        self.known.get(&inode).map_or(&[], |entry| &entry.candidates)
+    }
+
     /// Whether a pass has looked for the socket's owner.
     pub(super) fn was_looked_for(&self, inode: u64) -> bool {
         self.known.contains_key(&inode)
@@ -268,29 +287,26 @@ impl OwnerBook {
     }
 
     fn remember(&mut self, looked_for: &[u64], mut found: HashMap<u64, Vec<Holder>>) {
-        let mut processes: HashMap<u32, (Arc<Process>, Option<u64>)> = HashMap::new();
+        let mut processes: HashMap<u32, Found> = HashMap::new();
         for inode in looked_for {
-            let holders = found.remove(inode).unwrap_or_default();
-            let mut start = None;
-            let owner = oldest(&holders).map(|holder| {
-                let (process, ticks) = processes.entry(holder.pid).or_insert_with(|| {
-                    let started = Timestamp::from_ns(holder.start_ns);
-                    let process =
-                        self.processes.read(holder.pid, holder.name.clone(), Some(started));
-                    if process.exe.is_none() && is_unreadable(holder.pid) {
-                        self.unreadable.insert(holder.pid);
-                    } else {
-                        self.unreadable.remove(&holder.pid);
-                    }
-                    (Arc::new(process), start_ticks(holder.pid))
-                });
-                start = *ticks;
+            let mut holders = found.remove(inode).unwrap_or_default();
+            holders.sort_by_key(age);
+            let owner = holders.first().map(|holder| {
+                let Found { process, .. } = self.find(holder, &mut processes);
                 Owner {
-                    process: Arc::clone(process),
+                    process,
                     fds: holder.fds.clone(),
                     holders: u32::try_from(holders.len()).unwrap_or(u32::MAX),
                 }
             });
+            let start = owner.as_ref().and_then(|it| processes.get(&it.process.pid)?.start_ticks);
+            let mut candidates = Vec::new();
+            if holders.len() > 1 {
+                candidates.extend(holders.iter().take(CANDIDATES).map(|holder| {
+                    let Found { process, parent, .. } = self.find(holder, &mut processes);
+                    Candidate { process, parent }
+                }));
+            }
             let generation = self.generation;
             // The first look-up after a process's end finds no other: the socket goes with it.
             if owner.is_none()
@@ -303,6 +319,7 @@ impl OwnerBook {
             }
             let entry = Entry {
                 owner,
+                candidates,
                 looked_up: generation,
                 seen: generation,
                 start_ticks: start,
@@ -310,6 +327,27 @@ impl OwnerBook {
             };
             self.known.insert(*inode, entry);
         }
+    }
+
+    /// What /proc says of a holder, read once in each pass.
+    fn find(&mut self, holder: &Holder, processes: &mut HashMap<u32, Found>) -> Found {
+        if let Some(found) = processes.get(&holder.pid) {
+            return found.clone();
+        }
+        let started = Timestamp::from_ns(holder.start_ns);
+        let process = self.processes.read(holder.pid, holder.name.clone(), Some(started));
+        if process.exe.is_none() && is_unreadable(holder.pid) {
+            self.unreadable.insert(holder.pid);
+        } else {
+            self.unreadable.remove(&holder.pid);
+        }
+        let found = Found {
+            process: Arc::new(process),
+            start_ticks: start_ticks(holder.pid),
+            parent: parent_of(holder.pid),
+        };
+        processes.insert(holder.pid, found.clone());
+        found
     }
 }
 
@@ -325,9 +363,9 @@ fn is_unreadable(pid: u32) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// The oldest process but pid 1, which under socket activation holds what others serve.
-fn oldest(holders: &[Holder]) -> Option<&Holder> {
-    holders.iter().min_by_key(|holder| (holder.pid == 1, holder.start_ns, holder.pid))
+/// The oldest process first; but pid 1 last, which under socket activation holds what others serve.
+fn age(holder: &Holder) -> (bool, u64, u32) {
+    (holder.pid == 1, holder.start_ns, holder.pid)
 }
 
 #[cfg(test)]
@@ -340,9 +378,8 @@ mod tests {
 
     #[test]
     fn a_shared_socket_belongs_to_the_oldest_process_except_pid_1() {
-        let holders = [holder(1, 0), holder(300, 9), holder(200, 5)];
-        assert_eq!(oldest(&holders).map(|holder| holder.pid), Some(200));
-        assert_eq!(oldest(&holders[..1]).map(|holder| holder.pid), Some(1));
-        assert!(oldest(&[]).is_none());
+        let mut holders = [holder(1, 0), holder(300, 9), holder(200, 5)];
+        holders.sort_by_key(age);
+        assert_eq!(holders.map(|holder| holder.pid), [200, 300, 1]);
     }
 }

@@ -78,6 +78,14 @@ pub(super) fn start_ticks(pid: u32) -> Option<u64> {
     fields.nth(22 - 4)?.parse().ok()
 }
 
+/// The process that made `pid`, or has taken it over since that one ended.
+pub(super) fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // `ppid` is field 4; the state after the name is field 3 (proc_pid_stat(5)).
+    stat[stat.rfind(')')? + 1..].split_whitespace().nth(1)?.parse().ok()
+}
+
 /// When `pid` started. /proc counts the time that the host was suspended, CLOCK_MONOTONIC does not:
 /// what began before that appears somewhat older than it is.
 fn start(pid: u32) -> Option<Timestamp> {

@@ -4,11 +4,12 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
-use tcpwatch_common::{SocketRecord, socket_flags as flags};
+use tcpwatch_common::{SocketRecord, listener_flags, socket_flags as flags};
 
-use super::owners::OwnerBook;
+use super::{acceptors::acceptors, owners::OwnerBook};
 use crate::facts::{
     CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, PortUser, Progress, Role,
     SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
@@ -43,6 +44,8 @@ impl CloseWaitLimits {
 pub(super) struct Copied {
     pub(super) namespace: Namespace,
     pub(super) close_wait_inodes: Vec<u64>,
+    /// Of each of these, the listener in whose queue it waits; 0 where none is known.
+    close_wait_queues: Vec<u64>,
     pub(super) listener_inodes: Vec<u64>,
     pub(super) self_connected_inodes: Vec<u64>,
     pub(super) waiting_inodes: Vec<u64>,
@@ -111,6 +114,14 @@ impl Copied {
         self.seen.insert(record.sk);
         self.listener_inodes.push(record.inode);
         self.namespace.listeners.push(Listener {
+            id: record.sk,
+            port_picked: one_of(
+                record.listener,
+                listener_flags::PORT_PICKED,
+                listener_flags::PORT_NAMED,
+            ),
+            first_waiting: (record.queue != 0).then_some(record.queue),
+            awaited: one_of(record.listener, listener_flags::AWAITED, listener_flags::NOT_AWAITED),
             accept_queue: record.accept_queue,
             accept_limit: record.accept_limit,
             half_open: record.half_open,
@@ -214,14 +225,12 @@ impl Copied {
         self.seen.insert(record.sk);
         self.namespace.close_wait.push(socket);
         self.close_wait_inodes.push(record.inode);
+        self.close_wait_queues.push(record.queue);
     }
 
     pub(super) fn set_owners(&mut self, owners: &OwnerBook) {
         let owner_of = |inode| owners.get(inode).cloned();
         let namespace = &mut self.namespace;
-        for (listener, &inode) in namespace.listeners.iter_mut().zip(&self.listener_inodes) {
-            listener.owner = owner_of(inode);
-        }
         for (socket, &inode) in namespace.self_connected.iter_mut().zip(&self.self_connected_inodes)
         {
             socket.owner = owner_of(inode);
@@ -236,40 +245,90 @@ impl Copied {
         for (user, &inode) in namespace.port_users.iter_mut().zip(&self.port_user_inodes) {
             user.owner = owner_of(inode);
         }
-        let listeners = Listeners::of(&namespace.listeners);
         for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {
             socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
-            socket.owner = if socket.unaccepted {
-                // Nobody holds it yet; whoever listens is who does not accept.
-                listeners
-                    .owner_of(socket.local)
-                    .map(|owner| Owner { fds: Vec::new(), ..owner.clone() })
-            } else {
-                owner_of(inode)
-            };
+            socket.owner = owner_of(inode);
+        }
+        let mut serving = Serving::of(namespace);
+        for (listener, &inode) in namespace.listeners.iter_mut().zip(&self.listener_inodes) {
+            listener.owner = owner_of(inode);
+            let serving = serving.0.entry(listener.local.port).or_default();
+            listener.acceptors = acceptors(owners.candidates(inode), serving);
+        }
+        let listeners = Listeners::of(&namespace.listeners);
+        for (socket, &queue) in namespace.close_wait.iter_mut().zip(&self.close_wait_queues) {
+            if socket.unaccepted {
+                // Nobody holds it yet; the process that is to accept it is the one to ask.
+                socket.owner = listeners.of_queue(queue, socket.local).and_then(acceptor_of);
+            }
         }
     }
 }
 
-/// Owners of listeners, by where they listen.
-struct Listeners<'a>(HashMap<Endpoint, &'a Owner>);
+/// Processes that hold accepted connections, by local port.
+struct Serving(HashMap<u16, HashSet<u32>>);
+
+impl Serving {
+    fn of(namespace: &Namespace) -> Self {
+        let mut serving = Self(HashMap::new());
+        for holder in &namespace.port_holders {
+            if holder.state != TcpState::Listen {
+                serving.add(holder.local.port, holder.owner.as_ref());
+            }
+        }
+        for socket in &namespace.close_wait {
+            if socket.role == Role::Server {
+                serving.add(socket.local.port, socket.owner.as_ref());
+            }
+        }
+        serving
+    }
+
+    fn add(&mut self, port: u16, owner: Option<&Owner>) {
+        if let Some(owner) = owner {
+            self.0.entry(port).or_default().insert(owner.process.pid);
+        }
+    }
+}
+
+/// The process that is to accept what waits for this listener. It has no descriptor for it yet.
+fn acceptor_of(listener: &Listener) -> Option<Owner> {
+    let owner = listener.owner.as_ref()?;
+    let process = listener.acceptors.first().unwrap_or(&owner.process);
+    Some(Owner { process: Arc::clone(process), fds: Vec::new(), holders: owner.holders })
+}
+
+/// The listeners of a namespace, by identity and by where they listen.
+struct Listeners<'a> {
+    by_id: HashMap<u64, &'a Listener>,
+    by_place: HashMap<Endpoint, &'a Listener>,
+}
 
 impl<'a> Listeners<'a> {
     fn of(listeners: &'a [Listener]) -> Self {
-        let mut owners = HashMap::new();
+        let mut by_place: HashMap<_, &Listener> = HashMap::new();
         for listener in listeners {
-            // With SO_REUSEPORT several processes share an address: the first stands for them.
-            if let Some(owner) = &listener.owner {
-                owners.entry(listener.local).or_insert(owner);
+            // With SO_REUSEPORT several share an address: for what cannot be told apart stands the one
+            // for which most wait.
+            let place = by_place.entry(listener.local).or_insert(listener);
+            let known = |it: &Listener| (it.owner.is_some(), it.accept_queue);
+            if known(listener) > known(place) {
+                *place = listener;
             }
         }
-        Self(owners)
+        Self { by_id: listeners.iter().map(|it| (it.id, it)).collect(), by_place }
     }
 
-    /// Who listens at this address, else at every one, as the kernel chooses (`compute_score`,
+    /// The listener with this identity, else the one at this address.
+    fn of_queue(&self, id: u64, local: Endpoint) -> Option<&'a Listener> {
+        let known = if id == 0 { None } else { self.by_id.get(&id).copied() };
+        known.or_else(|| self.at(local))
+    }
+
+    /// The listener at this address, else at every one, as the kernel chooses (`compute_score`,
     /// net/ipv4/inet_hashtables.c). A socket of IPv6 takes IPv4 too unless it says otherwise.
-    fn owner_of(&self, local: Endpoint) -> Option<&'a Owner> {
-        let at = |address: IpAddr| self.0.get(&Endpoint { address, ..local }).copied();
+    fn at(&self, local: Endpoint) -> Option<&'a Listener> {
+        let at = |address: IpAddr| self.by_place.get(&Endpoint { address, ..local }).copied();
         let any_v4 = || local.address.is_ipv4().then(|| at(Ipv4Addr::UNSPECIFIED.into())).flatten();
         at(local.address).or_else(any_v4).or_else(|| at(Ipv6Addr::UNSPECIFIED.into()))
     }
@@ -284,6 +343,15 @@ fn progress_of(record: &SocketRecord) -> Option<Progress> {
         unacked_bytes: record.unacked,
         delivered: Timestamp::from_ns(record.delivered_ns),
     })
+}
+
+/// Whether the first of a pair of bits is set, or the second; `None` for neither.
+const fn one_of(bits: u8, yes: u8, no: u8) -> Option<bool> {
+    match (bits & yes != 0, bits & no != 0) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    }
 }
 
 /// Whether a socket in this state waits for its peer, or for a timer.
@@ -327,7 +395,7 @@ mod tests {
         let name_of = |address: &str| {
             let local: std::net::SocketAddr = address.parse().expect("an address with a port");
             let local = Endpoint { address: local.ip(), port: local.port() };
-            listeners.owner_of(local).map(|owner| owner.process.name.clone())
+            listeners.at(local).and_then(acceptor_of).map(|owner| owner.process.name.clone())
         };
         assert_eq!(name_of("127.0.0.1:80").as_deref(), Some("local"));
         assert_eq!(name_of("10.0.0.1:80").as_deref(), Some("lan"));
@@ -336,6 +404,26 @@ mod tests {
         assert_eq!(name_of("10.0.0.2:81").as_deref(), Some("v4"));
         assert_eq!(name_of("[2001:db8::1]:81"), None);
         assert_eq!(name_of("127.0.0.1:82"), None);
+    }
+
+    #[test]
+    fn an_unaccepted_socket_belongs_to_the_listener_in_whose_queue_it_waits() {
+        let of = |id, name, accept_queue| Listener {
+            id,
+            accept_queue,
+            ..listener("127.0.0.1:80", name)
+        };
+        let all = [of(1, "serving", 0), of(2, "hung", 7), of(3, "slow", 2)];
+        let listeners = Listeners::of(&all);
+        let local = all[0].local;
+        let name_of = |id| {
+            let owner = listeners.of_queue(id, local).and_then(acceptor_of);
+            owner.map(|owner| owner.process.name.clone())
+        };
+        assert_eq!(name_of(3).as_deref(), Some("slow"));
+        assert_eq!(name_of(1).as_deref(), Some("serving"));
+        assert_eq!(name_of(0).as_deref(), Some("hung"), "not told: the longest queue");
+        assert_eq!(name_of(9).as_deref(), Some("hung"), "a listener that has gone");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) struct Settings {
     pub(super) timestamps: bool,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub(super) time_wait_limit: Option<u64>,
+    /// `net.core.somaxconn`.
+    pub(super) somaxconn: Option<u64>,
 }
 
 impl Settings {
@@ -52,6 +54,9 @@ impl Settings {
                 .unwrap_or(1_000),
             timestamps: sysctl("tcp_timestamps").is_none_or(|text| text.trim() != "0"),
             time_wait_limit: sysctl("tcp_max_tw_buckets").and_then(|text| text.trim().parse().ok()),
+            somaxconn: fs::read_to_string("/proc/sys/net/core/somaxconn")
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
         }
     }
 
@@ -180,6 +185,7 @@ mod tests {
             tw_reuse: TwReuse::Never,
             timestamps: true,
             time_wait_limit: None,
+            somaxconn: None,
         };
         assert_eq!(settings.available_ports(), 57);
         let ephemeral = [39_999, 40_001, 40_002, 40_058, 40_059, 40_060];

@@ -167,6 +167,8 @@ pub(super) fn accept_queue_overflow(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch(1)?;
     let clients = begin_connects(stage.namespace(), 20, 8_080)?;
     stage.watch_until_raised()?;
+    // Longer than a burst.
+    stage.watch(4)?;
     // Room for all whose SYN was dropped; they send it again.
     socket2::SockRef::from(&listener).listen(128)?;
     stage.watch_until_cleared()?;

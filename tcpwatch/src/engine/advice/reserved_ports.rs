@@ -37,15 +37,26 @@ pub(crate) fn evidence_of_range(ports: &PortUse) -> EvidenceMap {
 
 /// Adds `port` in the subject's namespace, in words.
 pub(crate) fn remedy(subject: &Subject, reserved: &str, port: u16) -> String {
-    let reserve = command(subject, reserved, &BTreeSet::from([port]));
+    remedy_all(subject, reserved, &BTreeSet::from([port]))
+}
+
+/// Adds `ports` in the subject's namespace, in words.
+pub(crate) fn remedy_all(subject: &Subject, reserved: &str, ports: &BTreeSet<u16>) -> String {
     let to_last = match &*subject.netns {
         "host" => "the same line under /etc/sysctl.d keeps it",
         _ => "it goes with the namespace, so set it where that is made",
     };
+    let it = if ports.len() == 1 { "it" } else { "them" };
     format!(
-        "Keep the kernel off it: {reserve} (the whole list, with what is reserved now; the service \
-         binds as before; {to_last})"
+        "Keep the kernel off {it}: {} (the whole list, with what is reserved now; the service \
+         binds as before; {to_last})",
+        command(subject, reserved, ports)
     )
+}
+
+/// `ports` as the kernel writes them: sorted, neighbours joined.
+pub(crate) fn list(ports: &BTreeSet<u16>) -> String {
+    merged("", ports)
 }
 
 /// How to widen the range of the subject's namespace, in words; `None` where it is wide enough. What

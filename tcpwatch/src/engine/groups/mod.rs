@@ -4,3 +4,4 @@ pub(crate) mod destinations;
 pub(crate) mod held;
 pub(crate) mod owners;
 pub(crate) mod port_users;
+pub(crate) mod queued;

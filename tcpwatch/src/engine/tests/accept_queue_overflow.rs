@@ -26,16 +26,203 @@ fn dropped(drops: u32) -> Namespace {
 }
 
 #[test]
-fn drops_are_judged_by_their_number_within_the_window() {
+fn drops_that_go_on_are_judged_by_their_number_within_the_window() {
     use Severity::{Critical, Warning};
     let table =
         [(0, None), (9, None), (10, Some(Warning)), (999, Some(Warning)), (1_000, Some(Critical))];
     for (drops, severity) in table {
         let mut watch = Watch::new();
         watch.see([dropped(100)]);
-        watch.pass(INTERVAL);
-        watch.see([dropped(100 + drops)]);
+        // One with each look but the last, in which all others come.
+        for more in [1, 2, drops] {
+            watch.pass(INTERVAL);
+            watch.see([dropped(100 + more.min(drops))]);
+        }
         assert_eq!(watch.severities().first().copied(), severity, "{drops}");
+    }
+}
+
+#[test]
+fn a_burst_that_is_served_in_seconds_is_info_however_often_it_comes() {
+    let mut watch = Watch::new();
+    let mut drops = 0;
+    watch.see([dropped(drops)]);
+    // Every 47 s: in one look, or in two of which the first finds the queue full.
+    for second in 1..1_000_u64 {
+        watch.pass(seconds(1));
+        if matches!(second % 47, 9 | 10) {
+            drops += 60;
+        }
+        if second % 10 == 0 {
+            let waiting = if second % 47 == 9 { 6 } else { 0 };
+            watch.see([listening([listener(waiting, drops)], drops.into())]);
+        }
+    }
+    assert_eq!(watch.only().severity, Severity::Info);
+    assert_says(&watch.only().title, &["the accept queue of orders-api (pid 12) overflowed"]);
+    assert_says(&watch.only().explanation, &["no longer than a burst"]);
+    assert_eq!(watch.told(), ["raised info"]);
+}
+
+#[test]
+fn drops_that_have_gone_on_for_min_age_are_no_burst_until_the_window_is_over() {
+    for (interval, looks) in [(seconds(10), 3), (seconds(1), 7)] {
+        let mut watch = Watch::new();
+        watch.see([dropped(0)]);
+        for look in 1..=looks {
+            watch.pass(interval);
+            watch.see([dropped(look * 20)]);
+            let expected = if look < looks { Severity::Info } else { Severity::Warning };
+            assert_eq!(watch.only().severity, expected, "{look} of {looks}");
+        }
+        // Bursts that come later are bursts.
+        watch.pass(seconds(5));
+        watch.see([dropped(looks * 20)]);
+        watch.pass(seconds(45));
+        watch.see([dropped(looks * 20 + 20)]);
+        assert_eq!(watch.only().severity, Severity::Warning);
+        watch.pass(seconds(11));
+        watch.see([dropped(looks * 20 + 20)]);
+        assert_eq!(watch.told(), ["raised info", "info to warning", "warning to info"]);
+    }
+}
+
+/// A queue in which `waiting` wait, the first of them being `first`.
+fn waiting(waiting: u32, limit: u32, first: u64) -> Listener {
+    Listener { id: 1, accept_limit: limit, first_waiting: Some(first), ..listener(waiting, 0) }
+}
+
+#[test]
+fn a_queue_of_which_nothing_is_accepted_is_a_warning_before_anybody_gives_up() {
+    let table = [(99, 4_096, false), (100, 4_096, true), (64, 128, true), (63, 128, false)];
+    for (count, limit, is_warning) in table {
+        let mut watch = Watch::new();
+        assert_eq!(watch.see([listening([waiting(count, limit, 7)], 0)]), []);
+        assert!(watch.engine.focus().is_empty(), "one look tells nothing");
+        watch.pass(INTERVAL);
+        watch.see([listening([waiting(count, limit, 7)], 0)]);
+        let expected: &[Severity] = if is_warning { &[Severity::Warning] } else { &[] };
+        assert_eq!(watch.severities(), expected, "{count} of {limit}");
+        assert_eq!(watch.engine.focus().ports, [8_080], "who serves it is asked for");
+    }
+}
+
+#[test]
+fn it_says_that_nothing_was_accepted_and_clears_when_something_is() {
+    let mut watch = Watch::new();
+    watch.see([listening([waiting(230, 511, 7)], 0)]);
+    watch.pass(INTERVAL);
+    watch.see([listening([waiting(240, 511, 7)], 0)]);
+    assert_eq!(
+        watch.only().title,
+        "orders-api (pid 12) accepted nothing on 0.0.0.0:8080 for at least 10 s: 240 wait now, the \
+         limit is 511"
+    );
+    assert_eq!(text_of(watch.only(), "nothing_accepted_seconds"), "10");
+    assert_says(&watch.only().explanation, &["head of the queue is the same"]);
+    // Hundreds wait, but one after the other is accepted: slow, and no drop yet.
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([listening([waiting(250, 511, 8)], 0)]), []);
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([listening([waiting(260, 511, 9)], 0)]), []);
+    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+}
+
+#[test]
+fn of_listeners_that_share_a_port_the_one_that_accepts_nothing_is_named() {
+    let mut watch = Watch::new();
+    let hung = Listener { owner: owner(&process(13, "hung")), ..waiting(120, 256, 7) };
+    // The other is longer, and moves on.
+    let busy = |first| Listener { id: 2, ..waiting(200, 256, first) };
+    watch.see([listening([hung.clone(), busy(1)], 0)]);
+    watch.pass(INTERVAL);
+    watch.see([listening([hung, busy(2)], 0)]);
+    assert_eq!(watch.only().subject.pid, Some(13));
+    assert_eq!(text_of(watch.only(), "waiting_connections"), "120");
+}
+
+#[test]
+fn of_several_holders_those_that_accept_are_named() {
+    let mut watch = Watch::new();
+    let master = Owner { holders: 3, ..owner(&process(12, "gunicorn")).unwrap() };
+    let workers = vec![process(13, "worker"), process(14, "worker")];
+    let queue = Listener { owner: Some(master), acceptors: workers, ..waiting(120, 256, 7) };
+    watch.see([listening([queue.clone()], 0)]);
+    watch.pass(INTERVAL);
+    watch.see([listening([queue], 0)]);
+    assert_says(&watch.only().title, &["worker (pid 13) and 1 more process accepted nothing"]);
+    assert_eq!(watch.only().subject.pid, Some(13));
+    assert_eq!(text_of(watch.only(), "listener_processes"), "3");
+    assert_says(&text_of(watch.only(), "acceptors"), &["13", "14"]);
+}
+
+#[test]
+fn a_holder_that_does_nothing_with_the_listener_may_have_inherited_it() {
+    let held = |state, peer, by: Option<Owner>| PortHolder {
+        state,
+        local: endpoint(AT),
+        peer: endpoint(peer),
+        owner: by,
+    };
+    let listens = held(TcpState::Listen, "0.0.0.0:0", owner(&process(12, "sleep")));
+    let serves = held(TcpState::Established, "10.0.0.7:51000", owner(&process(12, "sleep")));
+    let waits = held(TcpState::Established, "10.0.0.7:51001", None);
+    let table: [(&[&PortHolder], bool, bool); 4] = [
+        (&[&listens, &waits], false, true),
+        // It waits for connections, it serves one, or it was not looked at.
+        (&[&listens, &waits], true, false),
+        (&[&listens, &serves], false, false),
+        (&[], false, false),
+    ];
+    for (holders, awaited, is_inherited) in table {
+        let mut watch = Watch::new();
+        let queue = Listener {
+            awaited: Some(awaited),
+            owner: owner(&process(12, "sleep")),
+            ..waiting(6, 5, 7)
+        };
+        let look = || Namespace {
+            port_holders: holders.iter().copied().cloned().collect(),
+            ..listening([queue.clone()], 0)
+        };
+        watch.see([look()]);
+        watch.pass(INTERVAL);
+        watch.see([look()]);
+        let finding = watch.only();
+        assert_eq!(finding.explanation.contains("may have inherited"), is_inherited, "{holders:?}");
+        assert_eq!(remedies_of(finding).contains("FD_CLOEXEC"), is_inherited);
+        assert_eq!(remedies_of(finding).contains("kill 12"), is_inherited);
+        assert_eq!(text_of(finding, "listener_inherited") == "yes", is_inherited);
+    }
+}
+
+#[test]
+fn the_remedy_says_which_of_backlog_and_somaxconn_cuts() {
+    let table = [
+        (511, Some(4_096), "now 511; the program must listen() again. net.core.somaxconn is 4096"),
+        (4_096, Some(4_096), "a larger net.core.somaxconn, which is 4096 and cuts there"),
+        (4_096, Some(128), "net.core.somaxconn is 128 now and was larger"),
+        (511, None, "net.core.somaxconn, which cuts it"),
+    ];
+    for (limit, somaxconn, words) in table {
+        let mut watch = Watch::new();
+        let look = || Namespace { somaxconn, ..listening([waiting(limit + 1, limit, 7)], 0) };
+        watch.see([look()]);
+        watch.pass(INTERVAL);
+        watch.see([look()]);
+        assert_says(&remedies_of(watch.only()), &[words]);
+    }
+}
+
+#[test]
+fn under_tcp_abort_on_overflow_clients_are_refused_and_do_not_wait() {
+    for (aborts, words) in [(Some(true), "refused and does not wait"), (Some(false), "and waits")] {
+        let mut watch = Watch::new();
+        let look = || Namespace { abort_on_overflow: aborts, ..listening([listener(6, 0)], 0) };
+        watch.see([look()]);
+        watch.pass(INTERVAL);
+        watch.see([look()]);
+        assert_says(&watch.only().explanation, &[words]);
     }
 }
 
@@ -60,10 +247,12 @@ fn drops_that_are_further_apart_than_the_window_do_not_add_up() {
 #[test]
 fn it_stands_until_the_window_after_the_last_drop_is_over() {
     let mut watch = Watch::new();
-    watch.see([dropped(0)]);
-    watch.pass(INTERVAL);
-    watch.see([dropped(1_500)]);
+    for drops in [0, 1, 2, 1_500] {
+        watch.pass(INTERVAL);
+        watch.see([dropped(drops)]);
+    }
     assert_eq!(watch.only().severity, Severity::Critical);
+    watch.told();
     // It goes on, but slowly: no longer critical, and all are counted.
     watch.pass(seconds(59));
     watch.see([dropped(1_501)]);
@@ -77,7 +266,7 @@ fn it_stands_until_the_window_after_the_last_drop_is_over() {
     assert_eq!(watch.see([dropped(1_502)]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([dropped(1_502)]), []);
-    assert_eq!(watch.told(), ["raised critical", "critical to warning", "cleared warning"]);
+    assert_eq!(watch.told(), ["critical to warning", "cleared warning"]);
     // What was before is not counted again.
     watch.pass(INTERVAL);
     watch.see([dropped(1_512)]);
@@ -202,6 +391,7 @@ fn a_host_without_the_counter_is_judged_by_full_queues_alone() {
         |queue, drops| Namespace { netstat: None, ..listening([listener(queue, drops)], 0) };
     watch.see([unread(0, 0)]);
     assert_eq!(watch.see([unread(6, 1_000)]), []);
+    watch.pass(INTERVAL);
     assert_eq!(watch.see([unread(6, 2_000)]).len(), 1);
     assert_eq!(text_of(watch.only(), "dropped_attempts"), "0");
 }
@@ -277,9 +467,8 @@ fn it_names_listener_limit_owner_and_drops() {
     let finding = watch.only();
     assert_eq!(
         finding.title,
-        "orders-api (pid 12) does not accept fast enough on 0.0.0.0:8080 in network namespace \
-         blue: its accept queue is full (6 wait, the limit is 5), 44 attempts to connect were \
-         dropped"
+        "the accept queue of orders-api (pid 12) overflowed on 0.0.0.0:8080 in network namespace \
+         blue: it is full (6 wait, the limit is 5), 44 attempts to connect were dropped"
     );
     assert_eq!(finding.id, format!("accept-queue-overflow/{HOST}/{AT}"));
     assert_eq!(finding.subject.pid, Some(12));
@@ -312,6 +501,7 @@ fn each_place_in_each_namespace_is_a_finding() {
         [host.clone(), Namespace { id: 5, name: "blue".into(), ..host }]
     };
     watch.see(look());
+    watch.pass(INTERVAL);
     let of = |netns: NetnsId, at| format!("accept-queue-overflow/{netns}/{at}");
     let mut expected = [of(HOST, AT), of(HOST, "[::]:8080"), of(5, AT), of(5, "[::]:8080")];
     expected.sort();
@@ -325,7 +515,7 @@ fn a_listener_that_has_gone_takes_its_finding_along() {
     watch.see([dropped(0)]);
     watch.see([dropped(10)]);
     assert_eq!(watch.see([listening([], 10)]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.told(), ["raised info", "cleared info"]);
     // And the one that comes later is not blamed.
     assert_eq!(watch.see([dropped(10)]), []);
 }

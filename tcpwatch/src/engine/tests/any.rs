@@ -240,11 +240,19 @@ fn netstat() -> impl Strategy<Value = Option<NetstatCounters>> {
 fn any_namespace() -> impl Strategy<Value = Namespace> {
     let number = || prop_oneof![0_u32..400, any::<u32>()];
     let clients = any::<(bool, u32)>();
+    // Few, so that they meet from one inventory to the next.
+    let first = option::of(0_u64..3);
+    let told = (0_u64..4, any::<Option<bool>>(), first, any::<Option<bool>>());
     let numbers = (number(), number(), number(), number(), number(), number(), clients);
-    let listener = (any_endpoint(), numbers, any_owner()).prop_map(|(local, numbers, owner)| {
+    let acceptors = vec(any_owner(), 0..3);
+    let listener = (any_endpoint(), numbers, any_owner(), told, acceptors).prop_map(|listener| {
+        let (local, numbers, owner, (id, port_picked, first_waiting, awaited), acceptors) =
+            listener;
+        let acceptors = acceptors.into_iter().flatten().map(|owner| owner.process).collect();
         let (accept_queue, accept_limit, half_open, drops, ..) = numbers;
         let (.., unanswered, unanswered_sources, (in_port_range, local_clients)) = numbers;
         Listener {
+            id,
             local,
             accept_queue,
             accept_limit,
@@ -254,7 +262,11 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
             unanswered_sources,
             in_port_range,
             local_clients,
+            port_picked,
+            first_waiting,
+            awaited,
             owner,
+            acceptors,
         }
     });
     let self_connected = (any_endpoint(), select(TcpState::ALL.to_vec()), any_owner())

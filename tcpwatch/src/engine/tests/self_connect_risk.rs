@@ -1,4 +1,5 @@
-//! `self-connect-risk`: listeners in the range, ports that are dialled in vain, the exact remedy.
+//! `self-connect-risk`: listeners in the range, ports that are retried while nothing listens, the exact
+//! remedy.
 
 use super::*;
 
@@ -93,56 +94,73 @@ fn a_listener_that_is_reserved_or_outside_the_range_or_has_gone_is_none() {
 }
 
 #[test]
-fn a_listener_that_local_clients_dial_is_a_warning() {
+fn a_listener_with_local_clients_is_info_as_well() {
     let (mut watch, namespace) = long_listening([listener(AT)]);
     watch.see([namespace]);
     assert_eq!(text_of(watch.only(), "local_connections"), "0");
     watch.pass(INTERVAL);
     watch.see([listening([dialled_by(3)])]);
-    assert_eq!(watch.only().severity, Severity::Warning);
     assert_eq!(text_of(watch.only(), "local_connections"), "3");
-    assert_says(&watch.only().title, &["and is not reserved, and local clients dial it"]);
-    assert_eq!(watch.told(), ["raised info", "info to warning"]);
+    assert_says(&watch.only().title, &["is not reserved; clients on this host are connected"]);
+    assert_eq!(watch.told(), ["raised info"]);
 }
 
 #[test]
-fn clients_that_come_once_a_day_do_not_make_the_severity_flap() {
-    let (mut watch, namespace) = long_listening([dialled_by(1)]);
-    watch.see([namespace.clone()]);
-    for _ in 0..3 {
-        watch.pass(seconds(24 * 3_600));
-        watch.see([listening([listener(AT)])]);
-        watch.pass(INTERVAL);
-        watch.see([namespace.clone()]);
+fn a_port_that_the_kernel_picked_is_no_risk_and_one_that_bind_named_is() {
+    for (picked, expected) in [(Some(true), 0), (Some(false), 1), (None, 1)] {
+        let (mut watch, namespace) =
+            long_listening([Listener { port_picked: picked, ..dialled_by(5) }]);
+        assert_eq!(watch.see([namespace]).len(), expected, "{picked:?}");
     }
-    assert_eq!(watch.told(), ["raised warning"]);
-    watch.pass(seconds(25 * 3_600));
-    watch.see([listening([listener(AT)])]);
-    assert_eq!(watch.only().severity, Severity::Warning);
-    watch.pass(Duration::from_nanos(1));
-    watch.see([listening([listener(AT)])]);
-    assert_eq!(watch.told(), ["warning to info"]);
 }
 
 #[test]
-fn a_client_that_was_refused_while_the_service_was_down_dials_it_too() {
-    let (mut watch, namespace) = long_listening([listener(AT)]);
-    watch.dial(AT, 1, seconds(0));
-    watch.see([namespace]);
-    assert_eq!(watch.only().severity, Severity::Warning);
-    // Of another namespace, of another port: not.
-    for (netns, peer) in [(5, AT), (HOST, "127.0.0.1:40002")] {
-        let (mut watch, namespace) = long_listening([listener(AT)]);
-        let Event::ConnectFailed { at, local, reason, process, .. } = refused(watch.now, peer)
-        else {
-            unreachable!()
-        };
-        let peer = endpoint(peer);
-        let event = ended(at, netns, (local, peer), reason, process);
-        watch.engine.handle_event(&event);
-        watch.see([namespace]);
+fn all_ports_of_an_owner_are_one_finding_however_many_processes_listen() {
+    let proxy = |number: u16| Listener {
+        owner: owner(&process_in(100 + u32::from(number), "docker-proxy", "docker.service")),
+        ..listener(&format!("0.0.0.0:{}", 32_768 + number))
+    };
+    let mut listeners: Vec<Listener> = (0..60).map(proxy).collect();
+    listeners.push(listener(AT));
+    let (mut watch, namespace) = long_listening(listeners);
+    let findings = watch.see([namespace]).to_vec();
+    assert_eq!(findings.len(), 2);
+    let many = findings.iter().find(|it| it.title.contains("docker-proxy")).unwrap();
+    assert_eq!(many.severity, Severity::Info);
+    assert_eq!(
+        many.title,
+        "docker-proxy (pid 100) and 59 more processes listen on 60 ports inside \
+         ip_local_port_range 32768-60999 that are not reserved: 32768-32827"
+    );
+    assert_eq!(text_of(many, "listening_ports"), "60");
+    assert_eq!(text_of(many, "processes"), "60");
+    assert_eq!(text_of(many, "port_list"), "32768-32827");
+    assert_says(&many.remedies[0], &["off them", "ip_local_reserved_ports=32768-32827 ("]);
+    assert_eq!((many.subject.local.as_deref(), many.subject.port), (None, None));
+    assert_eq!(watch.told(), ["raised info", "raised info"]);
+}
+
+#[test]
+fn a_service_that_starts_after_its_clients_is_told_of_once() {
+    let mut watch = Watch::new();
+    // Ten clients that retry each second, for half a minute.
+    for _ in 0..3 {
+        watch.dial(AT, 100, Duration::from_millis(100));
+        watch.see([host()]);
+    }
+    assert_eq!(watch.only().severity, Severity::Info);
+    for _ in 0..20 {
+        watch.pass(INTERVAL);
+        watch.see([listening([dialled_by(10)])]);
         assert_eq!(watch.only().severity, Severity::Info);
     }
+    assert_says(&watch.only().title, &["port 40000 of orders-api (pid 12) lies inside"]);
+    // It restarts, and its clients retry for a moment.
+    watch.dial(AT, 100, Duration::from_millis(100));
+    watch.see([host()]);
+    watch.pass(INTERVAL);
+    watch.see([listening([dialled_by(10)])]);
+    assert_eq!(watch.told(), ["raised info"]);
 }
 
 #[test]
@@ -150,10 +168,11 @@ fn listeners_on_one_port_are_one_finding() {
     let (mut watch, namespace) = long_listening([listener(AT), listener("[::1]:40000")]);
     let blue = Namespace { id: 5, name: "blue".into(), ..namespace.clone() };
     watch.see([namespace.clone(), blue.clone()]);
-    assert_eq!(watch.only().id, format!("self-connect-risk/{HOST}/40000"));
+    assert_eq!(watch.only().id, format!("self-connect-risk/{HOST}/orders-api/"));
     watch.pass(seconds(60));
     let ids: Vec<&str> = watch.see([namespace, blue]).iter().map(|it| &*it.id).collect();
-    assert_eq!(ids, [&*format!("self-connect-risk/{HOST}/40000"), "self-connect-risk/5/40000"]);
+    let of = |netns: NetnsId| format!("self-connect-risk/{netns}/orders-api/");
+    assert_eq!(ids, [of(HOST), of(5)]);
 }
 
 #[test]
@@ -216,13 +235,32 @@ fn the_remedy_prints_the_exact_value_merged_with_what_is_reserved() {
 }
 
 #[test]
-fn ten_refusals_within_the_window_are_a_warning_nine_are_none() {
-    for (count, severity) in [(9, None), (10, Some(Severity::Warning))] {
+fn ten_refusals_within_the_window_are_info_nine_are_none() {
+    for (count, severity) in [(9, None), (10, Some(Severity::Info))] {
         let mut watch = Watch::new();
         watch.dial(AT, count, seconds(6));
         watch.see([host()]);
         assert_eq!(watch.severities().first().copied(), severity, "{count}");
     }
+}
+
+#[test]
+fn retries_are_a_warning_once_they_had_one_chance_in_twenty() {
+    // Half of 28232 ports are tried first.
+    for (count, severity) in [(705, Severity::Info), (706, Severity::Warning)] {
+        let mut watch = Watch::new();
+        watch.dial(AT, count, Duration::from_millis(50));
+        watch.see([host()]);
+        assert_eq!(watch.only().severity, severity, "{count}");
+    }
+    // One a second comes to it in twelve minutes.
+    let mut watch = Watch::new();
+    for _ in 0..80 {
+        watch.dial(AT, 10, seconds(1));
+        watch.pass(seconds(1));
+        watch.see([host()]);
+    }
+    assert_eq!(watch.told(), ["raised info", "info to warning"]);
 }
 
 #[test]
@@ -246,7 +284,7 @@ fn it_stands_until_the_window_after_the_last_refusal_is_over() {
         watch.pass(seconds(50));
         watch.dial(AT, 1, seconds(0));
         watch.see([host()]);
-        assert_eq!(watch.only().severity, Severity::Warning);
+        assert_eq!(watch.only().severity, Severity::Info);
     }
     assert_eq!(text_of(watch.only(), "refused_connects"), "23");
     assert_eq!(text_of(watch.only(), "refused_connects_in_window"), "2");
@@ -254,18 +292,19 @@ fn it_stands_until_the_window_after_the_last_refusal_is_over() {
     assert_eq!(watch.see([host()]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([host()]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.told(), ["raised info", "cleared info"]);
     // And counts anew.
     watch.dial(AT, 9, seconds(1));
     assert_eq!(watch.see([host()]), []);
 }
 
 #[test]
-fn it_clears_as_soon_as_somebody_listens_or_the_port_is_reserved() {
+fn it_clears_as_soon_as_a_picked_port_is_listened_on_or_the_port_is_reserved() {
     let mut watch = Watch::new();
     watch.dial(AT, 20, seconds(1));
     assert_eq!(watch.see([host()]).len(), 1);
-    assert_eq!(watch.see([listening([listener(AT)])]), []);
+    let picked = Listener { port_picked: Some(true), ..listener(AT) };
+    assert_eq!(watch.see([listening([picked])]), []);
     assert_eq!(watch.see([host()]).len(), 1);
     for reserved in ["40000", "39000-40000,50000", "8080,40000-40010"] {
         let mut namespace = host();
@@ -322,7 +361,7 @@ fn the_expected_time_is_half_the_range_at_the_present_rate() {
     assert_eq!(text_of(finding, "self_connection_expected_seconds"), "14116");
     assert_eq!(
         finding.title,
-        "worker (pid 70) keeps dialling 127.0.0.1:40000, where nobody listens: refused 61 times, \
+        "worker (pid 70) keeps connecting to 127.0.0.1:40000, where nothing listens: refused 61 times, \
          and at this rate connected to itself in about 3 h 55 min"
     );
     assert_says(&finding.explanation, &["about once in 14116 times", "cannot bind"]);
@@ -365,7 +404,7 @@ fn a_dialled_port_that_connect_takes_last_is_info_without_a_time() {
     assert_eq!(finding.severity, Severity::Info);
     assert_eq!(
         finding.title,
-        "worker (pid 70) keeps dialling 127.0.0.1:40001, where nobody listens: refused 20 times"
+        "worker (pid 70) keeps connecting to 127.0.0.1:40001, where nothing listens: refused 20 times"
     );
     assert_says(&finding.explanation, &["other parity first", "bind() with port 0"]);
     assert_eq!(text_of(finding, "self_connection_expected_seconds"), "absent");
@@ -396,7 +435,7 @@ fn the_last_caller_that_is_known_is_named() {
         watch.engine.handle_event(&event);
     }
     watch.see([host()]);
-    assert_says(&watch.only().title, &["an unknown process keeps dialling"]);
+    assert_says(&watch.only().title, &["an unknown process keeps connecting to"]);
 }
 
 #[test]

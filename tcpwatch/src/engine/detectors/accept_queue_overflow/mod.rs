@@ -1,60 +1,70 @@
-//! `accept-queue-overflow`: a listener does not accept fast enough.
+//! `accept-queue-overflow`: a listener does not accept, or not fast enough.
 //!
-//! Signal: a queue longer than its limit; and attempts that a listener dropped (`sk_drops`) while
+//! Signal: a queue longer than its limit; attempts that a listener dropped (`sk_drops`) while
 //! `ListenOverflows` of its namespace moved too, because a listener drops for other reasons as
-//! well. Listeners that share a place (`SO_REUSEPORT`) are one.
-//! Trip: `warning` or `critical` drops within `window`; a queue that two inventories in a row find
-//! full.
+//! well; and a queue whose first connection stays the same, because then nothing is accepted.
+//! Listeners that share a place (`SO_REUSEPORT`) are one, but each has a queue of its own.
+//! Trip: `warning` or `critical` drops within `window`, info until they have gone on for `min_age`; a
+//! queue that stays full for `min_age`; `waiting` connections, or half of a shorter queue, of which
+//! none is accepted for `min_age`. What lasts takes two inventories.
 //! Cold start: drops before the first inventory are not counted.
-//! Recovery: `window` after the last drop, and the inventory that finds room.
+//! Recovery: `window` after the last drop; the inventory that finds a place in the queue, or something
+//! accepted.
 //! Misses: a queue that fills and empties between two inventories without a drop; what a listener
 //! dropped that was gone before the inventory. Drops for another reason are taken for overflows
 //! while another listener of the namespace overflows.
 
 mod place;
+mod queue;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
-use self::place::Place;
+use self::{
+    place::Place,
+    queue::{Course, Queue},
+    words::Overflow,
+};
 use crate::{
-    config::{self, Overridable},
+    config::{self, Detect, Overridable},
     engine::{
         detector::{Detector, Round, Verdicts},
         finding::{Severity, Verdict},
-        over_time::{
-            counter::Counter,
-            level::Levels,
-            moved::{Moved, Moves},
-        },
+        over_time::{counter::Counter, level::Levels},
     },
-    facts::{Endpoint, Listener, Namespace, NetnsId},
+    facts::{Endpoint, Focus, Listener, Namespace, NetnsId},
 };
 
 /// Places whose drops are followed; the queues of further ones are looked at, but not their drops.
 const PLACES: usize = 8_192;
+/// Ports whose holders are asked for while nothing is accepted there.
+const PORTS: usize = 8;
+/// Connections in a short queue that are none accepted and no finding: a process that does one thing
+/// at a time has a few waiting.
+const WAITING_LEAST: u64 = 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct AcceptQueueOverflow {
     levels: Levels,
     queues: HashMap<(NetnsId, Endpoint), Queue>,
     overflows: HashMap<NetnsId, Counter>,
-}
-
-/// What was seen of the listeners at one place.
-#[derive(Clone, Debug)]
-struct Queue {
-    /// Their counters, summed modulo 2^32.
-    drops: u32,
-    /// Dropped, but not found in `ListenOverflows` yet: it is read before the listeners are.
-    unconfirmed: u64,
-    moved: Moved,
-    was_full: bool,
+    /// Ports at which nothing is accepted, the longest queue first.
+    stalled: Vec<u16>,
 }
 
 impl Detector for AcceptQueueOverflow {
+    /// Asks what else is held on ports at which nothing is accepted: accepted connections tell which
+    /// process serves them.
+    fn focus(&self, _detect: &Detect, focus: &mut Focus) {
+        focus.ports.extend(&self.stalled);
+    }
+
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
         self.levels.begin();
+        let mut stalled = Vec::new();
         // What has gone is forgotten.
         let mut queues_before = std::mem::take(&mut self.queues);
         let mut overflows_before = std::mem::take(&mut self.overflows);
@@ -65,13 +75,18 @@ impl Detector for AcceptQueueOverflow {
                 let key = (namespace.id, local);
                 let place = Place { namespace, listeners };
                 let before = queues_before.remove(&key);
-                let (moves, stays_full) = self.follow(key, &place, before, overflowed, round);
+                let course = self.follow(key, &place, before, overflowed, round);
+                let waiting = place.stalled(&course.stalled).map(|(it, _)| it.accept_queue);
+                stalled.extend(waiting.map(|waiting| (Reverse(waiting), local.port)));
                 let config = &round.detect.accept_queue_overflow;
-                if let Some(verdict) = self.judge_place(&place, local, moves, stays_full, config) {
-                    verdicts.push(verdict, moves.in_window);
+                if let Some(verdict) = self.judge_place(&place, local, &course, config) {
+                    verdicts.push(verdict, course.moves.in_window);
                 }
             }
         }
+        stalled.sort_unstable();
+        stalled.dedup_by_key(|(_, port)| *port);
+        self.stalled = stalled.into_iter().map(|(_, port)| port).take(PORTS).collect();
     }
 }
 
@@ -85,7 +100,6 @@ impl AcceptQueueOverflow {
         added
     }
 
-    /// What was dropped, and whether the queue stays full.
     fn follow(
         &mut self,
         key: (NetnsId, Endpoint),
@@ -93,46 +107,23 @@ impl AcceptQueueOverflow {
         before: Option<Queue>,
         overflowed: Option<u64>,
         round: &Round<'_>,
-    ) -> (Moves, bool) {
-        let drops = place.drops();
-        let mut queue = before.unwrap_or_else(|| Queue {
-            drops,
-            unconfirmed: 0,
-            moved: Moved::default(),
-            was_full: false,
-        });
-        let dropped = place.dropped_since(queue.drops);
-        let dropped_or_unconfirmed = queue.unconfirmed.saturating_add(dropped);
-        let added = match overflowed {
-            // Nothing is confirmed until the counter can be read again.
-            None => 0,
-            Some(overflowed) if place.drops_are_told() => dropped_or_unconfirmed.min(overflowed),
-            Some(overflowed) if place.is_full() => overflowed,
-            Some(_) => 0,
-        };
-        queue.unconfirmed = match overflowed {
-            None => dropped_or_unconfirmed,
-            // What the next reading does not show either was dropped for another reason.
-            Some(_) => dropped.min(dropped_or_unconfirmed.saturating_sub(added)),
-        };
-        let stays_full = queue.was_full && place.is_full();
-        queue.drops = drops;
-        queue.was_full = place.is_full();
+    ) -> Course {
+        let mut queue = before.unwrap_or_else(|| Queue::new(place, round.now));
         let (_, local) = key;
-        let window = round.detect.accept_queue_overflow.of(place.process(), local.port).window;
-        let moves = queue.moved.observe(added, window, round.now);
+        let config = round.detect.accept_queue_overflow.of(place.process(), local.port);
+        let times = (config.window, config.min_age);
+        let course = queue.observe(place, overflowed, times, round.now);
         if self.queues.len() < PLACES {
             self.queues.insert(key, queue);
         }
-        (moves, stays_full)
+        course
     }
 
     fn judge_place(
         &mut self,
         place: &Place<'_>,
         local: Endpoint,
-        moves: Moves,
-        stays_full: bool,
+        course: &Course,
         config: &Overridable<config::AcceptQueueOverflow>,
     ) -> Option<Verdict> {
         let id = format!("accept-queue-overflow/{}/{local}", place.namespace.id);
@@ -141,13 +132,26 @@ impl AcceptQueueOverflow {
             return None;
         }
         let (warning, critical) = (config.warning as f64, config.critical as f64);
-        let by_drops = self.levels.judge_moves(&id, moves, warning, critical);
-        if stays_full {
+        let by_drops = self.levels.judge_moves(&id, course.moves, warning, critical);
+        // What is over in seconds is a burst.
+        let by_drops = by_drops.map(|it| if course.lasts { it } else { Severity::Info });
+        if course.stays_full {
             // With drops, however few, it holds for the window as well.
             self.levels.hold(&id, Severity::Warning);
         }
-        let severity = by_drops.max(stays_full.then_some(Severity::Warning))?;
-        words::verdict(id, severity, place, moves)
+        let is_long = |age| age >= config.min_age;
+        let stalled = place.stalled(&course.stalled).filter(|(_, age)| is_long(*age));
+        let stalled = stalled.filter(|(listener, _)| {
+            let half = u64::from(listener.accept_limit) / 2;
+            let threshold = config.waiting.min(half.max(WAITING_LEAST)) as f64;
+            let waiting = f64::from(listener.accept_queue);
+            let id = format!("{id}/waiting");
+            self.levels.judge(&id, waiting, threshold, f64::INFINITY).is_some()
+        });
+        let stands = course.stays_full || stalled.is_some();
+        let severity = by_drops.max(stands.then_some(Severity::Warning))?;
+        let is_burst = severity == Severity::Info;
+        Overflow { place, course, stalled, is_burst }.verdict(id, severity)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The listeners of one address and port, which the kernel may choose between (`SO_REUSEPORT`).
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use crate::facts::{Listener, Namespace, Process};
 
@@ -48,8 +48,19 @@ impl Place<'_> {
         self.listeners.iter().copied().max_by_key(order)
     }
 
+    /// The one with the longest queue of those that accept nothing, and for how long.
+    pub(crate) fn stalled(
+        &self,
+        stalled: &HashMap<u64, Duration>,
+    ) -> Option<(&Listener, Duration)> {
+        let of = |listener: &&Listener| Some((listener.accept_queue, *stalled.get(&listener.id)?));
+        let longest =
+            self.listeners.iter().copied().filter(|it| of(it).is_some()).max_by_key(of)?;
+        Some((longest, *stalled.get(&longest.id)?))
+    }
+
     /// The one to ask why.
     pub(crate) fn process(&self) -> Option<&Process> {
-        Some(&*self.worst()?.owner.as_ref()?.process)
+        self.worst()?.accepting()
     }
 }

@@ -58,6 +58,9 @@ pub(super) fn of(group: &Group<'_>, stacks: &Stacks, services: &Services<'_>) ->
     if let Some(most) = holders.max().filter(|holders| *holders > 1) {
         evidence.count("shared_socket_processes", u64::from(most));
     }
+    if let Some(queued) = group.queued() {
+        queued.evidence(&mut evidence);
+    }
     if let Some(relay) = &group.relay {
         evidence.object("relay", of_relay(relay));
     }

@@ -98,6 +98,9 @@ fn cure(group: &Group<'_>, subject: &Subject) -> String {
 
 /// What frees the descriptors now.
 fn free(group: &Group<'_>, subject: &Subject) -> String {
+    if let Some(by_worker) = group.queued().and_then(|queued| queued.remedy()) {
+        return by_worker;
+    }
     let processes = group.holders.len();
     let restart = match (&group.relay, group.service(), subject.container.as_deref()) {
         (Some(Relay { peer, .. }), _, _) => {

@@ -18,6 +18,7 @@ use crate::{
         groups::{
             held::{Held, Holders, name_holder},
             owners::service,
+            queued::Queued,
         },
     },
     facts::{CloseWaitSocket, Namespace, Role, Timestamp, Unread, saturating_sum},
@@ -184,8 +185,13 @@ impl Group<'_> {
         let total = self.sockets.len() as u64;
         let processes =
             if self.holders.len() > 1 { "these processes free" } else { "this process frees" };
-        let mut text = format!("The peers have closed; only close() by {processes} the sockets. ");
-        text.push_str(&self.reading_in_words());
+        let mut text = match self.queued() {
+            Some(queued) => queued.explanation(self.unaccepted(), total),
+            None => format!(
+                "The peers have closed; only close() by {processes} the sockets. {}",
+                self.reading_in_words()
+            ),
+        };
         if self.half_closed > 0 {
             text.push_str(&format!(
                 " {} more of this owner are half-closed on purpose, data is still acknowledged on \
@@ -211,6 +217,15 @@ impl Group<'_> {
         }
         text.push_str(&self.reading_of_descriptors(services));
         text
+    }
+
+    /// The accept queue in which most of them wait.
+    pub(super) fn queued(&self) -> Option<Queued<'_>> {
+        if self.relay.is_some() || self.reading() != Reading::Unaccepted {
+            return None;
+        }
+        let waiting = self.sockets.iter().find(|socket| socket.unaccepted)?;
+        Some(Queued::of(self.namespace, waiting))
     }
 
     fn reading_in_words(&self) -> String {
