@@ -44,8 +44,12 @@ struct Storm {
 /// Leaves one of those that are the same storm. `before` has the ids of the last round: a storm keeps
 /// its id when another of its groups comes to tell it.
 pub(super) fn join(mut groups: Vec<Told>, before: &BTreeMap<GroupKey, String>) -> Vec<Told> {
-    groups
-        .sort_by_key(|told| (!told.key.sent, Reverse(told.verdict.severity), Reverse(told.resets)));
+    // Of equals the one whose process is known.
+    groups.sort_by_key(|told| {
+        let is_nameless = told.key.process.is_empty();
+        let worst = (Reverse(told.verdict.severity), Reverse(told.resets));
+        (!told.key.sent, worst, is_nameless)
+    });
     let mut storms: Vec<Storm> = Vec::new();
     for told in groups {
         match storms.iter_mut().find(|storm| storm.has(&told)) {
