@@ -1,4 +1,4 @@
-//! A backlog of 50, and 150 clients at once every 47 s, who are served within 2 s.
+//! A backlog of 50, and 150 clients at once every 47 s, which are served within 2 s.
 
 use anyhow::{Result, ensure};
 

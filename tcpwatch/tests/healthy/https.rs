@@ -1,4 +1,4 @@
-//! HTTPS whose server closes first: nginx without keep-alive, asked by programs of several kinds.
+//! HTTPS whose server closes first: nginx without keep-alive, and clients of four kinds.
 //!
 //! The client's close_notify arrives after the server's close, so nearly each request ends in a
 //! reset. Nobody loses anything by it.
@@ -60,7 +60,7 @@ fn play(stage: &Stage, start: impl FnOnce(&str) -> Result<Daemon>, at_least: u64
     let mut client = start(&format!("https://127.0.0.1:{PORT}/"))?;
     stage.keep(&mut [&mut server, &mut client])?;
     stage.must_have_accepted(at_least)?;
-    // A tenth would do for the number alone to look like trouble.
+    // One request in ten would already be a storm by the number.
     stage.must_have_reset(at_least / 10)
 }
 

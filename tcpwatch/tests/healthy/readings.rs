@@ -174,8 +174,8 @@ pub(crate) fn table(readings: &[Readings]) -> String {
             it.findings.keys().map(|(kind, severity)| format!("{kind} {severity}")).collect();
         let _ = writeln!(
             text,
-            "| {} | {resets} | {share} | {failed} | {} ({}) | {} | {} | {drops} | {} | {} of {} | {} | {} \
-             | {} | {} |",
+            "| {} | {resets} | {share} | {failed} | {} ({}) | {} | {} | {drops} | {} | {} of {} | {} \
+             | {} | {} | {} |",
             it.scene,
             most("close_wait"),
             most("close_wait_of_one"),

@@ -24,7 +24,7 @@ pub(crate) const SCENES: &[Scene] = &[
     Scene { group: "web", name: "late-closers", needs: &["python3"], play: late_closers },
 ];
 
-/// nginx with two workers, asked over 100 connections at a time.
+/// nginx with two workers, under a load of 100 connections at a time.
 fn wrk(stage: &Stage, header: &[&str], connections: u64) -> Result<()> {
     // Without keep-alive each of the client's 28,232 ports is in TIME_WAIT on the server's side in
     // the end. The limit is half the size of a hash table, so it depends on the host's memory: one

@@ -1,5 +1,5 @@
-//! The real Prometheus of the distribution, with the files of `deploy/prometheus` as they are but for
-//! the agent's address, and its HTTP API.
+//! The real Prometheus of the distribution as a child process, the files of `deploy` for it, and its
+//! HTTP API.
 
 use std::{
     env,
@@ -27,7 +27,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With the rules and the example for scraping as they are shipped.
+    /// With the rules and the example for scraping as they are shipped, but for the address.
     pub(crate) fn start(agent: SocketAddr) -> Result<Self> {
         let example = deployed("prometheus/prometheus.example.yml")?;
         let config = replace_once(&example, "[\"127.0.0.1:10743\"]", &format!("[\"{agent}\"]"))?;

@@ -8,7 +8,7 @@ import urllib.parse
 url = urllib.parse.urlsplit(sys.argv[1])
 pause = 1 / float(sys.argv[2])
 unverified = ssl._create_unverified_context()
-begin, asked = time.monotonic(), 0
+begin, requests = time.monotonic(), 0
 while True:
     if url.scheme == "https":
         connection = http.client.HTTPSConnection(url.hostname, url.port, context=unverified)
@@ -17,5 +17,5 @@ while True:
     connection.request("GET", url.path)
     connection.getresponse().read()
     connection.close()
-    asked += 1
-    time.sleep(max(0, begin + asked * pause - time.monotonic()))
+    requests += 1
+    time.sleep(max(0, begin + requests * pause - time.monotonic()))

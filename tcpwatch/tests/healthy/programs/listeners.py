@@ -1,4 +1,4 @@
-"""Listens inside ip_local_port_range, and is asked by local clients:
+"""Listens inside ip_local_port_range, and has local clients:
 listeners.py kernel COUNT, listeners.py program COUNT or listeners.py PORT PORT...
 
 `kernel` binds port 0, as Jupyter does for each kernel that it starts; `program` picks ports of the
