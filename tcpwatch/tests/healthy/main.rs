@@ -216,8 +216,9 @@ fn alerts(prometheus: &Prometheus, readings: &[Readings]) -> Result<Vec<String>>
                 let scene = readings.iter().find(|it| it.is_of(netns));
                 scene.is_some_and(|scene| scene.not_yet().next().is_none())
             }
-            // The agent's own health.
-            None => true,
+            // The agent's own health. What is summed as "other" has a process and no namespace; the
+            // findings have said whose it is.
+            None => labels["process"].is_null(),
         };
         if is_ours {
             found.push(format!("an alert fired: {labels}"));
