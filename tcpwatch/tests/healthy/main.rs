@@ -63,19 +63,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Findings above info that this version still raises, by group and kind. One that is not raised
 /// any more makes the test fail: take it out. It must be empty in a release.
-const NOT_YET: &[(&str, &str)] = &[
-    ("https", "reset-storm"),
-    ("pools", "close-wait-pileup"),
-    ("restarts", "reset-storm"),
-    ("random-ports", "self-connect-risk"),
-    ("aborts", "reset-storm"),
-    ("half-closed", "close-wait-pileup"),
-    ("half-closed", "stuck-state"),
-    ("small-host", "time-wait-exhaustion"),
-    ("scans", "reset-storm"),
-    ("bursts", "accept-queue-overflow"),
-    ("web", "reset-storm"),
-];
+const NOT_YET: &[(&str, &str)] = &[];
 
 /// Every scene, by group.
 const GROUPS: &[&[Scene]] = &[
