@@ -11,20 +11,18 @@
 mod support;
 
 use std::{
-    env,
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::{Agent, Daemon, Folder, free_address, http_get, poll, skip};
-
-/// Where the files under test lie.
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+use support::{
+    Agent, poll,
+    prometheus::{Prometheus, Server, deployed, find_in_path, replace_once},
+    skip,
+};
 
 /// The `instance` label that the example scrape configuration sets.
 const INSTANCE: &str = "this-host";
@@ -45,12 +43,9 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    let Some(prometheus_binary) = find_in_path("prometheus") else {
+    if find_in_path("prometheus").is_none() {
         return skip("needs the command prometheus: apt-get install prometheus");
-    };
-
-    let folder = Folder::new()?;
-    let prometheus_address = free_address()?;
+    }
 
     let ns = scenes::Namespace::new("prometheus")?;
     let leak = scenes::CloseWaitLeak::client(&ns, LEAKED, 0, false)?;
@@ -60,32 +55,17 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
 
     let agent = Agent::start_quick()?;
 
-    folder.write(
-        "tcpwatch.rules.yml",
-        &impatient_rules(&deployed("prometheus/tcpwatch.rules.yml")?)?,
-    )?;
+    let rules = impatient_rules(&deployed("prometheus/tcpwatch.rules.yml")?)?;
     let example = deployed("prometheus/prometheus.example.yml")?;
-    let config = folder.write("prometheus.yml", &scrape_config(&example, agent.address)?)?;
-    let mut server = Daemon::start(
-        Command::new(prometheus_binary)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path.join("tsdb").display()))
-            .arg(format!("--web.listen-address={prometheus_address}"))
-            .arg("--log.level=warn"),
-        &folder.path.join("prometheus.log"),
-    )?;
-    poll("Prometheus to be ready", || {
-        server.must_run()?;
-        Ok(http_get(prometheus_address, "/-/ready").ok().filter(|answer| answer.status == 200))
-    })?;
-    let prometheus = Prometheus { address: prometheus_address };
+    let server = Server::start_with(&rules, &scrape_config(&example, agent.address)?)?;
+    let prometheus = &server.api;
 
-    let rules = every_rule_is_healthy(&prometheus)?;
+    let rules = every_rule_is_healthy(prometheus)?;
     ensure!(rules >= 20, "only {rules} rules were loaded");
 
     let dashboard: Value = serde_json::from_str(&deployed("grafana/tcpwatch-host.json")?)?;
-    every_expression_has_data(&prometheus, &dashboard, &ns)?;
-    every_variable_has_values(&prometheus, &dashboard)?;
+    every_expression_has_data(prometheus, &dashboard, &ns)?;
+    every_variable_has_values(prometheus, &dashboard)?;
 
     let alert = poll("the CLOSE_WAIT alert to fire", || {
         let alerts = prometheus.firing("TcpwatchCloseWaitPileup")?;
@@ -266,63 +246,8 @@ fn scrape_config(example: &str, agent: SocketAddr) -> Result<String> {
         ("evaluation_interval: 15s", "evaluation_interval: 1s"),
         ("[\"127.0.0.1:10743\"]", &format!("[\"{agent}\"]")),
     ] {
-        ensure!(config.matches(shipped).count() == 1, "{shipped:?} is not once in the example");
-        config = config.replace(shipped, here);
+        config = replace_once(&config, shipped, here)?;
     }
     ensure!(config.contains(&format!("instance: {INSTANCE}")), "another instance in the example");
     Ok(config)
-}
-
-/// Prometheus's HTTP API.
-struct Prometheus {
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    /// The series of an instant query.
-    fn query(&self, expression: &str) -> Result<Vec<Value>> {
-        let data = self.api(&format!("/api/v1/query?query={}", percent_encoded(expression)))?;
-        data["result"].as_array().cloned().with_context(|| format!("no result: {data}"))
-    }
-
-    /// Firing alerts of one name.
-    fn firing(&self, name: &str) -> Result<Vec<Value>> {
-        let data = self.api("/api/v1/alerts")?;
-        let alerts = data["alerts"].as_array().with_context(|| format!("no alerts: {data}"))?;
-        let fires =
-            |alert: &&Value| alert["labels"]["alertname"] == name && alert["state"] == "firing";
-        Ok(alerts.iter().filter(fires).cloned().collect())
-    }
-
-    /// `data` of a successful answer.
-    fn api(&self, path: &str) -> Result<Value> {
-        let answer = http_get(self.address, path)?;
-        let mut body: Value = serde_json::from_str(&answer.body)
-            .with_context(|| format!("{path}: status {}, {}", answer.status, answer.body))?;
-        ensure!(body["status"] == "success", "{path}: {} {}", body["errorType"], body["error"]);
-        Ok(body["data"].take())
-    }
-}
-
-/// RFC 3986 section 2.1, everything but the unreserved characters.
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-fn deployed(file: &str) -> Result<String> {
-    let path = Path::new(DEPLOY).join(file);
-    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
-}
-
-fn find_in_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

@@ -118,12 +118,20 @@ impl Steps {
     }
 }
 
-/// What tcpwatch/tests/healthy.rs runs. Debian's postgresql keeps its own out of PATH; what it has
+/// What tcpwatch/tests/healthy runs. Debian's postgresql keeps its own out of PATH; what it has
 /// there stands for them.
 fn healthy_programs() -> Result<()> {
     tools::ensure_programs(&[
+        ("ab", "apache2-utils"),
+        ("curl", "curl"),
+        ("haproxy", "haproxy"),
         ("nginx", "nginx-light"),
+        ("nmap", "nmap"),
+        ("node", "nodejs"),
+        ("openssl", "openssl"),
         ("pg_createcluster", "postgresql"),
+        ("python3", "python3"),
+        ("rabbitmq-server", "rabbitmq-server"),
         ("redis-benchmark", "redis-tools"),
         ("redis-server", "redis-server"),
         ("wrk", "wrk"),

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod leak;
+pub(crate) mod prometheus;
 
 use std::{
     env,

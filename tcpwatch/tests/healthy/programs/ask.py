@@ -1,0 +1,21 @@
+"""Asks URL so many times a second, over a connection each: ask.py URL RATE."""
+import http.client
+import ssl
+import sys
+import time
+import urllib.parse
+
+url = urllib.parse.urlsplit(sys.argv[1])
+pause = 1 / float(sys.argv[2])
+unverified = ssl._create_unverified_context()
+begin, requests = time.monotonic(), 0
+while True:
+    if url.scheme == "https":
+        connection = http.client.HTTPSConnection(url.hostname, url.port, context=unverified)
+    else:
+        connection = http.client.HTTPConnection(url.hostname, url.port)
+    connection.request("GET", url.path)
+    connection.getresponse().read()
+    connection.close()
+    requests += 1
+    time.sleep(max(0, begin + requests * pause - time.monotonic()))
