@@ -1,5 +1,5 @@
-//! How a connect() ends, told by the hook on real sockets: what the program gave up and after how
-//! long, why connect() itself failed, and who answers. The facts, without the engine that judges.
+//! How a connect() ends, as the hook reports it of real sockets: after how long a program gave it up,
+//! why connect() itself failed, and which destinations answer. The facts, without the engine.
 
 mod support;
 
@@ -23,14 +23,14 @@ use tcpwatch::{
 /// Where `Stuck` finds no answer, and a port of ours there.
 const DEAD_PORT: u16 = 5432;
 
-/// The kernel side alone. Dropping it detaches everything.
+/// Only the kernel side. Dropping it detaches everything.
 struct Kernel {
     ring: EventRing,
     walker: Walker,
     _others: Box<dyn std::any::Any>,
 }
 
-/// What the hook tells of one failed connect.
+/// The report of the hook on one failed connect.
 #[derive(Debug)]
 struct Failed {
     reason: ConnectFailure,
@@ -110,7 +110,7 @@ fn a_connect_that_the_program_closes_is_given_up_however_it_closes() -> Result<(
     let server = stuck.server_address();
     let mut kernel = Kernel::load()?;
     let netns = kernel.netns(&ns)?;
-    // Older than the programs: nobody has noted its process, but the SYN tells its age.
+    // Older than the programs: no note has its process, but the SYN tells its age.
     std::thread::sleep(Duration::from_millis(1_100));
     stuck.end()?;
     let failed = kernel.failed(netns, server);
@@ -148,9 +148,9 @@ fn a_refused_connect_is_not_given_up() -> Result<()> {
     let ns = Namespace::new("refused")?;
     let mut kernel = Kernel::load()?;
     let netns = kernel.netns(&ns)?;
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    assert!(ns.enter(|| TcpStream::connect(nobody))?.is_err());
-    let failed = kernel.only_failed(netns, nobody)?;
+    let refusing = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    assert!(ns.enter(|| TcpStream::connect(refusing))?.is_err());
+    let failed = kernel.only_failed(netns, refusing)?;
     assert_eq!((failed.reason, failed.no_connect), (ConnectFailure::Refused, None));
     Ok(())
 }
@@ -257,7 +257,7 @@ fn the_lack_of_a_port_is_the_namespaces_or_the_sockets_own() -> Result<()> {
 }
 
 #[test]
-fn connections_are_counted_for_the_destinations_that_are_asked_for() -> Result<()> {
+fn connections_are_counted_for_the_destinations_in_focus() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -269,7 +269,7 @@ fn connections_are_counted_for_the_destinations_that_are_asked_for() -> Result<(
     })??;
     let six = ns.enter(|| TcpListener::bind("[::1]:0"))??;
     let other = listeners.pop().context("two listeners")?;
-    let asked_for = [listeners[0].local_addr()?, six.local_addr()?];
+    let in_focus = [listeners[0].local_addr()?, six.local_addr()?];
     let connect = |count: usize| -> Result<()> {
         ns.enter(|| -> io::Result<()> {
             for listener in [&listeners[0], &six, &other] {
@@ -283,21 +283,21 @@ fn connections_are_counted_for_the_destinations_that_are_asked_for() -> Result<(
         Ok(())
     };
     connect(2)?;
-    let answers: BTreeSet<_> = asked_for.iter().map(|it| (netns, Endpoint::from(*it))).collect();
+    let answers: BTreeSet<_> = in_focus.iter().map(|it| (netns, Endpoint::from(*it))).collect();
     let focus = Focus { answers: answers.clone(), ..Focus::default() };
     let mut counts = |focus: &Focus| -> Result<Vec<u64>> {
         let inventory = kernel.walker.inventory(OwnerPolicy::AtOnce, focus)?;
-        let told: BTreeSet<_> = inventory.answers.iter().map(|it| (it.netns, it.peer)).collect();
-        assert_eq!(told, focus.answers);
+        let counted: BTreeSet<_> = inventory.answers.iter().map(|it| (it.netns, it.peer)).collect();
+        assert_eq!(counted, focus.answers);
         Ok(inventory.answers.iter().map(|it| it.count).collect())
     };
-    assert_eq!(counts(&focus)?, [0, 0], "what came before was not asked for");
+    assert_eq!(counts(&focus)?, [0, 0], "connections before the focus do not count");
     connect(5)?;
     assert_eq!(counts(&focus)?, [5, 5]);
     connect(1)?;
     assert_eq!(counts(&focus)?, [6, 6], "the count goes on");
     assert_eq!(counts(&Focus::default())?, [0; 0]);
     connect(3)?;
-    assert_eq!(counts(&focus)?, [0, 0], "asked for again it begins anew");
+    assert_eq!(counts(&focus)?, [0, 0], "a new focus begins anew");
     Ok(())
 }

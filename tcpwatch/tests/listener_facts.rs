@@ -1,4 +1,4 @@
-//! What the kernel side tells of listeners: how they came by their port, whether any thread waits for
+//! Facts of listeners from the kernel side: how they came by their port, whether any thread waits for
 //! connections, which connection has waited longest, and whose queue an unaccepted one is in. The
 //! facts themselves, without the engine that judges them.
 
@@ -22,7 +22,7 @@ use tcpwatch::{
     kernel::{LoadOptions, OwnerPolicy, Programs, Scope, Walker},
 };
 
-/// The kernel side alone. Dropping it detaches everything.
+/// Only the kernel side. Dropping it detaches everything.
 struct Kernel {
     walker: Walker,
     _others: Box<dyn std::any::Any>,
@@ -93,7 +93,7 @@ fn owner_of(socket: &CloseWaitSocket) -> Option<u32> {
 }
 
 #[test]
-fn a_port_is_told_as_picked_or_named_and_a_thread_as_waiting_or_not() -> Result<()> {
+fn a_port_is_reported_as_picked_or_named_and_a_thread_as_waiting_or_not() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -104,9 +104,9 @@ fn a_port_is_told_as_picked_or_named_and_a_thread_as_waiting_or_not() -> Result<
     let port = picked.local_addr()?.port();
     let polled = listen(&ns, 45_002, 16)?;
     let seen = kernel.look(&ns, &[])?;
-    let told = |port| on(&seen, port).map(|it| (it.port_picked, it.awaited));
-    assert_eq!(told(45_001)?, (Some(false), Some(false)));
-    assert_eq!(told(port)?, (Some(true), Some(false)));
+    let reported = |port| on(&seen, port).map(|it| (it.port_picked, it.awaited));
+    assert_eq!(reported(45_001)?, (Some(false), Some(false)));
+    assert_eq!(reported(port)?, (Some(true), Some(false)));
 
     let accepting = named.try_clone()?;
     let waiting = thread::spawn(move || accepting.accept());
@@ -124,7 +124,7 @@ fn a_port_is_told_as_picked_or_named_and_a_thread_as_waiting_or_not() -> Result<
     })?;
     let _client = connect(&ns, 45_001)?;
     ensure!(waiting.join().is_ok_and(|accepted| accepted.is_ok()), "nothing was accepted");
-    // Not a word about who waits on the others.
+    // Nothing is said of threads at the others.
     let seen = kernel.look(&ns, &[])?;
     assert_eq!(on(&seen, 45_001)?.awaited, Some(false));
     assert!(seen.somaxconn.is_some() && seen.abort_on_overflow == Some(false));

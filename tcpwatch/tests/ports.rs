@@ -1,4 +1,4 @@
-//! What takes local ports, and who closes first, on real sockets: states, holders, rates.
+//! Local ports in use and active closers, on real sockets: states, holders, rates.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn assert_held_here(finding: &Value) {
 }
 
 #[test]
-fn ports_are_told_by_state_and_by_holder() -> Result<()> {
+fn ports_are_reported_by_state_and_by_holder() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -57,7 +57,7 @@ fn ports_are_told_by_state_and_by_holder() -> Result<()> {
 }
 
 #[test]
-fn ports_over_ipv6_loopback_are_told_by_state_and_by_holder() -> Result<()> {
+fn ports_over_ipv6_loopback_are_reported_by_state_and_by_holder() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -223,10 +223,13 @@ fn rate_of_a_steady_closer_is_right_to_a_tenth_beside_a_noisy_namespace() -> Res
         outcome
     })?;
     let closers = &finding["evidence"]["closers"];
-    let told = closers[0]["closes_per_second"].as_f64().context("no rate")?;
+    let reported = closers[0]["closes_per_second"].as_f64().context("no rate")?;
     // A busy machine may not reach the rate; what was made is what is compared.
-    println!("made {made:.1}/s, told {told:.1}/s");
-    assert!((told - made).abs() <= made / 10.0, "made {made:.1}/s, told {told}: {finding:#}");
+    println!("made {made:.1}/s, reported {reported:.1}/s");
+    assert!(
+        (reported - made).abs() <= made / 10.0,
+        "made {made:.1}/s, reported {reported}: {finding:#}"
+    );
     assert_eq!(closers[0]["pid"], process::id(), "{finding:#}");
     assert_eq!(closers.as_array().map(Vec::len), Some(1), "{finding:#}");
     assert_eq!(finding["severity"], "info", "nothing fails: {finding:#}");

@@ -81,7 +81,7 @@ impl<S> Overridable<S> {
     }
 
     /// Which values [`of`](Self::of) gives: 0 for the section, else the number of the override.
-    /// What has one place is judged by the same thresholds.
+    /// Sockets of one place are judged by the same thresholds.
     pub fn place_of(&self, process: Option<&Process>, port: u16) -> usize {
         self.overrides.iter().position(|it| it.matches(process, port)).map_or(0, |at| at + 1)
     }

@@ -13,7 +13,7 @@ const MEDIA: u16 = 8_080;
 /// Debian's own name for it is a shell script that changes to the user's home.
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
-/// A film of which nobody sees the end.
+/// A film that no client takes to its end.
 const FILM_BYTES: u64 = 256 << 20;
 
 pub(crate) const SCENES: &[Scene] = &[

@@ -1,7 +1,7 @@
 //! HTTPS whose server closes first: nginx without keep-alive, and clients of four kinds.
 //!
 //! The client's close_notify arrives after the server's close, so nearly each request ends in a
-//! reset. Nobody loses anything by it.
+//! reset. No data is lost by it.
 
 use anyhow::Result;
 

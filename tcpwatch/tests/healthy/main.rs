@@ -191,20 +191,20 @@ fn watch(
     Ok(readings)
 }
 
-/// Alerts that fired at any time, of the scenes and of the agent's own health. Severity info alerts
-/// nobody.
+/// Alerts that fired at any time, of the scenes and of the agent's own health. Severity info pages
+/// no person.
 fn alerts(prometheus: &Prometheus, readings: &[Readings]) -> Result<Vec<String>> {
     let ever = "max_over_time(ALERTS{alertstate=\"firing\", severity!=\"info\"}[1h])";
     let mut found = Vec::new();
     for alert in prometheus.query(ever)? {
         let labels = &alert["metric"];
         let is_ours = match labels["netns"].as_str() {
-            // What happens in other namespaces of this machine belongs to others.
+            // Other namespaces of this machine belong to others.
             Some(netns) => {
                 let scene = readings.iter().find(|it| it.is_of(netns));
                 scene.is_some_and(|scene| scene.not_yet().next().is_none())
             }
-            // The agent's own health. What is summed as "other" has a process and no namespace; the
+            // The agent's own health. The sum "other" has a process and no namespace; the
             // findings have said whose it is.
             None => labels["process"].is_null(),
         };

@@ -1,7 +1,7 @@
 //! The highest readings of each signal while a scene plays, and the findings that the agent raised
 //! for it.
 //!
-//! What the agent publishes by namespace comes from /metrics. Resets it publishes for the whole
+//! Numbers that the agent publishes by namespace come from /metrics. Resets it publishes for the whole
 //! host, so those come from the kernel's counters of the namespace, OutRsts of /proc/net/snmp.
 
 use std::{
@@ -144,7 +144,7 @@ impl Readings {
         NOT_YET.iter().filter(|(group, _)| *group == self.group).map(|(_, kind)| *kind)
     }
 
-    /// What is raised for this scene and must not be.
+    /// Findings of this scene that must not be raised.
     pub(crate) fn loud(&self) -> Vec<String> {
         let is_loud = |((kind, severity), _): &(&(String, String), &String)| {
             severity != "info" && self.not_yet().all(|it| it != kind)

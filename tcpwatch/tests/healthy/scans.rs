@@ -1,4 +1,4 @@
-//! A host that somebody scans, by FIN and by ACK: it answers each segment with a reset, and that is
+//! A host under a scan, by FIN and by ACK: it answers each segment with a reset, and that is
 //! all there is to it.
 
 use std::process::Command;

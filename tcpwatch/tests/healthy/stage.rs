@@ -1,5 +1,5 @@
 //! Where one healthy program plays: a network namespace of its own, the times of the run, and the
-//! ways to start programs there. What the programs do is in the files of the groups.
+//! ways to start programs there. The files of the groups say which programs do what.
 
 use std::{
     env, fs,

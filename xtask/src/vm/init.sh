@@ -25,7 +25,7 @@ close() {
     echo "@@ end $1 $2 $(($(cut -d. -f1 /proc/uptime) - began))"
 }
 
-# What a login of a real machine may raise its limit to: some tests need 20,000 descriptors.
+# As high as a login of a real machine may raise it: some tests need 20,000 descriptors.
 ulimit -H -n 524288
 
 section uname

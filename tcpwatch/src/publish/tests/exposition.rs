@@ -21,7 +21,7 @@ use crate::{
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
 
 fn counters() -> KernelCounters {
-    // Nobody listens.
+    // Its port has no listener.
     let observation = ResetObservation { segment: true, syn: true, ..ResetObservation::default() };
     KernelCounters {
         unseen_causes: &[],

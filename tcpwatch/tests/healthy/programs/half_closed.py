@@ -4,7 +4,7 @@ streams: 25 clients that shut down their side; the server sends each of them a l
 patient: 12 clients that shut down their side and wait 100 s for the answer, again and again, as
 `nc -N` does with a slow report.
 poll: each second a client asks, and leaves after 5 s; the server answers after 90 s, and sees only
-then that nobody is there."""
+then that the client has left."""
 import asyncio
 import sys
 

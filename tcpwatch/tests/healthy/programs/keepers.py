@@ -1,8 +1,8 @@
 """Forks workers that make one request over each of some connections and keep these:
 keepers.py WORKERS CONNECTIONS HOSTS PORT. The hosts are 127.0.1.1 and those that follow.
 
-What it does to TCP is what gunicorn's sync workers do with a `requests.Session` each: the peer's
-FIN is noticed only when the connection is taken out of the pool for the next request."""
+It does to TCP the same as gunicorn's sync workers with a `requests.Session` each: the peer's FIN
+is noticed only when the connection is taken out of the pool for the next request."""
 import http.client
 import os
 import sys
