@@ -366,6 +366,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
         "More ports: ",
         "Ports in TIME_WAIT again ",
         "More destinations or sources: ",
+        "Look at them: ss -tanp dst ",
         "Not by tcp_tw_recycle ",
     ];
     let remedies = &watch.only().remedies;
@@ -374,7 +375,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
         assert!(remedy.starts_with(begin), "{remedy}");
     }
     assert_says(&remedies[1], &["12 ports here belong to connections that called bind()"]);
-    assert_says(&remedies[5], &["not by SO_LINGER 0"]);
+    assert_says(&remedies[6], &["not by SO_LINGER 0"]);
     assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
     // Where nobody binds before connect() it is no remedy.
     let mut watch = Watch::new();

@@ -129,7 +129,9 @@ fn a_peer_of_this_host_is_named_with_its_process() {
         ..half_closed(1, &server, START - seconds(700), 0)
     };
     let other = CloseWaitSocket { local: ends.1, peer: ends.0, ..close_wait(&client, START) };
-    watch.see([Namespace { waiting: vec![waiting; 12], close_wait: vec![other], ..host() }]);
+    // Also where the other end is in a container of this host.
+    let container = Namespace { close_wait: vec![other], ..namespace(7, "web-1") };
+    watch.see([Namespace { waiting: vec![waiting; 12], ..host() }, container]);
     assert_says(&watch.only().title, &["; the peer is client (pid 13) on this host"]);
     assert_says(&remedies_of(watch.only()), &["client (pid 13) on this host holds the other ends"]);
     assert_eq!(text_of(watch.only(), "peer_process"), "process client, pid 13");

@@ -35,7 +35,6 @@ use std::{
 
 use self::{
     pool::{Followed, Judged},
-    relay::Peers,
     turnover::Present,
     words::Group,
 };
@@ -47,6 +46,7 @@ use crate::{
         groups::{
             held::{Held, holders},
             owners::OwnerKey,
+            peers::Peers,
         },
         over_time::level::Levels,
     },
@@ -77,7 +77,7 @@ impl Detector for CloseWaitPileup {
         self.levels.begin();
         let before = std::mem::take(&mut self.followed);
         let mut judging = Judging { detector: self, before, growing: Vec::new() };
-        let peers = Peers::default();
+        let peers = Peers::of(round.inventory);
         for namespace in &round.inventory.namespaces {
             let look = Look {
                 inventory: round.inventory,

@@ -5,33 +5,13 @@
 //! holds a socket in CLOSE_WAIT for each in FIN_WAIT2, and neither is its fault: the end behind the
 //! FIN_WAIT2 is to close. Where that is on this host its process is known.
 
-use std::{cell::OnceCell, cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use super::Look;
 use crate::{
     engine::groups::held::Held,
-    facts::{CloseWaitSocket, Endpoint, Inventory, Process, TcpState, WaitingSocket},
+    facts::{CloseWaitSocket, Endpoint, Process, TcpState, WaitingSocket},
 };
-
-/// Sockets in CLOSE_WAIT by local end and peer, in all namespaces; made when the first relay wants
-/// it.
-#[derive(Default)]
-pub(super) struct Peers<'a>(OnceCell<HashMap<(Endpoint, Endpoint), &'a CloseWaitSocket>>);
-
-impl<'a> Peers<'a> {
-    /// The other end of a connection, if it is in CLOSE_WAIT on this host and not behind NAT.
-    fn other_end(
-        &self,
-        inventory: &'a Inventory,
-        it: &WaitingSocket,
-    ) -> Option<&'a CloseWaitSocket> {
-        let all = || {
-            let sockets = inventory.namespaces.iter().flat_map(|it| &it.close_wait);
-            sockets.map(|socket| ((socket.local, socket.peer), socket)).collect()
-        };
-        self.0.get_or_init(all).get(&(it.peer, it.local)).copied()
-    }
-}
 
 /// The other side of a relay.
 #[derive(Debug)]
@@ -56,7 +36,7 @@ pub(super) fn of<'a>(sockets: &[&CloseWaitSocket], look: &Look<'a>) -> Option<Re
     }
     // Both ends of a connection may be the process's own: then it is no other side.
     let is_its_own = |socket: &WaitingSocket| {
-        let other_end = look.peers.other_end(look.inventory, socket);
+        let other_end = look.peers.other_end(socket);
         other_end.is_some_and(|it| is_of_pid(it.process()))
     };
     let is_behind = |socket: &&WaitingSocket| {
@@ -74,7 +54,7 @@ pub(super) fn of<'a>(sockets: &[&CloseWaitSocket], look: &Look<'a>) -> Option<Re
     let mut processes: HashMap<u32, (usize, &Arc<Process>)> = HashMap::new();
     for socket in &behind {
         *peers.entry(socket.peer).or_default() += 1;
-        let other_end = look.peers.other_end(look.inventory, socket);
+        let other_end = look.peers.other_end(socket);
         if let Some(owner) = other_end.and_then(|it| it.owner.as_ref()) {
             processes.entry(owner.process.pid).or_insert((0, &owner.process)).0 += 1;
         }

@@ -21,7 +21,8 @@ pub(crate) fn of_destination(shortage: &Shortage<'_>, subject: &Subject) -> Vec<
     if bound.ports > 0 {
         remedies.push((bound.ports, choose_late(&bound)));
     }
-    if shortage.states.is_none() {
+    // Neither a state nor bind() explains it, or the states are not known.
+    if shortage.states.is_none() || remedies.is_empty() {
         remedies.push((u64::MAX, reuse_connections(shortage.opener())));
     }
     // A sort that keeps what is equal in its order.
@@ -39,6 +40,8 @@ pub(crate) fn of_destination(shortage: &Shortage<'_>, subject: &Subject) -> Vec<
         more.push_str(" Over loopback a UNIX socket needs no port at all.");
     }
     remedies.push(more);
+    let list = format!("ss -tanp dst {}", shortage.key.peer);
+    remedies.push(format!("Look at them: {}", text::in_its_namespace(subject, &list)));
     if shortage.may_be_time_wait() {
         remedies.push(not_by());
     }

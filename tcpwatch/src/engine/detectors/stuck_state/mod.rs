@@ -49,7 +49,10 @@ use crate::{
         advice::text,
         detector::{Detector, Round, Verdicts},
         finding::{FINDINGS_PER_KIND, FindingKind, Severity, Verdict},
-        groups::held::{Held as _, Holders, holders},
+        groups::{
+            held::{Held as _, Holders, holders},
+            peers::Peers,
+        },
         over_time::level::Levels,
     },
     facts::{
@@ -117,10 +120,11 @@ impl Detector for StuckState {
         self.half_closed.observe(inventory, now);
         self.given_ups.observe(inventory, config, now);
         let before = std::mem::take(&mut self.shown);
+        let peers = Peers::of(inventory);
         for namespace in &inventory.namespaces {
             for ((state, key), found) in self.groups(namespace, config, now) {
                 let id = format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label());
-                let shown = self.judge_group(id, state, (&key, found), namespace, round);
+                let shown = self.judge_group(id, state, (&key, found), (namespace, &peers), round);
                 self.shown.extend(shown);
             }
         }
@@ -139,7 +143,7 @@ impl StuckState {
         id: String,
         state: TcpState,
         (key, found): (&GroupKey, Found<'_>),
-        namespace: &Namespace,
+        (namespace, peers): (&Namespace, &Peers<'_>),
         round: &Round<'_>,
     ) -> Option<Shown> {
         let Found { sockets, half_closed, unanswered } = found;
@@ -192,6 +196,7 @@ impl StuckState {
                 key,
                 sockets: &sockets,
                 holders: &holders,
+                peers,
                 half_closed,
                 descriptors: by_descriptors.and(descriptors),
                 now,

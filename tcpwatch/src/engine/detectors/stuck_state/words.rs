@@ -8,7 +8,10 @@ use crate::{
         advice::text,
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
-        groups::held::{Holders, name_holder, oldest_samples},
+        groups::{
+            held::{Holders, name_holder, oldest_samples},
+            peers::Peers,
+        },
     },
     facts::{DescriptorUse, Namespace, Process, Role, TcpState, Timestamp, WaitingSocket},
 };
@@ -23,6 +26,7 @@ pub(crate) struct Group<'a> {
     pub(crate) key: &'a GroupKey,
     pub(crate) sockets: &'a [&'a WaitingSocket],
     pub(crate) holders: &'a Holders<'a, WaitingSocket>,
+    pub(crate) peers: &'a Peers<'a>,
     /// Sockets of the group in FIN_WAIT2 whose peer works.
     pub(crate) half_closed: u64,
     /// Where they raise the severity.
@@ -64,10 +68,8 @@ impl Group<'_> {
     /// The process at the other end of most of them, where that end is in CLOSE_WAIT on this host.
     fn peer_process(&self) -> Option<&Process> {
         let mut counts: BTreeMap<u32, (usize, &Process)> = BTreeMap::new();
-        let ends: BTreeMap<_, _> =
-            self.namespace.close_wait.iter().map(|it| ((it.local, it.peer), it)).collect();
         for socket in self.sockets {
-            let Some(end) = ends.get(&(socket.peer, socket.local)) else { continue };
+            let Some(end) = self.peers.other_end(socket) else { continue };
             let Some(owner) = &end.owner else { continue };
             counts.entry(owner.process.pid).or_insert((0, &owner.process)).0 += 1;
         }
