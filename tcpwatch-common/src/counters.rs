@@ -1,4 +1,4 @@
-//! What the hooks count on every CPU without sending anything up.
+//! Counts that the hooks keep on every CPU, without an event for each.
 
 /// Size of a table indexed by a TCP state of the kernel (`include/net/tcp_states.h`: 1 to 13),
 /// rounded up so that an index can be masked.
@@ -30,13 +30,13 @@ pub struct Counters {
     pub close_wait_sum_ns: u64,
     /// Resets received, by the state of the socket.
     pub resets_received: [u64; STATES],
-    /// Events for which the ring buffer had no room.
+    /// Events lost because the ring buffer was full.
     pub events_lost: u64,
-    /// Notes of a connect() under way that made room for another one's.
+    /// Notes of a connect() under way that a newer note replaced.
     pub connect_notes_evicted: u64,
-    /// Notes of a socket in CLOSE_WAIT that found no room.
+    /// Notes of a socket in CLOSE_WAIT refused because their table was full.
     pub close_wait_notes_refused: u64,
-    /// Resets that found no room in the table of their observations.
+    /// Resets lost because the table of their observations was full.
     pub resets_lost: u64,
     /// Where `set_state` turns a pointer into a number.
     pub scratch: u64,
@@ -60,5 +60,5 @@ impl Counters {
 const _: () = assert!(size_of::<Counters>() == (256 + 10 + 1 + 16 + 5) * 8);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C) of u64 alone: no padding, every bit pattern is valid.
+// SAFETY: repr(C) of u64 only: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Counters {}

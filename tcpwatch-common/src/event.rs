@@ -2,7 +2,7 @@
 
 use crate::Tuple;
 
-/// What an [`Event`] tells. A new kind is appended; the numbers are part of recorded streams.
+/// The kind of an [`Event`]. New kinds are appended: the numbers are part of recorded streams.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -14,9 +14,9 @@ pub enum EventKind {
     BindFailed = 3,
 }
 
-/// What else is known of the socket of an [`Event`] whose connect() failed.
+/// Details of the socket of an [`Event`] whose connect() failed.
 pub mod connect_flags {
-    /// The process was noted at its beginning; [`BOUND`] and [`NEW_SEQUENCE`] say something.
+    /// The process was noted when connect() began: [`BOUND`] and [`NEW_SEQUENCE`] are known.
     pub const NOTED: u8 = 1 << 0;
     /// It had a local port when connect() was called.
     pub const BOUND: u8 = 1 << 1;
@@ -29,8 +29,8 @@ pub mod connect_flags {
     pub const NEW_SEQUENCE: u8 = 1 << 4;
     /// It had no initial sequence number when connect() was called: it was not used before.
     pub const UNUSED_BEFORE: u8 = 1 << 5;
-    /// The kernel tells whether a SYN is queued, and the sequence number.
-    pub const TOLD: u8 = 1 << 6;
+    /// The kernel shows whether a SYN is queued, and the sequence number.
+    pub const SYN_KNOWN: u8 = 1 << 6;
 }
 
 /// One event. 96 bytes, aligned to 8.

@@ -1,4 +1,4 @@
-//! What the agent wants looked at more closely for a while: stacks, and who closes first.
+//! Observations that the agent requests for a while: stacks, and processes that close first.
 //!
 //! All of it is off on a healthy host, which pays for one look into [`Focus`] with each connect().
 
@@ -11,14 +11,14 @@ pub const FRAMES: usize = 24;
 /// Words at the user stack pointer that are kept, see [`OpeningStack::words`].
 pub const STACK_WORDS: usize = 16;
 
-/// What is wanted now. 40 bytes.
+/// The observations requested now. 40 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Focus {
     /// Thread-group ids whose connect() and accept() leave their stack in
     /// [`STACKS`](crate::maps::STACKS); 0 where unused, and none after it.
     pub stacks_of: [u32; STACK_PROCESSES],
-    /// Not 0: who closes first is counted in [`CLOSERS`](crate::maps::CLOSERS), in the namespaces
+    /// Not 0: active closes are counted in [`CLOSERS`](crate::maps::CLOSERS), for the namespaces
     /// of [`CLOSERS_IN`](crate::maps::CLOSERS_IN).
     pub closers: u32,
     /// Not 0: connections to the destinations in [`ANSWERS`](crate::maps::ANSWERS) are counted.
@@ -47,7 +47,7 @@ pub struct OpeningStack {
     /// pointers leaves only the first, or chance addresses.
     pub frames: [u64; FRAMES],
     /// The words at the user stack pointer. A C library's system call is a leaf: the return address
-    /// of its caller is among them, frame pointers or not. Zeros where the kernel does not tell the
+    /// of its caller is among them, frame pointers or not. Zeros where the kernel does not show the
     /// stack pointer (before 5.15, or another architecture than x86).
     pub words: [u64; STACK_WORDS],
     /// Thread-group id of the caller.

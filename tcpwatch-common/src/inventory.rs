@@ -1,11 +1,11 @@
-//! A walk over the socket tables: what the agent asks for and what the walk leaves behind.
+//! A walk over the socket tables: the requests of the agent and the results of the walk.
 
 use crate::{Address, STATES, Tuple};
 
 /// Words of a bit set over all ports.
 pub const PORT_WORDS: usize = 65_536 / 64;
 
-/// Room in [`Walk::busy`].
+/// Entries of [`Walk::busy`].
 pub const BUSY_DESTINATIONS: usize = 32;
 
 /// One walk of one namespace: parameters in, aggregates out. The agent writes it whole before the
@@ -34,14 +34,14 @@ pub struct Walk {
     /// In: ports in `ip_local_reserved_ports`, a bit each.
     pub reserved_ports: [u64; PORT_WORDS],
     /// In: ports whose sockets are copied up whatever their state, a bit each.
-    pub asked_ports: [u64; PORT_WORDS],
+    pub requested_ports: [u64; PORT_WORDS],
     /// In: how many of these at most; the walk counts down.
-    pub asked_room: u64,
+    pub requested_left: u64,
     /// In: how many sockets of busy destinations are copied up at most; the walk counts down.
-    pub users_room: u64,
+    pub users_left: u64,
     /// In: how many sockets with a port bound before connect() at most, once these and the other
     /// pinned ports reach `busy_at`; the walk counts down.
-    pub pinned_room: u64,
+    pub pinned_left: u64,
     /// Out: sockets by state; an orphan in FIN_WAIT2 counts there although it is a minisocket.
     pub states: [u64; STATES],
     /// Out: minisockets (TIME_WAIT and orphaned FIN_WAIT2), which `tcp_max_tw_buckets` bounds.
@@ -61,7 +61,7 @@ pub struct Walk {
     pub scratch: u64,
     /// Out: destinations counted for the first time in this walk.
     pub destinations: u64,
-    /// Out: the destination with most ports taken, those in `pinned` not counted.
+    /// Out: the destination with most ports taken, without those in `pinned`.
     pub worst: Destination,
     /// Out: its ports.
     pub worst_used: u32,
@@ -85,10 +85,10 @@ impl Walk {
         busy_at: u32::MAX,
         now_ns: 0,
         reserved_ports: [0; PORT_WORDS],
-        asked_ports: [0; PORT_WORDS],
-        asked_room: 0,
-        users_room: 0,
-        pinned_room: 0,
+        requested_ports: [0; PORT_WORDS],
+        requested_left: 0,
+        users_left: 0,
+        pinned_left: 0,
         states: [0; STATES],
         time_wait_buckets: 0,
         pinned_ports: 0,
@@ -110,8 +110,8 @@ const _: () = assert!(
     size_of::<Walk>() == 32 + 4 * PORT_WORDS * 8 + (STATES + 9) * 8 + 48 + BUSY_DESTINATIONS * 36
 );
 
-/// What limits a connect(): each pair of addresses and destination port has every local port once.
-/// 36 bytes, aligned to 4.
+/// The tuple that limits a connect(): each pair of addresses and destination port has every local
+/// port once. 36 bytes, aligned to 4.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
@@ -213,7 +213,7 @@ pub mod socket_flags {
     pub const ORPHAN: u8 = 1 << 2;
     /// No process holds it yet: it waits in an accept queue.
     pub const UNACCEPTED: u8 = 1 << 3;
-    /// In TIME_WAIT, or an orphan in FIN_WAIT2: no socket any more. Told only for its port.
+    /// In TIME_WAIT, or an orphan in FIN_WAIT2: no full socket. It is copied only for its port.
     pub const MINISOCKET: u8 = 1 << 4;
     /// The counts of what it has carried are known.
     pub const PROGRESS: u8 = 1 << 5;
@@ -223,7 +223,7 @@ pub mod socket_flags {
     pub const PINNED: u8 = 1 << 7;
 }
 
-/// Bits of [`SocketRecord::listener`]. Neither bit of a pair: the kernel does not tell.
+/// Bits of [`SocketRecord::listener`]. Neither bit of a pair: unknown.
 pub mod listener_flags {
     /// bind() named the port.
     pub const PORT_NAMED: u8 = 1 << 0;
@@ -236,7 +236,7 @@ pub mod listener_flags {
 }
 
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its
-/// peer, on a port that was asked for, or of a busy destination. 128 bytes, aligned to 8.
+/// peer, on a requested port, or of a busy destination. 128 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRecord {
@@ -258,7 +258,7 @@ pub struct SocketRecord {
     /// LISTEN: address of the connection that has waited for accept() longest. A connection that
     /// waits: address of the listener in whose queue it does. 0 where there is none or none is known.
     pub queue: u64,
-    /// When the state was entered, nanoseconds of CLOCK_MONOTONIC; 0 where that is not asked.
+    /// When the state was entered, nanoseconds of CLOCK_MONOTONIC; 0 where it is not needed.
     pub since_ns: u64,
     /// The socket's ends.
     pub tuple: Tuple,
@@ -300,7 +300,7 @@ pub struct QueueOf {
 
 const _: () = assert!(size_of::<QueueOf>() == 16);
 
-/// A descriptor of a wanted socket. 40 bytes, aligned to 8.
+/// A descriptor of a selected socket. 40 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct OwnerRecord {

@@ -51,11 +51,11 @@ pub mod programs {
     pub const PASSIVE_RESET_V6: &str = "passive_reset_v6";
     /// `fexit/inet_csk_get_port`: bind() and listen() that find their port taken.
     pub const BIND: &str = "bind";
-    /// `fexit/inet_csk_accept`: the stack of who accepts, where it is asked for.
+    /// `fexit/inet_csk_accept`: the stack of a process that accepts, where requested.
     pub const ACCEPT: &str = "accept";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";
-    /// `iter/task_file`: which process holds a wanted socket, and by which descriptor.
+    /// `iter/task_file`: the process that holds a selected socket, and its descriptor.
     pub const OWNERS: &str = "owners";
 }
 
@@ -110,7 +110,7 @@ pub mod maps {
     /// LRU hash of a local port to [`RequestUse`](crate::RequestUse).
     pub const REQUESTS: &str = "REQUESTS";
     /// LRU hash of a socket's address to [`QueueOf`](crate::QueueOf): connections that their peer has
-    /// closed while they wait in an accept queue. The kernel side alone uses it.
+    /// closed while they wait in an accept queue. Only the kernel side uses it.
     pub const QUEUES: &str = "QUEUES";
     /// Hash of a socket's inode number to nothing: whose owner
     /// [`programs::OWNERS`](crate::programs::OWNERS) shall find.
@@ -124,30 +124,30 @@ pub mod maps {
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
     /// make more of them than there are listeners.
     pub const REQUESTS_LIMIT: u32 = 512;
-    /// Entries of [`QUEUES`]: of eight hung listeners as many as are looked at in each queue. Of what
-    /// finds no place the longest queue of the port stands for its own.
+    /// Entries of [`QUEUES`]: of eight hung listeners as many as are looked at in each queue. For a
+    /// connection without an entry the longest queue of its port is taken.
     pub const QUEUES_LIMIT: u32 = 2_048;
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
-    /// Entries of [`RESETS`]. What is seen of a reset combines in some thirty ways on a real
+    /// Entries of [`RESETS`]. The observations of a reset combine in some thirty ways on a real
     /// kernel. Each entry has a word for every possible CPU.
     pub const RESETS_LIMIT: u32 = 256;
-    /// Entries that each LRU table has for each CPU that is online: before 6.16 ("bpf: Adjust free target to avoid
-    /// global starvation of LRU map") a CPU keeps 128 free ones to itself, so that a small table has
-    /// none left for the others.
+    /// Entries that each LRU table has for each CPU that is online. Before 6.16 a CPU keeps 128
+    /// free ones to itself, so that a small table has none left for the others ("bpf: Adjust free
+    /// target to avoid global starvation of LRU map").
     pub const LRU_ENTRIES_PER_CPU: u32 = 256;
     /// Entries of each such table at most. A host of 512 CPUs stays below 16 MiB with it.
     pub const LRU_ENTRIES_MOST: u32 = 8_192;
     /// Entries of [`RESET_ORIGINS`] at least: processes and services that send or receive resets.
     pub const RESET_ORIGINS_LIMIT: u32 = 2_048;
-    /// Entries of [`STRAY_RESETS`] at least: ports that somebody asks for in vain.
+    /// Entries of [`STRAY_RESETS`] at least: requested ports without a listener.
     pub const STRAY_RESETS_LIMIT: u32 = 1_024;
     /// Entries of [`SERVICES`] at least: processes and services that open or close connections.
     pub const SERVICES_LIMIT: u32 = 1_024;
     /// Entries of [`STACKS`] at least, 350 KiB: sockets of the processes that are looked at. The sample is as
     /// good with fewer than leak.
     pub const STACKS_LIMIT: u32 = 1_024;
-    /// Entries of [`CLOSERS`]: programs by what they close, in the namespaces that are asked for.
+    /// Entries of [`CLOSERS`]: programs by what they close, in the requested namespaces.
     /// One that closes connections to more peers than that is counted without them.
     pub const CLOSERS_LIMIT: u32 = 1_024;
     /// Entries of [`ANSWERS`]: destinations whose connects are given up. Each is put there by the

@@ -1,13 +1,14 @@
-//! What is noted about a socket between two transitions.
+//! Notes about a socket between two transitions.
 //!
 //! Two set-associative tables in array maps: one for connects under way, one for sockets in
 //! CLOSE_WAIT, so that a leak takes no place from a connect. A hash map would cost an insertion and
 //! a deletion for each connection and each CLOSE_WAIT, some 400 ns of every connection together.
 //! Here it is an inlined array look-up and a few comparisons.
 //!
-//! A connect under way makes room for another one; a socket in CLOSE_WAIT never does, because
-//! nothing could tell its age again. Both losses are counted. Nothing that is published depends on
-//! a note but an age (then a lower bound) and the name behind a failed connect (then unknown).
+//! A newer connect replaces the note of an older one. The note of a socket in CLOSE_WAIT is never
+//! replaced, because its age could not be found again. Both losses are counted. Only two published
+//! values need a note: an age (a lower bound without it) and the process of a failed connect
+//! (unknown without it).
 
 /// Notes of connects that share a slot of the table, a power of two.
 pub const CONNECT_WAYS: usize = 4;

@@ -76,7 +76,7 @@ offsets! {
     skc_family = "sock_common" "skc_family";
     /// `unsigned char`.
     skc_state = "sock_common" "skc_state";
-    /// `__be32`, meaningful for AF_INET alone.
+    /// `__be32`, meaningful for AF_INET only.
     skc_daddr = "sock_common" "skc_daddr";
     /// `__be32`.
     skc_rcv_saddr = "sock_common" "skc_rcv_saddr";
@@ -100,7 +100,7 @@ offsets! {
     sk_err = "sock" "sk_err";
     /// `unsigned long`.
     skc_flags = "sock_common" "skc_flags";
-    /// `unsigned long`; the low half tells zero from not.
+    /// `unsigned long`; the low half shows whether it is 0.
     sk_lingertime = "sock" "sk_lingertime";
     /// `u8`.
     sk_shutdown = "sock" "sk_shutdown";
@@ -197,7 +197,7 @@ offsets! {
     skb_dev = "sk_buff" "dev";
     /// `struct net *` inside `possible_net_t`.
     dev_net = "net_device" "nd_net.net";
-    /// `unsigned long`: the user stack pointer. x86 alone.
+    /// `unsigned long`: the user stack pointer. x86 only.
     pt_regs_sp = "pt_regs" "sp" optional;
     /// `struct task_struct *`.
     group_leader = "task_struct" "group_leader";
@@ -216,5 +216,5 @@ offsets! {
 const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 5) * 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C) of u32 alone: no padding, every bit pattern is valid.
+// SAFETY: repr(C) of u32 only: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Offsets {}

@@ -1,4 +1,4 @@
-//! What is seen of a reset, and of whom; the agent concludes the cause.
+//! Observations of a reset and of its process; the agent concludes the cause.
 
 use crate::Address;
 
@@ -6,7 +6,7 @@ use crate::Address;
 pub mod reset_flags {
     /// A segment provoked the reset (passive).
     pub const SEGMENT: u8 = 1 << 0;
-    /// That segment carries SYN.
+    /// The segment carries SYN.
     pub const SEGMENT_SYN: u8 = 1 << 1;
     /// SOCK_LINGER is set and the time is 0.
     pub const LINGER_ZERO: u8 = 1 << 2;
@@ -16,19 +16,19 @@ pub mod reset_flags {
     pub const HAS_SOCKET: u8 = 1 << 4;
     /// Both directions are shut down.
     pub const SHUT_DOWN: u8 = 1 << 5;
-    /// The kernel tells a reason (6.10 and later).
+    /// The kernel gives a reason (6.10 and later).
     pub const HAS_REASON: u8 = 1 << 6;
     /// [`ResetKey::sizes`](super::ResetKey::sizes) was read.
     pub const HAS_SIZES: u8 = 1 << 7;
 }
 
-/// What [`ResetKey::sizes`] holds: three amounts of bytes, each a class of two bits, and two bits.
+/// Parts of [`ResetKey::sizes`]: three amounts of bytes, each a class of two bits, and two bits.
 pub mod reset_sizes {
     /// Upper bounds of the first three classes; the last has none. 64 holds any close_notify of TLS
     /// (24 to 31 bytes with AEAD, RFC 8446 section 6.1) with the FIN that counts one; 4,096 a health
     /// check with its answer.
     pub const BOUNDS: [u32; 3] = [0, 64, 4_096];
-    /// Shift: bytes that came and that nobody will read. Of a closed socket, those of the segment.
+    /// Shift: bytes received that no process will read. Of a closed socket, those of the segment.
     pub const UNREAD: u32 = 0;
     /// Shift: bytes written and not sent; of a reset received, bytes not acknowledged.
     pub const UNSENT: u32 = 2;
@@ -67,8 +67,8 @@ pub struct ResetOrigin {
     pub tgid: u32,
     /// Sent: as in [`RESETS`](crate::maps::RESETS), with sizes. Received: state and sizes.
     pub seen: ResetKey,
-    /// The service: a client's peer port, a server's local port. Host byte order. Where nobody knows
-    /// the connection, the lower port of both, which a service has as a rule.
+    /// The service: a client's peer port, a server's local port. Host byte order. Where the
+    /// connection is unknown, the lower port of both, which a service has as a rule.
     pub port: u16,
     /// 1 where this host is the client, 0 where it is the server.
     pub is_client: u8,
@@ -90,7 +90,7 @@ pub struct ResetOriginUse {
     pub peers: u64,
     /// Likewise of the other port than [`ResetOrigin::port`].
     pub other_ports: u64,
-    /// That port of the last one.
+    /// The other port of the last reset.
     pub other_port: u16,
     /// Zero.
     pub reserved: [u16; 3],

@@ -1,9 +1,9 @@
 //! `inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg)`
 //!
 //! fexit, 5.5 and later; `(sk, flags, err, kern)` before 6.10. Returns the accepted socket, or NULL.
-//! Runs in the context of who called accept(). It does nothing unless stacks are asked for, and
-//! stays attached: before 5.13 it cannot be attached anew ("bpf: Allow trampoline re-attach for tracing
-//! and lsm programs"; seen to fail on 5.10).
+//! Runs in the context of the process that called accept(). It does nothing unless stacks are
+//! requested, and stays attached: before 5.13 it cannot be attached anew ("bpf: Allow trampoline
+//! re-attach for tracing and lsm programs"; seen to fail on 5.10).
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c>
 

@@ -1,9 +1,10 @@
 //! `inet_csk_get_port(struct sock *sk, unsigned short snum)`
 //!
-//! fexit, 5.5 and later; no tracepoint tells of a failed bind(). It gives a socket its local port:
-//! at bind(), and again at listen(). Returns 0, or where the port is taken -EADDRINUSE (1 before
-//! "net: Return errno in sk->sk_prot->get_port()", 6.2). Runs in the caller's context with the socket locked; `sk` is never NULL. `snum` is 0 where
-//! any port will do. connect() finds its port by another way.
+//! fexit, 5.5 and later; no tracepoint shows a failed bind(). It gives a socket its local port: at
+//! bind(), and again at listen(). Returns 0, or where the port is taken -EADDRINUSE (1 before "net:
+//! Return errno in sk->sk_prot->get_port()", 6.2). Runs in the caller's context with the socket
+//! locked; `sk` is never NULL. `snum` is 0 where any port will do. connect() finds its port by
+//! another way.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c>
 

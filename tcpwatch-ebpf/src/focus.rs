@@ -1,4 +1,4 @@
-//! What is looked at only while the agent asks for it; see [`tcpwatch_common::Focus`].
+//! Observations that are made only while the agent requests them; see [`tcpwatch_common::Focus`].
 
 use core::ffi::c_void;
 
@@ -23,13 +23,13 @@ use crate::{
     sock::{Object, Sock, field, has, offset},
 };
 
-/// What a new entry begins as: too large for the program's own stack. Its name in the object is this
-/// one, because a mangled name depends on the folder of the build.
+/// First content of a new entry, which is too large for the program's own stack. The symbol is not
+/// mangled, because a mangled name depends on the folder of the build.
 #[unsafe(no_mangle)]
 static NO_STACK: OpeningStack = OpeningStack::ZERO;
 
 /// Keeps the user stack of the running system call, which has opened the socket at `sk`, if the
-/// calling process is one of those asked for. `ctx` is the program's context.
+/// calling process is one of those requested. `ctx` is the program's context.
 #[inline(always)]
 pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
     let Some(focus) = focus() else { return };
@@ -37,13 +37,13 @@ pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
         return;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let mut is_wanted = false;
+    let mut in_focus = false;
     let mut index = 0;
     while index < STACK_PROCESSES {
-        is_wanted |= focus.stacks_of[index] == tgid;
+        in_focus |= focus.stacks_of[index] == tgid;
         index += 1;
     }
-    if !is_wanted {
+    if !in_focus {
         // The address may have been that of a socket whose stack is kept.
         let _ = STACKS.remove(&sk);
         return;
@@ -58,8 +58,8 @@ pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
     stack.tgid = tgid;
     stack.is_client = u32::from(is_client);
     let frames = (&raw mut stack.frames).cast();
-    // SAFETY: `frames` is writable for that size, and `ctx` the program's own. What cannot be had
-    // stays 0.
+    // SAFETY: `frames` is writable for that size, and `ctx` the program's own. A frame that cannot
+    // be read stays 0.
     unsafe {
         bpf_get_stack(ctx, frames, (FRAMES * 8) as u32, u64::from(BPF_F_USER_STACK));
     }
@@ -84,9 +84,8 @@ fn read_words(stack: &mut OpeningStack) {
     }
 }
 
-/// Counts who closes first, which leaves the connection in TIME_WAIT here: to FIN_WAIT1 goes a
-/// socket in close() or shutdown() alone, in the caller's context (`tcp_close_state`,
-/// net/ipv4/tcp.c).
+/// Counts active closes, which leave the connection in TIME_WAIT here. A socket goes to FIN_WAIT1
+/// only in close() or shutdown(), in the caller's context (`tcp_close_state`, net/ipv4/tcp.c).
 #[inline(always)]
 pub(crate) fn count_closer(sk: Sock) {
     if focus().is_none_or(|focus| focus.closers == 0) {
@@ -122,7 +121,7 @@ pub(crate) fn count_closer(sk: Sock) {
     }
 }
 
-/// Counts a connection to a destination that is asked for.
+/// Counts a connection to a requested destination.
 #[inline(always)]
 pub(crate) fn count_answer(sk: Sock) {
     if focus().is_none_or(|focus| focus.answers == 0) {

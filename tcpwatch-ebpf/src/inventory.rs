@@ -1,14 +1,14 @@
-//! `iter/tcp`: a walk over the TCP sockets of the network namespace of whoever opened it.
+//! `iter/tcp`: a walk over the TCP sockets of the network namespace of the process that opened it.
 //!
 //! Since 5.9. Shows full sockets (with the socket lock held, 5.15 and later), minisockets in
 //! TIME_WAIT or orphaned in FIN_WAIT2, and half-open requests; listeners first. Runs in the
 //! reader's context; `sk_common` is NULL once, at the end.
 //!
-//! The walk counts states, ports and destinations in the kernel; only sockets in CLOSE_WAIT, in
-//! LISTEN, connected to themselves, waiting for their peer, on ports that were asked for, and a
-//! sample of those that take scarce ports are copied up. When the buffer is full the kernel shows
-//! the same socket again on the next read, so the copy comes first and nothing is counted unless
-//! it succeeded.
+//! The walk counts states, ports and destinations in the kernel. It copies up only sockets in
+//! CLOSE_WAIT, in LISTEN, connected to themselves, waiting for their peer or on requested ports,
+//! and a sample of the sockets that take scarce ports. When the buffer is full the kernel shows the
+//! same socket again on the next read. So the copy comes first, and nothing is counted unless it
+//! succeeded.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c#L2990>
 
@@ -87,11 +87,11 @@ fn visit_request(sk: Sock, walk: &mut Walk) {
     }
     let port = u32::from(sk.local_port());
     if REQUESTS.get_ptr_mut(&port).is_none() {
-        // An LRU map makes room.
+        // A full LRU map evicts an old entry.
         let _ = REQUESTS.insert(&port, RequestUse::ZERO, 0);
     }
     let Some(entry) = REQUESTS.get_ptr_mut(&port) else { return };
-    // SAFETY: an entry of the map, which this walker alone writes.
+    // SAFETY: an entry of the map, which only this walker writes.
     let entry = unsafe { &mut *entry };
     if entry.generation != walk.generation {
         *entry = RequestUse { generation: walk.generation, ..RequestUse::ZERO };
@@ -121,13 +121,13 @@ fn visit_time_wait(
     walk: &mut Walk,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
-    if is_asked(walk, sk.local_port()) {
+    if is_requested(walk, sk.local_port()) {
         let address = sk.address(&mut walk.scratch);
         let tuple = sk.tuple(sk.local_port());
         let mut record = record_of(tw.substate(), address, tuple);
         record.flags = flags::MINISOCKET;
         write(seq, &record)?;
-        walk.asked_room -= 1;
+        walk.requested_left -= 1;
     }
     walk.time_wait_buckets += 1;
     walk.states[tw.substate() as usize & (STATES - 1)] += 1;
@@ -157,19 +157,20 @@ fn visit_socket(
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let tuple = sk.tuple(sk.local_port());
-    // What waits in an accept queue tells nothing of who holds the port, and may be much.
-    let is_asked = is_asked(walk, tuple.local_port) && !is_unaccepted(sk, sk_state);
+    // A connection in an accept queue does not show the process that holds the port, and there
+    // may be many.
+    let is_requested = is_requested(walk, tuple.local_port) && !is_unaccepted(sk, sk_state);
     let waits_since_ns = if waits_for_peer(sk_state) { waits_since(sk, sk_state, walk) } else { 0 };
     let user_flags = port_user(sk, sk_state, tuple, walk);
     if sk_state == state::CLOSE_WAIT
         || sk_state == state::LISTEN
         || waits_since_ns != 0
-        || is_asked
+        || is_requested
         || user_flags != 0
         || tuple.is_self()
     {
         copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags), walk, seq)?;
-        walk.asked_room -= u64::from(is_asked);
+        walk.requested_left -= u64::from(is_requested);
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
     if in_range(walk, tuple.local_port) {
@@ -182,7 +183,7 @@ fn visit_socket(
             && sk_state != state::LISTEN
             && sk.tcp().is_some_and(|tcp| tcp.0.accept_limit() == 0)
         {
-            // Listeners come first, so nobody listens there, nor was it accepted.
+            // Listeners come first, so the port has no listener and the socket was not accepted.
             walk.bound_ports += 1;
         }
     }
@@ -263,9 +264,9 @@ fn listener_flags_of(tcp: TcpSock, scratch: &mut u64) -> u8 {
 /// queue the agent knows the length.
 const QUEUE_LOOK: u32 = 256;
 
-/// Notes whose queue the connections are in that their peer has closed: with SO_REUSEPORT several
-/// listeners share a port, and nothing in such a socket tells which one it waits for. Listeners come
-/// first, so a queue is known before the walk meets what is in it.
+/// Notes the queue of each connection that its peer has closed. With SO_REUSEPORT several listeners
+/// share a port, and nothing in such a socket shows which one it waits for. Listeners come first,
+/// so a queue is known before the walk meets what is in it.
 #[inline(always)]
 fn note_queue(sk: Sock, walk: &mut Walk) {
     let Some(tcp) = sk.tcp() else { return };
@@ -282,7 +283,7 @@ fn note_queue(sk: Sock, walk: &mut Walk) {
             return;
         }
         if state_at(sk) == state::CLOSE_WAIT {
-            // An LRU map makes room.
+            // A full LRU map evicts an old entry.
             let _ = QUEUES.insert(&sk, &queue, 0);
         }
         request = request.next();
@@ -293,7 +294,7 @@ fn note_queue(sk: Sock, walk: &mut Walk) {
 /// The listener in whose queue this connection waits, 0 where none was noted.
 #[inline(always)]
 fn queue_of(sk: u64, walk: &Walk) -> u64 {
-    // SAFETY: this walker alone writes the map.
+    // SAFETY: only this walker writes the map.
     match unsafe { QUEUES.get(&sk) } {
         Some(queue) if queue.generation == walk.generation => queue.listener,
         _ => 0,
@@ -326,10 +327,10 @@ fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
     }
 }
 
-/// Whether the sockets of this port are asked for, and there is room for one more.
+/// Whether the sockets of this port are requested, and one more may be copied up.
 #[inline(always)]
-fn is_asked(walk: &Walk, port: u16) -> bool {
-    walk.asked_room != 0 && walk.asked_ports[word(port)] & bit(port) != 0
+fn is_requested(walk: &Walk, port: u16) -> bool {
+    walk.requested_left != 0 && walk.requested_ports[word(port)] & bit(port) != 0
 }
 
 /// Whether no process has accepted it yet.
@@ -345,9 +346,9 @@ fn waits_for_peer(sk_state: u32) -> bool {
     matches!(sk_state, state::SYN_SENT | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING)
 }
 
-/// Since when such a socket has been waiting, 0 where it is less than a second: of a healthy host
-/// that leaves next to none. In SYN_SENT the first SYN tells; in the others the last segment, sent
-/// or received, is the latest that it can be.
+/// Since when such a socket has been waiting, 0 where it is less than a second: on a healthy host
+/// hardly any waits longer. In SYN_SENT it is the time of the first SYN. In the other states the
+/// last segment, sent or received, is the latest possible time.
 #[inline(always)]
 fn waits_since(sk: Sock, sk_state: u32, walk: &Walk) -> u64 {
     const SECOND_NS: u64 = 1_000_000_000;
@@ -364,8 +365,8 @@ fn waits_since(sk: Sock, sk_state: u32, walk: &Walk) -> u64 {
     if since_ns + SECOND_NS <= walk.now_ns { since_ns } else { 0 }
 }
 
-/// When the socket entered CLOSE_WAIT. One that is older than the programs, or whose note had to
-/// go, has been there at least since its last segment: the FIN or a later one, a keep-alive say.
+/// When the socket entered CLOSE_WAIT. A socket older than the programs, or without a note, has
+/// been there at least since its last segment: the FIN, or a later one such as a keep-alive.
 /// The first walk that meets it notes that time, so that a keep-alive never makes it younger.
 #[inline(always)]
 fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
@@ -375,7 +376,7 @@ fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
-    // Where there is no room the agent remembers it, for the sockets that it describes.
+    // Where the table is full the agent remembers it, for the sockets that it describes.
     let _ = notes::put_close_wait(sk, since_ns, false);
     (since_ns, false)
 }
@@ -411,18 +412,18 @@ fn port_user(sk: Sock, sk_state: u32, tuple: Tuple, walk: &mut Walk) -> u8 {
         return 0;
     }
     let Some(tcp) = sk.tcp() else { return 0 };
-    // What was accepted has its listener's port.
+    // An accepted socket has its listener's port.
     if tcp.0.accept_limit() != 0 || !in_range(walk, tuple.local_port) {
         return 0;
     }
     if tcp.is_port_pinned() {
-        if !many_are_pinned || walk.pinned_room == 0 {
+        if !many_are_pinned || walk.pinned_left == 0 {
             return 0;
         }
-        walk.pinned_room -= 1;
+        walk.pinned_left -= 1;
         return flags::PORT_USER | flags::PINNED;
     }
-    if walk.users_room == 0 {
+    if walk.users_left == 0 {
         return 0;
     }
     let destination = Destination {
@@ -432,14 +433,14 @@ fn port_user(sk: Sock, sk_state: u32, tuple: Tuple, walk: &mut Walk) -> u8 {
         reserved: 0,
     };
     let Some(entry) = DESTINATIONS.get_ptr_mut(&destination) else { return 0 };
-    // SAFETY: an entry of the map, which this walker alone writes.
+    // SAFETY: an entry of the map, which only this walker writes.
     let entry = unsafe { &mut *entry };
     if entry.generation != walk.generation || entry.listed == 0 || entry.listed > DESTINATION_USERS
     {
         return 0;
     }
     entry.listed += 1;
-    walk.users_room -= 1;
+    walk.users_left -= 1;
     flags::PORT_USER
 }
 
@@ -452,7 +453,7 @@ fn use_port(walk: &mut Walk, sk_state: u32, local: Address, peer: Address, peer_
         let _ = DESTINATIONS.insert(&destination, DestinationUse::ZERO, 0);
     }
     let Some(entry) = DESTINATIONS.get_ptr_mut(&destination) else { return };
-    // SAFETY: an entry of the map, which this walker alone writes.
+    // SAFETY: an entry of the map, which only this walker writes.
     let entry = unsafe { &mut *entry };
     if entry.generation != walk.generation {
         *entry = DestinationUse { generation: walk.generation, ..DestinationUse::ZERO };

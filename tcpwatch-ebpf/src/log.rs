@@ -1,6 +1,6 @@
-//! What the rare error paths tell the log of the agent, by aya-log.
+//! Messages of the rare error paths to the log of the agent, by aya-log.
 //!
-//! Nothing is told unless the agent logs at debug. `AYA_LOG_LEVEL` lies in `.rodata` and is frozen
+//! Nothing is sent unless the agent logs at debug. `AYA_LOG_LEVEL` lies in `.rodata` and is frozen
 //! before the load, so that the verifier removes each of these branches with the function behind
 //! it. Each text has a function of its own that is not inlined: its buffers would not fit on the
 //! stack of a hook.
@@ -29,10 +29,10 @@ macro_rules! messages {
 }
 
 messages! {
-    /// An event that found no room in the ring.
+    /// An event that the full ring could not take.
     event_lost(kind: u8) = "event ring full, event of kind {} lost";
     /// The note of a connect() that took the place of another one's.
-    connect_note_evicted(tgid: u32) = "connect notes full, one made room for process {}";
+    connect_note_evicted(tgid: u32) = "connect notes full, one replaced by that of process {}";
     /// A socket in CLOSE_WAIT whose beginning is not noted.
     close_wait_note_refused() = "CLOSE_WAIT notes full, begin of one not noted";
     /// A kind of reset that cannot be counted.

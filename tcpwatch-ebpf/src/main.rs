@@ -5,7 +5,7 @@
 //!
 //! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
 //! walks: [`inventory`], [`owners`]. All of them read kernel memory through [`sock`] and
-//! [`segment`]; [`scope`] says which namespaces the hooks count.
+//! [`segment`]; [`scope`] selects the namespaces that the hooks count.
 #![no_std]
 #![no_main]
 

@@ -74,13 +74,13 @@ const RING_SIZE: u64 = 1;
 #[inline(always)]
 pub(crate) fn counters() -> Option<&'static mut Counters> {
     let counters = COUNTERS.get_ptr_mut(0)?;
-    // SAFETY: the map lives as long as the program, and the entry is this CPU's alone. Another
+    // SAFETY: the map lives as long as the program, and the entry belongs to this CPU only. Another
     // program that interrupts this one may add to a counter in between; the worst outcome is a
     // lost increment, never a torn one (each counter is one aligned word).
     Some(unsafe { &mut *counters })
 }
 
-/// What the agent wants looked at now.
+/// The observations that the agent requests now.
 #[inline(always)]
 pub(crate) fn focus() -> Option<&'static Focus> {
     // SAFETY: the agent writes it as a whole at any time; half an update looks at one process more
@@ -88,7 +88,7 @@ pub(crate) fn focus() -> Option<&'static Focus> {
     unsafe { FOCUS.get_ptr(0)?.as_ref() }
 }
 
-/// The walk under way. One walker runs at a time, so nobody else writes it.
+/// The walk under way. One walker runs at a time, so no other program writes it.
 #[inline(always)]
 pub(crate) fn walk() -> Option<&'static mut Walk> {
     let walk = WALK.get_ptr_mut(0)?;
@@ -97,8 +97,8 @@ pub(crate) fn walk() -> Option<&'static mut Walk> {
     Some(unsafe { &mut *walk })
 }
 
-/// How far the ring may be filled by events of one kind, in eighths of it. What any process can
-/// cause as often as it likes leaves place for what is rarer.
+/// How far the ring may be filled by events of one kind, in eighths of it. Events
+/// that any process can cause at will leave space for the rarer ones.
 #[derive(Clone, Copy)]
 pub(crate) enum Share {
     /// A connect() that failed at the other end or on the way: a program that tries again and

@@ -11,7 +11,7 @@ use tcpwatch_common::{
 
 use crate::maps::{CLOSE_WAIT_NOTES, CONNECT_NOTES};
 
-/// What became of a note.
+/// Result of putting a note.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Put {
     /// It is in the socket's former place, or in a free one.
@@ -25,7 +25,7 @@ pub(crate) enum Put {
 /// The lowest bit of [`CloseWaitSet::since_ns`].
 const EXACT: u64 = 1;
 
-/// A multiplicative hash of a socket's address, whose low six bits say nothing (slab objects are
+/// A multiplicative hash of a socket's address, without its low six bits (slab objects are
 /// aligned to a cache line).
 #[inline(always)]
 fn hash(sk: u64) -> u32 {

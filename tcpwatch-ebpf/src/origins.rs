@@ -16,7 +16,7 @@ use crate::{
     sock::{Namespace, Sock, TcpSock, current_leader_comm, state},
 };
 
-/// Who did it.
+/// The process that caused a reset.
 #[derive(Clone, Copy)]
 pub(crate) struct Culprit {
     pub(crate) tgid: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Culprit {
 }
 
 impl Culprit {
-    /// Where the hook runs in softirq, or in whoever was interrupted by it.
+    /// Where the hook runs in softirq, or in a process that it interrupted.
     pub(crate) const UNKNOWN: Self = Self { tgid: 0, comm: [0; 16] };
 
     /// Where the hook runs in the system call that did it.
@@ -45,7 +45,7 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Those of a full socket.
+    /// The ends of a full socket.
     #[inline(always)]
     pub(crate) fn of(sk: Sock, tcp: TcpSock) -> Self {
         let (port, is_client) = service_of(sk, tcp);
@@ -53,7 +53,7 @@ impl Ends {
         Self { port, is_client, other_port, peer: sk.addresses().1 }
     }
 
-    /// Those of a socket in TIME_WAIT. A server's port has been bound, a client's as a rule not.
+    /// The ends of a socket in TIME_WAIT. A server's port has been bound, a client's as a rule not.
     #[inline(always)]
     pub(crate) fn of_time_wait(sk: Sock) -> Option<Self> {
         let is_server = sk.time_wait()?.is_port_pinned();
@@ -65,9 +65,9 @@ impl Ends {
         })
     }
 
-    /// Those of a segment for which there is no socket. A SYN asks for the port it is sent to; of any
-    /// other one the lower port is taken for the service's, because clients get theirs from the upper
-    /// half.
+    /// The ends of a segment for which there is no socket. A SYN names the service's port as its
+    /// destination. Of any other segment the lower port is taken for the service's, because clients
+    /// get theirs from the upper half.
     #[inline(always)]
     pub(crate) fn of_stray(local: u16, remote: u16, is_syn: bool, peer: Address) -> Self {
         if is_syn || local <= remote {

@@ -1,6 +1,6 @@
-//! `iter/task_file`: every open file of every process; copies up the wanted sockets.
+//! `iter/task_file`: every open file of every process; copies up the selected sockets.
 //!
-//! Since 5.8. Cheaper than `/proc/*/fd` (no path is built for the files that are not wanted) and
+//! Since 5.8. Cheaper than `/proc/*/fd` (no path is built for the other files) and
 //! in need of no capability beyond that of loading it. Runs in the reader's context; `task` and
 //! `file` are NULL once, at the end.
 //!
@@ -41,7 +41,7 @@ fn owners(ctx: *mut c_void) -> i32 {
         return 0;
     }
     let number = field!(inode, i_ino: u64);
-    // SAFETY: the agent fills the map before the walk and leaves it alone during it.
+    // SAFETY: the agent fills the map before the walk and does not write it during the walk.
     if unsafe { WANTED.get(&number) }.is_none() {
         return 0;
     }

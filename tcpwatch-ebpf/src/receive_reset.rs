@@ -2,8 +2,8 @@
 //!
 //! Since 4.16. A reset has reached a full socket, whose state is still the one it met. Runs in
 //! softirq; `sk` is never NULL. It also fires where none was received: data for a socket in FIN_WAIT1
-//! or FIN_WAIT2 that nobody will read from ends it by the same function (`tcp_rcv_state_process`,
-//! TCPABORTONDATA).
+//! or FIN_WAIT2 that no process will read from ends it by the same function
+//! (`tcp_rcv_state_process`, TCPABORTONDATA).
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/tcp.h#L161>
 
@@ -27,9 +27,9 @@ const RECEIVED: u8 = 1;
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
     if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
         let sk_state = sk.state();
-        /// An orphan has it, and who has called shutdown() for both directions.
+        /// Set for an orphan, and after shutdown() for both directions.
         const RCV_SHUTDOWN: u8 = 1;
-        // Such a socket was ended by data; a real reset there harms nobody.
+        // Such a socket was ended by data; a real reset there does no harm.
         let may_be_data = sk_state == state::FIN_WAIT1 || sk_state == state::FIN_WAIT2;
         if (!may_be_data || sk.shutdown() & RCV_SHUTDOWN == 0) && scope::covers(sk.namespace()) {
             counters.resets_received[sk_state as usize & (STATES - 1)] += 1;

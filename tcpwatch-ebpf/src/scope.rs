@@ -23,7 +23,7 @@ pub(crate) fn covers(namespace: Namespace) -> bool {
     counted == scope::ALL || counted == namespace.inode()
 }
 
-/// Whether every namespace is counted, so also one that cannot be told.
+/// Whether every namespace is counted, so also one that is not known.
 #[inline(always)]
 pub(crate) fn covers_unknown() -> bool {
     counted() == scope::ALL

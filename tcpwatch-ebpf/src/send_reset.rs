@@ -119,7 +119,7 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
     }
 }
 
-/// What there is to be lost with a full socket.
+/// Bytes that may be lost with a full socket.
 #[inline(always)]
 pub(crate) fn describe_sizes(
     sk: Sock,

@@ -139,7 +139,7 @@ fn connect_flags(sk: Sock, tcp: TcpSock, noted: bool, note: ConnectNote) -> u8 {
     const BOTH_DIRECTIONS: u8 = 3;
     let mut flags = 0;
     if let Some(has_sent) = tcp.has_sent() {
-        flags |= bits::TOLD;
+        flags |= bits::SYN_KNOWN;
         if has_sent {
             flags |= bits::SYN_QUEUED;
         }

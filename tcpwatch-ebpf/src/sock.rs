@@ -2,7 +2,7 @@
 //!
 //! A [`Sock`] wraps a pointer that the verifier knows the type of, so each field is one load
 //! instruction; a load through a stale pointer yields 0 (the kernel's exception table), never a
-//! fault. What the verifier does not know the type of goes through `bpf_probe_read_kernel`.
+//! fault. A pointer of unknown type goes through `bpf_probe_read_kernel`.
 
 use core::{
     ffi::c_void,
@@ -89,11 +89,12 @@ macro_rules! field {
 }
 pub(crate) use field;
 
-/// Whether the first two arguments of a BTF tracepoint are not NULL, asked of their bits. From 6.5
-/// until arguments that may be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp
-/// arguments with PTR_MAYBE_NULL") the verifier takes each for valid and removes the branch of a
-/// comparison with NULL, so the pointer itself must not be asked first. `arguments` is the program's
-/// context.
+/// Whether the first two arguments of a BTF tracepoint are not NULL, read from their bits.
+///
+/// From 6.5 on the verifier takes each argument for valid and removes the branch of a comparison
+/// with NULL, so the pointer itself must not be compared first. This ended when arguments that may
+/// be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp arguments with
+/// PTR_MAYBE_NULL"). `arguments` is the program's context.
 #[inline(always)]
 pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
     // SAFETY: the context is an array of 64-bit arguments, and the helper checks the address.
@@ -220,13 +221,13 @@ impl Sock {
         field!(self, sk_max_ack_backlog: u32)
     }
 
-    /// What a listener has dropped; 0 where the kernel does not tell.
+    /// Connections that a listener has dropped; 0 where the kernel does not show them.
     #[inline(always)]
     pub(crate) fn drops(self) -> u32 {
         if has!(sk_drops) { field!(self, sk_drops: u32) } else { 0 }
     }
 
-    /// Whether bind() named the local port of a listener; `None` where the kernel does not tell.
+    /// Whether bind() named the local port of a listener; `None` where the kernel does not show it.
     #[inline(always)]
     pub(crate) fn is_port_named(self) -> Option<bool> {
         /// `SOCK_BINDPORT_LOCK` (include/uapi/linux/socket.h): bind() with a port other than 0.
@@ -240,7 +241,7 @@ impl Sock {
         Some((byte >> (bit % 8)) & SOCK_BINDPORT_LOCK != 0)
     }
 
-    /// Whether any thread waits for the socket; `None` where the kernel does not tell.
+    /// Whether any thread waits for the socket; `None` where the kernel does not show it.
     #[inline(always)]
     pub(crate) fn is_awaited(self, scratch: &mut u64) -> Option<bool> {
         if !has!(sk_wq) || !has!(wq_first) {
@@ -385,7 +386,7 @@ impl TcpSock {
         field!(self.0, tcp_mstamp: u64).wrapping_mul(1_000)
     }
 
-    /// Whether the kernel tells what the socket has carried.
+    /// Whether the kernel counts the bytes that the socket has carried.
     #[inline(always)]
     pub(crate) fn has_progress() -> bool {
         has!(bytes_sent) && has!(delivered_mstamp)
@@ -408,7 +409,7 @@ impl TcpSock {
         field!(self.0, delivered_mstamp: u64).wrapping_mul(1_000)
     }
 
-    /// Whether a segment is under way; `None` where the kernel does not tell.
+    /// Whether a segment is under way; `None` where the kernel does not show it.
     #[inline(always)]
     pub(crate) fn has_sent(self) -> Option<bool> {
         if has!(packets_out) { Some(field!(self.0, packets_out: u32) != 0) } else { None }
@@ -454,7 +455,7 @@ impl TcpSock {
 }
 
 /// Address of a `struct request_sock` in an accept queue, 0 behind the last. accept() may free it
-/// meanwhile (before 5.15 the walk holds no lock), so each is asked whose queue it is in.
+/// meanwhile (before 5.15 the walk holds no lock), so the queue of each is checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Request(u64);
 

@@ -1,4 +1,4 @@
-//! What the kernel side has counted since it was loaded.
+//! Counts that the kernel side has kept since it was loaded.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use super::{ResetCause, ResetObservation, TcpState};
 /// Totals over all CPUs.
 #[derive(Clone, Debug, Default)]
 pub struct KernelCounters {
-    /// Transitions by (from, to), those that occurred.
+    /// Transitions that occurred, by (from, to).
     pub transitions: Vec<((TcpState, TcpState), u64)>,
     /// Time spent in CLOSE_WAIT by sockets that left it.
     pub close_wait: CloseWaitDurations,
-    /// Resets sent, by what was seen of them; `None` without the hook.
+    /// Resets sent, by observation; `None` without the hook.
     pub resets_sent: Option<Vec<(ResetObservation, u64)>>,
-    /// Causes that nothing on this kernel tells of.
+    /// Causes that no hook on this kernel shows.
     pub unseen_causes: &'static [ResetCause],
     /// Resets received, by the state of the socket; `None` without the hook.
     pub resets_received: Option<Vec<(TcpState, u64)>>,
     /// How full the tables behind the counters are.
     pub tables: Vec<TableUse>,
-    /// What was lost, by stage.
+    /// Events and observations lost, by stage.
     pub lost: Vec<(&'static str, u64)>,
 }
 

@@ -1,4 +1,4 @@
-//! What a hook saw happen.
+//! Events that a hook saw.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use super::{Endpoint, NetnsId, Process, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectFailure {
-    /// ECONNREFUSED: a reset came back; nobody listens there.
+    /// ECONNREFUSED: a reset came back; no process listens there.
     Refused,
     /// ETIMEDOUT: no answer.
     TimedOut,
-    /// EHOSTUNREACH or ENETUNREACH, told by a router or by this host.
+    /// EHOSTUNREACH or ENETUNREACH, reported by a router or by this host.
     Unreachable,
     /// EADDRNOTAVAIL: no local port was free for this destination.
     NoLocalPort,
@@ -88,7 +88,7 @@ pub enum Event {
         netns: NetnsId,
         /// Both ends.
         endpoint: Endpoint,
-        /// Who called connect().
+        /// The process that called connect().
         process: Option<Arc<Process>>,
     },
     /// A connect() failed after SYN_SENT.
@@ -103,13 +103,14 @@ pub enum Event {
         peer: Endpoint,
         /// Why.
         reason: ConnectFailure,
-        /// How long after its first SYN; `None` where none was sent, or the kernel does not tell.
+        /// How long after its first SYN; `None` where none was sent, or the kernel does not show
+        /// it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waited: Option<Duration>,
         /// Why no SYN was sent; `None` where one was, or it is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         no_connect: Option<NoConnect>,
-        /// Who called connect().
+        /// The process that called connect().
         process: Option<Arc<Process>>,
     },
     /// A bind() or listen() failed with EADDRINUSE.
@@ -118,9 +119,9 @@ pub enum Event {
         at: Timestamp,
         /// The network namespace.
         netns: NetnsId,
-        /// What it asked for; port 0 where any port would have done and none was free.
+        /// The requested address; port 0 where any port would have done and none was free.
         local: Endpoint,
-        /// Who called.
+        /// The process that called.
         process: Option<Arc<Process>>,
     },
 }

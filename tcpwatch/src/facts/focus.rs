@@ -1,17 +1,17 @@
-//! What the engine wants the kernel side to look at more closely, for now.
+//! Observations that the engine requests from the kernel side, for now.
 
 use std::collections::BTreeSet;
 
 use super::{Endpoint, NetnsId};
 
-/// Asked for with each inventory; what is not asked for again ends. A healthy host has an empty one
-/// and pays for none of it.
+/// The requests of one inventory. An observation ends when the next inventory does not request it
+/// again. A healthy host has an empty focus and pays for none of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Focus {
     /// Processes whose calls of connect() and accept() are to be recorded with their user stack;
     /// [`STACKS`](Self::STACKS) at most.
     pub stacks_of: Vec<u32>,
-    /// Namespaces in which to count who closes connections first, and so makes TIME_WAIT;
+    /// Namespaces in which active closes are counted, because they make TIME_WAIT;
     /// [`CLOSERS_IN`](Self::CLOSERS_IN) at most.
     pub closers_in: BTreeSet<NetnsId>,
     /// Local ports whose sockets are to be described, whatever their state; a few at most.
@@ -22,8 +22,8 @@ pub struct Focus {
 }
 
 impl Focus {
-    /// Most processes whose stacks are recorded at a time: each costs a little with every connection
-    /// that it opens, and of many that leak at once the largest tell enough.
+    /// Limit of processes whose stacks are recorded at a time. Each costs a little with every
+    /// connection that it opens. Where many leak at once, the largest are enough.
     pub const STACKS: usize = tcpwatch_common::STACK_PROCESSES;
 
     /// Most destinations whose connections are counted at a time.
@@ -31,7 +31,7 @@ impl Focus {
     /// Most namespaces whose closers are counted at a time.
     pub const CLOSERS_IN: usize = tcpwatch_common::maps::CLOSERS_IN_LIMIT as usize;
 
-    /// Whether nothing is asked for.
+    /// Whether nothing is requested.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stacks_of.is_empty()

@@ -1,4 +1,4 @@
-//! What a walk over the socket tables found; the truth for every gauge.
+//! Results of a walk over the socket tables; the truth for every gauge.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,20 +20,22 @@ pub struct Inventory {
     pub walked: Duration,
     /// The namespaces.
     pub namespaces: Vec<Namespace>,
-    /// What this inventory could not see.
+    /// Things that this inventory could not see.
     pub not_seen: Vec<NotSeen>,
     /// Listeners and self-connections that were too many to describe.
     pub undescribed: u64,
-    /// Descriptors of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2, by pid, as far as /proc tells.
+    /// Descriptors of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2, by pid, as far as
+    /// /proc shows them.
     pub descriptors: BTreeMap<u32, DescriptorUse>,
-    /// Resets by process and service; `None` where no hook tells of them.
+    /// Resets by process and service; `None` where no hook counts them.
     pub resets: Option<Vec<ResetCount>>,
     /// Connections that services with resets have opened and closed; `None` where nothing counts
     /// them, as in recordings of earlier versions.
     pub services: Option<Vec<ServiceCount>>,
-    /// Who closed connections first, where [`Focus::closers_in`](super::Focus::closers_in) asks.
+    /// Active closes by process, in the namespaces of
+    /// [`Focus::closers_in`](super::Focus::closers_in).
     pub closers: Vec<CloserCount>,
-    /// Connections to the destinations that [`Focus::answers`](super::Focus::answers) asks for.
+    /// Connections to the destinations of [`Focus::answers`](super::Focus::answers).
     pub answers: Vec<AnswerCount>,
 }
 
@@ -67,7 +69,7 @@ pub struct Namespace {
     /// Sockets that wait for their peer: in SYN_SENT, FIN_WAIT2, LAST_ACK or CLOSING for a second at
     /// least, up to a limit.
     pub waiting: Vec<WaitingSocket>,
-    /// Sockets on the ports that [`Focus::ports`](super::Focus::ports) asks for.
+    /// Sockets on the ports of [`Focus::ports`](super::Focus::ports).
     pub port_holders: Vec<PortHolder>,
     /// A sample of the sockets that take ports of busy destinations, or pinned ports where these
     /// are many.
@@ -116,7 +118,7 @@ impl StateCounts {
     }
 }
 
-/// The sum of counts. No host has so many sockets that it overflows, but a recording can say so.
+/// The sum of counts. No host has so many sockets that it overflows, but a recording can.
 #[must_use]
 pub fn saturating_sum(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
@@ -186,9 +188,9 @@ pub struct PortUse {
     pub available: u32,
     /// Of these, bound explicitly: taken for every destination.
     pub pinned: u32,
-    /// Of the pinned ones, those of outgoing connections that called bind() before connect().
+    /// Pinned ports of outgoing connections that called bind() before connect().
     pub bound_before_connect: u32,
-    /// Of the pinned ones, those that only TIME_WAIT holds; `None` where it was not counted.
+    /// Pinned ports that only TIME_WAIT holds; `None` where it was not counted.
     pub pinned_in_time_wait: Option<u32>,
     /// The destination that has taken most.
     pub worst: Option<DestinationUse>,
@@ -207,9 +209,9 @@ pub struct DestinationUse {
     pub local: Endpoint,
     /// Destination.
     pub peer: Endpoint,
-    /// Ports taken, those bound explicitly included; never more than [`PortUse::available`].
+    /// Ports taken, including those bound explicitly; never more than [`PortUse::available`].
     pub used: u32,
-    /// Ports taken by the state of their socket, those bound explicitly not counted. `None` where
+    /// Ports taken by the state of their socket, without those bound explicitly. `None` where
     /// it was not counted.
     #[serde(default)]
     pub states: Option<StateCounts>,
@@ -221,7 +223,7 @@ pub struct DestinationUse {
 pub enum Role {
     /// It called connect().
     Client,
-    /// It accepted, or somebody listens on the local port.
+    /// It accepted, or a process listens on the local port.
     Server,
 }
 
@@ -236,7 +238,7 @@ impl Role {
     }
 }
 
-/// What Recv-Q says of a socket in CLOSE_WAIT: the FIN itself counts one byte until recv() has
+/// Meaning of the Recv-Q of a socket in CLOSE_WAIT: the FIN itself counts one byte until recv() has
 /// returned 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unread {
@@ -248,7 +250,7 @@ pub enum Unread {
     Data,
 }
 
-/// What a socket has carried.
+/// Bytes that a socket has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
@@ -282,17 +284,17 @@ pub struct CloseWaitSocket {
     pub since_exact: bool,
     /// Recv-Q in bytes.
     pub recv_queue: u32,
-    /// What it has carried; `None` where the kernel does not tell.
+    /// Bytes that it has carried; `None` where the kernel does not show them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// It waits in an accept queue: nobody has accepted it.
+    /// It waits in an accept queue: no process has accepted it.
     pub unaccepted: bool,
-    /// Who holds it, where known.
+    /// The process that holds it, where known.
     pub owner: Option<Owner>,
     /// Its owner has not been looked for yet.
     pub owner_pending: bool,
     /// The user stack that opened it, innermost frame first, where
-    /// [`Focus::stacks_of`](super::Focus::stacks_of) asked for it then. A frame is
+    /// [`Focus::stacks_of`](super::Focus::stacks_of) named its process then. A frame is
     /// `function+0x14 (object)`, or `0x55d0 (object)` where the function is not known.
     pub stack: Option<Arc<[String]>>,
 }
@@ -332,32 +334,32 @@ pub struct Listener {
     pub accept_limit: u32,
     /// Half-open requests.
     pub half_open: u32,
-    /// Connections dropped since it listens, modulo 2^32; 0 where the kernel does not tell.
+    /// Connections dropped since it listens, modulo 2^32; 0 where the kernel does not show it.
     pub drops: u32,
     /// Half-open requests of its port whose SYN-ACK had to be sent again: unanswered for a second.
     pub unanswered: u32,
     /// About how many sources these have.
     pub unanswered_sources: u32,
     /// Its port lies inside `ip_local_port_range` and is not reserved: connect() may pick it as a
-    /// source while nobody listens.
+    /// source while no process listens there.
     pub in_port_range: bool,
     /// Connections to it from this host over loopback.
     pub local_clients: u32,
     /// The kernel picked its port: bind() with port 0, or listen() without bind(). `None` where it
-    /// does not tell.
+    /// does not show that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_picked: Option<bool>,
     /// Identity of the connection that has waited for accept() longest, which is the next that it
-    /// returns; never to be published. `None` where none waits or the kernel does not tell.
+    /// returns; never to be published. `None` where none waits or the kernel does not show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_waiting: Option<u64>,
     /// Some thread waits for connections: in accept() or poll(), or by epoll. `None` where the
-    /// kernel does not tell.
+    /// kernel does not show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited: Option<bool>,
-    /// Who holds it, where known.
+    /// The process that holds it, where known.
     pub owner: Option<Owner>,
-    /// Of several processes that hold it, those that accept, as far as it is known: the first few.
+    /// The processes that accept, where several hold it, as far as known: the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptors: Vec<Arc<Process>>,
 }
@@ -385,14 +387,14 @@ impl Listener {
         }
     }
 
-    /// The process that is to accept: the first of those that do, else who holds it.
+    /// The process that should accept: the first that does, else the one that holds it.
     #[must_use]
     pub fn accepting(&self) -> Option<&Process> {
         let owner = self.owner.as_ref().map(|owner| &*owner.process);
         self.acceptors.first().map(|process| &**process).or(owner)
     }
 
-    /// Whether the next handshake to end will find no room (`sk_acceptq_is_full`).
+    /// Whether the queue is full for the next handshake that ends (`sk_acceptq_is_full`).
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.accept_queue > self.accept_limit
@@ -408,7 +410,7 @@ pub struct SelfConnectedSocket {
     pub endpoint: Endpoint,
     /// Its state.
     pub state: TcpState,
-    /// Who holds it, where known.
+    /// The process that holds it, where known.
     pub owner: Option<Owner>,
 }
 
@@ -427,12 +429,12 @@ pub struct WaitingSocket {
     pub role: Role,
     /// Since when it has been in this state, at the latest. Exact for SYN_SENT.
     pub since: Timestamp,
-    /// Its process has closed it: nobody holds it any more.
+    /// Its process has closed it: no process holds it any more.
     pub orphan: bool,
-    /// What it has carried; `None` where the kernel does not tell.
+    /// Bytes that it has carried; `None` where the kernel does not show them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Who holds it, where known.
+    /// The process that holds it, where known.
     pub owner: Option<Owner>,
     /// Its owner has not been looked for yet.
     pub owner_pending: bool,
@@ -449,7 +451,7 @@ impl WaitingSocket {
     }
 }
 
-/// A socket on a port that somebody could not have.
+/// A socket on a port that another process could not bind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortHolder {
     /// Its state; TIME_WAIT too.
@@ -458,7 +460,7 @@ pub struct PortHolder {
     pub local: Endpoint,
     /// The other end; port 0 for a listener.
     pub peer: Endpoint,
-    /// Who holds it, where known; nobody holds one in TIME_WAIT.
+    /// The process that holds it, where known; a socket in TIME_WAIT has none.
     pub owner: Option<Owner>,
 }
 
@@ -473,25 +475,25 @@ pub struct PortUser {
     pub peer: Endpoint,
     /// It called bind() before connect(), so that its port is taken for every destination.
     pub pinned: bool,
-    /// Who holds it, where known.
+    /// The process that holds it, where known.
     pub owner: Option<Owner>,
 }
 
 /// Connections that processes of one name closed first, which leaves them in TIME_WAIT here; counted
-/// since [`Focus::closers_in`](super::Focus::closers_in) asked for it.
+/// since [`Focus::closers_in`](super::Focus::closers_in) named the namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloserCount {
     /// The network namespace.
     pub netns: NetnsId,
-    /// Who called close() or shutdown(); the first of them that lives.
+    /// The process that called close() or shutdown(); the first of them that lives.
     pub process: Arc<Process>,
     /// Which side of the connections it was.
     pub role: Role,
     /// The peer's address for a client; `None` for a server, which has many, and for a client with
     /// more peers than could be counted apart.
     pub peer: Option<IpAddr>,
-    /// The service: a client's peer port, a server's local port. It says nothing of a client
-    /// without a peer.
+    /// The service: a client's peer port, a server's local port. It is of no use for a
+    /// client without a peer.
     pub port: u16,
     /// How many.
     pub count: u64,
@@ -504,7 +506,7 @@ pub struct CloserCount {
 }
 
 /// Connections to one destination that were established, counted since
-/// [`Focus::answers`](super::Focus::answers) asked for it.
+/// [`Focus::answers`](super::Focus::answers) named the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerCount {
     /// The network namespace.

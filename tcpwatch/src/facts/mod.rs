@@ -1,9 +1,9 @@
-//! What is known of the host, in types: the only input of the engine.
+//! Facts about the host, as types: the only input of the engine.
 //!
 //! Nothing here reads anything. [`kernel`](crate::kernel) makes facts, the
 //! [`engine`](crate::engine) judges them. All times are CLOCK_MONOTONIC, see [`Timestamp`].
 //!
-//! Facts can be written down, see [`incident`](crate::incident). What was written must stay
+//! Facts can be written down, see [`incident`](crate::incident). Recordings must stay
 //! readable: a field that a type with `#[serde(default)]` gains is its default there; in any other
 //! type it needs `#[serde(default)]` itself.
 

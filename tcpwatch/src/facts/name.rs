@@ -1,4 +1,4 @@
-//! What names of units, containers and pods look like, as facts and labels spell them.
+//! Names of units, containers and pods, as facts and labels spell them.
 
 /// Characters of a container's or pod's id that are kept, as `docker ps` shows it.
 const SHORT_ID: usize = 12;

@@ -1,4 +1,4 @@
-//! Who holds a socket.
+//! Processes that hold sockets.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
-/// A process. What could not be read is `None`.
+/// A process. A field that could not be read is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
@@ -18,8 +18,8 @@ pub struct Process {
     pub started: Timestamp,
     /// The executable's path.
     pub exe: Option<String>,
-    /// The unit of the host's own service manager, `nginx.service` say. Units of a manager within a
-    /// container or of a user's manager are not known by name.
+    /// The unit of the host's own service manager, for example `nginx.service`. Units of a manager
+    /// within a container or of a user's manager are not known by name.
     pub unit: Option<String>,
     /// Container id, or pod id where only that is known, in short form; the name of a system
     /// container (LXC, Incus, nspawn). Where it is known there is no unit.
@@ -34,7 +34,7 @@ impl Process {
     }
 }
 
-/// Who holds one socket.
+/// The process that holds one socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The oldest of the processes that hold it, except pid 1.

@@ -1,4 +1,4 @@
-//! What the kernel shows of resets, and the causes that they are judged to have.
+//! Observations of resets in the kernel, and the causes that they are judged to have.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,7 +10,7 @@ use super::{NetnsId, Process, Role, TcpState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetCause {
-    /// A SYN for a port on which nobody listens (RFC 9293 section 3.10.7.1).
+    /// A SYN for a port without a listener (RFC 9293 section 3.10.7.1).
     NoListener,
     /// A segment for a connection that this host does not know: the peer, or this side, restarted.
     HalfOpen,
@@ -20,7 +20,7 @@ pub enum ResetCause {
     UnreadData,
     /// Data for a socket that its application has closed.
     LateData,
-    /// A connection that nobody accepted: its listener closed, or its queue was full under
+    /// A connection that no process accepted: its listener closed, or its queue was full under
     /// `net.ipv4.tcp_abort_on_overflow`.
     AcceptQueueDiscarded,
     /// A timer gave the connection up.
@@ -93,7 +93,7 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
-    /// From the enumerator's name, `SK_RST_REASON_NO_SOCKET` say.
+    /// From the enumerator's name, for example `SK_RST_REASON_NO_SOCKET`.
     #[must_use]
     pub fn from_enumerator(name: &str) -> Self {
         match name.trim_start_matches("SK_RST_REASON_") {
@@ -162,7 +162,7 @@ pub struct ResetObservation {
     pub state: Option<TcpState>,
     /// A segment provoked it.
     pub segment: bool,
-    /// That segment carries SYN.
+    /// The segment carries SYN.
     pub syn: bool,
     /// SO_LINGER is set, with a time of 0.
     pub linger_zero: bool,
@@ -176,16 +176,16 @@ pub struct ResetObservation {
     pub peer_closed: Option<bool>,
     /// The peer has sent data, and this side has sent none since.
     pub answered: Option<bool>,
-    /// What came and nobody will read; of a closed socket, the data of the segment.
+    /// Data received that no process will read; of a closed socket, the data of the segment.
     pub unread: Option<Amount>,
-    /// What was written and not sent; of a reset received, what was not acknowledged.
+    /// Data written and not sent; of a reset received, data not acknowledged.
     pub unsent: Option<Amount>,
-    /// What was received and acknowledged during the connection.
+    /// Data received and acknowledged during the connection.
     pub carried: Option<Amount>,
 }
 
 impl ResetObservation {
-    /// Whether it answers a connect() to a port that nobody listens on (RFC 9293 section 3.10.7.1).
+    /// Whether it answers a connect() to a port without a listener (RFC 9293 section 3.10.7.1).
     #[must_use]
     pub const fn is_of_no_listener(&self) -> bool {
         !self.received && self.segment && self.syn && self.state.is_none()
@@ -206,11 +206,11 @@ pub enum SeenReset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordedReset {
-    /// A recording of an earlier version has the verdict alone.
+    /// A recording of an earlier version has only the verdict.
     Sent(ResetCause),
     /// Likewise.
     Received(TcpState),
-    /// What was seen.
+    /// The observation.
     Seen(ResetObservation),
 }
 
@@ -229,15 +229,15 @@ impl From<SeenReset> for RecordedReset {
 pub struct ResetCount {
     /// The network namespace.
     pub netns: NetnsId,
-    /// Which side of the connection this host was. Where nobody knows the connection, the side with
+    /// Which side of the connection this host was. Where the connection is unknown, the side with
     /// the lower port is taken for the server.
     pub role: Role,
     /// The service: a client's peer port, a server's local port.
     pub port: u16,
-    /// What happened.
+    /// The reset.
     pub what: RecordedReset,
-    /// Who caused it: the caller of close() or connect(), else who listens on the port or opens most
-    /// connections to it; `None` where neither is known.
+    /// The process that caused it: the caller of close() or connect(). Else the process that
+    /// listens on the port or opens most connections to it; `None` where neither is known.
     pub process: Option<Arc<Process>>,
     /// The peer of the last one.
     pub last_peer: Option<IpAddr>,
@@ -263,7 +263,7 @@ pub struct ServiceCount {
     pub role: Role,
     /// The service: a client's peer port, a server's local port.
     pub port: u16,
-    /// Who called connect(), close() or shutdown().
+    /// The process that called connect(), close() or shutdown().
     pub process: Arc<Process>,
     /// Calls of connect().
     pub opened: u64,

@@ -1,4 +1,4 @@
-//! What cannot be seen: whoever reads findings must know what no finding can tell.
+//! Things that cannot be seen: a reader of findings must know where none can come from.
 //!
 //! [`kernel`](crate::kernel) makes the list, each inventory carries it, and `check`, its JSON, the
 //! page and the log show it in these words. The words are made plain here, because a namespace is
@@ -13,7 +13,7 @@ use crate::plain;
 /// Something that is not seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotSeen {
-    /// What hides it.
+    /// The cause that hides it.
     pub what: Unseen,
     /// Names of the hooks or namespaces, the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -24,15 +24,15 @@ pub struct NotSeen {
     /// The kernel's error by name, where there was one: `EPERM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
-    /// What is lost.
+    /// The loss.
     pub lost: String,
-    /// Why, and what to do where that is known.
+    /// The reason, and the remedy where known.
     pub why: String,
-    /// The host's own namespace, or its processes, are not seen: nothing can be said of the host.
+    /// The host's own namespace, or its processes, are not seen: the state of the host is unknown.
     pub hides_host: bool,
 }
 
-/// What hides something.
+/// Causes that hide something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unseen {

@@ -1,4 +1,4 @@
-//! How facts are written down that serde alone would make unreadable, or JSON has no key for.
+//! How facts are written down that plain serde would make unreadable, or JSON has no key for.
 
 use std::collections::BTreeMap;
 

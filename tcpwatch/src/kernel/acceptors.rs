@@ -1,9 +1,9 @@
-//! Which of several processes that hold a listener call accept().
+//! Processes that call accept(), where several hold a listener.
 //!
-//! The kernel keeps no record of it. Two things tell: a process that holds an accepted connection of
-//! the port has accepted one, or was given it to serve; and a pool of workers is made by fork(), so
-//! its workers are the processes of the listener's program that are no parent of another one. A
-//! program that merely inherited the descriptor is another program.
+//! The kernel keeps no record of it. Two signs show it. A process that holds an accepted connection
+//! of the port has accepted one, or was given it to serve. A pool of workers is made by fork(): its
+//! workers are the processes of the listener's program that are no parent of another one. A process
+//! that merely inherited the descriptor runs another program.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,8 +20,8 @@ pub(super) struct Holder {
     pub(super) parent: Option<u32>,
 }
 
-/// The processes that accept, of these holders of a listener, the oldest first; none where one
-/// process holds it alone. `serving` are those that hold accepted connections of its port.
+/// The processes that accept, of these holders of a listener, the oldest first; none where only one
+/// process holds it. `serving` are those that hold accepted connections of its port.
 pub(super) fn acceptors(holders: &[Holder], serving: &HashSet<u32>) -> Vec<Arc<Process>> {
     // Under socket activation pid 1 holds what others serve.
     let holders: Vec<&Holder> = holders.iter().filter(|it| it.process.pid != 1).collect();
@@ -43,7 +43,7 @@ pub(super) fn acceptors(holders: &[Holder], serving: &HashSet<u32>) -> Vec<Arc<P
     named(same.into_iter().filter(|it| !parents.contains(&it.process.pid)).collect())
 }
 
-/// What tells programs apart: the executable, else the name.
+/// Identity of a program: the executable, else the name.
 fn program(process: &Process) -> &str {
     process.exe.as_deref().unwrap_or(&process.name)
 }
@@ -66,7 +66,7 @@ mod tests {
     fn the_workers_of_a_pool_accept_and_their_master_does_not() {
         let pool = [holder(10, 1, "python3"), holder(11, 10, "python3"), holder(12, 10, "python3")];
         assert_eq!(pids(&pool, &[]), [11, 12]);
-        assert!(pids(&pool[..1], &[]).is_empty(), "one process alone needs no choice");
+        assert!(pids(&pool[..1], &[]).is_empty(), "a single process needs no choice");
         let activated = [holder(1, 0, "systemd"), holder(10, 1, "sshd")];
         assert!(pids(&activated, &[]).is_empty());
         // Two generations, while a new one takes over.
@@ -86,7 +86,7 @@ mod tests {
         // A server of one process, with children of its own that only compute.
         let server = [holder(10, 1, "python3"), holder(11, 10, "python3")];
         assert_eq!(pids(&server, &[10]), [10]);
-        assert_eq!(pids(&server, &[99]), [11], "another process's connections tell nothing");
+        assert_eq!(pids(&server, &[99]), [11], "another process's connections are no sign");
     }
 
     #[test]

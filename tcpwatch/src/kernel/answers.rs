@@ -1,7 +1,7 @@
-//! How many connections are established to the destinations that the engine asks for.
+//! Counts of the connections established to the destinations that the engine requests.
 //!
-//! The kernel side counts only what the agent has put into its table, so a host on which nothing is
-//! asked for pays for one load with each connection.
+//! The kernel side counts only what the agent has put into its table, so a host without
+//! requested destinations pays for one load with each connection.
 
 use std::collections::BTreeSet;
 
@@ -12,34 +12,34 @@ use crate::facts::{AnswerCount, Endpoint, NetnsId};
 
 pub(super) struct Answers {
     counts: BpfHashMap<MapData, Answering, u64>,
-    asked: BTreeSet<(NetnsId, Endpoint)>,
+    requested: BTreeSet<(NetnsId, Endpoint)>,
 }
 
 impl Answers {
     pub(super) fn new(counts: BpfHashMap<MapData, Answering, u64>) -> Self {
-        Self { counts, asked: BTreeSet::new() }
+        Self { counts, requested: BTreeSet::new() }
     }
 
-    /// Asks for these destinations from now on. What is new begins at 0.
-    pub(super) fn ask(&mut self, wanted: &BTreeSet<(NetnsId, Endpoint)>) {
-        for gone in self.asked.difference(wanted) {
+    /// Counts these destinations from now on. The count of a new one begins at 0.
+    pub(super) fn request(&mut self, destinations: &BTreeSet<(NetnsId, Endpoint)>) {
+        for gone in self.requested.difference(destinations) {
             // One that could not be put there is not there.
             let _ = self.counts.remove(&key_of(gone));
         }
         let counts = &mut self.counts;
-        let is_asked = |it: &&(NetnsId, Endpoint)| {
-            self.asked.contains(it) || counts.insert(key_of(it), 0, 0).is_ok()
+        let is_counted = |it: &&(NetnsId, Endpoint)| {
+            self.requested.contains(it) || counts.insert(key_of(it), 0, 0).is_ok()
         };
-        self.asked = wanted.iter().filter(is_asked).copied().collect();
+        self.requested = destinations.iter().filter(is_counted).copied().collect();
     }
 
-    /// What has been counted so far.
+    /// The counts so far.
     pub(super) fn read(&self) -> Vec<AnswerCount> {
         let count_of = |&(netns, peer): &(NetnsId, Endpoint)| {
             let count = self.counts.get(&key_of(&(netns, peer)), 0).ok()?;
             Some(AnswerCount { netns, peer, count })
         };
-        self.asked.iter().filter_map(count_of).collect()
+        self.requested.iter().filter_map(count_of).collect()
     }
 }
 
@@ -47,7 +47,7 @@ fn key_of(&(netns, peer): &(NetnsId, Endpoint)) -> Answering {
     Answering { netns, peer: wire_address(peer), port: peer.port, reserved: [0; 3] }
 }
 
-/// As the kernel side tells it: IPv4 mapped into IPv6, in network byte order.
+/// As the kernel side writes it: IPv4 mapped into IPv6, in network byte order.
 fn wire_address(peer: Endpoint) -> Address {
     let octets = match peer.address {
         std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),

@@ -1,7 +1,7 @@
-//! Who sends and receives resets, and who closes first: the kernel side's tables, as facts.
+//! Resets and active closes by process: the kernel side's tables, as facts.
 //!
-//! Those of resets are LRU tables, so an origin that was dropped and has come back counts from 0
-//! again. Here such counts are joined, so that what is handed on only grows while the origin is known.
+//! The tables of resets are LRU tables: an origin that was evicted and has come back counts from 0
+//! again. Here such counts are joined, so that a count only grows while its origin is known.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -46,8 +46,8 @@ pub(super) struct Attribution {
     processes: ProcessReader,
     /// By pid and name, as long as they are handed on and live.
     known: HashMap<(u32, [u8; 16]), Known>,
-    /// What each origin counted when it was read last, and in which reading. One that a reading has
-    /// missed, because the table moved under it, is kept for the next.
+    /// The count of each origin at its last reading, and the number of that reading. An origin that
+    /// a reading has missed, because the table moved under it, is kept for the next.
     last: HashMap<ResetOrigin, (u64, u64)>,
     reading: u64,
     totals: HashMap<Group, Total>,
@@ -55,7 +55,7 @@ pub(super) struct Attribution {
 
 type OriginTable = LruTable<ResetOrigin, ResetOriginUse>;
 
-/// What one [`ResetCount`] counts.
+/// The key of one [`ResetCount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Group {
     service: Service,
@@ -140,8 +140,8 @@ impl Attribution {
     }
 
     /// Resets by process and service, `None` without the hooks: every row of each service of which
-    /// one has grown since the last reading. Where no process was noted, who listens on the port is
-    /// responsible.
+    /// one has grown since the last reading. Where no process was noted, the listener of the port
+    /// is responsible.
     pub(super) fn resets(&mut self, namespaces: &[Namespace]) -> Option<Vec<ResetCount>> {
         self.read_origins()?;
         self.read_services();
@@ -294,7 +294,7 @@ impl Attribution {
         Some(added.into_iter().map(count_of).collect())
     }
 
-    /// Who closed first, since it was asked for.
+    /// Active closes by process, since they were requested.
     pub(super) fn closers(&mut self) -> Vec<CloserCount> {
         let counts = self.closers.read(now());
         self.forget_processes(counts.iter().map(|(_, closer, count)| (count.tgid, closer.comm)));
@@ -315,9 +315,9 @@ impl Attribution {
         counts.into_iter().map(count_of).collect()
     }
 
-    /// What other namespaces have counted is of no use when they are asked for again.
-    pub(super) fn forget_closers_beside(&mut self, asked: &BTreeSet<NetnsId>) {
-        self.closers.forget_beside(asked);
+    /// Removes the counts of other namespaces: they are stale when requested again.
+    pub(super) fn forget_closers_beside(&mut self, requested: &BTreeSet<NetnsId>) {
+        self.closers.forget_beside(requested);
     }
 
     fn process(&mut self, tgid: u32, comm: [u8; 16]) -> Arc<Process> {
@@ -331,8 +331,8 @@ impl Attribution {
         Arc::clone(&known.process)
     }
 
-    /// The number of one that has ended may be another process's by now. Only those that are about
-    /// to be named are looked at; the others go when their counts do.
+    /// Forgets ended processes, whose numbers may belong to others by now. Only processes that are
+    /// about to be named are checked; the others go when their counts do.
     fn forget_processes(&mut self, named: impl Iterator<Item = (u32, [u8; 16])>) {
         let named: HashSet<_> = named.collect();
         let reading = self.reading;
@@ -348,8 +348,8 @@ impl Service {
         (self.netns, self.role, self.port)
     }
 
-    /// Whether there was a connection that a process had. One in TIME_WAIT belongs to nobody but
-    /// who listens.
+    /// Whether there was a connection that a process had. One in TIME_WAIT has no process but the
+    /// listener's.
     fn has_connection(&self) -> bool {
         self.seen.state.is_some_and(|state| state != TcpState::TimeWait)
     }
@@ -361,7 +361,7 @@ fn about(bits: u64) -> u32 {
     (64.0 * (64.0 / free).ln()).round() as u32
 }
 
-/// Who listens on the port; nobody is blamed where several do.
+/// The process that listens on the port; `None` where several do.
 fn listener_of(namespaces: &[Namespace], group: &Service) -> Option<Arc<Process>> {
     if group.role == Role::Client {
         return None;

@@ -1,8 +1,8 @@
 //! The running kernel's own description of its types.
 //!
-//! From `/sys/kernel/btf/vmlinux` come the offset of each field that the kernel side reads, the
-//! number of arguments of a tracepoint that has changed, and the names of an enum whose numbers
-//! are no stable interface.
+//! `/sys/kernel/btf/vmlinux` gives the offset of each field that the kernel side reads. It also
+//! gives the number of arguments of a tracepoint that has changed, and the names of an enum whose
+//! numbers are no stable interface.
 
 use std::{collections::BTreeMap, fs, io};
 
@@ -34,7 +34,7 @@ pub enum BtfError {
     NoField(String),
 }
 
-/// What the programs need to know of this kernel's types.
+/// Facts about this kernel's types that the programs need.
 #[derive(Debug)]
 pub(super) struct KernelTypes {
     /// For `.rodata`.
@@ -76,7 +76,7 @@ impl KernelTypes {
             btf.structure("sock").and_then(|sock| btf.bit_offset_of(sock, "sk_userlocks"));
         offsets.sk_userlocks_bit = userlocks.unwrap_or(ABSENT);
         offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
-        // Elsewhere a return address is not told from other words, and is not on the stack.
+        // Elsewhere a return address looks like other words, and is not on the stack.
         let is_x86 = cfg!(target_arch = "x86_64");
         offsets.has_task_pt_regs = u32::from(is_x86 && has_helper(&btf, "task_pt_regs"));
         Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
@@ -98,8 +98,8 @@ fn tracepoint_arguments(btf: &BtfFile, tracepoint: &str) -> u32 {
 
 /// Whether the kernel has a helper, by its name without `bpf_`.
 fn has_helper(btf: &BtfFile, name: &str) -> bool {
-    let wanted = format!("BPF_FUNC_{name}");
-    btf.enumerators("bpf_func_id").iter().any(|(known, _)| *known == wanted)
+    let expected = format!("BPF_FUNC_{name}");
+    btf.enumerators("bpf_func_id").iter().any(|(known, _)| *known == expected)
 }
 
 fn reset_reasons(btf: &BtfFile) -> Vec<ResetReason> {

@@ -2,8 +2,8 @@
 //!
 //! The format is stable and small (Documentation/bpf/btf.rst of the kernel): a header, type
 //! records of 12 bytes each followed by what their kind adds, and strings. This reader keeps the
-//! bytes as they are and one position for each type, 6 MB for a moment, where parsing all of it
-//! into objects takes 40 to 60. Damaged input is an error, never a panic.
+//! bytes as they are and one position for each type: 6 MB for a moment. Parsing all of it into
+//! objects takes 40 to 60 MB. Damaged input is an error, never a panic.
 
 /// Why a file is no BTF.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl BtfFile {
         Ok(file)
     }
 
-    /// A structure, to be asked for members: looking for it is a pass over all types.
+    /// A structure whose members are looked up. Finding it is a pass over all types.
     pub(super) fn structure(&self, name: &str) -> Option<Structure> {
         self.find(name, &[kind::STRUCT]).map(Structure)
     }
@@ -207,8 +207,8 @@ impl BtfFile {
 
     fn is_called(&self, record: Record, name: &str) -> bool {
         let from_there = self.bytes.get(self.strings + record.name as usize..);
-        let rest = from_there.and_then(|bytes| bytes.strip_prefix(name.as_bytes()));
-        rest.is_some_and(|rest| rest.first() == Some(&0))
+        let after = from_there.and_then(|bytes| bytes.strip_prefix(name.as_bytes()));
+        after.is_some_and(|after| after.first() == Some(&0))
     }
 
     /// Bit offset and type id of a member, also one inside an anonymous structure or union.
@@ -279,9 +279,9 @@ mod tests {
     /// `struct inner { int x; int y; }`, an enum and a function pointer.
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0inner\0x\0y\0alias\0outer\0a\0b\0c\0color\0RED\0BLUE\0call\0";
-        let name = |wanted: &str| {
+        let name = |expected: &str| {
             let text = std::str::from_utf8(strings).expect("the strings are ASCII");
-            u32::try_from(text.find(&format!("\0{wanted}\0")).expect("it is there") + 1)
+            u32::try_from(text.find(&format!("\0{expected}\0")).expect("it is there") + 1)
                 .expect("it is short")
         };
         let info = |kind: u32, length: u32| kind << 24 | length;

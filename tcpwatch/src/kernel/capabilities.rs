@@ -2,7 +2,7 @@
 //!
 //! A capability belongs to a thread and only that thread can give it up. Threads that run already,
 //! the log's for example, do it in a signal handler. Threads that start later inherit the sets.
-//! /proc then says whether all have done it: no list of threads has to be kept.
+//! /proc then shows whether all have done it: no list of threads has to be kept.
 
 use std::{
     fs, io, mem, ptr,

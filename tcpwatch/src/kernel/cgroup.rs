@@ -1,4 +1,4 @@
-//! What the cgroups of a process say: its systemd unit, its container or pod.
+//! Systemd unit, container or pod of a process, read from its cgroups.
 //!
 //! A unit counts only where the host's own service manager has made it. As in systemd's
 //! `cg_path_get_unit`, that is the first part of the path after the slices: whatever lies below
@@ -46,7 +46,7 @@ pub fn parse_cgroup(text: &str) -> (Option<String>, Option<String>) {
 pub(super) struct Roots(Vec<(String, String)>);
 
 impl Roots {
-    /// Looks once. What cannot be learnt leaves a path with `..` without a unit.
+    /// Looks once. Where a root cannot be read, a path with `..` gets no unit.
     pub(super) fn read() -> Self {
         let Some(outer) = outer_namespace() else { return Self::default() };
         let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return Self::default() };
@@ -77,12 +77,12 @@ impl Roots {
         let root = self.0.iter().find(|(other, _)| other == controllers);
         let Some((_, root)) = root.filter(|(_, root)| !root.is_empty()) else { return path.into() };
         let mut parts: Vec<&str> = root.split('/').collect();
-        let mut rest = path;
-        while let Some(above) = rest.strip_prefix("/..") {
+        let mut below = path;
+        while let Some(above) = below.strip_prefix("/..") {
             parts.pop();
-            rest = above;
+            below = above;
         }
-        format!("{}{rest}", parts.join("/")).into()
+        format!("{}{below}", parts.join("/")).into()
     }
 
     /// See [`parse_cgroup`].
@@ -126,8 +126,8 @@ fn outer_namespace() -> Option<PathBuf> {
 /// (cgroup_proc_show of kernel/cgroup/cgroup.c).
 fn hierarchies(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
+        let (_, fields) = line.split_once(':')?;
+        let (controllers, path) = fields.split_once(':')?;
         Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
     })
 }

@@ -1,8 +1,8 @@
-//! What is looked at only while the engine asks for it: the user stacks that open sockets, and who
-//! closes connections first.
+//! Observations made only while the engine requests them: the user stacks that open sockets, and
+//! the processes that close connections first.
 //!
-//! The kernel side is told by a map. A stack is put into words once, while its process lives, and
-//! kept as long as its socket stays.
+//! The kernel side reads the requests from a map. A stack is put into words once, while its process
+//! lives, and kept as long as its socket stays.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{code::Code, lru::LruTable, records::Copied, symbols::Symbols};
 use crate::facts::{Focus, Role, TableUse};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
-/// out of the ordinary. A leak has one, or a few; the rest waits its turn.
+/// out of the ordinary. A leak has one, or a few; the others wait for a later inventory.
 const NEW_STACKS: usize = 4;
 /// Stacks remembered. Beyond that they are put into words again.
 const KNOWN_STACKS: usize = 256;
@@ -24,7 +24,7 @@ pub(super) struct CloseLook {
     closers_in: BpfHashMap<MapData, u64, u8>,
     stacks: LruTable<u64, OpeningStack>,
     symbols: Option<Symbols>,
-    asked: Focus,
+    requested: Focus,
     /// Of the sockets that the last inventory saw, by address and inode number.
     of_socket: HashMap<(u64, u64), Words>,
     /// By process and return addresses.
@@ -44,7 +44,7 @@ impl CloseLook {
             closers_in,
             stacks,
             symbols,
-            asked: Focus::default(),
+            requested: Focus::default(),
             of_socket: HashMap::new(),
             known: HashMap::new(),
         }
@@ -55,9 +55,9 @@ impl CloseLook {
         self.stacks.table_use()
     }
 
-    /// Tells the kernel side what is asked for from now on.
-    pub(super) fn ask(&mut self, focus: &Focus) {
-        let before = std::mem::replace(&mut self.asked, focus.clone());
+    /// Gives the kernel side the requests that apply from now on.
+    pub(super) fn request(&mut self, focus: &Focus) {
+        let before = std::mem::replace(&mut self.requested, focus.clone());
         let answers = !focus.answers.is_empty();
         if before.stacks_of == focus.stacks_of
             && before.closers_in == focus.closers_in
@@ -71,7 +71,7 @@ impl CloseLook {
         }
         for new in focus.closers_in.difference(&before.closers_in) {
             if let Err(error) = self.closers_in.insert(new, 0, 0) {
-                tracing::debug!(%error, "cannot ask for closers");
+                tracing::debug!(%error, "cannot request closers");
             }
         }
         let mut wire = WireFocus {
@@ -83,7 +83,7 @@ impl CloseLook {
             *place = pid;
         }
         if let Err(error) = self.focus.set(0, wire, 0) {
-            tracing::debug!(%error, "cannot ask for stacks");
+            tracing::debug!(%error, "cannot request stacks");
         }
         if focus.stacks_of.is_empty() {
             self.stacks.clear();
@@ -93,7 +93,7 @@ impl CloseLook {
 
     /// Gives the sockets of the inventory their stacks.
     pub(super) fn name_stacks(&mut self, copied: &mut [Copied]) {
-        if self.asked.stacks_of.is_empty() && self.of_socket.is_empty() {
+        if self.requested.stacks_of.is_empty() && self.of_socket.is_empty() {
             return;
         }
         let recorded = self.stacks.read();

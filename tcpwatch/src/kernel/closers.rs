@@ -1,8 +1,9 @@
-//! Who closes connections first: the kernel side's tables, as facts.
+//! Processes that close connections first: the kernel side's tables, as facts.
 //!
 //! A table has an entry for each program (by name) and service, with the process that closed first.
-//! Entries that stand still are removed, so that there is place for others, and so are those whose
-//! process has ended: the next close names one that lives. What is handed on grows all the same.
+//! Entries that stand still are removed, so that others find a place. Entries whose process has
+//! ended are removed too: the next close names one that lives. The counts handed on still only
+//! grow.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,8 +13,8 @@ use tcpwatch_common::{Closer, CloserUse, maps};
 use super::{namespaces::NetnsIds, process::start_ticks};
 use crate::facts::{NetnsId, TableUse, Timestamp};
 
-/// How long an entry may stand still: as long as TIME_WAIT lasts. Whoever closed before has left
-/// nothing.
+/// How long an entry may stand still: as long as TIME_WAIT lasts. An older close has left
+/// no socket.
 const QUIET_NS: u64 = 60_000_000_000;
 
 pub(super) struct ClosersTable {
@@ -27,7 +28,7 @@ struct Table {
     known: HashMap<Closer, Count>,
 }
 
-/// What one entry has counted, over its removals.
+/// The count of one entry, kept over its removals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) count: u64,
@@ -50,7 +51,7 @@ impl ClosersTable {
         Self { tables, ids }
     }
 
-    /// What has been counted.
+    /// The counts.
     pub(super) fn read(&mut self, now: Timestamp) -> Vec<(NetnsId, Closer, Count)> {
         let ids = self.ids;
         let netns = |closer: &Closer| ids.of_event(closer.netns_cookie, closer.netns);
@@ -58,13 +59,13 @@ impl ClosersTable {
         counts.map(|(closer, count)| (netns(&closer), closer, count)).collect()
     }
 
-    /// Forgets other namespaces: what they have counted is of no use when they are asked for again.
-    pub(super) fn forget_beside(&mut self, asked: &BTreeSet<NetnsId>) {
+    /// Forgets other namespaces: their counts are stale when they are requested again.
+    pub(super) fn forget_beside(&mut self, requested: &BTreeSet<NetnsId>) {
         let ids = self.ids;
-        let is_asked =
-            |closer: &Closer| asked.contains(&ids.of_event(closer.netns_cookie, closer.netns));
+        let is_requested =
+            |closer: &Closer| requested.contains(&ids.of_event(closer.netns_cookie, closer.netns));
         for table in &mut self.tables {
-            table.forget_unless(is_asked);
+            table.forget_unless(is_requested);
         }
     }
 

@@ -1,15 +1,15 @@
 //! The executable memory of a process: which words of its stack are return addresses.
 //!
 //! Code without frame pointers, which is most of what distributions build, leaves the kernel's walk
-//! with the innermost address and chance ones after it. What follows a call instruction inside an
-//! executable mapping is a return address; what does not is left out. The direct caller of the C
+//! with the innermost address and chance ones after it. An address after a call instruction in
+//! an executable mapping is a return address; others are left out. The direct caller of the C
 //! library is found among the words at the stack pointer, because its system calls are leaves.
 
 use std::{fs, io::IoSliceMut};
 
 use tcpwatch_common::OpeningStack;
 
-/// What /proc/PID/maps says of executable mappings.
+/// The executable mappings in /proc/PID/maps.
 pub(super) struct Code {
     pid: u32,
     mappings: Vec<Mapping>,
@@ -51,7 +51,7 @@ impl Code {
         (!mappings.is_empty()).then_some(Self { pid, mappings })
     }
 
-    /// What of a recorded stack are return addresses, innermost first.
+    /// The return addresses of a recorded stack, innermost first.
     pub(super) fn return_addresses(&self, stack: &OpeningStack) -> Vec<u64> {
         let mut frames = stack.frames.iter().copied().take_while(|address| *address != 0);
         // The innermost follows the system call itself.
@@ -151,7 +151,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn calls_are_told_from_other_instructions() {
+    fn calls_are_distinguished_from_other_instructions() {
         assert!(ends_with_call(&[0x90, 0x90, 0xe8, 1, 2, 3, 4]), "call rel32");
         assert!(ends_with_call(&[0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xd0]), "call *%rax");
         assert!(ends_with_call(&[0x90, 0xff, 0x15, 1, 2, 3, 4]), "call *offset(%rip)");

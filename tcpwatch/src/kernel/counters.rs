@@ -1,4 +1,4 @@
-//! What the hooks have counted, added up over the CPUs.
+//! Counts of the hooks, added up over the CPUs.
 
 use std::{
     cell::Cell,
@@ -91,8 +91,8 @@ impl CounterReader {
     }
 
     /// Runs that the kernel left out because the same program was interrupted on that CPU
-    /// (`recursion_misses` of fdinfo, 5.12 and later; 0 before). One that cannot be read now, for
-    /// want of a descriptor say, has missed at least what it had before.
+    /// (`recursion_misses` of fdinfo, 5.12 and later; 0 before). A count that cannot be read
+    /// now, for lack of a descriptor for example, is at least the one read before.
     fn missed_runs(&self) -> u64 {
         let missed = self.programs.iter().map(|(program, last)| {
             last.set(not_less(recursion_misses(program.as_fd().as_raw_fd()), last.get()));
@@ -113,7 +113,7 @@ fn recursion_misses(fd: RawFd) -> Option<u64> {
     value.trim().parse().ok()
 }
 
-/// What the hooks counted under. `reasons` are those behind the running kernel's numbers.
+/// The key that the hooks counted under. `reasons` are those behind the running kernel's numbers.
 pub(super) fn decode_reset(
     key: ResetKey,
     received: bool,

@@ -7,10 +7,10 @@ use crate::facts::{DescriptorUse, Namespace, TcpState};
 /// Sockets in CLOSE_WAIT, or in FIN_WAIT2, from which on their process's descriptors are counted: before 6.2 each of
 /// them is one step through its folder.
 const SOCKETS: u32 = 5;
-/// Processes whose descriptors are counted in one inventory, those with most sockets.
+/// Processes whose descriptors are counted in one inventory: the ones with most sockets.
 const PROCESSES: usize = 32;
 
-/// Those of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2.
+/// Descriptors of the processes that hold sockets in CLOSE_WAIT or FIN_WAIT2.
 pub(super) fn of_holders(namespaces: &[Namespace]) -> BTreeMap<u32, DescriptorUse> {
     let mut sockets: BTreeMap<u32, u32> = BTreeMap::new();
     let close_wait = namespaces.iter().flat_map(|namespace| &namespace.close_wait);
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(parse_limits(""), None);
     }
 
-    /// Those of a child that does nothing: other tests open and close files of this process.
+    /// A child that does nothing is counted: other tests open and close files of this process.
     #[test]
     fn descriptors_of_a_process_are_counted() -> std::io::Result<()> {
         let mut child = std::process::Command::new("sleep").arg("60").spawn()?;

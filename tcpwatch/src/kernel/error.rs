@@ -1,4 +1,4 @@
-//! What can go wrong in the kernel's hands, on one line.
+//! Errors of loading and reading the kernel side, on one line.
 
 use std::io;
 
@@ -38,7 +38,7 @@ fn in_full(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// What the verifier objects to: the last line of its log before the statistics.
+/// The verifier's objection: the last line of its log before the statistics.
 pub(super) fn complaint(log: &str) -> Option<&str> {
     let is_complaint = |line: &&str| {
         let statistics = ["processed", "verification", "stack depth"];

@@ -31,7 +31,7 @@ impl EventRing {
         Self { ring, processes: ProcessReader::new(), callers: HashMap::new(), ids, malformed: 0 }
     }
 
-    /// Takes at most `limit` events, oldest first, and says whether there may be more.
+    /// Takes at most `limit` events, oldest first. `true` if there may be more.
     pub fn drain(&mut self, limit: usize) -> (Vec<Event>, bool) {
         let mut records = Vec::new();
         let mut taken = 0;
@@ -84,7 +84,8 @@ impl EventRing {
         }
     }
 
-    /// The process that called connect() or bind(): its name as noted then, and what /proc still says of it.
+    /// The process that called connect() or bind(): its name as noted then, and its details from
+    /// /proc, while it lives.
     fn caller(&mut self, record: &wire::Event) -> Option<Arc<Process>> {
         if record.tgid == 0 {
             return None;
@@ -152,10 +153,10 @@ fn without_error(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
     if has(flags::CLOSED) || has(flags::SYN_QUEUED) {
         return (ConnectFailure::GivenUp, None);
     }
-    if !has(flags::TOLD) || !has(flags::NOTED) || !has(flags::UNUSED_BEFORE) {
+    if !has(flags::SYN_KNOWN) || !has(flags::NOTED) || !has(flags::UNUSED_BEFORE) {
         return (ConnectFailure::Other, None);
     }
-    // A bound port is taken as it is: `__inet_hash_connect` asks for nothing but both ends.
+    // A bound port is taken as it is: `__inet_hash_connect` checks only both ends.
     let why = match (has(flags::NEW_SEQUENCE), has(flags::BOUND)) {
         (true, _) => Some(NoConnect::NoMemory),
         (false, true) => Some(NoConnect::EndsTaken),

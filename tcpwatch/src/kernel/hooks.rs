@@ -15,22 +15,22 @@ use super::refusal::Refusal;
 pub struct Hook {
     /// The program's name, and the label in `tcpwatch_hook_attached`.
     pub name: &'static str,
-    /// What it hooks.
+    /// The point that it hooks.
     pub target: &'static str,
-    /// What cannot be seen without it.
+    /// Observations that are missing without it.
     pub lost_without: &'static str,
     /// On which kernels, and when.
     pub(super) need: Need,
 }
 
-/// When a hook is wanted.
+/// When a hook is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     /// tcpwatch does not run without it.
     Indispensable,
-    /// Always, as far as the kernel has it.
-    Wanted,
-    /// Before 6.10, whose tracepoint does not tell of resets without a socket.
+    /// On every kernel that has it.
+    Always,
+    /// Before 6.10, whose tracepoint does not show resets without a socket.
     BeforeResetReasons,
 }
 
@@ -53,13 +53,13 @@ impl Hook {
             name: programs::OWNERS,
             target: "iter/task_file",
             lost_without: "the process behind a socket",
-            need: Need::Wanted,
+            need: Need::Always,
         },
         Self {
             name: programs::SEND_RESET,
             target: "tp_btf/tcp_send_reset",
             lost_without: "resets sent and their cause",
-            need: Need::Wanted,
+            need: Need::Always,
         },
         Self {
             name: programs::PASSIVE_RESET_V4,
@@ -77,19 +77,19 @@ impl Hook {
             name: programs::RECEIVE_RESET,
             target: "tp_btf/tcp_receive_reset",
             lost_without: "resets received",
-            need: Need::Wanted,
+            need: Need::Always,
         },
         Self {
             name: programs::BIND,
             target: "fexit/inet_csk_get_port",
             lost_without: "bind() and listen() that fail because the port is taken",
-            need: Need::Wanted,
+            need: Need::Always,
         },
         Self {
             name: programs::ACCEPT,
             target: "fexit/inet_csk_accept",
             lost_without: "the stack that accepted the connections of a leak",
-            need: Need::Wanted,
+            need: Need::Always,
         },
     ];
 
@@ -132,7 +132,7 @@ impl Hook {
     }
 }
 
-/// What keeps a program attached while it lives.
+/// A handle that keeps a program attached while it lives.
 pub struct Link(#[expect(dead_code, reason = "it is dropped, no more")] Box<dyn Any + Send>);
 
 impl Link {

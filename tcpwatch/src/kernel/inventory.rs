@@ -47,15 +47,15 @@ use crate::facts::{
     TcpState, TimeWaitUse, Unseen,
 };
 
-/// How the tables are walked, as `tcpwatch_scope_info` says it.
+/// How the tables are walked: a label of `tcpwatch_scope_info`.
 pub const WALK: &str = "iterator";
 
-/// Sockets that are described of the ports that are asked for, in each namespace: enough to see
-/// every kind of holder, for listeners come first.
+/// Described sockets of the requested ports, in each namespace: enough to see every kind of
+/// holder, for listeners come first.
 const PORT_HOLDERS: u64 = 256;
 
-/// Sockets that are described of those which take ports of busy destinations, in each namespace:
-/// as many as eight destinations give (`DESTINATION_USERS`).
+/// Described sockets that take ports of busy destinations, in each namespace: as many as eight
+/// destinations give (`DESTINATION_USERS`).
 const PORT_USERS: u64 = 1_024;
 /// Sockets with pinned ports that are described where these are many, in each namespace: a share is
 /// known within 6 %.
@@ -68,7 +68,7 @@ pub(super) struct WalkerMaps {
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     pub(super) answers: Answers,
     /// `None` where owners cannot be looked up.
-    pub(super) wanted: Option<BpfHashMap<MapData, u64, u8>>,
+    pub(super) selected: Option<BpfHashMap<MapData, u64, u8>>,
     /// Which namespaces the hooks count.
     pub(super) counted_netns: Array<MapData, u32>,
     pub(super) notes: NoteTables,
@@ -93,7 +93,7 @@ pub struct Walker {
     home: Arc<FoundNamespace>,
     scope: Scope,
     close_wait_limit: usize,
-    /// What this inventory is asked to look at.
+    /// Requests of this inventory.
     focus: Focus,
     generation: u32,
     scratch: Box<Walk>,
@@ -118,7 +118,7 @@ impl Walker {
         scope: Scope,
         close_wait_limit: usize,
     ) -> Result<Self, InventoryError> {
-        let WalkerMaps { walk, destinations, requests, answers, wanted, counted_netns, notes } =
+        let WalkerMaps { walk, destinations, requests, answers, selected, counted_netns, notes } =
             maps;
         let mut walker = Self {
             ebpf,
@@ -126,7 +126,7 @@ impl Walker {
             destinations,
             requests,
             answers,
-            owners: wanted.map(OwnerBook::new),
+            owners: selected.map(OwnerBook::new),
             counted_netns,
             notes,
             attribution,
@@ -160,7 +160,7 @@ impl Walker {
         }
     }
 
-    /// Tells the hooks which namespaces they count. This process keeps its own namespace alive, so
+    /// Sets the namespaces that the hooks count. This process keeps its own namespace alive, so
     /// that no other one gets its inode number.
     fn count_only(&mut self, scope: Scope) -> Result<(), InventoryError> {
         let value = match scope {
@@ -171,8 +171,8 @@ impl Walker {
         Ok(())
     }
 
-    /// Walks every namespace and names the owners of the sockets that matter. What `focus` asks for
-    /// is looked at from now on, until another one asks for something else. Blocks for some
+    /// Walks every namespace and names the owners of the sockets that matter. The requests of
+    /// `focus` apply from now on, until the next focus replaces them. Blocks for some
     /// milliseconds for each 10,000 sockets. The calling thread's network namespace changes while
     /// it runs; at the end it is the agent's own again.
     pub fn inventory(
@@ -181,8 +181,8 @@ impl Walker {
         focus: &Focus,
     ) -> Result<Inventory, InventoryError> {
         let started = now();
-        self.answers.ask(&focus.answers);
-        self.close_look.ask(focus);
+        self.answers.request(&focus.answers);
+        self.close_look.request(focus);
         if self.focus.closers_in != focus.closers_in {
             self.attribution.forget_closers_beside(&focus.closers_in);
         }
@@ -225,12 +225,12 @@ impl Walker {
         })
     }
 
-    /// Walks every namespace, and says which could not be walked.
+    /// Walks every namespace, and lists those that could not be walked.
     fn tour(&mut self) -> Result<(Vec<Copied>, Vec<NotSeen>), InventoryError> {
         let host = Arc::clone(&self.home);
         self.come_home()?;
-        let mut room = self.close_wait_limit;
-        let mut copied = vec![self.walk_namespace(&host, &mut room)?];
+        let mut left = self.close_wait_limit;
+        let mut copied = vec![self.walk_namespace(&host, &mut left)?];
         let (others, mut hidden) = namespaces::list(&host, self.scope);
         let mut left_out = LeftOut::default();
         let mut inodes = vec![host.inode];
@@ -250,7 +250,7 @@ impl Walker {
             let entered = namespace.enter().map_err(InventoryError::Namespace);
             self.away |= matches!(entered, Ok(true));
             let walked = match entered {
-                Ok(true) => self.walk_namespace(namespace, &mut room).map(Some),
+                Ok(true) => self.walk_namespace(namespace, &mut left).map(Some),
                 Ok(false) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -327,12 +327,12 @@ impl Walker {
         tables
     }
 
-    /// Walks the namespace that the calling thread is in. `room` is what is left of the sockets in
-    /// CLOSE_WAIT that may be described.
+    /// Walks the namespace that the calling thread is in. `left` is the number of sockets in
+    /// CLOSE_WAIT that may still be described.
     fn walk_namespace(
         &mut self,
         handle: &FoundNamespace,
-        room: &mut usize,
+        left: &mut usize,
     ) -> Result<Copied, InventoryError> {
         let settings = Settings::read();
         let available = settings.available_ports();
@@ -359,10 +359,10 @@ impl Walker {
             return Ok(copied);
         }
         self.prepare(&settings, available)?;
-        let asked_ports = self.focus.ports.clone();
-        let limits = CloseWaitLimits::of(self.close_wait_limit, *room);
-        self.run(|record| copied.take(record, limits, &asked_ports))?;
-        *room -= copied.namespace.close_wait.len();
+        let requested_ports = self.focus.ports.clone();
+        let limits = CloseWaitLimits::of(self.close_wait_limit, *left);
+        self.run(|record| copied.take(record, limits, &requested_ports))?;
+        *left -= copied.namespace.close_wait.len();
         *self.scratch = self.walk.get(&0, 0)?;
         self.destinations_seen = self.destinations_seen.max(self.scratch.destinations);
         self.take_aggregates(&mut copied.namespace);
@@ -383,10 +383,10 @@ impl Walker {
         walk.tw_reuse_delay_ms = settings.tw_reuse_delay_ms;
         walk.reserved_ports = *settings.reserved_ports;
         walk.now_ns = now().as_ns();
-        walk.asked_room = if self.focus.ports.is_empty() { 0 } else { PORT_HOLDERS };
-        (walk.users_room, walk.pinned_room) = (PORT_USERS, PINNED_USERS);
+        walk.requested_left = if self.focus.ports.is_empty() { 0 } else { PORT_HOLDERS };
+        (walk.users_left, walk.pinned_left) = (PORT_USERS, PINNED_USERS);
         for port in &self.focus.ports {
-            walk.asked_ports[usize::from(port / 64)] |= 1 << (port % 64);
+            walk.requested_ports[usize::from(port / 64)] |= 1 << (port % 64);
         }
         self.walk.set(0, *walk, 0)?;
         Ok(())
@@ -442,7 +442,7 @@ impl Walker {
         ports.busy = busy;
     }
 
-    /// What the walk counted for the ports of listeners.
+    /// Adds the walk's counts for the ports of listeners.
     fn describe_listeners(&mut self, namespace: &mut Namespace, settings: &Settings) {
         let generation = self.scratch.generation;
         let mut ports = HashSet::new();
@@ -478,14 +478,14 @@ impl Walker {
         clients.iter().sum()
     }
 
-    /// Names the owners of the sockets that matter, and says which are not known. Without owners an
-    /// inventory is still one.
+    /// Names the owners of the sockets that matter, and lists the unknown ones. An inventory
+    /// without owners is still of use.
     fn name_owners(&mut self, copied: &mut [Copied], policy: OwnerPolicy) -> Vec<NotSeen> {
-        let wanted = self.memory.wanted(copied, policy);
+        let selected = self.memory.select(copied, policy);
         let mut not_seen = Vec::new();
-        // The missing hook says it.
+        // `missing_hooks` reports it.
         let Some(owners) = &mut self.owners else { return not_seen };
-        if let Err(error) = owners.look_up(&mut self.ebpf, &wanted, policy) {
+        if let Err(error) = owners.look_up(&mut self.ebpf, &selected, policy) {
             self.failed_look_ups += 1;
             tracing::debug!(%error, "owners not looked up");
             let why = format!("the look-up failed: {error}");
@@ -494,7 +494,7 @@ impl Walker {
         for namespace in copied {
             namespace.set_owners(owners);
         }
-        not_seen.extend(owners.not_seen(&wanted));
+        not_seen.extend(owners.not_seen(&selected));
         not_seen
     }
 
@@ -508,7 +508,7 @@ impl Walker {
 
 fn states_of(entry: &WireUse) -> StateCounts {
     let mut states = StateCounts::default();
-    // Of those that share a class LAST_ACK is the one that stays.
+    // LAST_ACK is the state of its class that lasts.
     for state in TcpState::ALL {
         if !matches!(state, TcpState::Close | TcpState::Listen | TcpState::Closing) {
             states.set(state, entry.states[port_state(state as u32)].into());

@@ -1,4 +1,4 @@
-//! What the kernel side's rare error paths say, in the agent's log.
+//! Messages of the kernel side's rare error paths, in the agent's log.
 //!
 //! Read only where the log is at debug or trace; otherwise the verifier has removed these paths. A
 //! thread of its own reads: a storm of messages then delays neither the loop nor an inventory.

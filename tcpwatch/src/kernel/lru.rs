@@ -49,7 +49,7 @@ impl<K: Pod + Eq + Hash, V: Pod> LruTable<K, V> {
         self.seen = seen.min(u64::from(self.entries));
     }
 
-    /// What it holds.
+    /// Its entries.
     pub(super) fn read(&mut self) -> HashMap<K, V> {
         let mut entries = HashMap::new();
         self.for_each(|key, value| {

@@ -1,4 +1,4 @@
-//! What a walker remembers from one inventory to the next: which sockets stay, and since when.
+//! Memory of a walker from one inventory to the next: the sockets that stay, and since when.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,15 +20,15 @@ pub(super) struct Memory {
     inventories: u64,
     /// In CLOSE_WAIT, or waiting for their peer, in the last inventory.
     staying: HashSet<u64>,
-    /// Since when those without an exact time are in their state, with the inventory that saw them
-    /// last. One that a retransmission has hidden is kept for the next.
+    /// Sockets without an exact time: since when they are in their state, and the inventory that
+    /// saw them last. A socket that a retransmission has hidden is kept for the next.
     since: HashMap<(u64, u64, TcpState), (Timestamp, u64)>,
 }
 
 impl Memory {
-    /// The sockets whose owners this inventory asks for.
-    pub(super) fn wanted(&mut self, copied: &[Copied], policy: OwnerPolicy) -> HashSet<u64> {
-        let mut wanted = HashSet::new();
+    /// The sockets whose owners this inventory looks up.
+    pub(super) fn select(&mut self, copied: &[Copied], policy: OwnerPolicy) -> HashSet<u64> {
+        let mut selected = HashSet::new();
         let mut staying = HashSet::new();
         for namespace in copied {
             staying.extend(namespace.close_wait_inodes.iter().copied());
@@ -36,22 +36,22 @@ impl Memory {
             // A program gives a connect() up after some seconds: there may be no second time.
             let waiting = namespace.namespace.waiting.iter().zip(&namespace.waiting_inodes);
             let connecting = waiting.filter(|(socket, _)| socket.state == TcpState::SynSent);
-            wanted.extend(connecting.map(|(_, inode)| *inode));
-            wanted.extend(namespace.listener_inodes.iter().copied());
-            wanted.extend(namespace.self_connected_inodes.iter().copied());
-            wanted.extend(namespace.port_holder_inodes.iter().copied());
-            wanted.extend(namespace.port_user_inodes.iter().copied());
+            selected.extend(connecting.map(|(_, inode)| *inode));
+            selected.extend(namespace.listener_inodes.iter().copied());
+            selected.extend(namespace.self_connected_inodes.iter().copied());
+            selected.extend(namespace.port_holder_inodes.iter().copied());
+            selected.extend(namespace.port_user_inodes.iter().copied());
         }
-        let is_wanted = |inode: &u64| policy == OwnerPolicy::AtOnce || self.staying.contains(inode);
-        wanted.extend(staying.iter().copied().filter(is_wanted));
-        // Nobody holds it.
-        wanted.remove(&0);
+        let is_due = |inode: &u64| policy == OwnerPolicy::AtOnce || self.staying.contains(inode);
+        selected.extend(staying.iter().copied().filter(is_due));
+        // No process holds it.
+        selected.remove(&0);
         self.staying = staying;
-        wanted
+        selected
     }
 
-    /// Keeps the time since which a socket is known to be in its state, for those of which the kernel
-    /// tells no exact one: a keep-alive or a retransmission must not make them younger.
+    /// Keeps the time since which a socket is known to be in its state, where the kernel has no
+    /// exact one: a keep-alive or a retransmission must not make the socket younger.
     pub(super) fn keep_since(&mut self, copied: &mut [Copied]) {
         self.inventories += 1;
         let this = self.inventories;

@@ -1,7 +1,7 @@
 //! The network namespaces of this host: finding, naming and entering them.
 //!
-//! Found are the agent's own, those with a name under /run/netns, and those of any process. One
-//! that lives only in an open descriptor or in a single thread of a process stays unseen.
+//! The agent's own namespace is found, each one with a name under /run/netns, and that of each
+//! process. One that lives only in an open descriptor or in a single thread stays unseen.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -63,7 +63,7 @@ impl NetnsIds {
         if self.by_cookie { cookie } else { u64::from(inode) }
     }
 
-    /// That of the calling thread, whose inode number is known.
+    /// The namespace of the calling thread, whose inode number is known.
     pub(super) fn of_thread(self, inode: u32) -> NetnsId {
         let cookie = self.by_cookie.then(cookie).flatten();
         cookie.unwrap_or(u64::from(inode))
@@ -92,8 +92,8 @@ enum Place {
 }
 
 impl FoundNamespace {
-    /// That of the calling thread, which is to be the agent's own. It stays open: a path through
-    /// /proc/self is another one as soon as the main thread goes elsewhere, as in `check`.
+    /// The namespace of the calling thread, which must be the agent's own. It stays open: a path
+    /// through /proc/self changes as soon as the main thread enters another one, as in `check`.
     pub(super) fn host() -> io::Result<Self> {
         let file = File::open("/proc/thread-self/ns/net")?;
         let inode = inode_of(&file.metadata()?);
@@ -138,11 +138,11 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         return (found, hidden);
     }
     let mut known = HashSet::from([host.inode]);
-    // Where those are whose bind mounts say nothing to a person.
+    // Namespaces whose bind mounts have no name that a person would know.
     let mut by_process = HashMap::new();
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
         let path = entry.path();
-        // What is left of a namespace after a crash is a plain file.
+        // A crash leaves a plain file, without a namespace behind it.
         let is_namespace = rustix::fs::statfs(&path).is_ok_and(|it| it.f_type == NSFS_MAGIC);
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let inode = inode_of(&metadata);
@@ -162,7 +162,7 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
             continue;
         };
         let path = entry.path().join("ns/net");
-        // The link says which namespace it is without opening it.
+        // The link names the namespace without opening it.
         match link_of_namespace(&path) {
             Ok(link) => {
                 let Some(inode) = inode_of_link(&link, "net") else { continue };
@@ -188,8 +188,9 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
     (found, hidden)
 }
 
-/// What tells the network namespace of a process from another without any privilege: each has its
-/// own `/proc/net`, and the inode number of a file there is that of its entry (fs/proc/generic.c).
+/// Identity of the network namespace of a process, read without any privilege. Each namespace has
+/// its own `/proc/net`, and the inode number of a file there is that of its entry
+/// (fs/proc/generic.c).
 /// `process` is a pid, or `thread-self`.
 pub(super) fn identity(process: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{process}/net/dev")).ok().map(|metadata| metadata.ino())
@@ -205,7 +206,7 @@ fn by_mount(name: String) -> Arc<str> {
 }
 
 /// The label that the container or pod of a process within gives. Users name cgroups below their
-/// own manager, so nobody gets the label of a bind mount that way: `ip netns exec` would lead there.
+/// own manager, so the name of a bind mount is never given: `ip netns exec` would lead there.
 fn by_container(name: String, mounts: &HashSet<Arc<str>>) -> Option<Arc<str>> {
     (name != HOST && !mounts.contains(&*name)).then(|| name.into())
 }

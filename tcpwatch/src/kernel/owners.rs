@@ -1,8 +1,9 @@
 //! Which process holds a socket.
 //!
 //! Only sockets that stay are looked up: one pass over the open files of all processes, in the
-//! kernel (`iter/task_file`), finds all that are wanted at once. What was found is kept while the
-//! socket and the process live, and once longer; what was not is tried again after a while.
+//! kernel (`iter/task_file`), finds all that are selected at once. An owner that was found is kept
+//! while the socket and the process live, and once longer. One that was not found is tried again
+//! after a while.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,16 +36,16 @@ use crate::facts::{NotSeen, Owner, Process, TableUse, Timestamp, Unseen};
 const FDS: usize = 8;
 /// Holders of one socket that are read: more workers than that are one pool all the same.
 const CANDIDATES: usize = 64;
-/// Inventories after which a socket is looked up again: its owner may have handed it on, and one
-/// without an owner may be held in a pid namespace that the agent does not see, where no try helps.
+/// Inventories after which a socket is looked up again: its owner may have handed it on. A socket
+/// without an owner may be held in a pid namespace that the agent does not see: no retry helps.
 const RETRY_AFTER: u64 = 30;
-/// A pass is followed by so many times its duration without one, so that it never takes more than
-/// a twentieth of a core, however many files are open.
-const REST: u32 = 20;
+/// Length of the pause after a pass, in durations of that pass. Passes so take at most a twentieth
+/// of a core, however many files are open.
+const PAUSE: u32 = 20;
 
 /// Owners that are known.
 pub(super) struct OwnerBook {
-    wanted: BpfHashMap<MapData, u64, u8>,
+    selected: BpfHashMap<MapData, u64, u8>,
     processes: ProcessReader,
     known: HashMap<u64, Entry>,
     /// Processes whose executable may not be read.
@@ -81,7 +82,7 @@ impl Entry {
     }
 }
 
-/// What /proc said of a holder.
+/// The answer of /proc about a holder.
 #[derive(Clone)]
 struct Found {
     process: Arc<Process>,
@@ -99,9 +100,9 @@ struct Holder {
 }
 
 impl OwnerBook {
-    pub(super) fn new(wanted: BpfHashMap<MapData, u64, u8>) -> Self {
+    pub(super) fn new(selected: BpfHashMap<MapData, u64, u8>) -> Self {
         Self {
-            wanted,
+            selected,
             processes: ProcessReader::new(),
             known: HashMap::new(),
             unreadable: HashSet::new(),
@@ -118,7 +119,7 @@ impl OwnerBook {
     }
 
     /// Finds the owners of these sockets (by inode number), as far as the bounds allow, and
-    /// forgets those of all others.
+    /// forgets the owners of all others.
     pub(super) fn look_up(
         &mut self,
         ebpf: &mut Ebpf,
@@ -141,7 +142,7 @@ impl OwnerBook {
                 self.known.get(inode).is_none_or(|entry| entry.is_due(generation, policy))
             })
             .collect();
-        // What is judged at once has no second inventory: every owner is looked up before.
+        // `AtOnce` has no second inventory, so every owner is looked up before it is judged.
         let (passes, is_time) = match policy {
             OwnerPolicy::AtOnce => (usize::MAX, true),
             OwnerPolicy::OfThoseThatStay => (1, Instant::now() >= self.next_pass),
@@ -153,7 +154,7 @@ impl OwnerBook {
             let began = Instant::now();
             self.looked_for = some.len() as u64;
             let found = self.pass(ebpf, some);
-            self.next_pass = Instant::now() + began.elapsed() * REST;
+            self.next_pass = Instant::now() + began.elapsed() * PAUSE;
             // A pass that failed has found none: they are unknown until the next try.
             let (found, outcome) = match found {
                 Ok(found) => (found, Ok(())),
@@ -247,14 +248,14 @@ impl OwnerBook {
         ebpf: &mut Ebpf,
         missing: &[u64],
     ) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
-        let inserted = missing.iter().try_for_each(|inode| self.wanted.insert(inode, 0, 0));
+        let inserted = missing.iter().try_for_each(|inode| self.selected.insert(inode, 0, 0));
         let result = match inserted {
             Ok(()) => Self::walk_files(ebpf),
             Err(error) => Err(error.into()),
         };
         for inode in missing {
-            // What was not inserted is not there, which is what is wanted.
-            let _ = self.wanted.remove(inode);
+            // The removal fails for an inode that was not inserted, which does no harm.
+            let _ = self.selected.remove(inode);
         }
         result
     }
@@ -329,7 +330,7 @@ impl OwnerBook {
         }
     }
 
-    /// What /proc says of a holder, read once in each pass.
+    /// The answer of /proc about a holder, read once in each pass.
     fn find(&mut self, holder: &Holder, processes: &mut HashMap<u32, Found>) -> Found {
         if let Some(found) = processes.get(&holder.pid) {
             return found.clone();
@@ -356,8 +357,7 @@ fn of_sockets(count: usize, why: &str) -> NotSeen {
     NotSeen::new(Unseen::Owners, format!("owners of {count} {noun}"), why).counted(count as u64)
 }
 
-/// Whether /proc refuses to tell the executable, which it does not of kernel threads: these have
-/// none.
+/// Whether /proc refuses to show the executable. Kernel threads have none, and are not refused.
 fn is_unreadable(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe"))
         .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)

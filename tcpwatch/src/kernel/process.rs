@@ -1,4 +1,4 @@
-//! What /proc says of a process: executable, systemd unit, container.
+//! Details of a process from /proc: executable, systemd unit, container.
 
 use std::{fs, time::Duration};
 
@@ -30,8 +30,8 @@ impl ProcessReader {
         Self { roots: Roots::read() }
     }
 
-    /// What is known of `pid`, whose name and start the kernel side has told. A process that has
-    /// ended keeps its name alone; so does one whose number a process of another name has taken
+    /// The details of `pid`, whose name and start the kernel side has reported. A process that has
+    /// ended keeps only its name. So does one whose number a process of another name has taken
     /// since.
     #[must_use]
     pub fn read(&self, pid: u32, name: String, started: Option<Timestamp>) -> Process {

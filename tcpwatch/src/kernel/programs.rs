@@ -3,7 +3,7 @@
 //! The object is compiled ahead and embedded; what differs between kernels is set in its
 //! `.rodata` before the load. Only `set_state` and `inventory` are indispensable: each other of the
 //! [`hooks`](super::hooks) that this kernel refuses takes away its metrics, says so once, and the
-//! rest goes on.
+//! others go on.
 
 use std::io;
 
@@ -75,12 +75,12 @@ pub enum LoadError {
     },
 }
 
-/// What is set before the load.
+/// Options that are set before the load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
     /// Size of the ring buffer; a power of two, a multiple of the page size.
     pub ring_buffer_bytes: u32,
-    /// Whether the kernel side's error paths tell the log what they met.
+    /// Whether the kernel side's error paths write to the log.
     pub kernel_log: bool,
     /// The tcpwatch that is started for the names of functions; without it, places in files stand
     /// for them.
@@ -106,7 +106,7 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs and attaches the hooks. A hook that the kernel refuses is in
-    /// [`statuses`](Self::statuses); ask [`require_indispensable`](Self::require_indispensable).
+    /// [`statuses`](Self::statuses); call [`require_indispensable`](Self::require_indispensable).
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         check_capabilities()?;
         raise_limits();
@@ -153,7 +153,7 @@ impl Programs {
         &self.statuses
     }
 
-    /// Fails if a hook is missing without which nothing can be said.
+    /// Fails if an indispensable hook is missing.
     pub fn require_indispensable(&self) -> Result<(), LoadError> {
         for HookStatus { hook, outcome } in &self.statuses {
             if let Err(why) = outcome
@@ -171,7 +171,7 @@ impl Programs {
         self.reach
     }
 
-    /// What no inventory will see, as far as that is known before the first.
+    /// Things that no inventory will see, as far as known before the first.
     #[must_use]
     pub fn not_seen(&self) -> Vec<NotSeen> {
         let mut not_seen = missing_hooks(&self.statuses);
@@ -209,7 +209,7 @@ impl Programs {
             destinations: self.take_map(maps::DESTINATIONS)?,
             requests: self.take_map(maps::REQUESTS)?,
             answers: Answers::new(self.take_map(maps::ANSWERS)?),
-            wanted: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
+            selected: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
             counted_netns: self.take_map(maps::SCOPE)?,
             notes: NoteTables::new(
                 self.take_map(maps::CONNECT_NOTES)?,
@@ -266,7 +266,7 @@ impl Programs {
         Ok((EventRing::new(events, ids), counters, walker, self.links))
     }
 
-    /// Causes of resets that nothing on this kernel tells of.
+    /// Causes of resets that no hook on this kernel shows.
     fn unseen_causes(&self) -> &'static [ResetCause] {
         let passive = [programs::PASSIVE_RESET_V4, programs::PASSIVE_RESET_V6];
         let is_refused =
@@ -303,7 +303,7 @@ impl Programs {
     }
 }
 
-/// Asked before the first system call, because the kernel's EPERM does not say which one it missed.
+/// Checked before the first system call, because the kernel's EPERM names no capability.
 fn check_capabilities() -> Result<(), LoadError> {
     let needed = [(Capability::BPF, "CAP_BPF"), (Capability::PERFMON, "CAP_PERFMON")];
     let missing: Vec<_> =
@@ -316,7 +316,7 @@ fn check_capabilities() -> Result<(), LoadError> {
 }
 
 /// Whether this process may do what the capability stands for. CAP_SYS_ADMIN implies CAP_BPF and
-/// CAP_PERFMON (capabilities(7)). Where that cannot be asked it is assumed, and the kernel answers.
+/// CAP_PERFMON (capabilities(7)). Where it cannot be read it is assumed, and the kernel decides.
 #[must_use]
 pub fn holds(capability: Capability) -> bool {
     let Ok(sets) = rustix::thread::capabilities(None) else { return true };
@@ -325,9 +325,9 @@ pub fn holds(capability: Capability) -> bool {
         || (implied.contains(capability) && sets.effective.contains(Capability::SYS_ADMIN))
 }
 
-/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, which is fatal only
-/// where it is needed, and then the creation of the map says so. Descriptors are raised to what is
-/// allowed, because the customary soft limit of 1,024 is there for programs that use select().
+/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused. A refusal is fatal
+/// only where it is needed: then the creation of the map fails. Descriptors are raised to what is
+/// allowed, because the customary soft limit of 1,024 is meant for programs that use select().
 fn raise_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
@@ -336,7 +336,7 @@ fn raise_limits() {
     }
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
-        tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK; kernels before 5.11 want it");
+        tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK; kernels before 5.11 need it");
     }
 }
 
@@ -355,7 +355,7 @@ fn return_free_memory() {
 }
 
 impl LoadError {
-    /// Whether the cause is a lack of privilege, as far as can be told.
+    /// Whether the cause is a lack of privilege, as far as known.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
         match self {

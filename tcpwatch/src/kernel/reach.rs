@@ -13,7 +13,7 @@ use crate::facts::{NotSeen, Unseen};
 /// Inode number of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h; now in
 /// include/uapi/linux/nsfs.h). Numbers of all later ones are above `PROC_DYNAMIC_FIRST`, 0xf0000000.
 const INITIAL_PIDNS: u32 = 0xefff_fffc;
-/// That of the initial network namespace, fixed since 6.18 (`NET_NS_INIT_INO`).
+/// Inode number of the initial network namespace, fixed since 6.18 (`NET_NS_INIT_INO`).
 const INITIAL_NETNS: u32 = 0xefff_fff9;
 /// Only the initial network namespace shows it, on every kernel: its table is registered there and
 /// in no other (`net_core_table`, net/core/sysctl_net_core.c).
@@ -29,9 +29,9 @@ const OF_KERNEL_THREAD: &str = "/proc/2/ns/net";
 pub enum Whose {
     /// The initial one.
     Host,
-    /// Another, that of a container say.
+    /// Another, for example that of a container.
     Own,
-    /// That cannot be told here.
+    /// Not known.
     Unknown,
 }
 
@@ -93,7 +93,7 @@ impl Reach {
         Self { pidns, netns, host_netns, hides_others }
     }
 
-    /// What is hidden, after the namespaces with these inode numbers were walked.
+    /// Things that are hidden, after the namespaces with these inode numbers were walked.
     pub(super) fn not_seen(&self, walked: &[u32]) -> Vec<NotSeen> {
         let mut list = Vec::new();
         match self.pidns {
@@ -145,7 +145,7 @@ impl Reach {
     }
 }
 
-/// By two files of which the initial namespace shows both and any other the second.
+/// Decided by two files: the initial namespace shows both, any other only the second.
 const fn by_sysctls(only_initial: bool, every: bool) -> Whose {
     match (only_initial, every) {
         (true, _) => Whose::Host,
@@ -179,7 +179,7 @@ pub(super) fn missing_hooks(statuses: &[HookStatus]) -> Vec<NotSeen> {
 #[derive(Debug, Default)]
 pub(super) struct LeftOut(BTreeMap<(Step, Option<i32>), Vec<String>>);
 
-/// What failed.
+/// The step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// Its processes do not show which namespace they are in.
@@ -270,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_said_and_hides_nothing() {
+    fn an_unknown_namespace_is_reported_and_hides_nothing() {
         let list = reach(Whose::Host, Whose::Unknown).not_seen(&[7]);
         assert!(list.len() == 1 && !hides_host(&list), "{list:?}");
     }
 
     #[test]
-    fn the_initial_namespace_is_told_by_its_sysctls() {
+    fn the_initial_namespace_is_recognised_by_its_sysctls() {
         assert_eq!(by_sysctls(true, true), Whose::Host);
         assert_eq!(by_sysctls(false, true), Whose::Own);
         assert_eq!(by_sysctls(false, false), Whose::Unknown);

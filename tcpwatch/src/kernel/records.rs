@@ -1,4 +1,4 @@
-//! What a walk copied up, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
+//! Records of a walk, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
 //! wait for their peer, holders of a port, users of scarce ports.
 
 use std::{
@@ -15,9 +15,8 @@ use crate::facts::{
     SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
 };
 
-/// Listeners, self-connections and sockets that wait for their peer, of each so many are described
-/// in one namespace. Nobody has so many; who
-/// does on purpose fills this and no more.
+/// Described listeners in one namespace; likewise self-connections and sockets that wait for their
+/// peer. A real host has fewer. A process that opens more on purpose fills this and no more.
 const DESCRIBED: usize = 16_384;
 /// One service (role and port) gets at most so large a part of the descriptions of CLOSE_WAIT, so
 /// that the largest leak does not hide another.
@@ -26,7 +25,7 @@ const SERVICE_PART: usize = 4;
 /// How many sockets in CLOSE_WAIT may be described.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CloseWaitLimits {
-    /// In this namespace: what those before it have left.
+    /// In this namespace: the number that earlier namespaces have left.
     namespace: usize,
     /// Of one service, which does not hang on other namespaces.
     service: usize,
@@ -39,7 +38,7 @@ impl CloseWaitLimits {
     }
 }
 
-/// What a walk copied up, with the inode numbers that owners are found by.
+/// Records of a walk, with the inode numbers by which owners are found.
 #[derive(Default)]
 pub(super) struct Copied {
     pub(super) namespace: Namespace,
@@ -67,25 +66,25 @@ impl Copied {
     }
 
     /// Takes one record, in the order of the walk: listeners come first, so their ports are known
-    /// before the role of any other socket is asked. At most `close_wait_limit` sockets in
-    /// CLOSE_WAIT are described, the rest is counted.
+    /// before the role of any other socket is needed. At most `close_wait_limit` sockets in
+    /// CLOSE_WAIT are described, the others are counted.
     pub(super) fn take(
         &mut self,
         record: &SocketRecord,
         close_wait: CloseWaitLimits,
-        asked_ports: &[u16],
+        requested_ports: &[u16],
     ) {
         let Some(state) = TcpState::from_kernel(record.state) else { return };
         if self.seen.contains(&record.sk) {
             return;
         }
-        if asked_ports.contains(&record.tuple.local_port) {
+        if requested_ports.contains(&record.tuple.local_port) {
             self.take_port_holder(record, state);
         }
         if record.flags & flags::PORT_USER != 0 {
             self.take_port_user(record, state);
         }
-        // It is told for its port alone.
+        // It was copied only for its port.
         if record.flags & flags::MINISOCKET != 0 {
             return;
         }
@@ -258,7 +257,7 @@ impl Copied {
         let listeners = Listeners::of(&namespace.listeners);
         for (socket, &queue) in namespace.close_wait.iter_mut().zip(&self.close_wait_queues) {
             if socket.unaccepted {
-                // Nobody holds it yet; the process that is to accept it is the one to ask.
+                // No process holds it yet; the process that should accept it is named.
                 socket.owner = listeners.of_queue(queue, socket.local).and_then(acceptor_of);
             }
         }
@@ -308,8 +307,8 @@ impl<'a> Listeners<'a> {
     fn of(listeners: &'a [Listener]) -> Self {
         let mut by_place: HashMap<_, &Listener> = HashMap::new();
         for listener in listeners {
-            // With SO_REUSEPORT several share an address: for what cannot be told apart stands the one
-            // for which most wait.
+            // With SO_REUSEPORT several listeners share an address. Where the listener of a
+            // connection is unknown, the one with the longest queue is taken.
             let place = by_place.entry(listener.local).or_insert(listener);
             let known = |it: &Listener| (it.owner.is_some(), it.accept_queue);
             if known(listener) > known(place) {
@@ -334,7 +333,7 @@ impl<'a> Listeners<'a> {
     }
 }
 
-/// What the socket has carried, where the kernel tells.
+/// Bytes that the socket has carried, where the kernel shows them.
 fn progress_of(record: &SocketRecord) -> Option<Progress> {
     (record.flags & flags::PROGRESS != 0).then(|| Progress {
         acked_bytes: record.bytes_acked,
@@ -360,7 +359,7 @@ const fn is_waiting(state: TcpState) -> bool {
 }
 
 /// How many distinct things set these bits, each one of them by its hash: linear counting (Whang,
-/// Vander-Zanden and Taylor 1990). When all are set it is the most that can be told.
+/// Vander-Zanden and Taylor 1990). When all are set it is the highest possible estimate.
 pub(super) fn estimate_distinct(words: &[u64]) -> u32 {
     let bits = words.len() as f64 * 64.0;
     let unset = bits - words.iter().map(|word| f64::from(word.count_ones())).sum::<f64>();
@@ -422,7 +421,7 @@ mod tests {
         };
         assert_eq!(name_of(3).as_deref(), Some("slow"));
         assert_eq!(name_of(1).as_deref(), Some("serving"));
-        assert_eq!(name_of(0).as_deref(), Some("hung"), "not told: the longest queue");
+        assert_eq!(name_of(0).as_deref(), Some("hung"), "unknown: the longest queue");
         assert_eq!(name_of(9).as_deref(), Some("hung"), "a listener that has gone");
     }
 

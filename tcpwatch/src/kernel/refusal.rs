@@ -1,7 +1,7 @@
 //! Why the kernel refused a hook: only what is known of it.
 //!
 //! An error number has several causes, so it is read together with what this process may do and
-//! what restricts it. What does not follow from these is not claimed.
+//! what restricts it. Nothing is claimed that does not follow from these.
 
 use std::{error::Error, fmt, fs, io};
 
@@ -67,7 +67,7 @@ impl Refusal {
         }
     }
 
-    /// What to do about it, as far as that follows from what is known.
+    /// The remedy, as far as it follows from what is known.
     #[must_use]
     pub fn remedy(&self, hook: &Hook, restrictions: &Restrictions) -> String {
         if self.no_target {
@@ -108,7 +108,7 @@ impl Refusal {
     }
 }
 
-/// What a refusal by privilege can come from, told apart as far as this process can.
+/// Possible causes of a refusal by privilege, narrowed down as far as this process can.
 fn not_permitted(restrictions: &Restrictions) -> String {
     let needed = [(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::PERFMON, "CAP_PERFMON")];
     let missing: Vec<&str> =
@@ -125,12 +125,12 @@ fn not_permitted(restrictions: &Restrictions) -> String {
     match restrictions.modules.as_deref() {
         Some([]) => text += ", no security module is in force",
         Some(modules) => text += &format!(", security modules in force: {}", modules.join(", ")),
-        None => text += ", nor which security modules are",
+        None => text += ", security modules in force are not shown here",
     }
     text
 }
 
-/// What may forbid a privileged process something.
+/// Restrictions that may forbid a privileged process something.
 #[derive(Clone, Debug, Default)]
 pub struct Restrictions {
     /// Mode of the kernel's lockdown: `none`, `integrity` or `confidentiality`. `None` where it is
@@ -159,8 +159,8 @@ impl Restrictions {
 
 /// `none [integrity] confidentiality`
 fn chosen(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once('[')?;
-    let (mode, _) = rest.split_once(']')?;
+    let (_, modes) = text.split_once('[')?;
+    let (mode, _) = modes.split_once(']')?;
     Some(mode.to_owned())
 }
 

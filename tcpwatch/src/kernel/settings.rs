@@ -35,7 +35,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Those of the calling thread's namespace. What cannot be read has the kernel's default.
+    /// Settings of the calling thread's namespace. An unreadable one has the kernel's default.
     pub(super) fn read() -> Self {
         let port_range = sysctl("ip_local_port_range").and_then(|text| parse_range(&text));
         let reserved = sysctl("ip_local_reserved_ports").unwrap_or_default();
@@ -109,8 +109,8 @@ pub(super) fn has_tcp_sockets() -> bool {
     let Ok(text) = fs::read_to_string("/proc/thread-self/net/sockstat") else { return true };
     let text6 = fs::read_to_string("/proc/thread-self/net/sockstat6").unwrap_or_default();
     let number = |text: &str, line: &str, key: &str| -> Option<u64> {
-        let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line))?;
-        let mut words = rest.split_whitespace();
+        let counters = text.lines().find_map(|candidate| candidate.strip_prefix(line))?;
+        let mut words = counters.split_whitespace();
         words.find(|word| *word == key)?;
         words.next()?.parse().ok()
     };

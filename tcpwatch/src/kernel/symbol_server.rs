@@ -1,9 +1,10 @@
-//! The process that reads the files of strangers for the names of functions.
+//! The process that reads other programs' files for the names of functions.
 //!
-//! A file that is truncated while it is mapped ends its reader by a signal, a large one takes its
-//! memory, a crafted one may take it over. So `tcpwatch symbols`, which only the agent starts, gives
-//! up every capability first and forks for each request. A reader has the descriptors that came
-//! with its request and can open none, start nothing and reach nobody.
+//! A file that is truncated while it is mapped ends its reader by a signal. A large file takes its
+//! memory, and a crafted one may take it over. `tcpwatch symbols`, which only the agent starts,
+//! therefore gives up every capability first and forks for each request. A reader has the
+//! descriptors that came with its request and can open no other, start no process and reach no
+//! peer.
 
 use std::{
     io::{self, IoSliceMut},
@@ -98,7 +99,7 @@ fn succeeds(child: libc::pid_t) -> bool {
     waited == child && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
 }
 
-/// Descriptors that whoever started the agent has left open.
+/// Closes descriptors that the parent of the agent has left open.
 fn close_inherited() {
     // SAFETY: takes no pointer, and nothing in this process owns a descriptor beyond these three.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };

@@ -2,7 +2,7 @@
 //!
 //! The agent opens the files and sends the descriptors to [`super::symbol_server`], a process that
 //! it starts before it is confined. If that process is gone, or its reader failed, places in files
-//! stand for the names.
+//! replace the names.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ pub const SYMBOLS_COMMAND: &str = "symbols";
 /// Itself, also where its file has been replaced since (proc(5)).
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// The server ends a reader after three seconds; it has one more to say so.
+/// The server ends a reader after three seconds; it has one more to report it.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The agent's end.

@@ -51,23 +51,21 @@ const WHO: [&str; 14] = [
 const BEGINNINGS: [&str; 3] = ["That", "What", "Who"];
 
 /// Uses that are right: the file or folder, the text, and the reason.
-const RIGHT: [(&str, &str, &str); 2] = [
+const RIGHT: [(&str, &str, &str); 4] = [
     ("", "REST", "the name of a style of interfaces"),
+    ("tcpwatch", "WANTED", "the name of a map of the object"),
+    ("", "\"wanted\"", "the label of that map in the metrics"),
     ("tcpwatch/tests/plain_language", "", "this list itself"),
 ];
 
 /// Folders and files that are not checked yet, because other work changes them. To be emptied.
-const NOT_YET: [&str; 21] = [
+const NOT_YET: [&str; 17] = [
     "deploy/prometheus",
     "deploy/tcpwatch.toml",
     "docs/runbooks",
-    "tcpwatch-common",
-    "tcpwatch-ebpf",
     "tcpwatch/src/config/detect.rs",
     "tcpwatch/src/config/severity.rs",
     "tcpwatch/src/engine",
-    "tcpwatch/src/facts",
-    "tcpwatch/src/kernel",
     "tcpwatch/tests/facts.rs",
     "tcpwatch/tests/kernel_tables.rs",
     "tcpwatch/tests/listeners.rs",

@@ -7,7 +7,7 @@ const SHORT: &str = "0123456789ab";
 const POD: &str = "1a2b3c4d-5e6f-7a8b-9c0d-1e2f3a4b5c6d";
 const POD_IN_SLICE: &str = "1a2b3c4d_5e6f_7a8b_9c0d_1e2f3a4b5c6d";
 
-/// What a path leads to.
+/// Result for a path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Is<'a> {
     Unit(&'a str),

@@ -1,5 +1,5 @@
-//! What the maps cost in kernel memory, by the kernel's own formulas (kernel/bpf/hashtab.c,
-//! arraymap.c, ringbuf.c at v6.12), which one test holds against the kernel that runs.
+//! Kernel memory of the maps, by the kernel's own formulas (kernel/bpf/hashtab.c, arraymap.c,
+//! ringbuf.c at v6.12). One test compares them with the running kernel.
 
 use std::fs;
 
@@ -75,8 +75,8 @@ fn the_kernel_counts_as_much_memory_as_the_formulas_say() {
             counted += value("memlock:").unwrap_or(0);
         }
     }
-    let possible = aya::util::nr_cpus().expect("the kernel tells its CPUs") as u64;
-    let online = aya::util::online_cpus().expect("the kernel tells its CPUs").len() as u32;
+    let possible = aya::util::nr_cpus().expect("the kernel lists its CPUs") as u64;
+    let online = aya::util::online_cpus().expect("the kernel lists its CPUs").len() as u32;
     let said = kernel_memory(possible, online);
     assert!(counted <= said, "{counted} counted, {said} by formula");
     // The head of each map is a generous guess. Kernels from 5.11 until 6.4 estimate by entries and
