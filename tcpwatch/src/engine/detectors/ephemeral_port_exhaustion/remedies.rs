@@ -128,11 +128,12 @@ fn reuse_connections(opener: Option<String>) -> String {
 
 fn choose_late(bound: &Users<'_>) -> String {
     let ports = text::count(bound.ports, "port");
+    let belong = if bound.ports == 1 { "belongs" } else { "belong" };
     let whose = bound.who().map(|who| format!(" in {who}")).unwrap_or_default();
     format!(
         "IP_BIND_ADDRESS_NO_PORT (Linux 4.2){whose}, before bind() to port 0: with it connect() \
-         chooses the port. {ports} here belong to connections that called bind() before connect(), \
-         which takes a port for every destination."
+         chooses the port. {ports} here {belong} to connections that called bind() before \
+         connect(), which takes a port for every destination."
     )
 }
 
