@@ -191,6 +191,12 @@ fn rate_of_a_steady_closer_is_right_to_a_tenth_beside_a_noisy_namespace() -> Res
     if !scenes::root_or_skip() {
         return Ok(());
     }
+    // Guests of `cargo xtask vm`: their inventories take as long as the whole load lasts.
+    let second = Duration::from_secs(1);
+    if support::within(second) != second {
+        scenes::note_skip("an emulated machine keeps no steady rate");
+        return Ok(());
+    }
     let agent = Agent::start("[inventory]\ninterval = \"1s\"\n")?;
     let (noisy, steady) = (Namespace::new("noisy")?, Namespace::new("steady")?);
     // Both are at their limit soon, as a small virtual machine is all day.

@@ -180,11 +180,13 @@ fn map(file: BorrowedFd<'_>) -> Option<&'static [u8]> {
     let start = unsafe {
         libc::mmap(ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
     };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
     // SAFETY: the mapping has this length and is never undone. Its owner may change the bytes of
     // the file meanwhile; the parsers read plain integers and bytes, check each by itself, and
     // what they make of torn ones stays in this process.
-    (start != libc::MAP_FAILED)
-        .then(|| unsafe { slice::from_raw_parts(start.cast_const().cast::<u8>(), length) })
+    Some(unsafe { slice::from_raw_parts(start.cast_const().cast::<u8>(), length) })
 }
 
 fn answer(socket: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> {

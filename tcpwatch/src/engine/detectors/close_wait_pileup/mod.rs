@@ -54,7 +54,7 @@ use crate::{
 };
 
 /// Processes and services that are followed; more owners than that with old sockets is no leak of
-/// one. The largest come first.
+/// one. The largest of each namespace come first.
 const FOLLOWED: usize = 1_024;
 /// A socket on which data was acknowledged so lately is in use, however short `min_age` is.
 const IN_USE: Duration = Duration::from_secs(2);

@@ -364,8 +364,8 @@ pub(crate) fn is_of_this_host(namespace: &Namespace, socket: &WaitingSocket) -> 
         || namespace.close_wait.iter().any(|it| it.local == peer && it.peer == socket.local)
 }
 
-/// The condition of the one host with the most sockets. An id ends in a port, so this is no other
-/// group's.
+/// The condition of the one host with the most sockets. An id ends in a port, in "any" or in an
+/// override, so this is no other group's.
 fn host_id(id: &str) -> String {
     format!("{id}/host")
 }

@@ -7,8 +7,8 @@
 use std::fmt;
 
 use crate::{
-    engine::groups::held::Held as _,
-    facts::{NetnsId, Process, Role, TcpState, WaitingSocket, is_short_id},
+    engine::groups::{held::Held as _, owners::service},
+    facts::{NetnsId, Process, Role, TcpState, WaitingSocket},
 };
 
 /// A group of sockets. Displayed it is the end of an id.
@@ -74,16 +74,9 @@ impl GroupOwner {
             .unwrap_or_else(|| Self::Program(process.name.clone(), process.exe.clone()))
     }
 
-    /// The unit or container whose processes are one application. A session, a user's service
-    /// manager, and a container that runs a whole system (which has a name, and no id) hold what
-    /// has nothing to do with each other.
+    /// The unit or container that the process is a part of.
     fn service(process: &Process) -> Option<Self> {
-        let is_of_one = |unit: &&str| unit.ends_with(".service") && !unit.starts_with("user@");
-        let name = match (process.container.as_deref(), process.unit.as_deref()) {
-            (Some(container), _) => Some(container).filter(|id| is_short_id(id)),
-            (None, unit) => unit.filter(is_of_one),
-        };
-        name.map(|name| Self::Service(name.to_owned()))
+        service(process).map(|name| Self::Service(name.to_owned()))
     }
 }
 

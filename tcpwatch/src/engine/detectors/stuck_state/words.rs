@@ -65,7 +65,8 @@ impl Group<'_> {
         self.sockets.iter().all(|socket| is_of_this_host(self.namespace, socket))
     }
 
-    /// The process at the other end of most of them, where that end is in CLOSE_WAIT on this host.
+    /// The process at the other end of more of them than any other, where that end is in CLOSE_WAIT
+    /// on this host.
     fn peer_process(&self) -> Option<&Process> {
         let mut counts: BTreeMap<u32, (usize, &Process)> = BTreeMap::new();
         for socket in self.sockets {
