@@ -65,7 +65,7 @@ const NOT_YET: [&str; 21] = [
     "tcpwatch-ebpf",
     "tcpwatch/src/config/detect.rs",
     "tcpwatch/src/config/severity.rs",
-    "tcpwatch/src/engine",
+    "tcpwatch/src/engine/detectors",
     "tcpwatch/src/facts",
     "tcpwatch/src/kernel",
     "tcpwatch/tests/facts.rs",
