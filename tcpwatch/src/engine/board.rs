@@ -1,8 +1,9 @@
-//! What holds now, and what has changed since.
+//! The findings that hold now, and their changes.
 //!
-//! Detectors say what they see each time anew; the board compares by id. A finding keeps its
+//! Detectors report all that holds in each round; the board compares by id. A finding keeps its
 //! `since` while it lasts. Changes queue up until they are polled, and the queue is bounded by the
-//! findings that there can be: an id stands for one finding and changes at most once in each update.
+//! findings that there can be: an id stands for one finding and changes at most once in each
+//! update.
 
 use std::{
     cmp::Reverse,
@@ -17,8 +18,8 @@ use crate::{
     facts::Timestamp,
 };
 
-/// Changes that wait to be polled: as many as one inventory can make, all that held gone and as many
-/// new ones. The agent polls after each.
+/// Changes that wait to be polled: as many as one inventory can make, all that held gone and as
+/// many new ones. The agent polls after each.
 const CHANGES: usize = 2 * FindingKind::ALL.len() * FINDINGS_PER_KIND;
 
 #[derive(Debug, Default)]

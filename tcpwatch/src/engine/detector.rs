@@ -1,4 +1,4 @@
-//! What a kind of finding is to the engine, and what it gives and takes in a round.
+//! A detector as the engine sees it: one kind of finding, with its input and output in a round.
 //!
 //! A detector keeps history, never configuration: thresholds arrive with each event and each round,
 //! so a reload is one assignment in [`Engine`](super::Engine).
@@ -43,8 +43,8 @@ pub(crate) trait Detector: Debug + Send {
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>);
 }
 
-/// What the detectors find in a round: the worst [`FINDINGS_PER_KIND`] of each kind, without what
-/// `[ignore]` suppresses. A suppressed finding takes no place of another.
+/// Verdicts of all detectors in a round: the worst [`FINDINGS_PER_KIND`] of each kind, without
+/// those that `[ignore]` suppresses. A suppressed finding takes no place of another.
 #[derive(Debug)]
 pub(crate) struct Verdicts<'a> {
     ignore: &'a Ignore,

@@ -15,7 +15,7 @@ use crate::{
 /// Findings of one kind that are kept; the worst. A host with more has one problem, not a hundred.
 pub(crate) const FINDINGS_PER_KIND: usize = 100;
 
-/// What kind of condition; the names are stable.
+/// The kind of condition; the names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
     /// One owner keeps sockets in CLOSE_WAIT.
@@ -34,7 +34,7 @@ pub enum FindingKind {
     HandshakeStall,
     /// A listener's accept queue is full or has overflowed.
     AcceptQueueOverflow,
-    /// Resets at a rate far above what a process and port usually have.
+    /// Resets at a rate far above the baseline of a process and port.
     ResetStorm,
     /// A bind() or listen() failed because the port is taken.
     BindConflict,
@@ -212,7 +212,7 @@ pub(crate) struct Verdict {
 pub struct Finding {
     /// Stable while the condition lasts.
     pub id: String,
-    /// What kind.
+    /// Its kind.
     pub kind: FindingKind,
     /// How bad.
     pub severity: Severity,
@@ -224,7 +224,7 @@ pub struct Finding {
     pub evidence: EvidenceMap,
     /// Whom it is about.
     pub subject: Subject,
-    /// What to do: ordered, concrete, safest first.
+    /// Steps to take: ordered, concrete, safest first.
     pub remedies: Vec<String>,
     /// Ids of the findings with the same cause, which this one leads.
     pub related: Vec<String>,
@@ -264,8 +264,8 @@ impl Finding {
 }
 
 impl Verdict {
-    /// Makes every string in it [plain](crate::plain), whoever named it. All verdicts pass here, so
-    /// that whatever shows a finding has nothing left to clean.
+    /// Makes every string in it [plain](crate::plain), wherever its name is from. All verdicts pass
+    /// here, so the code that shows a finding has nothing left to clean.
     pub(crate) fn make_plain(&mut self) {
         let Self { id, kind: _, severity: _, title, explanation, evidence, subject, remedies } =
             self;
@@ -274,8 +274,8 @@ impl Verdict {
         subject.make_plain();
     }
 
-    /// Whether `[ignore]` suppresses it. A finding about a namespace or a destination is not matched
-    /// by process: the process that it names is only the current top talker.
+    /// Whether `[ignore]` suppresses it. A finding about a namespace or a destination is not
+    /// matched by process: the process that it names is only the current top talker.
     pub(crate) fn is_ignored(&self, ignore: &config::Ignore) -> bool {
         // The subject is plain already.
         let names =
@@ -295,7 +295,7 @@ impl Verdict {
     }
 }
 
-/// A change that a person is told once.
+/// A change that is reported once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FindingChange {
     /// It has begun.

@@ -1,9 +1,10 @@
 //! Findings with one cause: which finding leads which others.
 //!
-//! A [`Rule`] says when a finding of one kind leads one of another kind. The rules are applied to the
-//! verdicts of a round, after `[ignore]` and the cut: a finding that is not shown leads nothing.
-//! A finding that is led leads nothing and has one leader, so there are no chains and no cycles.
-//! Earlier rules go first, and within a rule the worst leader. A led finding keeps its id, its
+//! A [`Rule`] says when a finding of one kind leads one of another kind. The rules are applied to
+//! the verdicts of a round, after `[ignore]` and the cut: a finding that is not shown leads
+//! nothing. A finding that is led leads nothing and has one leader, so there are no chains and no
+//! cycles. Earlier rules go first, and within a rule the worst leader. A led finding keeps its id,
+//! its
 //! `since` and its place in the metrics.
 
 use std::{collections::HashMap, net::SocketAddr};
@@ -54,7 +55,7 @@ pub(crate) const RULES: [Rule; 5] = [
     },
 ];
 
-/// Who leads whom, by id.
+/// Leading findings and those that they lead, by id.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Links {
     leaders: HashMap<String, String>,
@@ -99,9 +100,9 @@ pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) 
     links
 }
 
-/// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own host
-/// stay in SYN_SENT. Certain only where the destination is this listener: at its very address, or
-/// over loopback where it listens on every address and no other listener has that one.
+/// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own
+/// host stay in SYN_SENT. Certain only where the destination is this listener: at its very address,
+/// or over loopback where it listens on every address and no other listener has that one.
 fn overflow_leaves_connects_unanswered(
     overflow: &Verdict,
     stuck: &Verdict,

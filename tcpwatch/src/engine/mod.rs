@@ -4,8 +4,9 @@
 //! tested on a table of facts. Memory is bounded whatever the facts are.
 //!
 //! [`Engine`] hands each fact to the detectors, one folder each. `joining` finds out which of their
-//! verdicts have one cause. The `board` knows what is new, worse or gone. `sampler` groups the numbers. What costs the
-//! host something is asked for with [`Engine::focus`], and only while a finding needs it.
+//! verdicts have one cause. The `board` knows what is new, worse or gone. `sampler` groups the
+//! numbers. Facts that cost the host something are requested with [`Engine::focus`], and only while
+//! a finding needs them.
 
 mod advice;
 mod board;
@@ -102,7 +103,7 @@ impl Engine {
         self.sampler.handle_inventory(inventory, now, self.board.findings());
     }
 
-    /// What the next inventory is to look at more closely.
+    /// Facts that the next inventory is to collect in more detail.
     #[must_use]
     pub fn focus(&self) -> Focus {
         let mut focus = Focus::default();
@@ -112,7 +113,7 @@ impl Engine {
         focus
     }
 
-    /// The next change that a person is told of, oldest first.
+    /// The next change to report, oldest first.
     pub fn poll_change(&mut self) -> Option<FindingChange> {
         self.board.poll_change()
     }

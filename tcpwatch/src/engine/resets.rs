@@ -1,13 +1,13 @@
 //! From what was seen of a reset to its cause.
 //!
-//! The kernel's reason decides where there is one; before 6.12 the socket alone. Each arm was seen
-//! on 6.18. What cannot be named is [`ResetCause::Other`].
+//! The kernel's reason decides where there is one; before 6.12 only the socket does. Each arm was
+//! seen on 6.18. A reset without a known cause is [`ResetCause::Other`].
 
 use crate::facts::{
     RecordedReset, ResetCause, ResetObservation, ResetReason as Reason, SeenReset, TcpState,
 };
 
-/// What a recorded reset is judged to be; `None` for one that a socket without a state received.
+/// A recorded reset as it is judged; `None` for one that a socket without a state received.
 #[must_use]
 pub fn seen_reset(recorded: &RecordedReset) -> Option<SeenReset> {
     match recorded {
@@ -51,10 +51,10 @@ pub fn reset_cause(seen: &ResetObservation) -> ResetCause {
     }
 }
 
-/// An active reset whose reason says nothing: the socket tells.
+/// The cause of an active reset whose reason says nothing, from its socket.
 fn active_cause(seen: &ResetObservation) -> ResetCause {
-    // close() and disconnect() set the state before they reset. What `ss -K` ends has its own
-    // still, also in an accept queue.
+    // close() and disconnect() set the state before they reset. A socket that `ss -K` ends still
+    // has its own, also in an accept queue.
     if seen.state != Some(TcpState::Close) {
         return if seen.dead { ResetCause::Timeout } else { ResetCause::Aborted };
     }

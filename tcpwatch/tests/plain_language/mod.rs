@@ -65,7 +65,7 @@ const NOT_YET: [&str; 17] = [
     "docs/runbooks",
     "tcpwatch/src/config/detect.rs",
     "tcpwatch/src/config/severity.rs",
-    "tcpwatch/src/engine",
+"tcpwatch/src/engine/detectors",
     "tcpwatch/tests/facts.rs",
     "tcpwatch/tests/kernel_tables.rs",
     "tcpwatch/tests/listeners.rs",

@@ -1,9 +1,9 @@
 //! Commands for a person to paste, and the words where there is none.
 //!
 //! Everything in a command is a number, an address, a word of ours, or a name that passed here: of
-//! the alphabet that its kind allows, without a glob, not to be taken for an option, and one word to
-//! a shell. For any other name there are words. Names come from whoever started the process, and the
-//! person who pastes is root.
+//! the alphabet that its kind allows, without a glob, not to be taken for an option, and one word
+//! to a shell. For any other name there are words. Any user who starts a process chooses names, and
+//! the person who pastes is root.
 
 use std::borrow::Cow;
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_of_somebody_else_is_left_to_their_manager() {
+    fn a_unit_of_another_user_is_left_to_its_manager() {
         let words = restart(&of_unit("user@1000.service"));
         assert!(
             words.contains("systemctl --user status 7") && !words.contains("systemctl restart")

@@ -1,4 +1,4 @@
-//! What is said and advised of half-open connections, whether they are a flood or a stall.
+//! Words and remedies for half-open connections, whether they are a flood or a stall.
 
 use crate::engine::{
     advice::text, evidence::EvidenceMap, finding::Subject, observers::half_open::Crowd,

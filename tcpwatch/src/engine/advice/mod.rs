@@ -1,4 +1,4 @@
-//! What a finding advises, and the words that all kinds share: commands, names, numbers.
+//! Remedies, and the words that all kinds share: commands, names, numbers.
 
 pub(crate) mod command;
 pub(crate) mod half_open;

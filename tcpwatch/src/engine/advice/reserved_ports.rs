@@ -1,4 +1,4 @@
-//! `ip_local_reserved_ports`: ports that the kernel gives to nobody who did not ask for them.
+//! `ip_local_reserved_ports`: ports that a socket gets only if its program names them.
 //!
 //! The value as the kernel prints it, the command that adds ports to it, and what must be reserved
 //! before `ip_local_port_range` is widened. Writing it replaces the whole list, so the command has
@@ -11,10 +11,10 @@ use crate::{
     facts::{Namespace, PortUse},
 };
 
-/// The range that is proposed to who needs more ports: 44616 instead of 28232. Most services have
+/// The range that is proposed where ports are short: 44616 instead of 28232. Most services have
 /// their ports below 16384; 60999 is where Linux ends its own range.
 const WIDE: (u16, u16) = (16_384, 60_999);
-/// Listeners that a command names; who has more of them in there wants another plan.
+/// Listeners that a command names; a namespace with more of them needs another plan.
 const LISTENERS: usize = 64;
 
 /// `port_range`, and `reserved_ports` where there are any.
@@ -59,8 +59,8 @@ pub(crate) fn list(ports: &BTreeSet<u16>) -> String {
     merged("", ports)
 }
 
-/// How to widen the range of the subject's namespace, in words; `None` where it is wide enough. What
-/// listens where the range is to be must be reserved first, or a client is given its port.
+/// How to widen the range of the subject's namespace, in words; `None` where it is wide enough.
+/// Ports of listeners in the new part are reserved first, or a client is given one of them.
 pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> {
     let ports = &namespace.ports;
     let (low, high) = ports.range;
@@ -75,18 +75,17 @@ pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> 
     let reserve = match listeners.len() {
         0 => String::new(),
         1..=LISTENERS => format!(
-            "first reserve what listens there, {} (the whole list, with what is reserved now), then ",
+            "first reserve the ports of the listeners there, {} (the whole list, with what is \
+             reserved now), then ",
             command(subject, &ports.reserved, &listeners)
         ),
-        many => format!(
-            "first reserve the {many} ports that somebody listens on there (ss -Htln), then "
-        ),
+        many => format!("first reserve the {many} ports of the listeners there (ss -Htln), then "),
     };
     let widen = format!("sysctl -w net.ipv4.ip_local_port_range=\"{new_low} {new_high}\"");
     let widen = text::in_its_namespace(subject, &widen);
     Some(format!(
         "More ports: ip_local_port_range is {low} to {high}; {reserve}{widen}. On a Kubernetes node \
-         reserve 30000-32767 too: nobody listens on NodePorts."
+         reserve 30000-32767 too: NodePorts have no listener."
     ))
 }
 

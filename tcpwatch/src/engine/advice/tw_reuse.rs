@@ -1,4 +1,4 @@
-//! What `net.ipv4.tcp_tw_reuse` means for a destination: the value alone says little.
+//! The effect of `net.ipv4.tcp_tw_reuse` on a destination: the value by itself says little.
 //!
 //! 0 never, 1 always, 2 over loopback; each only with TCP timestamps, and after a second
 //! (`tcp_twsk_unique`).
@@ -37,7 +37,7 @@ impl TimeWaitReuse {
         allowed && self.timestamps
     }
 
-    /// What it means for the ports, as a sentence.
+    /// Its effect on the ports, as a sentence.
     pub(crate) const fn meaning(self) -> &'static str {
         match self.value {
             TwReuse::Never => "TIME_WAIT holds a port for 60 s more, because tcp_tw_reuse is 0.",
@@ -50,8 +50,8 @@ impl TimeWaitReuse {
                  loopback and tcp_tw_reuse is 2."
             }
             TwReuse::Loopback if self.timestamps => {
-                "TIME_WAIT holds a port for 60 s more: tcp_tw_reuse is 2, which means loopback \
-                 alone, and this destination is not."
+                "TIME_WAIT holds a port for 60 s more: tcp_tw_reuse is 2 (loopback only), and this \
+                 destination is not loopback."
             }
             TwReuse::Always | TwReuse::Loopback => {
                 "TIME_WAIT holds a port for 60 s more: tcp_tw_reuse needs tcp_timestamps, which \
@@ -60,13 +60,12 @@ impl TimeWaitReuse {
         }
     }
 
-    /// What can be done about it in the subject's namespace, from what is set.
+    /// The change that helps in the subject's namespace, from the values that are set.
     pub(crate) fn remedy(self, subject: &Subject) -> String {
         let value = self.value();
         if self.works() {
             return format!(
-                "Nothing more is to be had from tcp_tw_reuse: it is {value}, and works for this \
-                 destination."
+                "tcp_tw_reuse is {value}, which is already effective for this destination."
             );
         }
         let timestamps = if self.timestamps { "" } else { "net.ipv4.tcp_timestamps=1 " };
@@ -74,10 +73,10 @@ impl TimeWaitReuse {
             TwReuse::Never => "never",
             TwReuse::Always => "always, but without tcp_timestamps it does nothing",
             TwReuse::Loopback if self.loopback == Some(false) => {
-                "loopback alone, which this is not"
+                "loopback only, and this destination is not loopback"
             }
-            TwReuse::Loopback if self.timestamps => "loopback alone",
-            TwReuse::Loopback => "loopback alone, and without tcp_timestamps it does nothing",
+            TwReuse::Loopback if self.timestamps => "loopback only",
+            TwReuse::Loopback => "loopback only, and without tcp_timestamps it does nothing",
         };
         let set = format!("sysctl -w {timestamps}net.ipv4.tcp_tw_reuse=1");
         let set = text::in_its_namespace(subject, &set);

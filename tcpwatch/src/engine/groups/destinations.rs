@@ -1,4 +1,4 @@
-//! Local ports by destination: what has its own set of them, and which have taken most.
+//! Local ports by destination: each has its own set of them, and some have taken most.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
@@ -10,7 +10,7 @@ use crate::{
 /// Destinations that the evidence lists.
 const WORST: usize = 5;
 
-/// What has its own set of local ports.
+/// The key of one set of local ports: a local port is free or taken for each of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Destination {
     pub(crate) netns: NetnsId,

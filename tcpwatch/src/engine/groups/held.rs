@@ -12,7 +12,7 @@ const FDS: usize = 8;
 /// Sockets described in the evidence: enough to find them with `ss`.
 const SAMPLES: usize = 3;
 
-/// A socket that somebody may hold.
+/// A socket that a process may hold.
 pub(crate) trait Held {
     fn owner(&self) -> Option<&Owner>;
     fn local(&self) -> Endpoint;

@@ -1,4 +1,4 @@
-//! What takes the ports of a destination: the sockets by state, and the processes that hold them.
+//! Users of a destination's ports: the sockets by state, and the processes that hold them.
 //!
 //! The states are counted; the processes are those of a sample that the walk takes.
 
@@ -30,7 +30,7 @@ pub(crate) struct Users<'a> {
     sample: Vec<&'a PortUser>,
 }
 
-/// Who holds them.
+/// The processes that hold them.
 #[derive(Clone, Debug, PartialEq)]
 enum Holder<'a> {
     /// This process, all but a few.
@@ -39,7 +39,7 @@ enum Holder<'a> {
     Most(&'a Process),
     /// Processes of one name, this one first; all but a few, or more than half.
     Name(&'a Process, bool),
-    /// Nobody is known, or there are many.
+    /// No process is known, or there are many.
     Unknown,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Users<'a> {
         }
     }
 
-    /// Names who holds them in the subject, and says whether that is known.
+    /// Names their holder in the subject, and returns whether it is known.
     pub(crate) fn name_in(&self, subject: &mut Subject) -> bool {
         match self.holder() {
             Holder::One(process) | Holder::Most(process) => subject.set_process(process),

@@ -1,5 +1,5 @@
-//! Connections that wait in an accept queue: no process holds them yet. Which processes are to accept
-//! them, in words and as evidence.
+//! Connections that wait in an accept queue: no process holds them yet. Which processes are to
+//! accept them, in words and as evidence.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl<'a> Queued<'a> {
         self.0.map_or(&[], |listener| &listener.acceptors)
     }
 
-    /// What frees them, and which processes accept.
+    /// The calls that free them, and the processes that accept.
     pub(crate) fn explanation(&self, waiting: u64, total: u64) -> String {
         let mut text = format!(
             "The peers have closed before accept() returned their connections. {waiting} of {total} \

@@ -1,8 +1,9 @@
-//! Who closes connections first, and so makes TIME_WAIT.
+//! Processes that close connections first, and so make TIME_WAIT.
 //!
-//! Nobody owns a socket in TIME_WAIT, so its maker must be seen while it closes. The kernel side
-//! counts that only in the namespaces that [`Focus::closers_in`](crate::facts::Focus::closers_in)
-//! asks for; here the counts become rates. What they explain is judged elsewhere.
+//! No process owns a socket in TIME_WAIT, so its maker must be seen while it closes. The kernel
+//! side counts closes only in the namespaces of
+//! [`Focus::closers_in`](crate::facts::Focus::closers_in); here the counts become rates. The
+//! detectors judge what they explain.
 //!
 //! The processes of one name are one closer: a program that makes a process for each connection, or
 //! has many workers, closes as much as they do together. A client's destinations are followed each,
@@ -29,14 +30,14 @@ use crate::{
 /// Counts that are followed, the largest: all that the kernel side's tables hold.
 const CLOSERS: usize = (tcpwatch_common::maps::CLOSERS_LIMIT
     + tcpwatch_common::maps::CLOSERS_ELSEWHERE_LIMIT) as usize;
-/// What is told of them at most: each is of a namespace, and may be of a destination.
+/// Tallies at most: each count is of a namespace, and may be of a destination.
 const TALLIES: usize = 2 * CLOSERS;
 /// Closers that the evidence lists.
 const LISTED: usize = 5;
 /// The time over which a rate is taken: what was closed in it is what is in TIME_WAIT now
 /// (TCP_TIMEWAIT_LEN).
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Least rate that is told of, per second: three in a minute fill nothing.
+/// Least rate that is reported, per second: three in a minute fill nothing.
 const RATE_LEAST: f64 = 0.05;
 /// How much faster another must close before it is named instead: two that do the same work would
 /// take turns, and with them the labels of an alert.
@@ -56,7 +57,7 @@ pub(crate) struct Closers {
     leaders: HashMap<Scope, Program>,
 }
 
-/// What one count is of.
+/// The key of one count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
     netns: NetnsId,
@@ -83,7 +84,7 @@ struct Row {
     others: Counter,
 }
 
-/// What a program has closed in a scope.
+/// Connections that a program has closed in a scope.
 #[derive(Debug)]
 struct Tally {
     process: Arc<Process>,
@@ -94,7 +95,7 @@ struct Tally {
     trend: Trend,
 }
 
-/// What an inventory has added to a tally.
+/// Closes that an inventory has added to a tally.
 struct Added<'a> {
     process: &'a Arc<Process>,
     count: u64,
@@ -103,7 +104,7 @@ struct Added<'a> {
     since: Option<Timestamp>,
 }
 
-/// Who closes, and how fast.
+/// A process or program that closes, and how fast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closer<'a> {
     process: &'a Process,
@@ -114,7 +115,7 @@ pub(crate) struct Closer<'a> {
     per_second: f64,
 }
 
-/// What the connections are of.
+/// The service of the connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Service {
     /// A server's port.
@@ -126,13 +127,13 @@ enum Service {
 }
 
 impl Closers {
-    /// Takes the counts of an inventory; `asked` is where they were to be taken.
-    pub(crate) fn observe(&mut self, inventory: &Inventory, asked: &BTreeSet<NetnsId>) {
+    /// Takes the counts of an inventory; `in_focus` is where they were to be taken.
+    pub(crate) fn observe(&mut self, inventory: &Inventory, in_focus: &BTreeSet<NetnsId>) {
         // They are read at the end of an inventory, which may take a while.
         let now = inventory.finished;
         let mut before = std::mem::take(&mut self.rows);
         let mut added: BTreeMap<(Scope, Program), Added<'_>> = BTreeMap::new();
-        for (key, closer) in largest(&inventory.closers, asked) {
+        for (key, closer) in largest(&inventory.closers, in_focus) {
             let mut row = before.remove(&key).unwrap_or_default();
             let new = row.take(closer);
             for scope in key.scopes() {
@@ -147,7 +148,7 @@ impl Closers {
             self.rows.insert(key, row);
         }
         self.tallies.retain(|((netns, _), _), tally| {
-            asked.contains(netns) && now.since(tally.moved) <= RATE_WINDOW
+            in_focus.contains(netns) && now.since(tally.moved) <= RATE_WINDOW
         });
         for (key, tally) in &mut self.tallies {
             if !added.contains_key(key) {
@@ -231,13 +232,13 @@ impl Closers {
     }
 }
 
-/// The largest counts of the namespaces that were asked for.
+/// The largest counts of the namespaces in focus.
 fn largest<'a>(
     closers: &'a [CloserCount],
-    asked: &BTreeSet<NetnsId>,
+    in_focus: &BTreeSet<NetnsId>,
 ) -> Vec<(RowKey, &'a CloserCount)> {
     let mut counts: Vec<&CloserCount> =
-        closers.iter().filter(|closer| asked.contains(&closer.netns)).collect();
+        closers.iter().filter(|closer| in_focus.contains(&closer.netns)).collect();
     if counts.len() > CLOSERS {
         counts.sort_by_key(|closer| Reverse(closer.count));
         counts.truncate(CLOSERS);
@@ -266,8 +267,8 @@ impl RowKey {
 }
 
 impl Row {
-    /// What has been added since it was read last. Of a count that is new, all if it says since
-    /// when; else it says nothing yet.
+    /// Closes that have been added since it was read last. Of a count that is new, all if it has
+    /// its begin; else none.
     fn take<'a>(&mut self, closer: &'a CloserCount) -> Added<'a> {
         let CloserCount { process, count, others, since, .. } = closer;
         // A recording of an older version has a count for each process.
@@ -434,7 +435,7 @@ impl Nearing {
         self.0 = parts.into_iter().filter_map(is_near).take(Focus::CLOSERS_IN).collect();
     }
 
-    /// Adds them to what is asked for.
+    /// Adds them to the focus.
     pub(crate) fn add_to(&self, focus: &mut Focus) {
         for netns in &self.0 {
             if focus.closers_in.len() < Focus::CLOSERS_IN {

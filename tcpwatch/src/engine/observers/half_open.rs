@@ -2,9 +2,9 @@
 //! `handshake-stall`, and which of the two a port is.
 //!
 //! Requests whose SYN-ACK had to be sent again have gone unanswered for a second at least. From at
-//! least half as many sources, or from [`MANY_SOURCES`], they are a flood. From fewer it is a stall:
-//! the same clients try again and again and never hear the answer. A port near the border keeps its
-//! name. A handshake that goes well never gets here, so no rate of connections is either.
+//! least half as many sources, or from [`MANY_SOURCES`], they are a flood. From fewer it is a
+//! stall: the same clients try again and again and never hear the answer. A port near the border
+//! keeps its name. A handshake that goes well never gets here, so no rate of connections is either.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Sources that are never few, however often each of them tries. The estimate ends near 7,000
-/// (`SOURCE_WORDS`), so in a long queue their share alone would tell a large flood for a stall.
+/// (`SOURCE_WORDS`), so in a long queue their share by itself would call a large flood a stall.
 const MANY_SOURCES: f64 = 1_000.0;
 /// How far past the border between flood and stall the sources must be for one to become the other.
 const BORDER: f64 = 0.2;
@@ -30,14 +30,14 @@ const PORTS: usize = 1_024;
 
 type Port = (NetnsId, u16);
 
-/// What is remembered of listening ports.
+/// Facts of listening ports that outlive an inventory.
 #[derive(Debug, Default)]
 pub(crate) struct HalfOpen {
     /// When a port's accept queue was last known to be full.
     full: HashMap<Port, Timestamp>,
     /// `ListenOverflows` of each namespace.
     overflows: HashMap<NetnsId, Counter>,
-    /// What the listeners of each port have dropped, modulo 2^32.
+    /// Drops by the listeners of each port, modulo 2^32.
     drops: HashMap<Port, u32>,
     /// Whether a crowd has many sources.
     is_flood: HashMap<Port, bool>,
@@ -47,7 +47,7 @@ pub(crate) struct HalfOpen {
 #[derive(Debug)]
 pub(crate) struct Crowd<'a> {
     pub(crate) namespace: &'a Namespace,
-    /// The listener that most wait for; its owner is the one to ask.
+    /// The listener that most wait for; its owner is named.
     pub(crate) listener: &'a Listener,
     pub(crate) listeners: Vec<&'a Listener>,
     pub(crate) unanswered: u32,

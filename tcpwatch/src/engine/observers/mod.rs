@@ -1,4 +1,4 @@
-//! What is followed for several kinds at once, before they judge.
+//! Facts that are followed for several kinds at once, before they judge.
 
 pub(crate) mod closers;
 pub(crate) mod half_open;

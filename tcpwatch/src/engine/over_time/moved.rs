@@ -1,13 +1,13 @@
 //! How far a counter has moved lately.
 //!
-//! What is raised by a counter, or by events that are counted, is raised by how far it moved within
-//! a window, and holds for that window after its last move.
+//! A finding from a counter, or from events that are counted, is raised by how far the counter
+//! moved within a window. It holds for that window after the last move.
 
 use std::time::Duration;
 
 use crate::{engine::over_time::window::Window, facts::Timestamp};
 
-/// Parts of a window that are told apart: a move is forgotten at most a sixth of the window late.
+/// Parts that a window is split into: a move is forgotten at most a sixth of the window late.
 const PARTS: u32 = 6;
 
 /// The moves of one counter.
@@ -19,7 +19,7 @@ pub(crate) struct Moved {
     recent: Window<u64>,
 }
 
-/// What has moved.
+/// The moves as they are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moves {
     /// Since it began to move; 0 when it has been still for a window.
@@ -63,22 +63,22 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_is_told_for_a_window_after_the_last_move_and_summed_within_one() {
+    fn moves_are_reported_for_a_window_after_the_last_move_and_summed_within_one() {
         let mut moved = Moved::default();
-        let mut told = |added, second| {
+        let mut reported = |added, second| {
             let moves = moved.observe(added, WINDOW, at(second));
             (moves.total, moves.in_window, moves.lasted.as_secs())
         };
-        assert_eq!(told(0, 0), (0, 0, 0));
-        assert_eq!(told(3, 100), (3, 3, 0));
-        assert_eq!(told(2, 109), (5, 5, 9), "one part of the window");
-        assert_eq!(told(1, 110), (6, 6, 10), "another");
-        assert_eq!(told(0, 169), (6, 6, 10), "the last of the first part is a window ago");
-        assert_eq!(told(0, 170), (6, 1, 0));
-        assert_eq!(told(4, 170), (10, 5, 60));
-        assert_eq!(told(0, 230), (10, 4, 0));
-        assert_eq!(told(0, 231), (0, 0, 0));
-        assert_eq!(told(7, 231), (7, 7, 0));
+        assert_eq!(reported(0, 0), (0, 0, 0));
+        assert_eq!(reported(3, 100), (3, 3, 0));
+        assert_eq!(reported(2, 109), (5, 5, 9), "one part of the window");
+        assert_eq!(reported(1, 110), (6, 6, 10), "another");
+        assert_eq!(reported(0, 169), (6, 6, 10), "the last of the first part is a window ago");
+        assert_eq!(reported(0, 170), (6, 1, 0));
+        assert_eq!(reported(4, 170), (10, 5, 60));
+        assert_eq!(reported(0, 230), (10, 4, 0));
+        assert_eq!(reported(0, 231), (0, 0, 0));
+        assert_eq!(reported(7, 231), (7, 7, 0));
     }
 
     #[test]

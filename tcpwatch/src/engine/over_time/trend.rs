@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn minutes_to_a_limit_are_told_while_it_grows() {
+    fn minutes_to_a_limit_are_reported_while_it_grows() {
         // Six a minute.
         let trend = trend_of(|second| second / 10, 600);
         let minutes = |limit| trend.minutes_to(limit, WINDOW).map(|minutes| minutes.round());

@@ -1,7 +1,8 @@
 //! The one ring behind every window of time.
 //!
-//! What comes close together is one part, so memory is bounded by the number of parts and not by
-//! what comes. What a part holds, and when it has left the window, is up to the user.
+//! Values that come close together are one part, so memory is bounded by the number of parts and
+//! not by the number of values. The caller decides what a part holds, and when it has left the
+//! window.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,7 +14,7 @@ pub(crate) struct Window<T> {
     parts: VecDeque<Part<T>>,
 }
 
-/// What came within a stretch of time.
+/// The value of a stretch of time.
 #[derive(Clone, Debug)]
 pub(crate) struct Part<T> {
     pub(crate) began: Timestamp,

@@ -1,10 +1,10 @@
-//! Keeps label sets small: the largest few by name, the others under `other`. Counters have rules of
-//! their own, see `named_totals`.
+//! Keeps label sets small: the largest few by name, the others under `other`. Counters have rules
+//! of their own, see `named_totals`.
 
 use std::cmp::Reverse;
 
-/// Cuts gauges: the `limit` largest stay, the rest is folded into one row. Order is by size, then
-/// as given.
+/// Cuts gauges: the `limit` largest stay, the others are folded into one row. Order is by size,
+/// then as given.
 pub(crate) fn largest<T, Size: Ord>(
     mut rows: Vec<T>,
     limit: usize,
@@ -13,8 +13,8 @@ pub(crate) fn largest<T, Size: Ord>(
 ) -> Vec<T> {
     rows.sort_by_key(|row| Reverse(size(row)));
     if rows.len() > limit {
-        let rest = rows.split_off(limit);
-        rows.push(fold(rest));
+        let others = rows.split_off(limit);
+        rows.push(fold(others));
     }
     rows
 }
@@ -24,9 +24,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_stay_and_the_rest_is_summed() {
+    fn the_largest_stay_and_the_others_are_summed() {
         let rows = vec![("a", 1), ("b", 5), ("c", 3), ("d", 2)];
-        let cut = largest(rows, 2, |row| row.1, |rest| ("other", rest.iter().map(|r| r.1).sum()));
+        let sum = |others: Vec<(_, i32)>| ("other", others.iter().map(|row| row.1).sum());
+        let cut = largest(rows, 2, |row| row.1, sum);
         assert_eq!(cut, [("b", 5), ("c", 3), ("other", 3)]);
     }
 }

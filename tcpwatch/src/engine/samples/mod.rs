@@ -16,10 +16,10 @@ use crate::{
     plain,
 };
 
-/// The `process` label of what was cut.
+/// The `process` label of rows that were cut.
 pub const OTHER: &str = "other";
 
-/// What one namespace label shows; namespaces without a name are summed under the empty one.
+/// Numbers under one namespace label; namespaces without a name are summed under the empty one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceSample {
     /// The `netns` label.
@@ -61,7 +61,7 @@ pub struct OwnerLabels {
 pub struct CloseWaitSample {
     /// The `netns` label.
     pub netns: Arc<str>,
-    /// Who.
+    /// The owner's labels.
     pub owner: OwnerLabels,
     /// `None` only under [`OTHER`].
     pub role: Option<Role>,
@@ -78,7 +78,7 @@ pub struct CloseWaitSample {
 pub struct ListenerSample {
     /// The `netns` label.
     pub netns: Arc<str>,
-    /// Who.
+    /// The owner's labels.
     pub owner: OwnerLabels,
     /// `None` only under [`OTHER`].
     pub port: Option<u16>,
@@ -95,7 +95,7 @@ pub struct ListenerSample {
 pub struct ConnectFailureSample {
     /// The `netns` label.
     pub netns: Arc<str>,
-    /// Who.
+    /// The owner's labels.
     pub owner: OwnerLabels,
     /// Why.
     pub reason: ConnectFailure,
@@ -106,18 +106,18 @@ pub struct ConnectFailureSample {
 /// An active finding as labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FindingSample {
-    /// What kind.
+    /// Its kind.
     pub kind: FindingKind,
     /// How bad.
     pub severity: Severity,
     /// The `netns` label.
     pub netns: Arc<str>,
-    /// Who.
+    /// The owner's labels.
     pub owner: OwnerLabels,
     /// Which service, where the finding has one.
     pub port: Option<u16>,
-    /// Findings that share these labels: those under [`OTHER`], and destinations that differ only in
-    /// their address.
+    /// Findings that share these labels: those under [`OTHER`], and destinations that differ only
+    /// in their address.
     pub count: u64,
 }
 

@@ -2,15 +2,15 @@
 //!
 //! `other` never falls: an owner that loses its name adds its total to `other` once, and its series
 //! ends. One that gets its name back begins at 0, which Prometheus takes for the restart of a
-//! counter. So the sum over all series is what was added, at any time. A free place goes to whichever
-//! owner comes. A taken one changes hands only at the end of a round (an inventory), to an owner that
-//! has grown in several rounds and by a multiple of what the smallest named one has grown lately:
-//! thousands of names that live for one round displace nothing, and two of equal size do not
-//! alternate. Memory is bounded, however many owners there are.
+//! counter. So the sum over all series is what was added, at any time. A free place goes to the
+//! first owner that comes. A taken one changes hands only at the end of a round (an inventory), to
+//! an owner that has grown in several rounds and by a multiple of what the smallest named one has
+//! grown lately: thousands of names that live for one round displace nothing, and two of equal size
+//! do not alternate. Memory is bounded, however many owners there are.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-/// What is left of a growth after a round: most of a sum over the last ten.
+/// Part of a growth that is left after a round: most of a sum over the last ten.
 const KEPT: f64 = 7.0 / 8.0;
 /// Rounds in which an owner must have grown before it displaces another one.
 const ROUNDS: u32 = 3;
@@ -41,15 +41,15 @@ pub(super) struct NamedTotals<Owner, Kind> {
 #[derive(Debug)]
 struct Named<Kind> {
     totals: BTreeMap<Kind, u64>,
-    /// What was added lately.
+    /// Sum of what was added lately.
     recent: f64,
     idle: u32,
     away: u32,
 }
 
-/// An owner without a name that has grown. The table is a "space-saving" sketch: a new one takes the
-/// place of the smallest and inherits its size as an error, so an owner that grows much is always in
-/// it (Metwally, Agrawal and El Abbadi 2005).
+/// An owner without a name that has grown. The table is a "space-saving" sketch: a new one takes
+/// the place of the smallest and inherits its size as an error, so an owner that grows much is
+/// always in it (Metwally, Agrawal and El Abbadi 2005).
 #[derive(Clone, Copy, Debug, Default)]
 struct Candidate {
     recent: f64,
@@ -84,7 +84,7 @@ impl<Owner: Clone + Ord, Kind: Copy + Ord> NamedTotals<Owner, Kind> {
         self
     }
 
-    /// Raises or lowers the limit; who is beyond it loses its name with the next round.
+    /// Raises or lowers the limit; an owner beyond it loses its name with the next round.
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -92,8 +92,8 @@ impl<Owner: Clone + Ord, Kind: Copy + Ord> NamedTotals<Owner, Kind> {
     /// Adds to a total. 0 makes the series of an owner that has a name, or finds a free place.
     pub(super) fn add(&mut self, owner: &Owner, kind: Kind, count: u64) {
         let is_pinned = self.pinned.as_ref() == Some(owner);
-        let has_room = self.named.len() < self.limit || is_pinned;
-        if *owner != self.other && has_room && !self.named.contains_key(owner) {
+        let has_place = self.named.len() < self.limit || is_pinned;
+        if *owner != self.other && has_place && !self.named.contains_key(owner) {
             self.name(owner.clone(), 0.0);
         }
         match self.named.get_mut(owner) {
@@ -199,8 +199,8 @@ impl<Owner: Clone + Ord, Kind: Copy + Ord> NamedTotals<Owner, Kind> {
     }
 
     fn remember(&mut self, owner: &Owner, count: f64) {
-        let room = (2 * self.limit + 64).min(MOST_CANDIDATES);
-        let is_full = self.candidates.len() >= room;
+        let most = (2 * self.limit + 64).min(MOST_CANDIDATES);
+        let is_full = self.candidates.len() >= most;
         if let Entry::Occupied(mut known) = self.candidates.entry(owner.clone()) {
             known.get_mut().grow(count);
             return;

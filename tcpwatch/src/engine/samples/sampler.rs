@@ -26,7 +26,8 @@ use crate::{
 const UNNAMED: usize = 1_024;
 
 /// Rounds without a failed connect() after which the series of a process ends: a day of the default
-/// interval. A free place costs nothing, and a series that ends and comes back hides its first count.
+/// interval. A free place costs nothing, and a series that ends and comes back hides its first
+/// count.
 const IDLE_ROUNDS: u32 = 17_280;
 
 /// The agent's own namespace, which has a name whatever it counts.
@@ -52,7 +53,7 @@ pub(crate) struct Sampler {
     netstat: HashMap<NetnsId, NetstatCounters>,
     /// Names of the namespaces that are there.
     names: HashMap<NetnsId, Arc<str>>,
-    /// What came before an inventory has named its namespace.
+    /// Events that came before an inventory has named their namespace.
     unnamed: Vec<(NetnsId, Happened)>,
 }
 
@@ -156,7 +157,7 @@ impl Sampler {
             let old = before.remove(&namespace.id);
             // Counters that could not be read this once have not moved.
             let Some(new) = namespace.netstat.or(old) else { continue };
-            // What was counted before the first look is not ours to report.
+            // Counts from before the agent's first look are not reported.
             let old = old.unwrap_or(new);
             let name = &namespace.name;
             for (total, new, old) in [
@@ -211,11 +212,11 @@ impl Sampler {
         largest(
             rows,
             self.owners,
-            // `None`, the least, so that one of this name is part of the rest and not beside it.
+            // `None`, the least, so that one of this name is among the others and not beside them.
             |row| (&*row.netns != OTHER).then(|| row.sockets.total()),
-            |rest| {
+            |others| {
                 let mut sum = NamespaceSample { netns: OTHER.into(), ..NamespaceSample::default() };
-                rest.iter().for_each(|row| add_namespace(&mut sum, row));
+                others.iter().for_each(|row| add_namespace(&mut sum, row));
                 sum
             },
         )
@@ -246,15 +247,15 @@ impl Sampler {
         largest(
             rows.collect(),
             self.owners,
-            // Likewise what is beyond the description in namespaces without a name.
+            // Likewise sockets beyond the description in namespaces without a name.
             |row| (row.role.is_some() || !row.netns.is_empty()).then_some(row.sockets),
-            |rest| CloseWaitSample {
+            |others| CloseWaitSample {
                 netns: "".into(),
                 owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
                 role: None,
                 port: None,
-                sockets: saturating_sum(rest.iter().map(|row| row.sockets)),
-                oldest: rest.iter().map(|row| row.oldest).max().unwrap_or_default(),
+                sockets: saturating_sum(others.iter().map(|row| row.sockets)),
+                oldest: others.iter().map(|row| row.oldest).max().unwrap_or_default(),
             },
         )
     }
@@ -282,13 +283,13 @@ impl Sampler {
         });
         // The fullest matter most, then the widest.
         let size = |row: &ListenerSample| (row.half_open + row.accept_queue, row.accept_limit);
-        largest(rows.collect(), self.owners, size, |rest| ListenerSample {
+        largest(rows.collect(), self.owners, size, |others| ListenerSample {
             netns: "".into(),
             owner: OwnerLabels { process: OTHER.to_owned(), unit: String::new() },
             port: None,
-            half_open: rest.iter().map(|row| row.half_open).sum(),
-            accept_queue: rest.iter().map(|row| row.accept_queue).sum(),
-            accept_limit: rest.iter().map(|row| row.accept_limit).sum(),
+            half_open: others.iter().map(|row| row.half_open).sum(),
+            accept_queue: others.iter().map(|row| row.accept_queue).sum(),
+            accept_limit: others.iter().map(|row| row.accept_limit).sum(),
         })
     }
 

@@ -61,7 +61,7 @@ fn a_burst_that_is_served_in_seconds_is_info_however_often_it_comes() {
     assert_eq!(watch.only().severity, Severity::Info);
     assert_says(&watch.only().title, &["the accept queue of orders-api (pid 12) overflowed"]);
     assert_says(&watch.only().explanation, &["no longer than a burst"]);
-    assert_eq!(watch.told(), ["raised info"]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn drops_that_have_gone_on_for_min_age_are_no_burst_until_the_window_is_over() {
         assert_eq!(watch.only().severity, Severity::Warning);
         watch.pass(seconds(11));
         watch.see([dropped(looks * 20 + 20)]);
-        assert_eq!(watch.told(), ["raised info", "info to warning", "warning to info"]);
+        assert_eq!(watch.reported(), ["raised info", "info to warning", "warning to info"]);
     }
 }
 
@@ -93,7 +93,7 @@ fn waiting(waiting: u32, limit: u32, first: u64) -> Listener {
 }
 
 #[test]
-fn a_queue_of_which_nothing_is_accepted_is_a_warning_before_anybody_gives_up() {
+fn a_queue_of_which_nothing_is_accepted_is_a_warning_before_any_peer_gives_up() {
     let table = [(99, 4_096, false), (100, 4_096, true), (64, 128, true), (63, 128, false)];
     for (count, limit, is_warning) in table {
         let mut watch = Watch::new();
@@ -103,7 +103,7 @@ fn a_queue_of_which_nothing_is_accepted_is_a_warning_before_anybody_gives_up() {
         watch.see([listening([waiting(count, limit, 7)], 0)]);
         let expected: &[Severity] = if is_warning { &[Severity::Warning] } else { &[] };
         assert_eq!(watch.severities(), expected, "{count} of {limit}");
-        assert_eq!(watch.engine.focus().ports, [8_080], "who serves it is asked for");
+        assert_eq!(watch.engine.focus().ports, [8_080], "its processes are requested");
     }
 }
 
@@ -125,7 +125,7 @@ fn it_says_that_nothing_was_accepted_and_clears_when_something_is() {
     assert_eq!(watch.see([listening([waiting(250, 511, 8)], 0)]), []);
     watch.pass(INTERVAL);
     assert_eq!(watch.see([listening([waiting(260, 511, 9)], 0)]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn it_stands_until_the_window_after_the_last_drop_is_over() {
         watch.see([dropped(drops)]);
     }
     assert_eq!(watch.only().severity, Severity::Critical);
-    watch.told();
+    watch.reported();
     // It goes on, but slowly: no longer critical, and all are counted.
     watch.pass(seconds(59));
     watch.see([dropped(1_501)]);
@@ -266,8 +266,8 @@ fn it_stands_until_the_window_after_the_last_drop_is_over() {
     assert_eq!(watch.see([dropped(1_502)]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([dropped(1_502)]), []);
-    assert_eq!(watch.told(), ["critical to warning", "cleared warning"]);
-    // What was before is not counted again.
+    assert_eq!(watch.reported(), ["critical to warning", "cleared warning"]);
+    // Overflows from before are not counted again.
     watch.pass(INTERVAL);
     watch.see([dropped(1_512)]);
     assert_eq!(text_of(watch.only(), "dropped_attempts"), "10");
@@ -282,7 +282,7 @@ fn drops_that_are_no_overflows_are_not_counted() {
         // A full queue of half-open connections drops too.
         assert_eq!(watch.see([listening([listener(0, drops * 100)], 7)]), [], "{drops}");
     }
-    // Of those that came with overflows no more are counted than there were.
+    // Drops that came with overflows are counted up to the number of overflows.
     watch.pass(INTERVAL);
     watch.see([listening([listener(0, 2_000)], 7 + 12)]);
     assert_eq!(text_of(watch.only(), "dropped_attempts"), "12");
@@ -385,7 +385,7 @@ fn drops_while_overflows_cannot_be_read_are_counted_by_the_next_look_that_can() 
 }
 
 #[test]
-fn a_host_without_the_counter_is_judged_by_full_queues_alone() {
+fn a_host_without_the_counter_is_judged_by_full_queues_only() {
     let mut watch = Watch::new();
     let unread =
         |queue, drops| Namespace { netstat: None, ..listening([listener(queue, drops)], 0) };
@@ -416,7 +416,7 @@ fn drops_that_come_between_the_counter_and_the_listeners_are_counted_next_time()
 }
 
 #[test]
-fn a_queue_that_two_inventories_in_a_row_find_full_is_a_warning_until_there_is_room() {
+fn a_queue_that_two_inventories_in_a_row_find_full_is_a_warning_until_there_is_space() {
     let mut watch = Watch::new();
     let queue = |waiting| listening([listener(waiting, 0)], 0);
     // 5 of 5 is not full: the kernel lets one more in.
@@ -433,7 +433,7 @@ fn a_queue_that_two_inventories_in_a_row_find_full_is_a_warning_until_there_is_r
     );
     watch.pass(INTERVAL);
     assert_eq!(watch.see([queue(5)]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn a_full_queue_that_dropped_a_few_stands_for_the_window_too() {
     }
     watch.pass(INTERVAL);
     assert_eq!(watch.see([listening([listener(3, 2)], 2)]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
@@ -515,7 +515,7 @@ fn a_listener_that_has_gone_takes_its_finding_along() {
     watch.see([dropped(0)]);
     watch.see([dropped(10)]);
     assert_eq!(watch.see([listening([], 10)]), []);
-    assert_eq!(watch.told(), ["raised info", "cleared info"]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
     // And the one that comes later is not blamed.
     assert_eq!(watch.see([dropped(10)]), []);
 }

@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::*;
 use crate::facts::{Progress, RecordedReset, ResetCause, ResetObservation};
 
-/// What is done to an engine.
+/// One step of an engine.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Event(Event),
@@ -242,33 +242,34 @@ fn any_namespace() -> impl Strategy<Value = Namespace> {
     let clients = any::<(bool, u32)>();
     // Few, so that they meet from one inventory to the next.
     let first = option::of(0_u64..3);
-    let told = (0_u64..4, any::<Option<bool>>(), first, any::<Option<bool>>());
+    let details = (0_u64..4, any::<Option<bool>>(), first, any::<Option<bool>>());
     let numbers = (number(), number(), number(), number(), number(), number(), clients);
     let acceptors = vec(any_owner(), 0..3);
-    let listener = (any_endpoint(), numbers, any_owner(), told, acceptors).prop_map(|listener| {
-        let (local, numbers, owner, (id, port_picked, first_waiting, awaited), acceptors) =
-            listener;
-        let acceptors = acceptors.into_iter().flatten().map(|owner| owner.process).collect();
-        let (accept_queue, accept_limit, half_open, drops, ..) = numbers;
-        let (.., unanswered, unanswered_sources, (in_port_range, local_clients)) = numbers;
-        Listener {
-            id,
-            local,
-            accept_queue,
-            accept_limit,
-            half_open,
-            drops,
-            unanswered,
-            unanswered_sources,
-            in_port_range,
-            local_clients,
-            port_picked,
-            first_waiting,
-            awaited,
-            owner,
-            acceptors,
-        }
-    });
+    let listener =
+        (any_endpoint(), numbers, any_owner(), details, acceptors).prop_map(|listener| {
+            let (local, numbers, owner, (id, port_picked, first_waiting, awaited), acceptors) =
+                listener;
+            let acceptors = acceptors.into_iter().flatten().map(|owner| owner.process).collect();
+            let (accept_queue, accept_limit, half_open, drops, ..) = numbers;
+            let (.., unanswered, unanswered_sources, (in_port_range, local_clients)) = numbers;
+            Listener {
+                id,
+                local,
+                accept_queue,
+                accept_limit,
+                half_open,
+                drops,
+                unanswered,
+                unanswered_sources,
+                in_port_range,
+                local_clients,
+                port_picked,
+                first_waiting,
+                awaited,
+                owner,
+                acceptors,
+            }
+        });
     let self_connected = (any_endpoint(), select(TcpState::ALL.to_vec()), any_owner())
         .prop_map(|(endpoint, state, owner)| SelfConnectedSocket { id: 0, endpoint, state, owner });
     let limit = option::of(prop_oneof![Just(0), 1_u64..5_000, any::<u64>()]);

@@ -51,7 +51,7 @@ fn one_refusal_is_info_and_the_third_within_a_minute_a_warning() {
     assert_eq!(watch.only().subject.pid, Some(81));
     assert_says(&watch.only().title, &["nginx (pid 81) cannot bind 0.0.0.0:80", "refused 4 times"]);
     assert_eq!(text_of(watch.only(), "failed_binds"), "4");
-    assert_eq!(watch.told(), ["raised info", "info to warning"]);
+    assert_eq!(watch.reported(), ["raised info", "info to warning"]);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn it_stands_for_the_window_after_the_last_refusal() {
     }
     watch.now = START + seconds(61);
     assert_eq!(watch.see([host()]), []);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
     assert!(watch.engine.focus().is_empty());
 }
 
@@ -96,14 +96,14 @@ fn a_refusal_while_the_tables_were_walked_waits_for_the_next_inventory() {
 }
 
 #[test]
-fn the_inventory_is_asked_for_the_ports_of_the_latest_refusals() {
+fn the_focus_has_the_ports_of_the_latest_refusals() {
     let mut watch = Watch::new();
     assert!(watch.engine.focus().is_empty());
     for number in 0..12_u16 {
         let at = START + seconds(number.into());
         let local = format!("127.0.0.1:{}", 7_000 + number);
         watch.engine.handle_event(&refused(at, &local, &process(31, "nginx")));
-        // Another process at the same port, and one that wanted any.
+        // Another process at the same port, and one that requested any port.
         watch.engine.handle_event(&refused(at, &local, &process(32, "caddy")));
         watch.engine.handle_event(&refused(at, "127.0.0.1:0", &process(33, "client")));
     }
@@ -185,7 +185,7 @@ fn a_listener_on_another_address_or_port_is_not_in_the_way() {
 }
 
 #[test]
-fn the_listener_at_the_very_address_is_named_before_one_that_may_be_of_ipv6_alone() {
+fn the_listener_at_the_very_address_is_named_before_one_that_may_be_of_ipv6_only() {
     let mut namespace = listening("[::]:80", owner(&process(8, "six")));
     namespace.listeners.extend(listening("127.0.0.1:80", owner(&process(9, "four"))).listeners);
     assert_says(
@@ -308,7 +308,7 @@ fn where_nothing_is_seen_it_says_how_to_look() {
 }
 
 #[test]
-fn what_held_the_port_is_told_after_it_has_gone() {
+fn the_holder_of_the_port_is_named_after_it_has_gone() {
     let mut watch = Watch::new();
     watch.engine.handle_event(&refused(START, "0.0.0.0:80", &process(31, "nginx")));
     watch.see([listening("0.0.0.0:80", owner(&process(9, "caddy")))]);
@@ -342,7 +342,7 @@ fn commands_run_in_the_namespace_of_the_one_that_holds_the_port() {
     let mut watch = Watch::new();
     watch.engine.handle_event(&event(5));
     let blue = |namespace| Namespace { id: 5, name: "blue".into(), ..namespace };
-    // Who failed is gone as a rule, so it is not entered through that.
+    // The process that failed has mostly ended, so the namespace is not entered through it.
     watch.see([blue(host())]);
     assert_says(&remedies_of(watch.only()), &["ip netns exec blue ss -Htanp"]);
     assert_says(&watch.only().title, &["0.0.0.0:80 in network namespace blue: "]);

@@ -1,4 +1,4 @@
-//! What is new, worse or gone.
+//! Findings that are new, worse or gone.
 
 use super::{super::finding::FINDINGS_PER_KIND, *};
 
@@ -7,7 +7,7 @@ fn leak(watch: &Watch, count: usize) -> Vec<CloseWaitSocket> {
 }
 
 #[test]
-fn a_finding_is_told_once_when_raised_changed_and_cleared() {
+fn a_finding_is_reported_once_when_raised_changed_and_cleared() {
     let mut watch = Watch::counting();
     let steps: [(usize, &[&str]); 8] = [
         (0, &[]),
@@ -22,7 +22,7 @@ fn a_finding_is_told_once_when_raised_changed_and_cleared() {
     for (count, expected) in steps {
         watch.pass(INTERVAL);
         watch.see_close_wait(leak(&watch, count));
-        assert_eq!(watch.told(), expected, "{count} sockets");
+        assert_eq!(watch.reported(), expected, "{count} sockets");
     }
 }
 
@@ -100,28 +100,28 @@ fn findings_come_worst_first_then_by_id() {
 }
 
 #[test]
-fn changes_that_nobody_polls_are_bounded_and_the_newest_stay() {
+fn changes_that_are_not_polled_are_bounded_and_the_newest_stay() {
     let mut watch = Watch::counting();
     for _ in 0..2_000 {
         watch.see_close_wait(leak(&watch, 20));
         watch.see_close_wait(Vec::new());
     }
     watch.see_close_wait(leak(&watch, 200));
-    let told = watch.told();
-    assert_eq!(told.len(), 2 * FindingKind::ALL.len() * FINDINGS_PER_KIND);
-    assert_eq!(told.last().map(String::as_str), Some("raised critical"));
+    let reported = watch.reported();
+    assert_eq!(reported.len(), 2 * FindingKind::ALL.len() * FINDINGS_PER_KIND);
+    assert_eq!(reported.last().map(String::as_str), Some("raised critical"));
 }
 
 #[test]
 fn two_owners_of_one_id_are_one_finding() {
     let mut watch = Watch::counting();
     let leak = close_wait(&process(1, "a"), START - seconds(3_600));
-    // A namespace that is told apart by an inode number may have that of one that is gone.
+    // A namespace known by its inode number may have the number of one that is gone.
     let of = |name| Namespace { close_wait: times(20, &leak), ..namespace(7, name) };
     watch.see([of("old"), of("new")]);
     watch.see([of("old"), of("new")]);
     watch.see_close_wait(Vec::new());
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]

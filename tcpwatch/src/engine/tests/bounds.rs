@@ -1,6 +1,6 @@
 //! Memory: whatever comes, no table grows beyond its bound.
 //!
-//! What the engine remembers is measured by its `Debug` text, which shows every table in full.
+//! The engine's memory is measured by its `Debug` text, which shows every table in full.
 
 use super::{super::finding::FINDINGS_PER_KIND, *};
 use crate::facts::{ResetCause, SeenReset};
@@ -59,7 +59,7 @@ fn a_flood_of_events_fills_the_tables_and_no_more() {
                 endpoint: peer(number),
                 process: process.clone(),
             });
-            // Dialled in vain, each from its own address.
+            // Refused connects, each from its own address.
             watch.engine.handle_event(&Event::ConnectFailed {
                 at: watch.now,
                 netns: number.into(),
@@ -231,7 +231,7 @@ fn a_hundred_thousand_listeners_are_no_more_than_those_that_are_followed() {
     // 8192 queues with their levels, 4096 ages, 1024 ports that were full.
     assert!(once < 8_192 * 480 + 4_096 * 150 + 1_024 * 100 + 100_000, "{once}");
     watch.pass(seconds(3_600));
-    // What was reached last time is known for one more look.
+    // A severity that was reached last time is known for one more look.
     watch.see([]);
     watch.see([]);
     watch.changes();
@@ -257,7 +257,7 @@ fn resets_of_a_hundred_thousand_processes_are_no_more_than_those_that_are_follow
     // 16384 counts, 1024 groups with the findings of a hundred.
     assert!(twice < 16_384 * 250 + 1_024 * 1_500 + 100 * 5_000, "{twice}");
     watch.resets = Some(Vec::new());
-    // What does not move is forgotten after some time.
+    // A counter that does not move is forgotten after some time.
     for _ in 0..132 {
         watch.pass(seconds(3_600));
         watch.see([]);
@@ -347,8 +347,8 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
             ..Listener::at(Endpoint { address: address("0.0.0.0"), port: number })
         }
     };
-    // Others: a port that drops connections is neither flooded nor stalled. All are full, so that it
-    // is no burst.
+    // Others: a port that drops connections is neither flooded nor stalled. All are full, so that
+    // it is no burst.
     let dropping = |number: u16, drops| {
         let port = 1_000 + number;
         Listener {

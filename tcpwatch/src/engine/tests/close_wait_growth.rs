@@ -1,4 +1,4 @@
-//! `close-wait-pileup`: leak, stuck or slow; the limit of open files; whose stacks are wanted.
+//! `close-wait-pileup`: leak, stuck or slow; the limit of open files; whose stacks are requested.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn there_is_no_verdict_before_enough_has_been_watched() {
         assert_eq!(text_of(watch.only(), "verdict"), "absent", "at {second} s");
         assert_eq!(text_of(watch.only(), "sockets_watched"), "absent", "at {second} s");
     }
-    // That nothing leaves is known by then, but not yet whether more come.
+    // The watch shows by then that none leaves, but not yet whether more come.
     let watch = watch_until(300, |_| 0..30);
     assert_eq!(text_of(watch.only(), "sockets_watched"), "30");
     assert_eq!(text_of(watch.only(), "verdict"), "absent");
@@ -57,7 +57,7 @@ fn a_number_that_grows_while_none_leave_is_a_leak() {
         assert_eq!(text_of(watch.only(), "verdict"), "leak", "after {last} s");
         assert_says(&watch.only().explanation, &["This is a leak", "none of", "watched left"]);
     }
-    // One that somebody does close is none the less one of a leak.
+    // A leak stays one when its process closes one socket.
     let watch = watch_until(900, |second| u64::from(second > 500)..20 + second / 30);
     assert_eq!(text_of(watch.only(), "verdict"), "leak");
     assert_says(&watch.only().explanation, &["only 1 left while"]);
@@ -142,10 +142,10 @@ fn a_leak_that_grows_pauses_and_grows_is_raised_and_cleared_once() {
         let working = second % 1_500;
         0..second / 1_500 * 10 + working.min(600) / 60
     });
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
     watch.pass(INTERVAL);
     watch.see_close_wait(Vec::new());
-    assert_eq!(watch.told(), ["cleared warning"]);
+    assert_eq!(watch.reported(), ["cleared warning"]);
 }
 
 #[test]
@@ -223,13 +223,13 @@ fn nine_tenths_of_the_descriptors_are_critical_while_they_grow() {
 #[test]
 fn want_of_descriptors_does_not_flap_when_growth_pauses() {
     let mut watch = watch_descriptors(300, 878, 1, 1_000);
-    assert_eq!(watch.told(), ["raised warning", "warning to critical"]);
+    assert_eq!(watch.reported(), ["raised warning", "warning to critical"]);
     let mut pass = |from: u64, to: u64, count: u64| {
         for second in (from..=to).step_by(10) {
             watch.now = START + seconds(second);
             see_with_descriptors(&mut watch, count, 878, 1_000);
         }
-        watch.told()
+        watch.reported()
     };
     assert_eq!(pass(310, 700, 25), [""; 0]);
     assert_eq!(pass(710, 1_200, 26), [""; 0]);
@@ -238,32 +238,32 @@ fn want_of_descriptors_does_not_flap_when_growth_pauses() {
 }
 
 #[test]
-fn stacks_are_wanted_of_processes_whose_sockets_grow_now() {
-    let wanted = |watch: &Watch| watch.engine.focus().stacks_of;
-    assert_eq!(wanted(&watch_until(10, |_| 0..30)), [0_u32; 0], "they do not grow");
+fn stacks_are_requested_of_processes_whose_sockets_grow_now() {
+    let requested = |watch: &Watch| watch.engine.focus().stacks_of;
+    assert_eq!(requested(&watch_until(10, |_| 0..30)), [0_u32; 0], "they do not grow");
     assert_eq!(
-        wanted(&watch_until(10, |second| 0..3 + second / 5)),
+        requested(&watch_until(10, |second| 0..3 + second / 5)),
         [0_u32; 0],
         "five are less than half of `growing`"
     );
     let mut watch = watch_until(10, |second| 0..5 + second / 10);
-    assert_eq!(wanted(&watch), [12], "before there is a finding");
+    assert_eq!(requested(&watch), [12], "before there is a finding");
     assert_eq!(watch.engine.findings(), []);
     // A quarter of the window later nothing has come.
     watch.now = START + seconds(150);
     watch.see_close_wait(sockets(0..6));
-    assert_eq!(wanted(&watch), [12]);
+    assert_eq!(requested(&watch), [12]);
     watch.now = START + seconds(160);
     watch.see_close_wait(sockets(0..6));
-    assert_eq!(wanted(&watch), [0_u32; 0]);
+    assert_eq!(requested(&watch), [0_u32; 0]);
     watch.see_close_wait(sockets(0..7));
-    assert_eq!(wanted(&watch), [12]);
+    assert_eq!(requested(&watch), [12]);
     watch.see_close_wait(Vec::new());
-    assert_eq!(wanted(&watch), [0_u32; 0]);
+    assert_eq!(requested(&watch), [0_u32; 0]);
 }
 
 #[test]
-fn stacks_are_wanted_only_where_the_configuration_says_so() {
+fn stacks_are_requested_only_where_the_configuration_says_so() {
     let mut watch = watch_until(10, |second| 0..10 + second);
     assert_eq!(watch.engine.focus().stacks_of, [12]);
     watch.reconfigure(|detect| detect.close_wait_pileup.stacks = false);
@@ -278,7 +278,7 @@ fn stacks_are_wanted_only_where_the_configuration_says_so() {
 }
 
 #[test]
-fn stacks_are_wanted_of_the_eight_processes_with_most_sockets() {
+fn stacks_are_requested_of_the_eight_processes_with_most_sockets() {
     let mut watch = Watch::counting();
     for count in [6, 7] {
         let of = |pid: u32| {

@@ -154,7 +154,7 @@ fn stale_pools_are_no_more_than_info() {
             watch.pass(INTERVAL);
         }
         assert_eq!(watch.severities(), [Severity::Info], "{what}");
-        assert_eq!(watch.told(), ["raised info"], "{what}");
+        assert_eq!(watch.reported(), ["raised info"], "{what}");
         let explanation = &watch.only().explanation;
         assert_says(explanation, &["It is a leak if ever more come."]);
         assert!(!explanation.contains("This is a leak"), "{what}: {explanation}");
@@ -172,11 +172,11 @@ fn a_pool_of_ten_that_fills_slowly_is_nothing_and_one_that_goes_on_is_a_leak() {
             let sockets = (0..count as u64).map(|id| CloseWaitSocket { id, ..leak.clone() });
             watch.see_close_wait(sockets.collect());
         }
-        (watch.severities().first().copied(), watch.told())
+        (watch.severities().first().copied(), watch.reported())
     };
     assert_eq!(stood(10), (None, Vec::new()));
-    let (severity, told) = stood(1_000);
-    assert_eq!((severity, told), (Some(Severity::Warning), vec!["raised warning".to_owned()]));
+    let (severity, reported) = stood(1_000);
+    assert_eq!((severity, reported), (Some(Severity::Warning), vec!["raised warning".to_owned()]));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn several_processes_warn_when_they_grow_beyond_a_pool_for_each() {
 }
 
 #[test]
-fn of_several_processes_the_one_that_leaks_is_told_without_the_others() {
+fn of_several_processes_the_one_that_leaks_is_reported_without_the_others() {
     let web = |pid| process_in(pid, "web", "shop.service");
     let of = |pid, count| times(count, &close_wait(&web(pid), START - HOUR));
     // The others have too few for a finding, or a tenth at most.
@@ -223,7 +223,7 @@ fn of_several_processes_the_one_that_leaks_is_told_without_the_others() {
     watch.see_close_wait([of(1, 40), of(2, 45)].concat());
     assert_eq!((watch.only().id.clone(), text_of(watch.only(), "sockets")), (id, "85".to_owned()));
     assert_says(&watch.only().title, &["web (pid 2) and 1 more process of shop.service keep 85"]);
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What stands after one look at `count` sockets that are `age` old.
+/// Findings after one look at `count` sockets that are `age` old.
 fn look_at(count: usize, age: Duration) -> Option<Severity> {
     let mut watch = Watch::new();
     let leak = close_wait(&process(12, "backupd"), watch.now - age);
@@ -91,16 +91,16 @@ fn disabled_pileup_raises_nothing_and_clears_what_it_had_raised() {
     let mut watch = Watch::new();
     let leak = close_wait(&process(12, "backupd"), watch.now - seconds(3_600));
     watch.see_close_wait(times(500, &leak));
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
     watch.reconfigure(|detect| detect.close_wait_pileup.enabled = false);
     assert_eq!(watch.see_close_wait(times(500, &leak)), []);
-    assert_eq!(watch.told(), ["cleared warning"]);
+    assert_eq!(watch.reported(), ["cleared warning"]);
 }
 
 #[test]
 fn growth_in_every_quarter_warns_once_the_window_is_full() {
     let stood = growth(|_| {}, 900, |second| 1 + second as usize / 60);
-    // From then on until the end, where there are 16: growth alone raises it.
+    // From then on until the end, where there are 16: growth by itself raises it.
     let expected: Vec<u64> = (600..=900).step_by(10).collect();
     assert_eq!(stood, expected);
 }
@@ -370,7 +370,7 @@ fn the_receive_queues_say_why() {
 }
 
 #[test]
-fn connections_that_nobody_accepted_are_the_fault_of_the_accepting_thread() {
+fn connections_that_were_not_accepted_are_the_fault_of_the_accepting_thread() {
     let table = [(10, "accepted"), (11, "unaccepted"), (20, "unaccepted")];
     for (unaccepted, what) in table {
         let mut watch = Watch::new();
@@ -425,7 +425,7 @@ fn a_pileup_clears_with_its_namespace() {
     let blue = Namespace { close_wait: times(20, &leak), ..namespace(5, "blue") };
     assert_eq!(watch.see([host(), blue]).len(), 1);
     assert_eq!(watch.see([host()]), []);
-    assert_eq!(watch.told(), ["raised info", "cleared info"]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
 }
 
 #[test]
@@ -444,7 +444,7 @@ fn a_name_with_control_characters_stays_on_its_line() {
 }
 
 #[test]
-fn sockets_that_were_too_many_to_describe_are_told_of_and_not_blamed_on_anybody() {
+fn sockets_that_were_too_many_to_describe_are_counted_without_an_owner() {
     let mut watch = Watch::new();
     let old = close_wait(&process(12, "leaky"), START - seconds(3_600));
     let beyond = [((Role::Client, 443), 83_616), ((Role::Client, 80), 5)].into();

@@ -9,7 +9,7 @@ fn opened_by(count: usize, frames: &[&str]) -> Vec<CloseWaitSocket> {
     times(count, &CloseWaitSocket { stack: Some(stack), ..socket })
 }
 
-/// So many that were opened before anybody looked.
+/// Sockets that were opened before the first look.
 fn unseen(count: usize) -> Vec<CloseWaitSocket> {
     times(count, &close_wait(&process(12, "app"), START - seconds(3_600)))
 }

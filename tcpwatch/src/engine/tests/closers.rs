@@ -1,4 +1,4 @@
-//! Who closes connections: when it is counted, the rates, who is named.
+//! Closers of connections: when they are counted, their rates, and which of them is named.
 
 use super::*;
 
@@ -71,16 +71,16 @@ fn closers_are_counted_when_a_threshold_nears_and_until_it_is_far() {
         (641, true),
     ];
     let mut watch = Watch::new();
-    for (used, wanted) in steps {
+    for (used, expected) in steps {
         watch.see([crowded(used, 0)]);
-        assert_eq!(asks(&watch), wanted, "{used} of 1000");
+        assert_eq!(asks(&watch), expected, "{used} of 1000");
     }
     // Of 28232 ports 0.64 and 0.576 are 18068.48 and 16261.6.
     let steps = [(18_068, false), (18_069, true), (16_262, true), (16_261, false)];
     let mut watch = Watch::new();
-    for (ports, wanted) in steps {
+    for (ports, expected) in steps {
         watch.see([crowded(0, ports)]);
-        assert_eq!(asks(&watch), wanted, "{ports} ports");
+        assert_eq!(asks(&watch), expected, "{ports} ports");
     }
 }
 
@@ -114,7 +114,7 @@ fn a_rate_is_the_difference_of_two_counts() {
     let mut watch = Watch::new();
     watch.see([crowded(850, 0)]);
     let pgbench = process(12, "pgbench");
-    // What was counted before the first look says nothing of a rate.
+    // Counts from before the first look say nothing of a rate.
     see(&mut watch, vec![to_database(&pgbench, 90_000)]);
     assert_eq!(closers_of(&watch), "absent");
     see(&mut watch, vec![to_database(&pgbench, 94_100)]);
@@ -181,7 +181,7 @@ fn processes_of_one_name_are_one_closer() {
 }
 
 #[test]
-fn a_client_of_many_peers_is_told_by_the_sum() {
+fn a_client_of_many_peers_is_judged_by_the_sum() {
     let mut watch = Watch::new();
     watch.see([crowded(850, 0)]);
     let crawler = process(12, "crawler");
@@ -236,11 +236,11 @@ fn a_name_stays_until_another_closes_twice_as_much() {
     }
     let last = (0..7).map(|_| named([100, 210])).last().flatten();
     assert_eq!(last.as_deref(), Some("blue"));
-    assert_eq!(watch.told(), ["raised info"]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
-fn a_client_that_makes_time_wait_is_named_and_told_to_keep_its_connections() {
+fn a_client_that_makes_time_wait_is_named_and_advised_to_keep_its_connections() {
     let mut watch = Watch::new();
     watch.see([crowded(850, 0)]);
     let pgbench = process_in(12, "pgbench", "bench.service");
@@ -256,7 +256,10 @@ fn a_client_that_makes_time_wait_is_named_and_told_to_keep_its_connections() {
     assert_eq!(finding.subject.unit.as_deref(), Some("bench.service"));
     assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.9:5432"));
     assert_says(&finding.remedies[0], &["connection pool in pgbench (pid 12)."]);
-    assert_says(&finding.remedies[1], &["tcp_tw_reuse=1", "2: loopback alone, which this is not"]);
+    assert_says(
+        &finding.remedies[1],
+        &["tcp_tw_reuse=1", "2: loopback only, and this destination"],
+    );
     assert_says(&finding.remedies[2], &["tcp_max_tw_buckets=4096"]);
 }
 
@@ -277,7 +280,7 @@ fn a_server_that_makes_time_wait_is_to_let_its_clients_close_first() {
 }
 
 #[test]
-fn a_destination_is_told_of_its_own_closers() {
+fn a_destination_is_explained_by_its_own_closers() {
     let mut watch = Watch::new();
     let namespace = || crowded(0, 25_000);
     let other_host = |process: &Arc<Process>, count| CloserCount {
@@ -305,7 +308,7 @@ fn a_destination_is_told_of_its_own_closers() {
     assert_eq!(closers_of(&watch), both.join("; "));
     assert_eq!(finding.subject.process.as_deref(), Some("pgbench"));
     assert_says(&finding.remedies[0], &["connection pool in pgbench (pid 12), so"]);
-    // Who fails is more than who closes, and a name that is not known is not guessed.
+    // A failing process goes before one that closes, and an unknown name is not guessed.
     watch.engine.handle_event(&no_port(watch.now, HOST, "10.0.0.1", "10.0.0.9:5432", None));
     watch.pass(INTERVAL);
     watch.take(&Inventory {
@@ -350,20 +353,20 @@ fn a_rate_is_right_to_a_tenth_for_a_steady_load_however_it_is_looked_at() {
                 panic!("a list")
             };
             let Some(Evidence::Object(closer)) = list.first() else { panic!("of objects") };
-            let Some(Evidence::Number(told)) = closer.get("closes_per_second") else {
+            let Some(Evidence::Number(reported)) = closer.get("closes_per_second") else {
                 panic!("with a rate")
             };
             let rate = tenths as f64 / 10.0;
             // A count is whole: one at either end may be missing.
             let from = if says_since { begun } else { first.unwrap() };
             let over = watch.now.since(from).as_secs_f64().min(60.0);
-            prop_assert!((told - rate).abs() <= rate * 0.1 + 2.0 / over, "{told} for {rate}");
+            prop_assert!((reported - rate).abs() <= rate * 0.1 + 2.0 / over, "{reported}: {rate}");
         }
     });
 }
 
 #[test]
-fn rates_of_the_largest_alone_are_followed_and_none_is_invented_for_the_others() {
+fn rates_of_only_the_largest_are_followed_and_none_is_invented_for_the_others() {
     let mut watch = Watch::new();
     watch.see([crowded(850, 0)]);
     see(&mut watch, Vec::new());

@@ -32,7 +32,7 @@ fn a_destination_is_judged_by_its_part_of_the_usable_ports() {
         let mut watch = Watch::new();
         watch.see([used(ports)]);
         assert_eq!(watch.severities().first().copied(), severity, "{ports} ports");
-        // The worst alone says as much, where the first 32 busy ones leave it out.
+        // The worst by itself says as much, where the first 32 busy ones leave it out.
         let mut watch = Watch::new();
         let mut namespace = host();
         namespace.ports.worst = Some(destination(SOURCE, PEER, ports));
@@ -113,7 +113,7 @@ fn a_connect_that_found_no_port_is_critical_for_a_window_after_the_last() {
     assert_eq!(text_of(watch.only(), "failed_connects"), "3");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([host()]), []);
-    assert_eq!(watch.told(), ["raised critical", "cleared critical"]);
+    assert_eq!(watch.reported(), ["raised critical", "cleared critical"]);
     // A new one counts from one.
     watch.engine.handle_event(&no_port(watch.now, HOST, SOURCE, PEER, None));
     watch.see([host()]);
@@ -148,11 +148,11 @@ fn a_failed_connect_and_its_busy_destination_are_one_finding() {
         "1 connect() call to 10.0.0.9:443 found no free local port, by curl (pid 70): 25000 of \
          28232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"
     );
-    assert_eq!(watch.told(), ["raised warning", "warning to critical"]);
+    assert_eq!(watch.reported(), ["raised warning", "warning to critical"]);
     // When the window is over the ratio still stands.
     watch.pass(seconds(61));
     watch.see([used(25_000)]);
-    assert_eq!(watch.told(), ["critical to warning"]);
+    assert_eq!(watch.reported(), ["critical to warning"]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
     use TwReuse::{Always, Loopback, Never};
     let (far, near) = ((SOURCE, PEER), ("127.0.0.1", "127.0.0.1:443"));
     let near6 = ("::1", "[::1]:443");
-    // What is said, and the sysctl that is proposed where one would help.
+    // The explanation, and the sysctl that is proposed where one would help.
     let on = Some("sysctl -w net.ipv4.tcp_tw_reuse=1 ");
     let both = Some("sysctl -w net.ipv4.tcp_timestamps=1 net.ipv4.tcp_tw_reuse=1 ");
     let table = [
@@ -237,7 +237,7 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
         (Never, false, far, "because tcp_tw_reuse is 0", both),
         (Always, true, far, "(tcp_tw_reuse is 1), so these are open connections", None),
         (Always, false, far, "tcp_tw_reuse needs tcp_timestamps, which are off", both),
-        (Loopback, true, far, "tcp_tw_reuse is 2, which means loopback alone", on),
+        (Loopback, true, far, "tcp_tw_reuse is 2 (loopback only), and this", on),
         (Loopback, true, near, "this destination is loopback and tcp_tw_reuse is 2", None),
         (Loopback, true, near6, "this destination is loopback and tcp_tw_reuse is 2", None),
         (Loopback, false, near, "tcp_tw_reuse needs tcp_timestamps, which are off", both),
@@ -255,7 +255,7 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
             Some(remedy) => assert!(remedies.contains(remedy), "{case}: {remedies}"),
             None => {
                 assert!(!remedies.contains("tcp_tw_reuse="), "{case}: {remedies}");
-                assert!(remedies.contains("Nothing more is to be had from tcp_tw_reuse"), "{case}");
+                assert!(remedies.contains("already effective for this destination"), "{case}");
             }
         }
         assert_recycle_is_only_warned_of(finding);
@@ -287,9 +287,9 @@ fn a_wider_range_is_proposed_that_keeps_clear_of_most_services() {
         if let (Some(remedy), Some(command)) = (remedy, command) {
             assert_says(
                 &remedy,
-                &[&command, "reserve 30000-32767 too: nobody listens on NodePorts"],
+                &[&command, "reserve 30000-32767 too: NodePorts have no listener"],
             );
-            assert!(!remedy.contains("ip_local_reserved_ports="), "nobody listens: {remedy}");
+            assert!(!remedy.contains("ip_local_reserved_ports="), "no listener: {remedy}");
         }
     }
 }
@@ -304,7 +304,7 @@ fn what_listens_in_the_wider_range_is_reserved_first() {
     namespace.ports.reserved = "20000,50000".to_owned();
     assert_says(
         &wider(namespace.clone()).unwrap(),
-        &["first reserve what listens there, sysctl -w \
+        &["first reserve the ports of the listeners there, sysctl -w \
             net.ipv4.ip_local_reserved_ports=16384,19000-19001,20000,32767,50000 (the whole list, \
             with what is reserved now), then sysctl -w net.ipv4.ip_local_port_range=\"16384 60999\""],
     );
@@ -312,7 +312,7 @@ fn what_listens_in_the_wider_range_is_reserved_first() {
     let many = (20_000..20_100).map(|port| Listener::at(endpoint(&format!("0.0.0.0:{port}"))));
     namespace.listeners = many.collect();
     let remedy = wider(namespace).unwrap();
-    assert_says(&remedy, &["first reserve the 99 ports that somebody listens on there (ss -Htln)"]);
+    assert_says(&remedy, &["first reserve the 99 ports of the listeners there (ss -Htln)"]);
 }
 
 #[test]
@@ -340,8 +340,8 @@ fn the_remedy_says_what_the_present_value_of_tcp_tw_reuse_means() {
     let table = [
         (Never, true, "Now it is 0: never."),
         (Always, false, "Now it is 1: always, but without tcp_timestamps it does nothing."),
-        (Loopback, true, "Now it is 2: loopback alone, which this is not."),
-        (Loopback, false, "Now it is 2: loopback alone, which this is not."),
+        (Loopback, true, "Now it is 2: loopback only, and this destination is not loopback."),
+        (Loopback, false, "Now it is 2: loopback only, and this destination is not loopback."),
     ];
     for (tw_reuse, timestamps, said) in table {
         let mut watch = Watch::new();
@@ -377,7 +377,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     assert_says(&remedies[1], &["12 ports here belong to connections that called bind()"]);
     assert_says(&remedies[6], &["not by SO_LINGER 0"]);
     assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
-    // Where nobody binds before connect() it is no remedy.
+    // Where no process binds before connect() it is no remedy.
     let mut watch = Watch::new();
     watch.see([used(28_000)]);
     assert!(!remedies_of(watch.only()).contains("IP_BIND_ADDRESS_NO_PORT"));
@@ -385,7 +385,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
 }
 
 #[test]
-fn the_minutes_to_the_last_port_are_told_while_their_number_grows() {
+fn the_minutes_to_the_last_port_are_reported_while_their_number_grows() {
     let mut watch = Watch::new();
     for step in 0..=12 {
         // 100 ports in ten seconds.

@@ -20,7 +20,7 @@ fn listening(listeners: impl Into<Vec<Listener>>) -> Namespace {
     Namespace { listeners: listeners.into(), syncookies: Some(1), ..host() }
 }
 
-/// What a listener with so many unanswered connections from so many sources raises.
+/// The finding of a listener with so many unanswered connections from so many sources.
 fn raised(unanswered: u32, sources: u32) -> Option<(FindingKind, Severity)> {
     let mut watch = Watch::new();
     watch.see([listening([crowded(unanswered, sources)])]);
@@ -103,7 +103,7 @@ fn handshakes_that_go_well_are_nothing_however_many() {
 }
 
 #[test]
-fn it_is_released_below_nine_tenths_and_told_once() {
+fn it_is_released_below_nine_tenths_and_reported_once() {
     let mut watch = Watch::new();
     let steps = [
         (1_000, "critical"),
@@ -118,7 +118,7 @@ fn it_is_released_below_nine_tenths_and_told_once() {
         assert_eq!(watch.only().severity.label(), severity, "{unanswered}");
     }
     assert_eq!(watch.see([listening([crowded(179, 179)])]), []);
-    assert_eq!(watch.told(), ["raised critical", "critical to warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised critical", "critical to warning", "cleared warning"]);
     assert_eq!(watch.see([listening([crowded(199, 199)])]), []);
 }
 
@@ -130,7 +130,7 @@ fn what_stands_keeps_its_kind_near_the_border() {
         watch.see([listening([crowded(300, sources)])]);
         assert_eq!(watch.only().kind, FindingKind::SynFlood, "{sources}");
     }
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
     // Beyond the margin it is the other, and has a margin of its own.
     for sources in [119, 150, 179] {
         watch.see([listening([crowded(300, sources)])]);

@@ -31,7 +31,7 @@ fn of(watch: &Watch, kind: FindingKind) -> Finding {
     found.unwrap_or_else(|| panic!("no {kind:?} in {:#?}", watch.engine.findings())).clone()
 }
 
-/// What stands after two looks, which a full queue takes.
+/// Findings after two looks, which a full queue takes.
 fn judged(namespaces: impl Fn(Timestamp) -> Vec<Namespace>) -> Watch {
     let mut watch = Watch::new();
     watch.see(namespaces(watch.now));
@@ -150,7 +150,7 @@ fn a_leader_that_is_cut_leads_nothing() {
 }
 
 #[test]
-fn changes_of_a_led_finding_are_told_and_name_its_leader() {
+fn changes_of_a_led_finding_are_reported_and_name_its_leader() {
     let at = "127.0.0.1:8080";
     let mut watch = Watch::new();
     let queue = |now| Namespace { waiting: Vec::new(), ..scene(5, at, at, now) };

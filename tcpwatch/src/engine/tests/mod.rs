@@ -69,7 +69,7 @@ struct Watch {
     detect: Detect,
     ignore: Ignore,
     now: Timestamp,
-    /// What the hooks have counted.
+    /// Resets that the hooks have counted.
     resets: Option<Vec<ResetCount>>,
     /// Connections since the inventory before.
     services: Option<Vec<ServiceCount>>,
@@ -86,7 +86,7 @@ impl Watch {
         watch
     }
 
-    /// Told pileups of 20 and 200 sockets apart, for what is not about their thresholds.
+    /// Warns of a pileup at 20 sockets, critical at 200: for tests that are not about thresholds.
     fn counting() -> Self {
         Self::with(|detect| {
             detect.close_wait_pileup.warning = 20;
@@ -149,16 +149,16 @@ impl Watch {
         std::iter::from_fn(|| self.engine.poll_change()).collect()
     }
 
-    /// The changes since they were last asked for, in short.
-    fn told(&mut self) -> Vec<String> {
-        let told = |change| match change {
+    /// The changes since the last call, in short.
+    fn reported(&mut self) -> Vec<String> {
+        let in_short = |change| match change {
             FindingChange::Raised(finding) => format!("raised {}", finding.severity),
             FindingChange::SeverityChanged { finding, from } => {
                 format!("{from} to {}", finding.severity)
             }
             FindingChange::Cleared(finding) => format!("cleared {}", finding.severity),
         };
-        self.changes().into_iter().map(told).collect()
+        self.changes().into_iter().map(in_short).collect()
     }
 
     /// The one finding that holds.
@@ -170,7 +170,7 @@ impl Watch {
     }
 }
 
-/// What a configuration file says.
+/// The settings of a configuration file.
 #[track_caller]
 fn config(file: &str) -> Config {
     Config::parse(file, std::path::Path::new("f.toml")).unwrap_or_else(|error| panic!("{error}"))

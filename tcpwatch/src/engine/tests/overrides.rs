@@ -1,4 +1,4 @@
-//! Overrides and what is ignored: they are for whom they name, in every kind, and for nobody else.
+//! Overrides and `[ignore]` apply to the owners that they name, in every kind, and to no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use super::*;
 use crate::facts::SeenReset;
 
 /// A process and the port of its service.
-type Who = (Arc<Process>, u16);
+type Service = (Arc<Process>, u16);
 
-fn backupd() -> Who {
+fn backupd() -> Service {
     (process_in(12, "backupd", "backup.service"), 1_001)
 }
 
-fn restored() -> Who {
+fn restored() -> Service {
     (process_in(13, "restored", "restore.service"), 1_002)
 }
 
@@ -24,7 +24,7 @@ const NAMES_OF_BACKUPD: [&str; 4] = [
     "process = \"backupd\"\nunit = \"backup.service\"\nport = 1001",
 ];
 
-/// Every kind whose findings are somebody's.
+/// Every kind whose findings have an owner.
 fn kinds() -> impl Iterator<Item = FindingKind> {
     FindingKind::ALL.into_iter().filter(|kind| *kind != FindingKind::TimeWaitExhaustion)
 }
@@ -33,7 +33,7 @@ fn section(kind: FindingKind) -> String {
     format!("detect.{}", kind.name().replace('-', "_"))
 }
 
-fn listener((process, port): &Who) -> Listener {
+fn listener((process, port): &Service) -> Listener {
     let local = Endpoint { address: address("0.0.0.0"), port: *port };
     Listener { accept_limit: 4_096, owner: owner(process), ..Listener::at(local) }
 }
@@ -41,7 +41,7 @@ fn listener((process, port): &Who) -> Listener {
 /// Brings `kind` about for both, and says at whose ports it is found a minute later.
 fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     let everybody = [backupd(), restored()];
-    // What is usual must be known first.
+    // The baseline must be known first.
     watch.resets = Some(Vec::new());
     watch.see([host()]);
     watch.pass(seconds(600));
@@ -161,7 +161,7 @@ fn every_kind_can_be_switched_off_and_on_for_one_process_unit_or_port() {
 #[test]
 fn every_kind_is_judged_by_the_thresholds_of_the_override() {
     for kind in kinds() {
-        // What would not be reached, or be over.
+        // Thresholds that would not be reached, or be over.
         let keys = match kind {
             FindingKind::CloseWaitPileup => "info = 21",
             FindingKind::EphemeralPortExhaustion => "window = \"59s\"",
@@ -208,7 +208,7 @@ fn overrides_are_taken_and_dropped_at_a_reload_with_the_history_kept() {
         watch.see_close_wait(times(20, &leak));
         watch.pass(INTERVAL);
     }
-    assert_eq!(watch.told(), ["raised info", "cleared info", "raised info"]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info", "raised info"]);
 }
 
 #[test]
@@ -228,7 +228,8 @@ fn a_severity_is_kept_down_to_nine_tenths_of_the_threshold_of_the_override() {
 
 #[test]
 fn the_growth_of_a_pileup_is_judged_by_the_window_and_the_number_of_the_override() {
-    // One more socket in 30 s grows in every quarter of 10 min and of 2 min; seven are there at 180 s.
+    // One more socket in 30 s grows in every quarter of 10 min and of 2 min; seven are there at 180
+    // s.
     let file = "[[detect.close_wait_pileup.override]]\nprocess = \"backupd\"\n\
                 window = \"2m\"\ngrowing = 7";
     let mut watch = Watch::configured(file);
@@ -262,13 +263,13 @@ fn the_container_stands_in_for_the_unit_of_an_override() {
 }
 
 #[test]
-fn who_is_not_known_is_matched_by_the_port_alone() {
-    let mut nobodys = close_wait(&backupd().0, START - seconds(3_600));
-    nobodys.owner = None;
+fn an_unknown_owner_is_matched_only_by_the_port() {
+    let mut unowned = close_wait(&backupd().0, START - seconds(3_600));
+    unowned.owner = None;
     for (name, found) in [("process = \"backupd\"", 1), ("port = 443", 0), ("port = 80", 1)] {
         let file = format!("[[detect.close_wait_pileup.override]]\n{name}\nenabled = false");
         let mut watch = Watch::configured(&file);
-        assert_eq!(watch.see_close_wait(times(20, &nobodys)).len(), found, "{name}");
+        assert_eq!(watch.see_close_wait(times(20, &unowned)).len(), found, "{name}");
     }
 }
 
@@ -287,7 +288,7 @@ fn taken_ports_are_judged_by_the_destination_and_failures_by_the_process() {
         (&*by_port, false, None),
         (&*by_port, true, Some(Severity::Critical)),
         ("", true, Some(Severity::Critical)),
-        // Nearly all ports are taken, whoever fails.
+        // Nearly all ports are taken, whichever process fails.
         (&*by_process, true, Some(Severity::Warning)),
     ] {
         let mut watch = Watch::configured(file);
@@ -301,7 +302,7 @@ fn taken_ports_are_judged_by_the_destination_and_failures_by_the_process() {
 }
 
 #[test]
-fn a_process_whose_failures_are_not_wanted_hides_nobody_elses() {
+fn a_process_whose_failures_are_ignored_hides_no_others() {
     let file = "[[detect.ephemeral_port_exhaustion.override]]\nprocess = \"backupd\"\n\
                 enabled = false";
     let (mut watch, peer) = (Watch::configured(file), "10.0.0.9:443");
@@ -319,7 +320,7 @@ fn a_process_whose_failures_are_not_wanted_hides_nobody_elses() {
 }
 
 #[test]
-fn a_port_that_is_dialled_in_vain_is_judged_by_who_dials_it() {
+fn a_refused_port_is_judged_by_the_process_that_connects() {
     let kind = "[[detect.self_connect_risk.override]]";
     for (keys, found) in [
         ("process = \"backupd\"\nwarning = 6", true),
@@ -367,13 +368,13 @@ fn dropped_connections_count_within_the_window_of_the_override() {
 }
 
 #[test]
-fn whoever_is_ignored_is_so_in_every_kind_and_nobody_else_is() {
+fn an_ignored_owner_is_so_in_every_kind_and_no_other_is() {
     for kind in kinds() {
         for entry in ["processes = [\"backupd\"]", "units = [\"backup.service\"]", "ports = [1001]"]
         {
-            // Ports are the destination's, whoever uses them up.
-            let is_nobodys = kind == FindingKind::EphemeralPortExhaustion;
-            let expected = match is_nobodys && !entry.starts_with("ports") {
+            // Ports are the destination's, whichever process uses them up.
+            let is_unowned = kind == FindingKind::EphemeralPortExhaustion;
+            let expected = match is_unowned && !entry.starts_with("ports") {
                 true => [1_001, 1_002].into(),
                 false => [1_002].into(),
             };
@@ -388,7 +389,7 @@ fn whoever_is_ignored_is_so_in_every_kind_and_nobody_else_is() {
 }
 
 #[test]
-fn a_namespace_is_ignored_by_its_name_also_where_the_finding_is_nobodys() {
+fn a_namespace_is_ignored_by_its_name_also_where_the_finding_is_unowned() {
     let mut watch = Watch::configured("[ignore]\nnamespaces = [\"blue\"]");
     let full = |id, name| Namespace {
         time_wait: TimeWaitUse { used: 900, limit: Some(1_000) },
@@ -405,17 +406,17 @@ fn what_becomes_ignored_at_a_reload_is_cleared_once_and_its_numbers_stay() {
     let leak = close_wait(&backupd().0, START - seconds(3_600));
     watch.see_close_wait(times(200, &leak));
     let before = watch.engine.samples().close_wait;
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
     watch.reload("[ignore]\nprocesses = [\"backupd\"]");
     assert_eq!(watch.engine.findings().len(), 1, "it is judged with the next inventory");
     watch.see_close_wait(times(200, &leak));
     watch.see_close_wait(times(200, &leak));
-    assert_eq!(watch.told(), ["cleared warning"]);
+    assert_eq!(watch.reported(), ["cleared warning"]);
     assert_eq!(watch.engine.samples().close_wait, before);
     assert_eq!(before[0].sockets, 200);
     watch.reload("");
     watch.see_close_wait(times(200, &leak));
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
 }
 
 #[test]
@@ -451,5 +452,5 @@ fn what_is_a_namespaces_or_a_destinations_does_not_come_and_go_with_who_leads() 
         assert_eq!(watch.take(&facts).len(), 2, "step {step}");
         watch.pass(INTERVAL);
     }
-    assert_eq!(watch.told(), ["raised warning", "raised critical"]);
+    assert_eq!(watch.reported(), ["raised warning", "raised critical"]);
 }

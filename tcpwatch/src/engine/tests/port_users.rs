@@ -75,7 +75,7 @@ fn the_title_names_the_states_and_their_holder() {
             ),
             "120 ESTABLISHED, most by hitch (pid 7), 80 in SYN_SENT by java (pid 9)",
         ),
-        // A state of few is not worth a word, and nobody is named who is not known.
+        // A state of few is not worth a word, and an unknown process is not named.
         (taken(&[(Established, 190), (TimeWait, 10)], &[]), "190 ESTABLISHED"),
     ];
     for (namespace, said) in table {
@@ -101,7 +101,7 @@ fn workers_of_one_name_hold_the_ports_together() {
     let subject = &finding.subject;
     assert_eq!((subject.process.as_deref(), subject.pid), (Some("nginx"), None));
     assert_eq!(subject.unit.as_deref(), Some("nginx.service"), "they share it");
-    // Many that have no name in common are nobody's.
+    // Many that have no name in common have no owner.
     let others: Vec<_> = (1..=20).map(|pid| process(pid, &format!("job{pid}"))).collect();
     let holders: Vec<_> = others.iter().map(|it| (it, TcpState::Established, 5)).collect();
     let watch = see(taken(&[(TcpState::Established, 200)], &holders));
@@ -129,11 +129,11 @@ fn the_first_remedy_follows_the_state_of_most_and_time_wait_is_explained_where_t
             let watch = see(taken(&counts, &[(&api, state, 50)]));
             let finding = watch.only();
             assert!(finding.remedies[0].starts_with(first), "{state:?}: {}", finding.remedies[0]);
-            let is_told = state == TimeWait || beside == 20;
+            let is_explained = state == TimeWait || beside == 20;
             let remedies = remedies_of(finding);
-            assert_eq!(remedies.contains("tcp_tw_reuse"), is_told, "{state:?}: {remedies}");
+            assert_eq!(remedies.contains("tcp_tw_reuse"), is_explained, "{state:?}: {remedies}");
             let says = finding.explanation.contains("TIME_WAIT holds a port");
-            assert_eq!(says, is_told, "{state:?}: {}", finding.explanation);
+            assert_eq!(says, is_explained, "{state:?}: {}", finding.explanation);
         }
     }
 }
@@ -181,7 +181,7 @@ fn ports_that_bind_has_taken_are_one_finding_of_the_namespace_with_its_holder() 
 }
 
 #[test]
-fn who_finds_no_port_beside_pinned_ones_is_told_there_and_has_no_finding_of_its_own() {
+fn a_process_without_a_port_beside_pinned_ones_is_named_there_and_has_no_finding_of_its_own() {
     let (envoy, curl) = (process(7, "envoy"), process(11, "curl"));
     let mut watch = Watch::new();
     watch.see([pinned(160, 0, &envoy)]);
@@ -201,11 +201,11 @@ fn who_finds_no_port_beside_pinned_ones_is_told_there_and_has_no_finding_of_its_
     );
     assert_eq!(finding.subject.process.as_deref(), Some("envoy"));
     assert_eq!(text_of(finding, "failed_connects"), "2");
-    assert_eq!(watch.told(), ["raised warning", "warning to critical"]);
+    assert_eq!(watch.reported(), ["raised warning", "warning to critical"]);
 }
 
 #[test]
-fn listeners_that_take_the_range_are_told_apart_from_bound_connections() {
+fn listeners_that_take_the_range_are_distinguished_from_bound_connections() {
     let watch = see(pinned(0, 180, &process(7, "envoy")));
     let finding = watch.only();
     assert_says(&finding.title, &["every destination, 180 by listeners"]);
@@ -215,7 +215,7 @@ fn listeners_that_take_the_range_are_told_apart_from_bound_connections() {
 }
 
 #[test]
-fn some_pinned_ports_are_told_beside_what_a_destination_has_taken() {
+fn some_pinned_ports_are_reported_beside_what_a_destination_has_taken() {
     let (envoy, api) = (process(7, "envoy"), process(9, "api"));
     let mut namespace =
         taken(&[(TcpState::Established, 100)], &[(&api, TcpState::Established, 50)]);

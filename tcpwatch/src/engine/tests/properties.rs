@@ -1,4 +1,4 @@
-//! What holds for any facts in any order, time running backwards included.
+//! Properties for any facts in any order, time running backwards included.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -64,7 +64,7 @@ impl Model {
         assert_labels_are_plain(&self.engine.samples());
     }
 
-    /// Who reads the changes alone knows what holds: each is told once.
+    /// The changes by themselves say what holds: each is reported once.
     fn follow_changes(&mut self) {
         while let Some(change) = self.engine.poll_change() {
             match change {
@@ -130,7 +130,7 @@ impl Model {
         }
     }
 
-    /// What costs the host something is asked for of few, and once.
+    /// Facts that cost the host something are requested of few, and once.
     fn assert_focus_is_bounded(&self) {
         let focus = self.engine.focus();
         assert!(focus.stacks_of.len() <= 8, "{focus:?}");
@@ -166,7 +166,7 @@ fn assert_all_is_plain(finding: &Finding) {
     }
 }
 
-/// What stands behind the commands that take a name.
+/// The parts before a name in commands that take one.
 fn assert_commands_are_safe(remedy: &str) {
     if let Some((_, command)) = remedy.split_once("systemctl restart") {
         let unit = command.strip_prefix(" -- ").unwrap_or_else(|| panic!("no `--` in {remedy}"));
@@ -197,7 +197,7 @@ fn assert_labels_are_plain(samples: &Samples) {
     }
 }
 
-/// What the title must say of the other end, or of the place where somebody listens.
+/// The other end or the listening address, as the title must have it.
 fn peer_in_title(finding: &Finding) -> String {
     let subject = &finding.subject;
     if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
@@ -320,7 +320,7 @@ fn assert_sums(inventory: &Inventory, samples: &Samples) {
     assert_eq!(selves, namespaces.iter().map(|it| it.self_connected.len() as u64).sum::<u64>());
 }
 
-/// At most `owners` and the rest, and no labels twice.
+/// At most `owners` and one row for the others, and no labels twice.
 fn assert_cut(samples: &Samples, owners: usize) {
     fn assert_unique<Labels: Debug + Eq + std::hash::Hash>(
         rows: impl Iterator<Item = Labels>,
@@ -341,12 +341,12 @@ fn assert_cut(samples: &Samples, owners: usize) {
         most,
     );
     assert_unique(samples.listeners.iter().map(|row| (&row.netns, &row.owner, row.port)), most);
-    // The rest of the findings keeps its kind and severity.
-    let rest = FindingKind::ALL.len() * Severity::ALL.len();
+    // The other findings keep their kind and severity.
+    let others = FindingKind::ALL.len() * Severity::ALL.len();
     let rows = samples.findings.iter();
     assert_unique(
         rows.map(|row| (row.kind, row.severity, &row.netns, &row.owner, row.port)),
-        owners + rest,
+        owners + others,
     );
 }
 
@@ -413,9 +413,10 @@ proptest! {
             sockets.extend((first..first + more).map(|id| CloseWaitSocket { id, ..leak.clone() }));
             watch.see_close_wait(sockets.clone());
         }
-        let told = watch.told();
+        let reported = watch.reported();
         let worse = ["raised warning", "warning to critical"];
-        prop_assert!(worse.starts_with(&told.iter().map(String::as_str).collect::<Vec<_>>()), "{told:?}");
+        let changes: Vec<_> = reported.iter().map(String::as_str).collect();
+        prop_assert!(worse.starts_with(&changes), "{reported:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `reset-storm`: against what is usual, from cumulative counts.
+//! `reset-storm`: against the baseline, from cumulative counts.
 
 use super::*;
 use crate::facts::{ResetCause, SeenReset};
@@ -86,9 +86,9 @@ impl Host {
 
 /// The history is kept in sixty buckets, so its mean is true to two in a hundred.
 #[track_caller]
-pub(super) fn assert_usual(finding: &Finding, per_second: f64) {
-    let usual: f64 = text_of(finding, "baseline_resets_per_second").parse().unwrap();
-    assert!((usual / per_second - 1.0).abs() < 0.02, "{usual} per second");
+pub(super) fn assert_baseline(finding: &Finding, per_second: f64) {
+    let baseline: f64 = text_of(finding, "baseline_resets_per_second").parse().unwrap();
+    assert!((baseline / per_second - 1.0).abs() < 0.02, "{baseline} per second");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn those_of_a_whole_window_count_together() {
     assert_eq!(host.watch.severities(), [Severity::Warning]);
     let mut slower = Host::quiet([row(LINGER)]);
     slower.repeat(HOUR, &[99]);
-    assert_eq!(slower.watch.told(), Vec::<String>::new());
+    assert_eq!(slower.watch.reported(), Vec::<String>::new());
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_constant_rate_is_never_a_storm_however_high_and_however_uneven_the_looks() 
         host.watch.pass(seconds(pause));
         assert_eq!(host.look(), [], "step {step}");
     }
-    assert_eq!(host.watch.told(), Vec::<String>::new());
+    assert_eq!(host.watch.reported(), Vec::<String>::new());
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn a_history_is_enough_where_it_is_shorter_than_ten_windows() {
 }
 
 #[test]
-fn an_agent_that_starts_in_the_middle_of_a_storm_takes_it_for_usual() {
+fn an_agent_that_starts_in_the_middle_of_a_storm_takes_it_for_the_baseline() {
     let mut host = Host::new([ResetCount { count: 1_000_000, ..row(NO_LISTENER) }]);
     host.repeat(2 * HOUR, &[5_000]);
-    assert_eq!(host.watch.told(), Vec::<String>::new());
+    assert_eq!(host.watch.reported(), Vec::<String>::new());
 }
 
 #[test]
@@ -175,18 +175,18 @@ fn a_service_that_is_new_on_a_watched_host_can_storm_at_once() {
 }
 
 #[test]
-fn a_group_that_has_some_usually_storms_at_ten_times_as_many() {
-    // 600 a minute are usual.
+fn a_group_with_a_baseline_storms_at_ten_times_as_many() {
+    // 600 a minute are the baseline.
     for (added, raised) in [(950, false), (1_050, true)] {
         let mut host = Host::new([row(LINGER)]);
         host.repeat(HOUR, &[100]);
         host.repeat(6, &[added]);
         assert_eq!(!host.watch.severities().is_empty(), raised, "{added}");
         if raised {
-            // 6300 are critical by number, and enough above the usual.
+            // 6300 are critical by number, and enough above the baseline.
             assert_eq!(host.only().severity, Severity::Critical);
             assert_eq!(text_of(host.only(), "baseline_ratio"), "10.5");
-            assert_usual(host.only(), 10.0);
+            assert_baseline(host.only(), 10.0);
         }
     }
 }
@@ -211,7 +211,7 @@ fn a_day_that_grows_busy_is_no_storm_and_a_rate_that_doubles_each_minute_is() {
 fn it_stands_as_it_was_until_the_window_after_the_last_is_over() {
     let mut host = Host::quiet([row(NO_LISTENER)]);
     host.storm(7_000);
-    host.watch.told();
+    host.watch.reported();
     for _ in 0..6 {
         // A few more are none of the storm.
         host.add(&[1]);
@@ -221,7 +221,7 @@ fn it_stands_as_it_was_until_the_window_after_the_last_is_over() {
     assert_says(&host.only().explanation, &["It has been over for 60 s."]);
     assert_eq!(text_of(host.only(), "quiet_seconds"), "60");
     assert_eq!(host.add(&[1]), []);
-    assert_eq!(host.watch.told(), ["cleared critical"]);
+    assert_eq!(host.watch.reported(), ["cleared critical"]);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_storm_that_becomes_smaller_becomes_milder() {
     host.repeat(6, &[100]);
     assert_eq!(host.watch.severities(), [Severity::Warning]);
     assert_eq!(
-        host.watch.told(),
+        host.watch.reported(),
         ["raised info", "info to warning", "warning to critical", "critical to warning"]
     );
 }
@@ -250,55 +250,58 @@ fn a_rate_that_wavers_around_the_threshold_is_one_storm() {
     }
     // Above half of it, it goes on; below, it is over a window later.
     host.repeat(20, &[51]);
-    assert_eq!(host.watch.told(), ["raised warning"]);
+    assert_eq!(host.watch.reported(), ["raised warning"]);
     host.repeat(6, &[49]);
     assert_eq!(host.watch.severities().len(), 1);
     assert_eq!(host.add(&[49]), []);
 }
 
 #[test]
-fn a_storm_is_not_measured_by_itself_and_leaves_the_usual_as_it_was() {
+fn a_storm_is_not_measured_by_itself_and_leaves_the_baseline_as_it_was() {
     let mut host = Host::new([row(LINGER)]);
     host.repeat(HOUR, &[100]);
-    // Fifty minutes at thirty times the usual.
+    // Fifty minutes at thirty times the baseline.
     host.repeat(HOUR * 5 / 6, &[3_000]);
-    assert_usual(host.only(), 10.0);
+    assert_baseline(host.only(), 10.0);
     // As always, for a long time.
     host.repeat(3 * HOUR, &[100]);
-    assert_eq!(host.watch.told(), ["raised info", "info to critical", "cleared critical"]);
+    assert_eq!(host.watch.reported(), ["raised info", "info to critical", "cleared critical"]);
     // And it can storm again.
     host.repeat(6, &[3_000]);
-    assert_eq!(host.watch.told(), ["raised info", "info to critical"]);
-    assert_usual(host.only(), 10.0);
+    assert_eq!(host.watch.reported(), ["raised info", "info to critical"]);
+    assert_baseline(host.only(), 10.0);
 }
 
 #[test]
-fn after_a_long_storm_the_usual_is_no_storm() {
+fn after_a_long_storm_the_baseline_is_no_storm() {
     let mut host = Host::new([row(LINGER)]);
     host.watch.reconfigure(|detect| detect.reset_storm.factor = 2);
     host.repeat(HOUR, &[100]);
     // So long that hardly anything else is left in the history.
     host.repeat(HOUR - 10, &[300]);
     host.repeat(HOUR, &[100]);
-    assert_eq!(host.watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(host.watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
-fn the_next_storm_of_a_service_is_told_too() {
+fn the_next_storm_of_a_service_is_reported_too() {
     let mut host = Host::quiet([row(NO_LISTENER)]);
     host.repeat(HOUR, &[0]);
     for storm in 0..5 {
         // Ten minutes in each half hour.
         host.repeat(60, &[1_000]);
         host.repeat(120, &[0]);
-        let told = host.watch.told();
-        assert!(told.first().is_some_and(|it| it.starts_with("raised")), "{storm}: {told:?}");
-        assert_eq!(told.last().map(String::as_str), Some("cleared critical"), "{storm}");
+        let reported = host.watch.reported();
+        assert!(
+            reported.first().is_some_and(|it| it.starts_with("raised")),
+            "{storm}: {reported:?}"
+        );
+        assert_eq!(reported.last().map(String::as_str), Some("cleared critical"), "{storm}");
     }
 }
 
 #[test]
-fn bursts_that_come_back_every_five_minutes_become_usual() {
+fn bursts_that_come_back_every_five_minutes_become_the_baseline() {
     let mut host = Host::quiet([row(LINGER)]);
     host.repeat(HOUR, &[0]);
     let mut hours = Vec::new();
@@ -307,24 +310,27 @@ fn bursts_that_come_back_every_five_minutes_become_usual() {
             host.add(&[700]);
             host.repeat(29, &[0]);
         }
-        hours.push(host.watch.told().iter().filter(|it| it.starts_with("raised")).count());
+        hours.push(host.watch.reported().iter().filter(|it| it.starts_with("raised")).count());
     }
     // Six bursts an hour make it so many a window that 700 are not ten times as many.
     assert_eq!(hours, [6, 0, 0, 0]);
 }
 
 #[test]
-fn a_storm_that_lasts_for_the_whole_history_has_become_usual() {
+fn a_storm_that_lasts_for_the_whole_history_has_become_the_baseline() {
     let mut host = Host::quiet([row(LINGER)]);
     host.repeat(HOUR, &[1_000]);
     assert_eq!(host.watch.severities().len(), 1);
     assert_says(&host.only().explanation, &["stays like this for 60 min is no change any more"]);
     host.repeat(4 * HOUR, &[1_000]);
-    let told = host.watch.told();
-    assert_eq!(told, ["raised info", "info to warning", "warning to critical", "cleared critical"]);
+    let reported = host.watch.reported();
+    assert_eq!(
+        reported,
+        ["raised info", "info to warning", "warning to critical", "cleared critical"]
+    );
     // Ten times that is the next one.
     host.repeat(6, &[12_000]);
-    assert_eq!(host.watch.told(), ["raised critical"]);
+    assert_eq!(host.watch.reported(), ["raised critical"]);
 }
 
 #[test]
@@ -402,7 +408,7 @@ fn counts_that_move_to_another_process_are_not_new() {
         ResetCount { count: 50_000, process: None, ..row(NO_LISTENER) },
         ResetCount { count: 70_000, process: Some(process(7, "api")), ..row(NO_LISTENER) },
     ]);
-    // It becomes known who listens; then the other ends, and cannot be named any more.
+    // The listener becomes known; then the other ends, and cannot be named any more.
     host.rows[0].process = Some(process(80, "nginx"));
     assert_eq!(host.add(&[20, 0]), []);
     host.rows[1].process = None;
@@ -441,22 +447,22 @@ fn processes_of_one_name_and_unit_are_one_group_with_the_busiest_in_front() {
 
 #[test]
 fn each_direction_role_port_process_unit_and_namespace_is_a_group() {
-    let usual = row(LINGER);
+    let client_row = row(LINGER);
     let api = Some(process(7, "api"));
     let other_unit = Some(process_in(90, "nginx", "blue.service"));
     let client = |row: ResetCount| ResetCount { role: Role::Client, ..row };
     let mut host = Host::quiet([
-        client(usual.clone()),
+        client(client_row.clone()),
         ResetCount {
             what: SeenReset::Received(TcpState::Established).into(),
             port: 81,
-            ..client(usual.clone())
+            ..client(client_row.clone())
         },
-        usual.clone(),
-        client(ResetCount { port: 80, ..usual.clone() }),
-        client(ResetCount { process: api, ..usual.clone() }),
-        client(ResetCount { process: other_unit, ..usual.clone() }),
-        client(ResetCount { netns: 5, ..usual }),
+        client_row.clone(),
+        client(ResetCount { port: 80, ..client_row.clone() }),
+        client(ResetCount { process: api, ..client_row.clone() }),
+        client(ResetCount { process: other_unit, ..client_row.clone() }),
+        client(ResetCount { netns: 5, ..client_row }),
     ]);
     assert_eq!(host.add(&[590; 7]), []);
     host.add(&[590; 7]);
@@ -477,18 +483,18 @@ fn each_direction_role_port_process_unit_and_namespace_is_a_group() {
 }
 
 #[test]
-fn without_the_hooks_nothing_is_told_and_watching_begins_anew() {
+fn without_the_hooks_nothing_is_reported_and_watching_begins_anew() {
     let mut host = Host::quiet([row(NO_LISTENER)]);
     host.add(&[700]);
     host.watch.resets = None;
     assert_eq!(host.watch.see([super::host()]), []);
-    assert_eq!(host.watch.told(), ["raised info", "cleared info"]);
+    assert_eq!(host.watch.reported(), ["raised info", "cleared info"]);
     assert_eq!(host.add(&[90_000]), []);
     assert_eq!(host.add(&[90_000]), []);
 }
 
 #[test]
-fn disabled_it_raises_nothing_but_knows_what_is_usual() {
+fn disabled_it_raises_nothing_but_knows_the_baseline() {
     let mut host = Host::new([row(LINGER)]);
     host.watch.reconfigure(|detect| detect.reset_storm.enabled = false);
     host.repeat(HOUR, &[1_000]);
@@ -496,10 +502,10 @@ fn disabled_it_raises_nothing_but_knows_what_is_usual() {
     host.repeat(6, &[1_000]);
     host.watch.reconfigure(|detect| detect.reset_storm.enabled = false);
     host.repeat(6, &[50_000]);
-    assert_eq!(host.watch.told(), Vec::<String>::new());
+    assert_eq!(host.watch.reported(), Vec::<String>::new());
     host.watch.reconfigure(|detect| detect.reset_storm.enabled = true);
     assert_eq!(host.add(&[50_000]).len(), 1);
-    assert_usual(host.only(), 100.0);
+    assert_baseline(host.only(), 100.0);
 }
 
 #[test]
@@ -527,9 +533,9 @@ fn a_scan_of_all_ports_pushes_no_service_out() {
         }));
         assert_eq!(host.add(&[100]), [], "{scan}");
     }
-    // It is still known what it usually has.
+    // Its baseline is still known.
     host.repeat(6, &[900]);
-    assert_eq!(host.watch.told(), Vec::<String>::new());
+    assert_eq!(host.watch.reported(), Vec::<String>::new());
     host.repeat(6, &[1_500]);
     assert_eq!(host.only().subject.port, Some(443));
 }

@@ -16,12 +16,12 @@ fn a_rollout_of_containers_with_an_ordinary_rate_is_no_storm() {
     for rollout in 0..3 {
         host.rows = vec![boxed(&format!("0123456789a{rollout}"), host.watch.now)];
         host.repeat(HOUR, &[200]);
-        assert_eq!(host.watch.told(), Vec::<String>::new(), "{rollout}");
+        assert_eq!(host.watch.reported(), Vec::<String>::new(), "{rollout}");
     }
-    // What is too much for the last one is told.
+    // More than the last one is reported.
     host.repeat(6, &[2_100]);
-    assert_eq!(host.watch.told().first().map(String::as_str), Some("raised critical"));
-    assert_usual(host.only(), 20.0);
+    assert_eq!(host.watch.reported().first().map(String::as_str), Some("raised critical"));
+    assert_baseline(host.only(), 20.0);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_burst_is_info_for_a_window_and_no_longer_however_often_it_comes() {
         host.repeat(6, &[0]);
         assert_eq!(host.only().severity, Severity::Info);
         host.repeat(20, &[0]);
-        assert_eq!(host.watch.told(), ["raised info", "cleared info"]);
+        assert_eq!(host.watch.reported(), ["raised info", "cleared info"]);
     }
 }
 

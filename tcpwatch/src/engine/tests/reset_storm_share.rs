@@ -9,7 +9,7 @@ fn seen(role: Role, seen: ResetObservation) -> ResetCount {
     ResetCount { role, what: RecordedReset::Seen(seen), ..row(REFUSED) }
 }
 
-/// What close() with unread data shows.
+/// The reset of close() with unread data.
 fn unread(unread: Amount, carried: Amount, peer_closed: bool) -> ResetObservation {
     ResetObservation {
         reason: Some(Reason::AbortOnClose),
@@ -173,7 +173,7 @@ fn both_ends_of_a_storm_on_one_host_are_one_finding_of_the_side_that_sends() {
     let client = process(7, "checkout");
     let received = SeenReset::Received(TcpState::Established);
     let server = row(UNREAD);
-    let nobody = ResetCount { process: None, ..row(NO_LISTENER) };
+    let unowned = ResetCount { process: None, ..row(NO_LISTENER) };
     let of_client = |what: SeenReset| ResetCount {
         netns: 5,
         role: Role::Client,
@@ -181,7 +181,7 @@ fn both_ends_of_a_storm_on_one_host_are_one_finding_of_the_side_that_sends() {
         what: what.into(),
         ..row(UNREAD)
     };
-    let mut host = Host::quiet([server, nobody, of_client(received), of_client(REFUSED)]);
+    let mut host = Host::quiet([server, unowned, of_client(received), of_client(REFUSED)]);
     host.repeat(3, &[500, 400, 500, 400]);
     let finding = host.only();
     assert_says(&finding.title, &["nginx (pid 80) sent 1500 resets from port 443"]);
@@ -191,25 +191,25 @@ fn both_ends_of_a_storm_on_one_host_are_one_finding_of_the_side_that_sends() {
     // Its severity is the worst of them, and it ends with the last.
     assert_eq!(finding.severity, Severity::Warning);
     host.repeat(8, &[0; 4]);
-    assert_eq!(host.watch.told(), ["raised info", "info to warning", "cleared warning"]);
+    assert_eq!(host.watch.reported(), ["raised info", "info to warning", "cleared warning"]);
 }
 
 #[test]
 fn a_storm_keeps_its_finding_when_another_of_its_groups_tells_it() {
-    // Killed with its connections, then nobody listens for a while.
-    let nobody = ResetCount { process: None, ..row(NO_LISTENER) };
-    let mut host = Host::quiet([row(UNREAD), nobody]);
+    // Killed with its connections, then the port has no listener for a while.
+    let unowned = ResetCount { process: None, ..row(NO_LISTENER) };
+    let mut host = Host::quiet([row(UNREAD), unowned]);
     host.add(&[1_500, 0]);
     let id = host.only().id.clone();
     host.repeat(9, &[0, 200]);
     assert_eq!(host.only().id, id);
     assert_says(&host.only().title, &["because nobody listens there"]);
     host.repeat(12, &[0, 0]);
-    assert_eq!(host.watch.told(), ["raised info", "info to warning", "cleared warning"]);
+    assert_eq!(host.watch.reported(), ["raised info", "info to warning", "cleared warning"]);
 }
 
 #[test]
-fn resets_that_nobody_here_sent_are_told_by_who_received_them() {
+fn resets_that_no_process_here_sent_are_reported_by_their_receiver() {
     let of_client =
         ResetCount { role: Role::Client, process: Some(process(7, "checkout")), ..row(REFUSED) };
     // Another service of the same port sends a few.

@@ -3,7 +3,7 @@
 use super::{reset_storm::*, *};
 use crate::facts::{RecordedReset, ResetObservation, ResetReason};
 
-/// Answers to segments of connections that nobody knows.
+/// Answers to segments of unknown connections.
 fn stray(role: Role, port: u16, peers: u32) -> ResetCount {
     let seen = ResetObservation {
         reason: Some(ResetReason::NoSocket),
@@ -36,7 +36,7 @@ fn a_scan_is_one_info_of_its_source_and_no_service_is_named() {
     assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.7:41000"));
     assert_eq!((finding.subject.port, finding.subject.local.as_deref()), (None, None));
     assert!(!finding.title.contains("port 0"), "{}", finding.title);
-    assert_eq!(host.watch.told(), ["raised info"]);
+    assert_eq!(host.watch.reported(), ["raised info"]);
 }
 
 #[test]

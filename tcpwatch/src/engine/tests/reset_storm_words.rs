@@ -21,7 +21,7 @@ fn several_causes_are_one_storm_named_after_the_largest() {
 }
 
 #[test]
-fn a_service_that_is_down_is_told_with_who_dials_it() {
+fn a_service_that_is_down_is_reported_with_its_client() {
     let down = ResetCount {
         netns: 5,
         port: 8_080,
@@ -69,7 +69,7 @@ fn a_service_that_is_down_is_told_with_who_dials_it() {
 }
 
 #[test]
-fn a_client_that_is_refused_is_told_with_the_service_it_dials() {
+fn a_refused_client_is_reported_with_its_service() {
     let refused = ResetCount {
         role: Role::Client,
         port: 5_432,

@@ -60,7 +60,7 @@ fn close_wait_rows_are_the_groups_of_their_labels_young_sockets_included() {
 }
 
 #[test]
-fn close_wait_is_cut_to_the_largest_and_the_rest_is_summed() {
+fn close_wait_is_cut_to_the_largest_and_the_others_are_summed() {
     let mut watch = watch_with_owners(2);
     let mut sockets = Vec::new();
     for (pid, name, count) in [(1, "a", 1), (2, "b", 5), (3, "c", 3), (4, "d", 2)] {
@@ -96,7 +96,7 @@ fn close_wait_beyond_the_description_is_counted_under_other() {
 }
 
 #[test]
-fn what_is_beyond_in_a_nameless_namespace_is_part_of_the_rest_not_beside_it() {
+fn what_is_beyond_in_a_nameless_namespace_is_among_the_others_not_beside_them() {
     let mut watch = watch_with_owners(1);
     let sockets = vec![
         close_wait(&process(1, "a"), START),
@@ -198,7 +198,7 @@ fn without_a_destination_the_ports_bound_explicitly_are_those_used() {
 }
 
 #[test]
-fn a_namespace_named_other_is_part_of_the_rest_not_beside_it() {
+fn a_namespace_named_other_is_among_the_others_not_beside_them() {
     let mut watch = watch_with_owners(1);
     let with = |id, name, count| {
         let mut namespace = namespace(id, name);
@@ -272,7 +272,7 @@ fn netstat_that_could_not_be_read_is_absent_or_as_it_was() {
     watch.see([Namespace { netstat: netstat(10), ..host() }]);
     watch.see([unread()]);
     assert_eq!(totals(&watch.engine.samples(), "host").netstat, netstat(0));
-    // What moved while it could not be read is not lost.
+    // Moves while the counters could not be read are not lost.
     watch.see([Namespace { netstat: netstat(12), ..host() }]);
     assert_eq!(totals(&watch.engine.samples(), "host").netstat, netstat(2));
 }

@@ -1,4 +1,4 @@
-//! What any table of facts leads to has the evidence that `docs/findings.schema.json` describes.
+//! Findings from any table of facts have the evidence that `docs/findings.schema.json` describes.
 
 use std::{collections::HashMap, sync::LazyLock};
 

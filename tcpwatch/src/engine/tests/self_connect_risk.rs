@@ -13,7 +13,7 @@ fn listener(at: &str) -> Listener {
     }
 }
 
-fn dialled_by(clients: u32) -> Listener {
+fn with_local_clients(clients: u32) -> Listener {
     Listener { local_clients: clients, ..listener(AT) }
 }
 
@@ -50,7 +50,7 @@ fn refused(at: Timestamp, peer: &str) -> Event {
 
 impl Watch {
     /// `count` refusals by `peer`, `pause` apart; the last is now.
-    fn dial(&mut self, peer: &str, count: u32, pause: Duration) {
+    fn refuse(&mut self, peer: &str, count: u32, pause: Duration) {
         for number in 0..count {
             if number > 0 {
                 self.pass(pause);
@@ -72,7 +72,7 @@ fn a_listener_in_the_range_is_info_once_it_is_old_enough() {
     assert_eq!(watch.only().severity, Severity::Info);
     watch.pass(seconds(1_000));
     watch.see(namespace());
-    assert_eq!(watch.told(), ["raised info"]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_listener_that_is_reserved_or_outside_the_range_or_has_gone_is_none() {
     assert_eq!(watch.see([namespace.clone()]).len(), 1);
     let reserved = listening([Listener { in_port_range: false, ..listener(AT) }]);
     assert_eq!(watch.see([reserved]), []);
-    assert_eq!(watch.told(), ["raised info", "cleared info"]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
     // Not reserved any more: it is as if it had come now.
     assert_eq!(watch.see([namespace.clone()]), []);
     watch.pass(seconds(60));
@@ -99,17 +99,17 @@ fn a_listener_with_local_clients_is_info_as_well() {
     watch.see([namespace]);
     assert_eq!(text_of(watch.only(), "local_connections"), "0");
     watch.pass(INTERVAL);
-    watch.see([listening([dialled_by(3)])]);
+    watch.see([listening([with_local_clients(3)])]);
     assert_eq!(text_of(watch.only(), "local_connections"), "3");
     assert_says(&watch.only().title, &["is not reserved; clients on this host are connected"]);
-    assert_eq!(watch.told(), ["raised info"]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
 fn a_port_that_the_kernel_picked_is_no_risk_and_one_that_bind_named_is() {
     for (picked, expected) in [(Some(true), 0), (Some(false), 1), (None, 1)] {
         let (mut watch, namespace) =
-            long_listening([Listener { port_picked: picked, ..dialled_by(5) }]);
+            long_listening([Listener { port_picked: picked, ..with_local_clients(5) }]);
         assert_eq!(watch.see([namespace]).len(), expected, "{picked:?}");
     }
 }
@@ -137,30 +137,30 @@ fn all_ports_of_an_owner_are_one_finding_however_many_processes_listen() {
     assert_eq!(text_of(many, "port_list"), "32768-32827");
     assert_says(&many.remedies[0], &["off them", "ip_local_reserved_ports=32768-32827 ("]);
     assert_eq!((many.subject.local.as_deref(), many.subject.port), (None, None));
-    assert_eq!(watch.told(), ["raised info", "raised info"]);
+    assert_eq!(watch.reported(), ["raised info", "raised info"]);
 }
 
 #[test]
-fn a_service_that_starts_after_its_clients_is_told_of_once() {
+fn a_service_that_starts_after_its_clients_is_reported_once() {
     let mut watch = Watch::new();
     // Ten clients that retry each second, for half a minute.
     for _ in 0..3 {
-        watch.dial(AT, 100, Duration::from_millis(100));
+        watch.refuse(AT, 100, Duration::from_millis(100));
         watch.see([host()]);
     }
     assert_eq!(watch.only().severity, Severity::Info);
     for _ in 0..20 {
         watch.pass(INTERVAL);
-        watch.see([listening([dialled_by(10)])]);
+        watch.see([listening([with_local_clients(10)])]);
         assert_eq!(watch.only().severity, Severity::Info);
     }
     assert_says(&watch.only().title, &["port 40000 of orders-api (pid 12) lies inside"]);
     // It restarts, and its clients retry for a moment.
-    watch.dial(AT, 100, Duration::from_millis(100));
+    watch.refuse(AT, 100, Duration::from_millis(100));
     watch.see([host()]);
     watch.pass(INTERVAL);
-    watch.see([listening([dialled_by(10)])]);
-    assert_eq!(watch.told(), ["raised info"]);
+    watch.see([listening([with_local_clients(10)])]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn listeners_on_one_port_are_one_finding() {
 }
 
 #[test]
-fn a_listener_is_told_with_owner_range_and_what_happens() {
+fn a_listener_is_reported_with_owner_range_and_what_happens() {
     let (mut watch, mut namespace) = long_listening([listener(AT)]);
     namespace.ports.reserved = "8080,50000-50010".to_owned();
     watch.see([namespace]);
@@ -238,7 +238,7 @@ fn the_remedy_prints_the_exact_value_merged_with_what_is_reserved() {
 fn ten_refusals_within_the_window_are_info_nine_are_none() {
     for (count, severity) in [(9, None), (10, Some(Severity::Info))] {
         let mut watch = Watch::new();
-        watch.dial(AT, count, seconds(6));
+        watch.refuse(AT, count, seconds(6));
         watch.see([host()]);
         assert_eq!(watch.severities().first().copied(), severity, "{count}");
     }
@@ -249,18 +249,18 @@ fn retries_are_a_warning_once_they_had_one_chance_in_twenty() {
     // Half of 28232 ports are tried first.
     for (count, severity) in [(705, Severity::Info), (706, Severity::Warning)] {
         let mut watch = Watch::new();
-        watch.dial(AT, count, Duration::from_millis(50));
+        watch.refuse(AT, count, Duration::from_millis(50));
         watch.see([host()]);
         assert_eq!(watch.only().severity, severity, "{count}");
     }
     // One a second comes to it in twelve minutes.
     let mut watch = Watch::new();
     for _ in 0..80 {
-        watch.dial(AT, 10, seconds(1));
+        watch.refuse(AT, 10, seconds(1));
         watch.pass(seconds(1));
         watch.see([host()]);
     }
-    assert_eq!(watch.told(), ["raised info", "info to warning"]);
+    assert_eq!(watch.reported(), ["raised info", "info to warning"]);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn refusals_that_are_further_apart_than_the_window_do_not_add_up() {
     let mut watch = Watch::new();
     // Five within the window, for an hour: a check of a service that is down.
     for number in 0..240 {
-        watch.dial(AT, 1, seconds(0));
+        watch.refuse(AT, 1, seconds(0));
         assert_eq!(watch.see([host()]), [], "{number}");
         watch.pass(seconds(15));
     }
@@ -277,12 +277,12 @@ fn refusals_that_are_further_apart_than_the_window_do_not_add_up() {
 #[test]
 fn it_stands_until_the_window_after_the_last_refusal_is_over() {
     let mut watch = Watch::new();
-    watch.dial(AT, 20, seconds(1));
+    watch.refuse(AT, 20, seconds(1));
     watch.see([host()]);
     // It goes on, but slowly.
     for _ in 0..3 {
         watch.pass(seconds(50));
-        watch.dial(AT, 1, seconds(0));
+        watch.refuse(AT, 1, seconds(0));
         watch.see([host()]);
         assert_eq!(watch.only().severity, Severity::Info);
     }
@@ -292,16 +292,16 @@ fn it_stands_until_the_window_after_the_last_refusal_is_over() {
     assert_eq!(watch.see([host()]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([host()]), []);
-    assert_eq!(watch.told(), ["raised info", "cleared info"]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
     // And counts anew.
-    watch.dial(AT, 9, seconds(1));
+    watch.refuse(AT, 9, seconds(1));
     assert_eq!(watch.see([host()]), []);
 }
 
 #[test]
 fn it_clears_as_soon_as_a_picked_port_is_listened_on_or_the_port_is_reserved() {
     let mut watch = Watch::new();
-    watch.dial(AT, 20, seconds(1));
+    watch.refuse(AT, 20, seconds(1));
     assert_eq!(watch.see([host()]).len(), 1);
     let picked = Listener { port_picked: Some(true), ..listener(AT) };
     assert_eq!(watch.see([listening([picked])]), []);
@@ -314,7 +314,7 @@ fn it_clears_as_soon_as_a_picked_port_is_listened_on_or_the_port_is_reserved() {
 }
 
 #[test]
-fn only_a_port_of_the_range_dialled_from_its_own_address_and_refused_counts() {
+fn only_a_port_of_the_range_connected_from_its_own_address_and_refused_counts() {
     let mut reasons = ConnectFailure::ALL.to_vec();
     reasons.retain(|reason| *reason != ConnectFailure::Refused);
     for reason in reasons {
@@ -337,7 +337,7 @@ fn only_a_port_of_the_range_dialled_from_its_own_address_and_refused_counts() {
         ("10.0.0.1", "10.0.0.1:40000", true),
         ("::1", "[::1]:40000", true),
         ("10.0.0.1", "10.0.0.9:40000", false),
-        // The kernel dials all of 127.0.0.0/8 from 127.0.0.1.
+        // The kernel connects to all of 127.0.0.0/8 from 127.0.0.1.
         ("127.0.0.1", "127.0.0.5:40000", false),
     ];
     for (local, peer, at_risk) in table {
@@ -353,7 +353,7 @@ fn only_a_port_of_the_range_dialled_from_its_own_address_and_refused_counts() {
 fn the_expected_time_is_half_the_range_at_the_present_rate() {
     let mut watch = Watch::new();
     // One a second for a minute.
-    watch.dial(AT, 61, seconds(1));
+    watch.refuse(AT, 61, seconds(1));
     watch.see([host()]);
     let finding = watch.only();
     assert_eq!(text_of(finding, "self_connection_expected_connects"), "14116");
@@ -370,7 +370,7 @@ fn the_expected_time_is_half_the_range_at_the_present_rate() {
     assert_eq!(finding.subject.pid, Some(70));
 
     // Ten times as often from now on: the window says so when it is over.
-    watch.dial(AT, 620, Duration::from_millis(100));
+    watch.refuse(AT, 620, Duration::from_millis(100));
     watch.pass(seconds(9));
     watch.see([host()]);
     let rate: f64 = text_of(watch.only(), "refused_connects_per_second").parse().unwrap();
@@ -381,7 +381,7 @@ fn the_expected_time_is_half_the_range_at_the_present_rate() {
 #[test]
 fn fewer_ports_come_sooner_and_a_burst_is_divided_by_a_second() {
     let mut watch = Watch::new();
-    watch.dial("127.0.0.1:40002", 11, seconds(0));
+    watch.refuse("127.0.0.1:40002", 11, seconds(0));
     let mut namespace = host();
     namespace.ports.range = (40_000, 40_059);
     namespace.ports.available = 60;
@@ -396,9 +396,9 @@ fn fewer_ports_come_sooner_and_a_burst_is_divided_by_a_second() {
 }
 
 #[test]
-fn a_dialled_port_that_connect_takes_last_is_info_without_a_time() {
+fn a_refused_port_that_connect_takes_last_is_info_without_a_time() {
     let mut watch = Watch::new();
-    watch.dial("127.0.0.1:40001", 20, seconds(1));
+    watch.refuse("127.0.0.1:40001", 20, seconds(1));
     watch.see([host()]);
     let finding = watch.only();
     assert_eq!(finding.severity, Severity::Info);
@@ -439,10 +439,10 @@ fn the_last_caller_that_is_known_is_named() {
 }
 
 #[test]
-fn each_address_and_namespace_that_is_dialled_is_a_finding() {
+fn each_address_and_namespace_that_refuses_is_a_finding() {
     let mut watch = Watch::new();
-    watch.dial(AT, 10, seconds(0));
-    watch.dial("[::1]:40000", 10, seconds(0));
+    watch.refuse(AT, 10, seconds(0));
+    watch.refuse("[::1]:40000", 10, seconds(0));
     watch.see([host(), namespace(5, "blue")]);
     let ids: Vec<&str> = watch.engine.findings().iter().map(|finding| &*finding.id).collect();
     let of = |peer| format!("self-connect-risk/{HOST}/{peer}");
@@ -455,7 +455,7 @@ fn disabled_it_raises_nothing_but_keeps_ages_and_counts() {
     let look = || [listening([listener("127.0.0.1:50000")])];
     watch.see(look());
     watch.pass(seconds(60));
-    watch.dial(AT, 10, seconds(0));
+    watch.refuse(AT, 10, seconds(0));
     assert_eq!(watch.see(look()), []);
     watch.reconfigure(|detect| detect.self_connect_risk.enabled = true);
     assert_eq!(watch.see(look()).len(), 2);
@@ -465,7 +465,7 @@ fn disabled_it_raises_nothing_but_keeps_ages_and_counts() {
 fn new_ages_and_thresholds_count_from_the_next_look_on() {
     let mut watch = Watch::new();
     let look = || [listening([listener("127.0.0.1:50000")])];
-    watch.dial(AT, 5, seconds(0));
+    watch.refuse(AT, 5, seconds(0));
     watch.see(look());
     watch.pass(seconds(5));
     assert_eq!(watch.see(look()), []);

@@ -40,11 +40,11 @@ fn it_clears_with_the_first_inventory_that_does_not_find_it() {
     let mut watch = Watch::new();
     watch.see([connected([socket(SELF, None)])]);
     watch.see([host()]);
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
-fn an_event_alone_raises_nothing() {
+fn an_event_by_itself_raises_nothing() {
     let mut watch = Watch::new();
     watch.engine.handle_event(&made(START, Some(&process(70, "worker"))));
     assert_eq!(watch.see([host()]), []);
@@ -66,7 +66,7 @@ fn the_maker_is_named_until_the_inventory_names_the_owner() {
     assert_eq!(watch.only().subject.pid, Some(71));
     assert_eq!(watch.only().subject.fds, [7]);
     assert_says(&watch.only().title, &["child (pid 71)"]);
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn waiting(state: TcpState, process: &Arc<Process>, since: Timestamp) -> Waiting
     }
 }
 
-/// What a server on port 8080 has left behind of a connection from `peer`.
+/// A socket that a server on port 8080 has left behind of a connection from `peer`.
 fn left_behind(state: TcpState, peer: &str, since: Timestamp) -> WaitingSocket {
     WaitingSocket {
         local: endpoint("10.0.0.1:8080"),
@@ -40,7 +40,7 @@ fn many(count: usize, socket: &WaitingSocket) -> Vec<WaitingSocket> {
     vec![socket.clone(); count]
 }
 
-/// What stands after one look at `count` sockets in `state` that are `age` old.
+/// Findings after one look at `count` sockets in `state` that are `age` old.
 fn look_at(state: TcpState, count: usize, age: Duration) -> Option<Severity> {
     let mut watch = Watch::new();
     let stuck = waiting(state, &process(12, "api"), watch.now - age);
@@ -54,7 +54,7 @@ const STATES: [TcpState; 4] =
 fn sockets_are_judged_by_how_many_wait() {
     use Severity::{Critical, Warning};
     for state in STATES {
-        // What the kernel ends by itself is never critical.
+        // States that the kernel ends by itself are never critical.
         let holds_descriptors = matches!(state, TcpState::SynSent | TcpState::FinWait2);
         let many = if holds_descriptors { Critical } else { Warning };
         let table =
@@ -97,7 +97,7 @@ fn a_server_that_closes_5_s_after_its_peer_is_nothing() {
 }
 
 #[test]
-fn fin_wait2_that_nobody_holds_and_a_socket_connected_to_itself_do_not_count() {
+fn fin_wait2_that_no_process_holds_and_a_socket_connected_to_itself_do_not_count() {
     let mut watch = Watch::new();
     let since = watch.now - seconds(3_600);
     let timed = left_behind(TcpState::FinWait2, "10.0.0.7:51000", since);
@@ -130,7 +130,7 @@ fn clients_that_vanish_one_by_one_are_info_and_those_of_one_host_a_warning() {
         assert_eq!(see(&mut watch, fewer), [Severity::Warning]);
         assert_eq!(see(&mut watch, (100..200).map(from).collect()), [Severity::Info]);
         assert_eq!(
-            watch.told(),
+            watch.reported(),
             ["raised info", "info to warning", "warning to info"],
             "{}",
             state.label()
@@ -166,7 +166,7 @@ fn groups_are_of_namespace_state_unit_and_role() {
 }
 
 #[test]
-fn a_program_that_gives_up_and_dials_again_raises_one_finding() {
+fn a_program_that_gives_up_and_connects_again_raises_one_finding() {
     // Twenty workers give up together after 7 s: they are old at 3 to 7 s of each round, which an
     // inventory every 10 s meets in 4 of 7 looks, and never misses twice.
     let mut watch = Watch::new();
@@ -184,30 +184,30 @@ fn a_program_that_gives_up_and_dials_again_raises_one_finding() {
         );
     }
     assert!(met < looks * 3 / 4, "{met} of {looks}");
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
 }
 
 #[test]
-fn a_job_that_dials_each_minute_raises_one_finding_and_its_cure_shows_after_two() {
+fn a_job_that_connects_each_minute_raises_one_finding_and_its_cure_shows_after_two() {
     let mut watch = Watch::new();
     let job = process(12, "sync");
     for second in (0..=1_200).step_by(10) {
         watch.now = START + seconds(second);
         let (round, age) = (second / 60, second % 60);
-        // Each dials for 15 s; the inventories miss every other round.
+        // Each connect takes 15 s; the inventories miss every other round.
         let is_met = (3..15).contains(&age) && round % 2 == 0;
-        let dialled = waiting(TcpState::SynSent, &job, watch.now - seconds(age));
-        see(&mut watch, if is_met { many(20, &dialled) } else { Vec::new() });
+        let connecting = waiting(TcpState::SynSent, &job, watch.now - seconds(age));
+        see(&mut watch, if is_met { many(20, &connecting) } else { Vec::new() });
         assert_eq!(watch.severities().len(), usize::from(second >= 10), "at {second} s");
     }
-    assert_eq!(watch.told(), ["raised warning"]);
+    assert_eq!(watch.reported(), ["raised warning"]);
     // It was met at 1090 s, and not before 1210 s again.
     assert_says(&watch.only().explanation, &["So many were there last 110 s ago."]);
     watch.now = START + seconds(1_210);
     assert_eq!(see(&mut watch, Vec::new()), [Severity::Warning]);
     watch.pass(INTERVAL);
     assert_eq!(see(&mut watch, Vec::new()), []);
-    assert_eq!(watch.told(), ["cleared warning"]);
+    assert_eq!(watch.reported(), ["cleared warning"]);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn what_waits_for_the_peer_in_another_state_is_over_with_the_second_look() {
 }
 
 #[test]
-fn a_host_that_dials_many_of_which_some_are_dead_is_info_and_one_dead_service_is_not() {
+fn a_host_that_connects_to_many_of_which_some_are_dead_is_info_and_one_dead_service_is_not() {
     let since = START - seconds(20);
     let crawler = process(12, "crawler");
     let to = |host: usize| WaitingSocket {
@@ -251,7 +251,7 @@ fn what_trembles_around_the_threshold_is_one_finding() {
     for count in [8, 8] {
         see(&mut watch, many(count, &stuck));
     }
-    assert_eq!(watch.told(), ["raised warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
 }
 
 #[test]
@@ -389,5 +389,5 @@ fn disabled_it_raises_nothing_and_clears_what_it_had_raised() {
     see(&mut watch, many(500, &stuck));
     watch.reconfigure(|detect| detect.stuck_state.enabled = false);
     assert_eq!(see(&mut watch, many(500, &stuck)), []);
-    assert_eq!(watch.told(), ["raised critical", "cleared critical"]);
+    assert_eq!(watch.reported(), ["raised critical", "cleared critical"]);
 }

@@ -29,16 +29,16 @@ fn given_up(at: Timestamp, peer: &str, process: &Arc<Process>, ms: u64) -> Event
     ended_after(at, peer, process, ms, ConnectFailure::GivenUp)
 }
 
-/// An agent of which the kernel side counts what it is asked for.
+/// An agent whose kernel side counts the answers in focus.
 struct Host {
     watch: Watch,
-    asked: Focus,
+    focus: Focus,
     answers: std::collections::BTreeMap<(NetnsId, Endpoint), u64>,
 }
 
 impl Host {
     fn new() -> Self {
-        Self { watch: Watch::new(), asked: Focus::default(), answers: Default::default() }
+        Self { watch: Watch::new(), focus: Focus::default(), answers: Default::default() }
     }
 
     fn take(&mut self, event: Event) {
@@ -55,9 +55,9 @@ impl Host {
     /// An interval passes, and an inventory is taken.
     fn look(&mut self) -> Vec<Severity> {
         self.watch.pass(INTERVAL);
-        self.asked = self.watch.engine.focus();
-        self.answers.retain(|destination, _| self.asked.answers.contains(destination));
-        for destination in &self.asked.answers {
+        self.focus = self.watch.engine.focus();
+        self.answers.retain(|destination, _| self.focus.answers.contains(destination));
+        for destination in &self.focus.answers {
             self.answers.entry(*destination).or_insert(0);
         }
         let answers =
@@ -87,19 +87,19 @@ fn workers_that_give_up_before_the_kernel_does_raise_a_warning_in_the_second_loo
         let mut host = Host::new();
         let billing = process_in(12, "billing", "billing.service");
         host.try_again(40, PEER, &billing, ms);
-        assert_eq!(host.look(), [], "it is not known yet whether anybody is answered");
+        assert_eq!(host.look(), [], "it is not known yet whether any connection is answered");
         host.try_again(40, PEER, &billing, ms);
         assert_eq!(host.look(), [Severity::Warning], "{ms} ms");
         let finding = host.watch.only();
         assert_eq!(text_of(finding, "waiting_at_once"), "40");
         assert_eq!(text_of(finding, "answered_connections"), "0");
-        host.watch.told();
+        host.watch.reported();
         // Nothing more is tried: it stands for a window after the last one.
         for _ in 0..11 {
             assert_eq!(host.look(), [Severity::Warning]);
         }
         assert_eq!(host.look(), []);
-        assert_eq!(host.watch.told(), ["cleared warning"]);
+        assert_eq!(host.watch.reported(), ["cleared warning"]);
     }
 }
 
@@ -151,7 +151,7 @@ fn losers_of_happy_eyeballs_scans_and_checks_of_less_than_a_second_raise_nothing
         for _ in 0..6 {
             host.try_again(200, "[2001:db8::9]:443", &browser, ms);
             assert_eq!(host.look(), [], "{ms} ms");
-            assert!(host.asked.is_empty(), "nothing is asked for: {:?}", host.asked);
+            assert!(host.focus.is_empty(), "the focus has {:?}", host.focus);
         }
     }
 }
@@ -196,7 +196,7 @@ fn a_load_balancer_that_checks_a_dead_server_is_info() {
         host.look();
     }
     assert_eq!(host.watch.severities(), [Severity::Info]);
-    assert_eq!(host.watch.told(), ["raised info"]);
+    assert_eq!(host.watch.reported(), ["raised info"]);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_crawler_with_many_dead_hosts_is_info_and_hides_no_dead_service() {
         host.try_again(40, "10.0.0.9:5432", &billing, 2_000);
         host.look();
     }
-    assert!(host.asked.answers.len() <= Focus::ANSWERS);
+    assert!(host.focus.answers.len() <= Focus::ANSWERS);
     assert_eq!(host.watch.severities(), [Severity::Warning, Severity::Info]);
     assert_says(
         &host.watch.engine.findings()[0].title,
@@ -277,7 +277,7 @@ fn switched_off_it_asks_for_nothing() {
     for _ in 0..3 {
         host.try_again(40, PEER, &billing, 3_000);
         assert_eq!(host.look(), []);
-        assert!(host.asked.is_empty());
+        assert!(host.focus.is_empty());
     }
 }
 

@@ -65,7 +65,7 @@ fn clients_that_wait_100_s_for_their_answer_are_info_at_most() {
     }
 }
 
-/// What stands of `count` sockets of a server, each of another host, with so many descriptors.
+/// Findings from `count` sockets of a server, each of another host, with so many descriptors.
 fn of_many_hosts(count: u64, open: u64, limit: u64) -> Watch {
     let mut watch = Watch::new();
     let node = process(12, "node");

@@ -46,7 +46,7 @@ fn a_limit_that_is_met_is_info_while_nothing_fails() {
         watch.pass(INTERVAL);
     }
     assert_says(&watch.only().explanation, &["No program fails by it"]);
-    assert_eq!(watch.told(), ["raised info"]);
+    assert_eq!(watch.reported(), ["raised info"]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn time_wait_is_released_below_nine_tenths_of_the_threshold() {
         assert_eq!(watch.see([with_ports(used, 0, 9, 9)])[0].severity.label(), severity, "{used}");
     }
     assert_eq!(watch.see([with_ports(719, 0, 9, 9)]), []);
-    assert_eq!(watch.told(), ["raised critical", "critical to warning", "cleared warning"]);
+    assert_eq!(watch.reported(), ["raised critical", "critical to warning", "cleared warning"]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn overflows_before_the_first_look_are_not_counted() {
 }
 
 #[test]
-fn an_overflow_is_told_until_the_window_after_the_last_one_is_over() {
+fn an_overflow_is_reported_until_the_window_after_the_last_one_is_over() {
     let mut watch = Watch::new();
     watch.see([time_wait(10, 5_000)]);
     watch.pass(INTERVAL);
@@ -138,8 +138,8 @@ fn an_overflow_is_told_until_the_window_after_the_last_one_is_over() {
     assert_eq!(watch.see([time_wait(10, 5_007)]).len(), 1, "at the window's end");
     watch.pass(Duration::from_nanos(1));
     assert_eq!(watch.see([time_wait(10, 5_007)]), []);
-    assert_eq!(watch.told(), ["raised info", "cleared info"]);
-    // What was before is not counted again.
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
+    // Overflows from before are not counted again.
     watch.pass(INTERVAL);
     watch.see([time_wait(10, 5_009)]);
     assert_eq!(text_of(watch.only(), "overflows"), "2");
@@ -153,7 +153,7 @@ fn an_overflow_whose_counter_cannot_be_read_once_still_stands() {
     watch.see([time_wait(10, 6)]);
     watch.pass(INTERVAL);
     assert_eq!(watch.see([unread()]).len(), 1);
-    // What moved meanwhile is seen by the next look that can read it.
+    // The next look that can read the counters sees moves meanwhile.
     watch.pass(INTERVAL);
     watch.see([time_wait(10, 9)]);
     assert_eq!(text_of(watch.only(), "overflows"), "4");
@@ -225,11 +225,11 @@ fn time_wait_says_how_many_of_how_many_where() {
 
 #[test]
 fn the_remedies_name_twice_the_limit_and_what_not_to_do() {
-    for (limit, room) in [(1_000, 4_096), (262_144, 524_288), (2_000_000_000, 2_147_483_647)] {
+    for (limit, proposed) in [(1_000, 4_096), (262_144, 524_288), (2_000_000_000, 2_147_483_647)] {
         let mut watch = Watch::new();
         let time_wait = TimeWaitUse { used: limit, limit: Some(limit) };
         watch.see([Namespace { time_wait, ..host() }]);
-        assert_says(&remedies_of(watch.only()), &[&format!("tcp_max_tw_buckets={room}; ")]);
+        assert_says(&remedies_of(watch.only()), &[&format!("tcp_max_tw_buckets={proposed}; ")]);
         assert_recycle_is_only_warned_of(watch.only());
     }
 }
@@ -246,7 +246,7 @@ fn settings_are_changed_in_the_namespace_that_is_full() {
 }
 
 #[test]
-fn the_minutes_to_the_limit_are_told_while_time_wait_grows() {
+fn the_minutes_to_the_limit_are_reported_while_time_wait_grows() {
     let mut watch = Watch::new();
     for step in 0..=6 {
         watch.see([time_wait(800 + step * 10, 0)]);
@@ -267,10 +267,10 @@ fn tcp_tw_reuse_is_proposed_where_it_does_not_work_and_said_for_what_is_known() 
     use TwReuse::{Always, Loopback, Never};
     let table = [
         (Never, true, "tcp_tw_reuse=1", "Now it is 0: never."),
-        (Loopback, true, "tcp_tw_reuse=1", "Now it is 2: loopback alone."),
-        (Loopback, false, "tcp_timestamps=1 net", "Now it is 2: loopback alone, and without"),
+        (Loopback, true, "tcp_tw_reuse=1", "Now it is 2: loopback only."),
+        (Loopback, false, "tcp_timestamps=1 net", "Now it is 2: loopback only, and without"),
         (Always, false, "tcp_timestamps=1 net", "Now it is 1: always, but without"),
-        (Always, true, "Nothing more is to be had", "it is 1, "),
+        (Always, true, "tcp_tw_reuse is 1, ", "already effective"),
     ];
     for (tw_reuse, timestamps, remedy, value) in table {
         let mut watch = Watch::new();

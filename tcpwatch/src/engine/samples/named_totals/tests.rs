@@ -109,7 +109,7 @@ fn an_owner_of_the_name_of_other_is_part_of_it() {
     assert!(totals.candidates.is_empty());
 }
 
-/// What happens to the totals.
+/// One change of the totals.
 #[derive(Clone, Debug)]
 enum Step {
     Add(u32, u64),
@@ -156,7 +156,7 @@ proptest! {
         large in 200_u64..1_000,
     ) {
         let mut totals = NamedTotals::new(5, OTHER);
-        // Whoever came first.
+        // Owners that came first.
         for (owner, size) in sizes.iter().enumerate() {
             totals.add(&(1_000 + owner as u32), (), *size);
         }
