@@ -51,9 +51,8 @@ const WHO: [&str; 14] = [
 const BEGINNINGS: [&str; 3] = ["That", "What", "Who"];
 
 /// Uses that are right: the file or folder, the text, and the reason.
-const RIGHT: [(&str, &str, &str); 5] = [
+const RIGHT: [(&str, &str, &str); 4] = [
     ("", "REST", "the name of a style of interfaces"),
-    ("docs/runbooks", "net.Dialer", "a type of Go"),
     ("docs/runbooks", "net.Dial(", "a function of Go"),
     ("tcpwatch/tests/kernel_tables.rs", "\"wanted\"", "the label of a table"),
     ("tcpwatch/tests/plain_language", "", "this list itself"),
