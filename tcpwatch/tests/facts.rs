@@ -1,5 +1,5 @@
-//! What the kernel side tells beyond the inventory of states: whose resets, who closes first, what
-//! holds a port, what waits, and the stacks that open sockets. The facts themselves, without the
+//! The kernel side reports more than the inventory of states: owners of resets, active closers,
+//! holders of a port, queues, and the stacks that open sockets. The facts themselves, without the
 //! engine that judges them.
 
 mod support;
@@ -25,7 +25,7 @@ use tcpwatch::{
     kernel::{LoadOptions, OwnerPolicy, Programs, Scope, Walker},
 };
 
-/// The kernel side alone. Dropping it detaches everything.
+/// The kernel side without an engine. Dropping it detaches everything.
 struct Kernel {
     walker: Walker,
     /// The hook on accept() was not refused.
@@ -69,7 +69,7 @@ fn pair(listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
 }
 
 #[test]
-fn resets_are_told_by_process_service_and_cause() -> Result<()> {
+fn resets_are_counted_by_process_service_and_cause() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -93,11 +93,14 @@ fn resets_are_told_by_process_service_and_cause() -> Result<()> {
     let id = seen(&inventory, &ns)?.id;
     let resets = inventory.resets.as_ref().context("the hooks are attached")?;
     let of = |role, port, what| {
-        let wanted = |it: &&ResetCount| {
+        let is_expected = |it: &&ResetCount| {
             let seen = seen_reset(&it.what);
             (it.netns, it.role, it.port, seen) == (id, role, port, Some(what))
         };
-        resets.iter().find(wanted).with_context(|| format!("no {what:?} for {port}: {resets:?}"))
+        resets
+            .iter()
+            .find(is_expected)
+            .with_context(|| format!("no {what:?} for {port}: {resets:?}"))
     };
     let pid_of = |count: &ResetCount| count.process.as_ref().map(|process| process.pid);
 
@@ -156,7 +159,7 @@ fn what_a_reset_shows_is_recorded_with_the_connections_of_its_service() -> Resul
     let ns = Namespace::new("shows")?;
     let mut kernel = Kernel::load()?;
     let listener = ns.enter(listen)??;
-    // Who listens is known from the second inventory on.
+    // Listeners are known from the second inventory on.
     kernel.inventory(&Focus::default())?;
     ns.enter(|| -> Result<()> {
         close_first(&listener, 24, false, 5)?;
@@ -187,7 +190,7 @@ fn what_a_reset_shows_is_recorded_with_the_connections_of_its_service() -> Resul
     };
     assert_eq!(count(Role::Client, service, &unread(Amount::Few)), (5, true), "{resets:#?}");
     assert_eq!(count(Role::Client, service, &unread(Amount::Many)), (3, true), "{resets:#?}");
-    // The socket is a minisocket by then: it belongs to who listens on its port.
+    // The socket is a minisocket by then: it belongs to the listener on its port.
     let late = |it: &ResetObservation| {
         !it.received && it.segment && it.state.is_some() && it.unread == Some(Amount::Few)
     };
@@ -209,7 +212,7 @@ fn what_a_reset_shows_is_recorded_with_the_connections_of_its_service() -> Resul
 }
 
 #[test]
-fn who_closes_first_is_counted_while_it_is_asked_for() -> Result<()> {
+fn active_closers_are_counted_while_they_are_in_focus() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -231,15 +234,15 @@ fn who_closes_first_is_counted_while_it_is_asked_for() -> Result<()> {
     let focus = Focus { closers_in: BTreeSet::from([id]), ..Focus::default() };
     let inventory = kernel.inventory(&focus)?;
     let is_here = |inventory: &Inventory| inventory.closers.iter().any(|it| it.netns == id);
-    assert!(!is_here(&inventory), "nobody asked before: {:?}", inventory.closers);
+    assert!(!is_here(&inventory), "it was not in focus before: {:?}", inventory.closers);
     let port = close_first(12)?;
     let inventory = kernel.inventory(&focus)?;
     let closers = inventory.closers.iter().filter(|closer| closer.netns == id);
-    let told: Vec<_> =
+    let reported: Vec<_> =
         closers.map(|it| (it.process.pid, it.role, it.peer, it.port, it.count)).collect();
     let localhost = Some(Ipv4Addr::LOCALHOST.into());
-    assert_eq!(told, [(process::id(), Role::Client, localhost, port, 12)]);
-    // Asked for again, it begins anew.
+    assert_eq!(reported, [(process::id(), Role::Client, localhost, port, 12)]);
+    // A second focus starts from zero.
     kernel.inventory(&Focus::default())?;
     close_first(3)?;
     assert!(!is_here(&kernel.inventory(&focus)?));
@@ -266,7 +269,7 @@ fn holders_of_a_port_are_described_in_whatever_state() -> Result<()> {
     let mut kernel = Kernel::load()?;
     let ports = vec![in_time_wait, listening, connected_from];
     let inventory = kernel.inventory(&Focus { ports, ..Focus::default() })?;
-    let mut told: Vec<_> = seen(&inventory, &ns)?
+    let mut reported: Vec<_> = seen(&inventory, &ns)?
         .port_holders
         .iter()
         .map(|holder| {
@@ -274,7 +277,7 @@ fn holders_of_a_port_are_described_in_whatever_state() -> Result<()> {
             (holder.local.port, holder.state, pid)
         })
         .collect();
-    told.sort_unstable();
+    reported.sort_unstable();
     let me = Some(process::id());
     let mut expected = vec![
         (in_time_wait, TcpState::TimeWait, None),
@@ -283,14 +286,14 @@ fn holders_of_a_port_are_described_in_whatever_state() -> Result<()> {
         (connected_from, TcpState::Established, me),
     ];
     expected.sort_unstable();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     let inventory = kernel.inventory(&Focus::default())?;
     assert!(seen(&inventory, &ns)?.port_holders.is_empty());
     Ok(())
 }
 
 #[test]
-fn a_port_that_is_bound_before_connect_is_told() -> Result<()> {
+fn a_port_that_is_bound_before_connect_is_reported() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -366,7 +369,7 @@ fn sockets_that_wait_for_their_peer_are_described_after_a_second() -> Result<()>
 
 /// A server that answers after its client has shut down its side, and one that never answers.
 #[test]
-fn what_a_socket_has_carried_is_told_on_both_sides() -> Result<()> {
+fn what_a_socket_has_carried_is_reported_on_both_sides() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -417,7 +420,7 @@ fn what_a_socket_has_carried_is_told_on_both_sides() -> Result<()> {
 }
 
 #[test]
-fn stacks_are_recorded_for_those_asked_for_alone() -> Result<()> {
+fn stacks_are_recorded_only_for_processes_in_focus() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -442,7 +445,7 @@ fn stacks_are_recorded_for_those_asked_for_alone() -> Result<()> {
             }
         }
     }
-    // The stack stays with its socket when nobody asks any more.
+    // The stack stays with its socket when its process is out of focus.
     let inventory = kernel.inventory(&Focus::default())?;
     let named = seen(&inventory, &ns)?.close_wait.iter().filter(|socket| socket.stack.is_some());
     assert_eq!(named.count(), 5);

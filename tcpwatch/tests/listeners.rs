@@ -39,12 +39,12 @@ fn wait_for(
     agent: &Agent,
     kind: &str,
     ns: &Namespace,
-    is_wanted: impl Fn(&Value) -> bool,
+    is_expected: impl Fn(&Value) -> bool,
 ) -> Result<Value> {
     poll(kind, || {
         let findings = agent.findings(kind, ns.name())?;
         ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
-        Ok(findings.into_iter().find(&is_wanted))
+        Ok(findings.into_iter().find(&is_expected))
     })
 }
 
@@ -53,8 +53,8 @@ fn wait_until_clear(agent: &Agent, kind: &str, ns: &Namespace) -> Result<()> {
     poll(&what, || Ok(agent.findings(kind, ns.name())?.is_empty().then_some(())))
 }
 
-/// The log has told of this kind in `ns` so often, and of no other of [`KINDS`].
-fn assert_told(
+/// The log has so many lines of this kind in `ns`, and none of another of [`KINDS`].
+fn assert_logged(
     agent: &Agent,
     ns: &Namespace,
     kind: &str,
@@ -67,9 +67,9 @@ fn assert_told(
         let finding = format!(" finding=\"{other}\" ");
         let of_kind =
             || log.lines().filter(|line| line.contains(ns.name()) && line.contains(&finding));
-        let told = |word: &str| of_kind().filter(|line| line.contains(word)).count();
+        let lines_with = |word: &str| of_kind().filter(|line| line.contains(word)).count();
         let expected = if other == kind { (raised, cleared) } else { (0, 0) };
-        assert_eq!((told("raised: "), told("cleared: ")), expected, "{other}\n{log}");
+        assert_eq!((lines_with("raised: "), lines_with("cleared: ")), expected, "{other}\n{log}");
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn half_open_connections_from_300_sources_are_a_flood() -> Result<()> {
     assert_eq!(finding["evidence"]["tcp_syncookies"], syncookies, "{finding:#}");
     assert_is_ours(&finding, 7_100)?;
     wait_until_clear(&agent, "syn-flood", &ns)?;
-    assert_told(&agent, &ns, "syn-flood", 1, 1)?;
+    assert_logged(&agent, &ns, "syn-flood", 1, 1)?;
     drop(listener);
     Ok(())
 }
@@ -140,7 +140,7 @@ fn half_open_connections_from_one_source_are_a_stall_and_no_flood() -> Result<()
     assert_eq!(finding["evidence"]["sources_estimate"], 1, "{finding:#}");
     assert_is_ours(&finding, 7_101)?;
     wait_until_clear(&agent, "handshake-stall", &ns)?;
-    assert_told(&agent, &ns, "handshake-stall", 1, 1)?;
+    assert_logged(&agent, &ns, "handshake-stall", 1, 1)?;
     drop(listener);
     Ok(())
 }
@@ -163,7 +163,7 @@ fn half_open_connections_crowd_a_short_queue() -> Result<()> {
     assert_is_ours(&finding, 7_102)?;
     ensure!(ns.netstat_counter("SyncookiesSent")? > 0, "the queue was never full");
     wait_until_clear(&agent, "syn-flood", &ns)?;
-    assert_told(&agent, &ns, "syn-flood", 1, 1)?;
+    assert_logged(&agent, &ns, "syn-flood", 1, 1)?;
     drop(listener);
     Ok(())
 }
@@ -197,7 +197,7 @@ fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result
     ensure!(completed == CONNECTIONS, "{completed} of {CONNECTIONS} were completed");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
-    assert_told(&agent, &ns, "none", 0, 0)?;
+    assert_logged(&agent, &ns, "none", 0, 0)?;
     drop(listener);
     Ok(())
 }
@@ -248,13 +248,13 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
         Ok((accepted.len() == CLIENTS).then_some(()))
     })?;
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
-    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    assert_logged(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
     Ok(())
 }
 
 #[test]
-fn full_queue_without_a_drop_is_a_warning_until_there_is_room() -> Result<()> {
+fn full_queue_without_a_drop_is_a_warning_until_it_has_space() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -271,7 +271,7 @@ fn full_queue_without_a_drop_is_a_warning_until_there_is_room() -> Result<()> {
     assert_is_ours(&finding, 7_105)?;
     drop(listener.accept()?);
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
-    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    assert_logged(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
     Ok(())
 }
@@ -299,7 +299,7 @@ fn queue_in_which_many_wait_and_nothing_is_accepted_is_a_warning_before_any_drop
         drop(listener.accept()?);
     }
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
-    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    assert_logged(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
     Ok(())
 }
@@ -326,7 +326,7 @@ fn burst_that_is_served_in_seconds_is_info() -> Result<()> {
     let log = agent.log()?;
     let of_ours = |line: &&str| line.contains(ns.name()) && line.contains("accept-queue-overflow");
     assert!(log.lines().filter(of_ours).all(|line| !line.contains("warning")), "{log}");
-    assert_told(&agent, &ns, "accept-queue-overflow", 1, 1)?;
+    assert_logged(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
     Ok(())
 }
@@ -344,8 +344,8 @@ fn program_that_inherited_a_listener_is_named_with_what_to_do() -> Result<()> {
     socket2::SockRef::from(&listener).set_cloexec(true)?;
     drop(listener);
     let clients = begin_connects(&ns, 20, 7_122)?;
-    let is_told = |finding: &Value| finding["evidence"]["listener_inherited"] == true;
-    let finding = wait_for(&agent, "accept-queue-overflow", &ns, is_told);
+    let is_inherited = |finding: &Value| finding["evidence"]["listener_inherited"] == true;
+    let finding = wait_for(&agent, "accept-queue-overflow", &ns, is_inherited);
     heir.kill()?;
     heir.wait()?;
     let finding = finding?;
@@ -398,9 +398,9 @@ fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
 /// The value that a finding's first remedy sets `ip_local_reserved_ports` to.
 fn proposed_ports(finding: &Value) -> Result<String> {
     let remedy = finding["remedies"][0].as_str().context("a finding without remedies")?;
-    let (_, rest) =
+    let (_, value) =
         remedy.split_once("ip_local_reserved_ports=").with_context(|| remedy.to_owned())?;
-    Ok(rest.split(' ').next().unwrap_or_default().to_owned())
+    Ok(value.split(' ').next().unwrap_or_default().to_owned())
 }
 
 #[test]
@@ -439,21 +439,21 @@ fn listener_in_the_range_is_at_risk_until_its_port_is_reserved() -> Result<()> {
     wait_until_clear(&agent, "self-connect-risk", &ns)?;
     assert_eq!(ns.sysctl("net.ipv4.ip_local_reserved_ports")?, value);
     agent.wait_for_inventory()?;
-    assert_told(&agent, &ns, "self-connect-risk", 1, 1)?;
+    assert_logged(&agent, &ns, "self-connect-risk", 1, 1)?;
     drop((listener, outside, reserved, picked));
     Ok(())
 }
 
 #[test]
-fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Result<()> {
+fn port_that_is_retried_without_listener_is_at_risk_with_the_time_it_will_take() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
     let agent = Agent::start(QUICK)?;
-    let ns = Namespace::new("dialled")?;
+    let ns = Namespace::new("retried")?;
     ns.sysctl_set("net.ipv4.ip_local_port_range", "32768 60999")?;
     agent.wait_for_inventory()?;
-    let dial = |port: u16| -> Result<()> {
+    let retry = |port: u16| -> Result<()> {
         let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
         ensure!(
             outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
@@ -461,21 +461,21 @@ fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Resul
         );
         Ok(())
     };
-    // Outside the range, and another address than the one that it is dialled from.
+    // Outside the range, and another address than the source of the connects.
     for _ in 0..30 {
-        dial(8_081)?;
+        retry(8_081)?;
         let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::new(127, 0, 0, 5), 45_678)))?;
-        ensure!(outcome.is_err(), "somebody listens on 127.0.0.5");
+        ensure!(outcome.is_err(), "a process listens on 127.0.0.5");
     }
     // One in twenty of the 14,116 ports that connect() tries first: from there on it is a warning.
     for _ in 0..706 {
-        dial(45_678)?;
+        retry(45_678)?;
     }
     let begun = Instant::now();
-    let mut dialled = 0_u32;
+    let mut retried = 0_u32;
     let finding = poll("the warning", || {
-        dial(45_678)?;
-        dialled += 1;
+        retry(45_678)?;
+        retried += 1;
         // Three seconds of the window are past, so that the rate is the window's.
         let mut findings = agent.findings("self-connect-risk", ns.name())?;
         ensure!(findings.len() <= 1, "more than one finding: {findings:#?}");
@@ -487,7 +487,7 @@ fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Resul
     assert_eq!(finding["subject"]["peer"], "127.0.0.1:45678", "{finding:#}");
     let number = |key: &str| finding["evidence"][key].as_f64().with_context(|| key.to_owned());
     assert_eq!(number("self_connection_expected_connects")?, 14_116.0, "{finding:#}");
-    let per_second = f64::from(dialled) / begun.elapsed().as_secs_f64();
+    let per_second = f64::from(retried) / begun.elapsed().as_secs_f64();
     let rate = number("refused_connects_per_second")?;
     assert!((0.5..2.0).contains(&(rate / per_second)), "{rate} a second, but {per_second}");
     let seconds = number("self_connection_expected_seconds")?;
@@ -495,19 +495,19 @@ fn port_that_is_dialled_in_vain_is_at_risk_with_the_time_it_will_take() -> Resul
     let title = finding["title"].as_str().unwrap_or_default();
     assert!(title.contains("connected to itself in about"), "{title}");
 
-    // The remedy's own value, while it goes on dialling.
+    // The remedy's own value, while the client goes on retrying.
     let value = proposed_ports(&finding)?;
     assert_eq!(value, "45678");
     ns.sysctl_set("net.ipv4.ip_local_reserved_ports", &value)?;
     poll("the warning to clear", || {
-        dial(45_678)?;
+        retry(45_678)?;
         Ok(agent.findings("self-connect-risk", ns.name())?.is_empty().then_some(()))
     })?;
-    assert_told(&agent, &ns, "self-connect-risk", 1, 1)
+    assert_logged(&agent, &ns, "self-connect-risk", 1, 1)
 }
 
 #[test]
-fn port_that_is_dialled_in_vain_clears_after_the_window() -> Result<()> {
+fn port_that_is_retried_without_listener_clears_after_the_window() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
@@ -523,11 +523,11 @@ fn port_that_is_dialled_in_vain_clears_after_the_window() -> Result<()> {
     let port = low + 101;
     for _ in 0..20 {
         let outcome = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
-        ensure!(outcome.is_err(), "somebody listens on port {port}");
+        ensure!(outcome.is_err(), "a process listens on port {port}");
     }
     let finding = wait_for(&agent, "self-connect-risk", &ns, |_| true)?;
     assert_eq!(finding["severity"], "info", "{finding:#}");
     assert_eq!(finding["evidence"]["refused_connects"], 20, "{finding:#}");
     wait_until_clear(&agent, "self-connect-risk", &ns)?;
-    assert_told(&agent, &ns, "self-connect-risk", 1, 1)
+    assert_logged(&agent, &ns, "self-connect-risk", 1, 1)
 }

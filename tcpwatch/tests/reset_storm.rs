@@ -1,8 +1,8 @@
 //! Storms of resets with real sockets: against the past, with cause and process, and over when they
 //! are over.
 //!
-//! Each test has a network namespace and an agent of its own. What a storm is told from is the time
-//! before it, so each test first lets that pass.
+//! Each test has a network namespace and an agent of its own. A storm is compared with the
+//! time before it, so each test first lets that pass.
 
 mod support;
 
@@ -41,10 +41,10 @@ fn agent_that_has_watched() -> Result<Agent> {
 fn wait_for(agent: &Agent, ns: &Namespace, role: &str, key: &str) -> Result<Value> {
     poll(&format!("{KIND} of a {role}, {key}"), || {
         let findings = agent.findings(KIND, ns.name())?;
-        let is_wanted = |finding: &Value| {
+        let is_expected = |finding: &Value| {
             finding["subject"]["role"] == role && finding["evidence"][key].is_array()
         };
-        Ok(findings.into_iter().find(is_wanted))
+        Ok(findings.into_iter().find(is_expected))
     })
 }
 
@@ -53,13 +53,13 @@ fn wait_until_clear(agent: &Agent, ns: &Namespace) -> Result<()> {
 }
 
 /// Each of so many storms in `ns` was raised and cleared once, says the log.
-fn assert_told(agent: &Agent, ns: &Namespace, storms: usize) -> Result<()> {
+fn assert_logged(agent: &Agent, ns: &Namespace, storms: usize) -> Result<()> {
     let log = agent.log()?;
-    let told = |word: &str| {
+    let lines_with = |word: &str| {
         let of_kind = log.lines().filter(|line| line.contains(ns.name()) && line.contains(KIND));
         of_kind.filter(|line| line.contains(word)).count()
     };
-    assert_eq!((told("raised: "), told("cleared: ")), (storms, storms), "{log}");
+    assert_eq!((lines_with("raised: "), lines_with("cleared: ")), (storms, storms), "{log}");
     Ok(())
 }
 
@@ -118,9 +118,9 @@ fn serve_and_close_first(listener: &TcpListener, times: u64) -> Result<()> {
     Ok(())
 }
 
-fn dial_in_vain(port: u16, times: u64) -> Result<()> {
+fn connect_refused(port: u16, times: u64) -> Result<()> {
     for _ in 0..times {
-        ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "somebody listens");
+        ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "a process listens");
     }
     Ok(())
 }
@@ -145,16 +145,16 @@ fn two_thousand_refused_connects_are_one_storm_that_names_both_ends() -> Result<
     }
     let ns = Namespace::new("refused")?;
     let agent = agent_that_has_watched()?;
-    ns.enter(|| dial_in_vain(9, 2_000))??;
+    ns.enter(|| connect_refused(9, 2_000))??;
     let sent = wait_for(&agent, &ns, "server", "by_cause")?;
     assert_all(&sent, "by_cause", "no_listener", 2_000)?;
     // It is over at once, like a restart.
     assert_eq!(sent["severity"], "info", "{sent:#}");
     assert_eq!(sent["subject"]["local"], "*:9", "{sent:#}");
-    assert!(sent["subject"].get("process").is_none(), "nobody listens there: {sent:#}");
+    assert!(sent["subject"].get("process").is_none(), "it has no listener: {sent:#}");
     assert_victim_is_ours(&sent, 9, "syn_sent")?;
     wait_until_clear(&agent, &ns)?;
-    assert_told(&agent, &ns, 1)
+    assert_logged(&agent, &ns, 1)
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_server_that_closes_with_linger_zero_is_named_with_its_cause() -> Result<()>
     assert_eq!(sent["severity"], "info", "{sent:#}");
     assert_victim_is_ours(&sent, port, "established")?;
     wait_until_clear(&agent, &ns)?;
-    assert_told(&agent, &ns, 1)
+    assert_logged(&agent, &ns, 1)
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_reset_for_each_answer_of_a_server_that_closes_first_is_no_storm() -> Result
     let resets = ns.snmp_counter("OutRsts")? - before;
     ensure!(resets > 2_500, "only {resets} resets for 3000 answers");
     agent.watch_for(Duration::from_secs(6))?;
-    assert_told(&agent, &ns, 0)
+    assert_logged(&agent, &ns, 0)
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn health_checks_that_are_refused_all_the_time_are_no_storm() -> Result<()> {
             agent.watch_for(WATCHED)?;
             let refused = ns.snmp_counter("OutRsts")?;
             ensure!(refused > 1_000, "only {refused} checks were made");
-            assert_told(&agent, &ns, 0)
+            assert_logged(&agent, &ns, 0)
         });
         done.store(true, Ordering::Relaxed);
         checks.join().expect("the checks do not panic")??;

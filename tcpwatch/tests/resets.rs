@@ -46,10 +46,10 @@ fn pair(listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
     Ok((client, server))
 }
 
-/// SYNs to a port where nobody listens.
+/// SYNs to a port without a listener.
 fn no_listener(count: usize) -> Result<()> {
     for _ in 0..count {
-        ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).is_err(), "somebody listens on 9");
+        ensure!(TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).is_err(), "a process listens on 9");
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ fn unread_data(count: usize) -> Result<()> {
     let listener = listen(0)?;
     for _ in 0..count {
         let (client, mut server) = pair(&listener)?;
-        server.write_all(b"nobody reads this")?;
+        server.write_all(b"this stays unread")?;
         let mut byte = [0];
         client.peek(&mut byte)?;
         drop(client);
@@ -93,7 +93,7 @@ fn late_data(count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Connections that nobody accepts before the listener closes; with and without SO_LINGER 0, which
+/// Connections that are not accepted before the listener closes; with and without SO_LINGER 0, which
 /// they inherit.
 fn accept_queue_discarded(count: usize, linger: bool) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -111,7 +111,7 @@ fn accept_queue_discarded(count: usize, linger: bool) -> Result<()> {
     Ok(())
 }
 
-/// ACKs of connections that nobody knows, half of them to a port that has a listener.
+/// ACKs of connections that this host does not know, half of them to a port that has a listener.
 fn half_open(ns: &Namespace, count: u16) -> Result<()> {
     let listener = listen(0)?;
     scenes::stray_acks(ns, count / 2, listener.local_addr()?.port())?;
@@ -231,7 +231,7 @@ fn each_cause_is_counted_exactly_and_all_of_them_are_out_rsts() -> Result<()> {
         ("linger_zero", 0.0, |_| shut_down(3, true)),
     ];
     for (number, (cause, expected, provoke)) in situations.into_iter().enumerate() {
-        // Somebody else's reset on this host may fall into a try, not into each of them.
+        // Another program's reset on this host may fall into a try, not into each of them.
         let mut outcome = Ok(());
         for _ in 0..5 {
             let before = counts()?;
@@ -257,7 +257,7 @@ fn received(state: &str) -> String {
     format!("tcpwatch_resets_received_total{{state=\"{state}\"}}")
 }
 
-/// That cause has grown by as many as were provoked; no other has, and no orphan received any.
+/// The given cause has grown by as many as were provoked; no other has, and no orphan received any.
 fn compare(
     cause: &str,
     expected: f64,
@@ -266,8 +266,8 @@ fn compare(
 ) -> Result<()> {
     for (series, value) in after {
         let grown = value - before[series];
-        let wanted = if *series == sent(cause) { expected } else { 0.0 };
-        ensure!(grown == wanted, "{cause}: {series} grew by {grown} instead of {wanted}");
+        let due = if *series == sent(cause) { expected } else { 0.0 };
+        ensure!(grown == due, "{cause}: {series} grew by {grown} instead of {due}");
     }
     Ok(())
 }

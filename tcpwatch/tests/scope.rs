@@ -53,7 +53,7 @@ fn another_namespace_shows_nowhere_with_namespaces_host() -> Result<()> {
         // The sockets of one connection may not be closed yet when the metrics answer.
         let own = (after.connections - before.connections + 1) * TRANSITIONS_OF_A_CONNECTION;
         ensure!(moved <= f64::from(own), "{moved} transitions, {own} of the agent's own HTTP");
-        // What leaks of one kind is more than the bound is generous by.
+        // A leak of one kind is more than the bound has to spare.
         ensure!(f64::from(own) - moved < f64::from(2 * MANY), "{moved} transitions, {own} allowed");
         let findings = agent.all_findings()?;
         ensure!(findings.is_empty(), "findings of another namespace: {findings:#?}");
@@ -102,7 +102,7 @@ fn reload_changes_which_namespaces_are_counted() -> Result<()> {
             agent.wait_for_inventory()?;
             agent.wait_for_inventory()
         };
-        // What tests in other namespaces do counts with "all" as well.
+        // Connects of tests in other namespaces count with "all" as well.
         let added = |agent: &Agent| -> Result<f64> {
             let before = refused(agent)?;
             no_listener(&other)?;
@@ -120,7 +120,7 @@ fn reload_changes_which_namespaces_are_counted() -> Result<()> {
     })?
 }
 
-/// What the metrics say.
+/// Values of the metrics.
 #[derive(Debug)]
 struct Seen {
     refused: f64,
@@ -162,7 +162,7 @@ impl Seen {
         })
     }
 
-    /// What the HTTP of the agent does not move.
+    /// Values that the HTTP of the agent does not change.
     fn exact(&self) -> [f64; 3] {
         [self.refused, self.self_connections, self.resets]
     }

@@ -310,7 +310,7 @@ fn close_wait<'a>(inventory: &'a Inventory, ns: &Namespace) -> Result<&'a [Close
 
 #[test]
 fn every_owner_is_looked_up_before_anything_is_judged_at_once() -> Result<()> {
-    /// More than one pass takes (`WANTED_LIMIT`).
+    /// More than one pass over the kernel's owners takes.
     const SOCKETS: usize = 9_000;
     if !scenes::root_or_skip() {
         return Ok(());

@@ -118,8 +118,8 @@ impl Steps {
     }
 }
 
-/// What tcpwatch/tests/healthy runs. Debian's postgresql keeps its own out of PATH; what it has
-/// there stands for them.
+/// Programs that tcpwatch/tests/healthy runs. Debian's postgresql keeps its own out of PATH; those
+/// that it has there stand for them.
 fn healthy_programs() -> Result<()> {
     tools::ensure_programs(&[
         ("ab", "apache2-utils"),

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Milliseconds of the longest age and window. The engine remembers what happened in a window; a
-/// day is as long as anybody waits for a finding.
+/// day is longer than a person waits for a finding.
 const DAY: u64 = 24 * 3_600_000;
 
 /// Ages.
@@ -63,7 +63,7 @@ section! {
     /// closed, the process has not: it leaks a file descriptor with each.
     pub struct CloseWaitPileup {
         /// true or false. On, because CLOSE_WAIT lasts until the process closes: no timer of the
-        /// kernel ends it, TCP keepalive apart where the process asked for it.
+        /// kernel ends it, only TCP keepalive does where the process has set it.
         pub enabled: bool = true;
 
         /// How long a socket must have been in CLOSE_WAIT to count, from 0s to 24h. 60s is the
@@ -128,7 +128,7 @@ section! {
         /// true or false. On, because no call fails: the kernel counts and writes to its own log.
         pub enabled: bool = true;
 
-        /// Part of the limit, above 0 and at most 1, that is told of: as info while nothing fails,
+        /// Part of the limit, above 0 and at most 1, that raises a finding: info while nothing fails,
         /// as a warning where TIME_WAIT takes the ports of a destination that nears its last.
         /// TIME_WAIT lasts 60s, so the number follows the rate of closes: at 0.8 a quarter more
         /// closes per second reach the limit, which an ordinary peak brings. The healthy program
@@ -160,13 +160,13 @@ section! {
 
         /// Part of the usable ports, above 0 and at most 1, that raises a warning. 0.8 leaves
         /// 5646 of the 28232 in the default range; as a port closed first from here stays taken
-        /// for 60s, that is room for 94 more connections per second. The ports are the destination's:
-        /// thresholds are overridden by `port` alone.
+        /// for 60s, 94 more connections per second fit. The ports are the destination's:
+        /// only `port` overrides their thresholds.
         #[serde(with = "Ratio")]
         pub warning: f64 = 0.8;
 
         /// Part of the usable ports, above 0 and at most 1, that is critical. 0.95 leaves 1411
-        /// of the 28232 in the default range: room for 23 more connections per second, and each
+        /// of the 28232 in the default range: enough for 23 more connections per second, and each
         /// connect() searches long for a free one.
         #[serde(with = "Ratio")]
         pub critical: f64 = 0.95;
@@ -180,7 +180,7 @@ section! {
 
 section! {
     /// self-connection: a socket is connected to itself. A client that retries a local port while
-    /// nobody listens on it is given that same port as its own in the end (simultaneous open, RFC
+    /// no process listens on it gets that same port as its own in the end (simultaneous open, RFC
     /// 9293 section 3.5), reads what it writes, and keeps the real server from binding.
     pub struct SelfConnection {
         /// true or false. On, because hardly any program does this on purpose.
@@ -195,11 +195,11 @@ section! {
 
 section! {
     /// self-connect-risk: a port from which a socket may come to be connected to itself: one that
-    /// somebody listens on inside ip_local_port_range and that is not reserved, or one in there
-    /// that a local client keeps dialling while nobody listens.
+    /// a process listens on inside ip_local_port_range and that is not reserved, or one in there
+    /// that a local client keeps retrying while no process listens.
     pub struct SelfConnectRisk {
         /// true or false. On, because the cure is one sysctl and the harm comes at a restart, when
-        /// nobody has time. Listeners are info, one finding for each owner, and only those whose
+        /// no person has time. Listeners are info, one finding for each owner, and only those whose
         /// port bind() named: what the kernel picked (Jupyter kernels, JMX, Spark, Erlang) is
         /// another at the next start.
         pub enabled: bool = true;
@@ -272,7 +272,7 @@ section! {
     /// full, or nothing is accepted. At a full queue further attempts are dropped, and the client
     /// finds out by a time-out.
     pub struct AcceptQueueOverflow {
-        /// true or false. On, because nobody but the kernel's counters sees it.
+        /// true or false. On, because only the kernel's counters show it.
         pub enabled: bool = true;
 
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that
@@ -352,7 +352,7 @@ section! {
 
         /// The time before `window` whose mean is the number before, from 1s to 24h and no shorter
         /// than `window`. A rate that stays high for as long is no change any more, and the finding
-        /// ends. 1h: somebody has read it by then, and jobs that run several times an hour are part
+        /// ends. 1h: a person has read it by then, and jobs that run several times an hour are part
         /// of the mean.
         #[serde(with = "Window")]
         pub history: Duration = Duration::from_secs(3_600);
@@ -435,8 +435,8 @@ section! {
 
         /// How long a finding about SYN_SENT stands after so many were there last, or after the last
         /// connect was given up, from 1s to 24h; over so long those are counted.
-        /// 2m: a job that dials each minute, and one of whose rounds no inventory meets because it
-        /// gives up soon, is told once and not each minute.
+        /// 2m: a job that connects each minute, and one of whose rounds no inventory meets because it
+        /// gives up soon, raises one finding and not one each minute.
         #[serde(with = "Window")]
         pub window: Duration = Duration::from_secs(120);
     }

@@ -51,33 +51,16 @@ const WHO: [&str; 14] = [
 const BEGINNINGS: [&str; 3] = ["That", "What", "Who"];
 
 /// Uses that are right: the file or folder, the text, and the reason.
-const RIGHT: [(&str, &str, &str); 4] = [
+const RIGHT: [(&str, &str, &str); 5] = [
     ("", "REST", "the name of a style of interfaces"),
     ("tcpwatch", "WANTED", "the name of a map of the object"),
     ("", "\"wanted\"", "the label of that map in the metrics"),
+    ("docs/runbooks", "net.Dial(", "a function of Go"),
     ("tcpwatch/tests/plain_language", "", "this list itself"),
 ];
 
 /// Folders and files that are not checked yet, because other work changes them. To be emptied.
-const NOT_YET: [&str; 17] = [
-    "deploy/prometheus",
-    "deploy/tcpwatch.toml",
-    "docs/runbooks",
-    "tcpwatch/src/config/detect.rs",
-    "tcpwatch/src/config/severity.rs",
-"tcpwatch/src/engine/detectors",
-    "tcpwatch/tests/facts.rs",
-    "tcpwatch/tests/kernel_tables.rs",
-    "tcpwatch/tests/listeners.rs",
-    "tcpwatch/tests/recording",
-    "tcpwatch/tests/reset_storm.rs",
-    "tcpwatch/tests/resets.rs",
-    "tcpwatch/tests/scope.rs",
-    "tcpwatch/tests/sight.rs",
-    "tcpwatch/tests/stuck_state.rs",
-    "tcpwatch/tests/support/mod.rs",
-    "xtask/src/test.rs",
-];
+const NOT_YET: [&str; 1] = ["tcpwatch/src/engine/detectors"];
 
 /// Neither folder nor file is of the project's own words: built, recorded, or quoted.
 const SKIPPED: [&str; 8] = [

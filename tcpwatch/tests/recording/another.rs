@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use scenes::{Namespace, STEP_DEADLINE, State, wait_until};
 
-/// What it is told: its name, and where to listen.
+/// Variables of its environment: its name, and the address to listen on.
 const NAME: &str = "TCPWATCH_TEST_NAME";
 const ADDRESS: &str = "TCPWATCH_TEST_LISTEN";
 

@@ -1,8 +1,8 @@
 //! How incidents are recorded: scenes with real sockets, on a [`Stage`] of their own.
 //!
 //! A scene is a row of [`SCENES`] and a function in `play`. The stage is a network namespace with a
-//! walker, a ring of events and an engine: what the engine is given is what is recorded, less all
-//! that tells of the machine. What goes on beside it, in other namespaces, is left out.
+//! walker, a ring of events and an engine: the input of the engine is recorded, less all that
+//! identifies the machine. Events and sockets of other namespaces are left out.
 
 mod another;
 mod play;
@@ -19,9 +19,9 @@ use self::stage::Stage;
 pub(crate) struct Scene {
     /// Name of its files.
     pub(crate) name: &'static str,
-    /// What it raises.
+    /// Kind of the finding that it raises.
     kind: FindingKind,
-    /// What the process is called meanwhile that holds the sockets.
+    /// Name that the process with the sockets has meanwhile.
     process: &'static str,
     play: fn(&mut Stage<'_>) -> Result<()>,
 }
@@ -52,8 +52,8 @@ pub(crate) const SCENES: [Scene; 15] = {
         Scene::new(EphemeralPortExhaustion, "checkout", play::ephemeral_port_exhaustion),
         Scene::new(SelfConnection, "module-a", play::self_connection),
         Scene::new(SelfConnectRisk, "module-b", play::listener_in_the_port_range),
-        Scene::new(SelfConnectRisk, "module-a", play::port_dialled_in_vain)
-            .named("self-connect-risk-dialled"),
+        Scene::new(SelfConnectRisk, "module-a", play::port_retried_without_listener)
+            .named("self-connect-risk-retried"),
         Scene::new(SynFlood, "shop", play::syn_flood),
         Scene::new(HandshakeStall, "shop", play::handshake_stall),
         Scene::new(AcceptQueueOverflow, "reports", play::accept_queue_overflow),

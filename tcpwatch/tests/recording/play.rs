@@ -17,7 +17,7 @@ const PORT_IN_THE_RANGE: u16 = 45_454;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Which somebody has and somebody wants.
+/// One process has it, another one tries to bind it.
 const PORT_FOR_TWO: SocketAddr = SocketAddr::new(LOCALHOST, 8_080);
 
 /// Looks, one a second, after which there is growth in each quarter of a window of 8 s, and a rate of
@@ -41,7 +41,7 @@ pub(super) fn close_wait_pileup(stage: &mut Stage<'_>) -> Result<()> {
 
 /// A server that streams to clients which have shut down their side, and then forgets them.
 pub(super) fn streams_that_fall_silent(stage: &mut Stage<'_>) -> Result<()> {
-    /// As few as are told, so that the recording is small.
+    /// The fewest that raise a finding, so that the recording is small.
     const STREAMS: usize = 20;
     /// Looks meanwhile, one a second: longer than twice `min_age`.
     const IN_USE: usize = 3;
@@ -103,7 +103,7 @@ pub(super) fn ephemeral_port_exhaustion(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch_until_cleared()
 }
 
-/// A client that dials a port of its own host until it is given that port.
+/// A client that connects to a port of its own host until its source port is the same.
 pub(super) fn self_connection(stage: &mut Stage<'_>) -> Result<()> {
     let connection = SelfConnection::by_luck(stage.namespace(), LOCALHOST)?;
     stage.watch_until_raised()?;
@@ -122,8 +122,8 @@ pub(super) fn listener_in_the_port_range(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch_until_cleared()
 }
 
-/// A client that dials while nobody listens, until the port is reserved.
-pub(super) fn port_dialled_in_vain(stage: &mut Stage<'_>) -> Result<()> {
+/// A client that retries a port without a listener, until the port is reserved.
+pub(super) fn port_retried_without_listener(stage: &mut Stage<'_>) -> Result<()> {
     let namespace = stage.namespace().clone();
     for _ in 0..30 {
         let outcome = namespace.enter(|| TcpStream::connect((LOCALHOST, PORT_IN_THE_RANGE)))?;
@@ -161,7 +161,7 @@ fn half_open(stage: &mut Stage<'_>, sources: u16, each: u16) -> Result<()> {
     stage.watch_until_cleared()
 }
 
-/// Nobody accepts, until the queue is made longer and emptied once.
+/// The process does not accept, until the queue is made longer and emptied once.
 pub(super) fn accept_queue_overflow(stage: &mut Stage<'_>) -> Result<()> {
     let listener = listen(stage.namespace(), 8_080, 5)?;
     stage.watch(1)?;
@@ -169,7 +169,7 @@ pub(super) fn accept_queue_overflow(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch_until_raised()?;
     // Longer than a burst.
     stage.watch(4)?;
-    // Room for all whose SYN was dropped; they send it again.
+    // Space for all whose SYN was dropped; they send it again.
     socket2::SockRef::from(&listener).listen(128)?;
     stage.watch_until_cleared()?;
     drop(clients);
@@ -183,7 +183,7 @@ pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch(10)?;
     namespace.enter(|| {
         for _ in 0..250 {
-            ensure!(TcpStream::connect((LOCALHOST, 8_080)).is_err(), "somebody listens");
+            ensure!(TcpStream::connect((LOCALHOST, 8_080)).is_err(), "a process listens");
         }
         Ok(())
     })??;
@@ -230,7 +230,7 @@ fn be_refused(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Connects that nobody answers, until they are given up.
+/// Connects without an answer, until they are given up.
 pub(super) fn unanswered(stage: &mut Stage<'_>) -> Result<()> {
     let stuck = Stuck::in_syn_sent(stage.namespace(), 12, 5_432)?;
     stage.watch_until_raised()?;

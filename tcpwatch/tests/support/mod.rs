@@ -1,4 +1,4 @@
-//! What the tests share: the agent as a child process, plain HTTP, polling with a deadline.
+//! Parts that the tests share: the agent as a child process, plain HTTP, polling with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -105,7 +105,7 @@ impl Agent {
         self.daemon.child.id()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.daemon.log)?)
     }
@@ -127,9 +127,9 @@ impl Agent {
     /// The findings of one kind in one namespace.
     pub(crate) fn findings(&self, kind: &str, netns: &str) -> Result<Vec<Value>> {
         let all = self.all_findings()?;
-        let wanted =
+        let matches =
             |finding: &Value| finding["kind"] == kind && finding["subject"]["netns"] == netns;
-        Ok(all.into_iter().filter(wanted).collect())
+        Ok(all.into_iter().filter(matches).collect())
     }
 
     /// Every finding.
@@ -201,14 +201,14 @@ impl Agent {
 
     /// Waits until a whole inventory has been taken that began after now.
     pub(crate) fn wait_for_inventory(&self) -> Result<()> {
-        let asked = unix_seconds()?;
+        let called = unix_seconds()?;
         poll("an inventory", || {
             let metrics = self.metrics()?;
             let finished = value_in(&metrics, "tcpwatch_inventory_timestamp_seconds");
             let took = value_in(&metrics, "tcpwatch_inventory_duration_seconds");
             let (Some(finished), Some(took)) = (finished, took) else { return Ok(None) };
             // The answer may be a fifth of a second old.
-            Ok((finished - took > asked).then_some(()))
+            Ok((finished - took > called).then_some(()))
         })
     }
 }
@@ -301,7 +301,7 @@ pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) ->
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
-        ensure!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
+        ensure!(Instant::now() < end, "timed out after {DEADLINE:?}: {what}");
         thread::sleep(PAUSE);
     }
 }
@@ -444,7 +444,7 @@ pub(crate) fn skip(why: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens three connections that nobody answers: the peer's address is a black hole.
+/// Opens three connections that stay unanswered: the peer's address is a black hole.
 pub(crate) fn syn_sent(ns: &scenes::Namespace) -> Result<Vec<socket2::Socket>> {
     ns.enter(|| -> Result<Vec<socket2::Socket>> {
         let run = |args: &[&str]| -> Result<()> {
