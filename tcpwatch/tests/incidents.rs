@@ -10,6 +10,7 @@
 //! The first writes what is expected anew. The second, as root, records anew; with
 //! `INCIDENTS=syn-flood,self-connection` only those. `recording` has the scene of each.
 
+mod findings_document;
 mod recording;
 mod support;
 
@@ -22,6 +23,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use findings_document::Incident;
 use serde_json::{Value, json};
 use tcpwatch::{
     config::Config,
@@ -124,37 +126,54 @@ fn in_order(value: Value) -> Value {
     }
 }
 
-fn write_expected(name: &str) -> Result<()> {
-    let path = expected_of(name);
-    fs::write(&path, replayed(name)?).with_context(|| format!("writing {}", path.display()))
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/FINDINGS.md")
+}
+
+/// Fails at the first line of the file that is not in `found`; with UPDATE_INCIDENTS=1 writes it.
+fn assert_is(path: &Path, found: &str) -> Result<()> {
+    if env::var_os("UPDATE_INCIDENTS").is_some_and(|value| value == "1") {
+        fs::write(path, found).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let expected =
+        fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    if found == expected {
+        return Ok(());
+    }
+    let same = found.lines().zip(expected.lines()).take_while(|(found, line)| found == line);
+    let number = same.count();
+    bail!(
+        "{}:{} is not what the engine says; if the engine is right, run \
+         `UPDATE_INCIDENTS=1 cargo test --package tcpwatch --test incidents`\n   \
+         found: {}\nexpected: {}",
+        path.display(),
+        number + 1,
+        found.lines().nth(number).unwrap_or("the end of the file"),
+        expected.lines().nth(number).unwrap_or("the end of the file"),
+    )
 }
 
 #[test]
 fn every_recording_leads_to_the_findings_beside_it() -> Result<()> {
     for name in names()? {
-        if env::var_os("UPDATE_INCIDENTS").is_some_and(|value| value == "1") {
-            write_expected(&name)?;
-        }
-        let path = expected_of(&name);
-        let expected =
-            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let found = replayed(&name)?;
-        if found == expected {
-            continue;
-        }
-        let same = found.lines().zip(expected.lines()).take_while(|(found, line)| found == line);
-        let number = same.count();
-        bail!(
-            "{}:{} is not what the engine says; if the engine is right, run \
-             `UPDATE_INCIDENTS=1 cargo test --package tcpwatch --test incidents`\n   \
-             found: {}\nexpected: {}",
-            path.display(),
-            number + 1,
-            found.lines().nth(number).unwrap_or("the end of the file"),
-            expected.lines().nth(number).unwrap_or("the end of the file"),
-        );
+        assert_is(&expected_of(&name), &replayed(&name)?)?;
     }
     Ok(())
+}
+
+#[test]
+fn the_page_of_findings_is_what_the_recordings_lead_to() -> Result<()> {
+    let mut incidents = Vec::new();
+    for scene in &recording::SCENES {
+        incidents.push(Incident {
+            name: scene.name,
+            kind: scene.kind,
+            happened: scene.happened,
+            changes: changes(scene.name)?,
+        });
+    }
+    ensure!(incidents.len() == names()?.len(), "a recording has no scene, or a scene none");
+    assert_is(&page(), &findings_document::document(&incidents)?)
 }
 
 #[test]
@@ -267,7 +286,8 @@ fn record_incidents() -> Result<()> {
             println!("{}", scene.name);
             let text = recording::record(scene, &config()?).context(scene.name)?;
             fs::write(recording_of(scene.name), text)?;
-            write_expected(scene.name)?;
+            let expected = replayed(scene.name)?;
+            fs::write(expected_of(scene.name), expected)?;
         }
     }
     Ok(())

@@ -60,7 +60,14 @@ const RIGHT: [(&str, &str, &str); 5] = [
 ];
 
 /// Folders and files that are not checked yet, because other work changes them. To be emptied.
-const NOT_YET: [&str; 1] = ["tcpwatch/src/engine/detectors"];
+const NOT_YET: [&str; 6] = [
+    "docs/FINDINGS.md",
+    "tcpwatch/src/engine/detectors",
+    "tcpwatch/src/engine/tests/bind_conflict.rs",
+    "tcpwatch/src/engine/tests/reset_storm_share.rs",
+    "tcpwatch/src/engine/tests/reset_storm_words.rs",
+    "tcpwatch/src/engine/tests/time_wait_exhaustion.rs",
+];
 
 /// Neither folder nor file is of the project's own words: built, recorded, or quoted.
 const SKIPPED: [&str; 8] = [

@@ -1,6 +1,12 @@
 //! The scenes: each makes its situation, waits until it is found, cures it, and waits until the
 //! finding is gone.
 
+pub(super) mod aborts;
+pub(super) mod connects;
+pub(super) mod leaks;
+pub(super) mod ports;
+pub(super) mod queues;
+
 use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
