@@ -26,6 +26,14 @@ pub(crate) struct Rule {
     leads: fn(&Verdict, &Verdict, &Inventory) -> bool,
 }
 
+#[cfg(test)]
+impl Rule {
+    /// For tests of the code that uses the links.
+    pub(crate) fn always(leader: FindingKind, led: FindingKind) -> Self {
+        Self { leader, led, leads: |_, _, _| true }
+    }
+}
+
 /// All rules.
 pub(crate) const RULES: [Rule; 5] = [
     Rule {
@@ -219,10 +227,6 @@ mod tests {
         }
     }
 
-    fn always(leader: FindingKind, led: FindingKind) -> Rule {
-        Rule { leader, led, leads: |_, _, _| true }
-    }
-
     fn joined(verdicts: &[Verdict], rules: &[Rule]) -> Links {
         let inventory = Inventory { finished: Timestamp::default(), ..Inventory::default() };
         join(verdicts, rules, &inventory)
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn a_leader_has_all_that_it_leads_and_each_has_one_leader() {
         let verdicts = [verdict("a1", A), verdict("a2", A), verdict("b1", B), verdict("b2", B)];
-        let links = joined(&verdicts, &[always(A, B)]);
+        let links = joined(&verdicts, &[Rule::always(A, B)]);
         assert_eq!(links.led_by("a1"), ["b1", "b2"]);
         assert_eq!(links.led_by("a2"), [""; 0]);
         assert_eq!(links.leader_of("b1").map(String::as_str), Some("a1"));
@@ -241,7 +245,8 @@ mod tests {
     #[test]
     fn a_finding_that_is_led_leads_nothing_whatever_the_rules_say() {
         let verdicts = [verdict("a", A), verdict("b", B), verdict("c", C)];
-        let cycle = [always(A, B), always(B, C), always(C, A), always(B, A), always(A, A)];
+        let cycle =
+            [(A, B), (B, C), (C, A), (B, A), (A, A)].map(|(leader, led)| Rule::always(leader, led));
         let links = joined(&verdicts, &cycle);
         assert_eq!(links.led_by("a"), ["b"]);
         // a leads already, and b is led: what is left of the rules would close a circle.
