@@ -93,3 +93,44 @@ fn an_override_by_port_silences_a_leak_and_one_by_process_lowers_its_threshold()
     assert_eq!((count("raised: ", FEW), count("cleared: ", FEW)), (2, 2), "{log}");
     Ok(())
 }
+
+/// A day in UTC, relative to now.
+fn day(relative: &str) -> Result<String> {
+    let output = std::process::Command::new("date").args(["-u", "-d", relative, "+%F"]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+#[test]
+fn what_has_ended_is_reported_once_for_each_reading_and_silences_nothing() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let (past, future) = (day("-2 days")?, day("+2 days")?);
+    let config = format!(
+        "{QUICK}{OVERRIDE}\nport = {MANY}\nuntil = \"{past}\"\nenabled = false\n\
+         [ignore]\nports = [{{ port = {FEW}, until = \"{future}\" }}]\n"
+    );
+    let agent = Agent::start(&config)?;
+    let ns = Namespace::new("until")?;
+    let _many = CloseWaitLeak::client(&ns, 37, MANY, false)?;
+    let _few = CloseWaitLeak::client(&ns, 37, FEW, false)?;
+    assert_found(&agent, &ns, &[MANY])?;
+    let ended = || -> Result<usize> { Ok(agent.log()?.matches("no longer applies").count()) };
+    assert_eq!(ended()?, 1, "{}", agent.log()?);
+    reload(&agent, &config)?;
+    poll("the second reading", || Ok((ended()? == 2).then_some(())))?;
+    assert_found(&agent, &ns, &[MANY])?;
+    assert_eq!(ended()?, 2, "{}", agent.log()?);
+
+    // The commands say it too.
+    let file = agent.folder.path.join("tcpwatch.toml");
+    let checked = support::tcpwatch().args(["config", "check"]).arg(&file).output()?;
+    let line = format!(
+        "detect.close_wait_pileup.override[0] (port = {MANY}) no longer applies: it ended on {past}"
+    );
+    let said = String::from_utf8(checked.stdout)?;
+    assert_eq!(said, format!("{0}: {line}\n{0}: OK\n", file.display()));
+    let checked = support::tcpwatch().args(["check", "--config"]).arg(&file).output()?;
+    assert_eq!(String::from_utf8(checked.stderr)?, format!("tcpwatch: {line}\n"));
+    Ok(())
+}

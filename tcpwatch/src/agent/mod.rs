@@ -312,6 +312,7 @@ impl Agent {
     /// Events up to now are judged with the inventory that follows them.
     fn handle_inventory(&mut self, inventory: &Inventory) {
         self.handle_events();
+        self.end_entries();
         self.engine.handle_inventory(inventory, kernel::now());
         while let Some(change) = self.engine.poll_change() {
             log::change(&change);
@@ -327,6 +328,18 @@ impl Agent {
             let not_seen = not_seen.join("; ");
             tracing::info!(namespaces = inventory.namespaces.len(), not_seen, "ready");
             notify(&[sd_notify::NotifyState::Ready]);
+        }
+    }
+
+    /// Drops what the configuration has only up to a day, once that is over.
+    fn end_entries(&mut self) {
+        let ended = self.config.end_entries(WallClock::at(kernel::now()).today());
+        for entry in &ended {
+            tracing::warn!("{entry}");
+        }
+        if !ended.is_empty() {
+            let Config { detect, ignore, limits, .. } = &self.config;
+            self.engine.reconfigure(detect, ignore, limits.owners);
         }
     }
 

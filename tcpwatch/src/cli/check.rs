@@ -33,10 +33,14 @@ use crate::{
 const LOOKS: u32 = 4;
 
 pub(super) fn check(options: &CheckOptions) -> Exit {
-    let config = match config_source(options.config.clone()).load() {
+    let mut config = match config_source(options.config.clone()).load() {
         Ok(config) => config,
         Err(error) => return Exit::config(&error),
     };
+    for ended in config.end_entries(WallClock::at(kernel::now()).today()) {
+        // A lost line costs no result.
+        let _ = writeln!(std::io::stderr(), "tcpwatch: {ended}");
+    }
     let outcome = match &options.replay {
         Some(file) => replay(&config, file),
         None => look(&config, options),

@@ -3,11 +3,17 @@
 use std::{io::Write, path::Path};
 
 use super::Exit;
-use crate::{config::Config, plain};
+use crate::{config::Config, kernel, plain, publish::WallClock};
 
 pub(super) fn check(file: &Path) -> Exit {
     match Config::load(file) {
-        Ok(_) => print(&format!("{}: OK\n", plain::path(file))),
+        Ok(mut config) => {
+            let path = plain::path(file);
+            let today = WallClock::at(kernel::now()).today();
+            let ended = config.end_entries(today).into_iter();
+            let ended: String = ended.map(|it| format!("{path}: {it}\n")).collect();
+            print(&format!("{ended}{path}: OK\n"))
+        }
         Err(error) => Exit::config(&error),
     }
 }

@@ -9,12 +9,14 @@ use std::{
 };
 
 use clap::ValueEnum;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::{
     host::{ExternalUrl, HostName, Url},
     name::{NamespaceName, ProcessName, UnitName},
     section::section,
+    until::{Dated, Ended, Entries},
     value::{Accepts as _, Address, List, Port, PowerOfTwo, Time, Whole, Word},
 };
 use crate::facts::Scope;
@@ -145,27 +147,39 @@ section! {
     /// Findings to suppress. A finding about one of these is not raised, whatever its kind; the
     /// metrics of its sockets stay. To suppress only one kind, override `enabled`.
     /// time-wait-exhaustion is matched only by namespace, ephemeral-port-exhaustion only by
-    /// namespace and port.
+    /// namespace and port. An entry may end by itself: { name = "nginx", until = "2027-01-31" }
+    /// (for a port { port = 8080, until = "2027-01-31" }) applies up to that day (UTC) and is
+    /// reported once when it no longer does.
     pub struct Ignore {
         /// Names of processes, from 1 to 15 bytes each as the kernel keeps them; from 0 to 100 of
         /// them. None, because an ignored process is also ignored on the day when it matters.
-        #[serde(with = "List::<ProcessName, 0, MOST_IGNORED>")]
-        pub processes: Vec<String> = Vec::new();
+        #[serde(with = "Dated::<ProcessName, MOST_IGNORED>")]
+        pub processes: Entries<String> = Entries::default();
 
         /// Systemd services and scopes ("nginx.service"), containers and pods by their id cut to
         /// 12 characters, and system containers (LXC, nspawn) by their name, as the label `unit`
         /// has them; from 0 to 100. None, likewise.
-        #[serde(with = "List::<UnitName, 0, MOST_IGNORED>")]
-        pub units: Vec<String> = Vec::new();
+        #[serde(with = "Dated::<UnitName, MOST_IGNORED>")]
+        pub units: Entries<String> = Entries::default();
 
         /// Ports of services, from 1 to 65535 each, as the label `port` has them: the peer's port
         /// for a client, the listening port for a server; from 0 to 100. None, likewise.
-        #[serde(with = "List::<Port, 0, MOST_IGNORED>")]
-        pub ports: Vec<u16> = Vec::new();
+        #[serde(with = "Dated::<Port, MOST_IGNORED>")]
+        pub ports: Entries<u16> = Entries::default();
 
         /// Network namespaces, by names from 1 to 255 bytes, as the label `netns` has them ("host"
         /// is the one in which tcpwatch runs); from 0 to 100. None, likewise.
-        #[serde(with = "List::<NamespaceName, 0, MOST_IGNORED>")]
-        pub namespaces: Vec<String> = Vec::new();
+        #[serde(with = "Dated::<NamespaceName, MOST_IGNORED>")]
+        pub namespaces: Entries<String> = Entries::default();
+    }
+}
+
+impl Ignore {
+    /// Takes out what has ended before `today`.
+    pub(super) fn end(&mut self, today: Date, ended: &mut Vec<Ended>) {
+        self.processes.end("ignore.processes", today, ended);
+        self.units.end("ignore.units", today, ended);
+        self.ports.end("ignore.ports", today, ended);
+        self.namespaces.end("ignore.namespaces", today, ended);
     }
 }

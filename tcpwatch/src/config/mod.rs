@@ -20,6 +20,7 @@ mod section;
 mod severity;
 #[cfg(test)]
 mod tests;
+mod until;
 mod value;
 
 use std::{fmt::Write, path::Path, time::Duration};
@@ -32,11 +33,13 @@ pub use detect::{
 pub use error::ConfigError;
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Web};
 pub use host::{ExternalUrl, HostName, host_of_authority};
+use jiff::civil::Date;
 pub use overridable::Overridable;
 use overridable::{OVERRIDE, SECTION};
 use section::{Docs, Section};
 pub use severity::Severity;
 use toml::{Table, Value};
+pub use until::{Ended, Entries};
 
 /// Some editors put it in front of UTF-8 text; they do not count it as a column.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
@@ -74,6 +77,15 @@ impl Config {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| error::Fault::not_utf8(bytes, &error).found_in(path, bytes))?;
         Self::parse(text, path)
+    }
+
+    /// Takes out the overrides and entries whose last day was before `today`, and returns those
+    /// that it has not returned before.
+    pub fn end_entries(&mut self, today: Date) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        self.detect.end("detect", today, &mut ended);
+        self.ignore.end(today, &mut ended);
+        ended
     }
 
     /// `new` with the start-only keys of this configuration, and the names of those that differ

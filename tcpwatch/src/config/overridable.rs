@@ -7,9 +7,10 @@
 
 use std::borrow::Cow;
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use toml::{
-    Spanned, Table,
+    Spanned, Table, Value,
     de::{DeArray, DeTable, DeValue},
 };
 
@@ -19,6 +20,7 @@ use super::{
     name::{ProcessName, UnitName},
     read::{out_of_order, plain},
     section::{Docs, Section},
+    until::{Day, Ended, UNTIL},
     value::{Accepts as _, Given, Port},
 };
 use crate::facts::Process;
@@ -30,19 +32,25 @@ pub(super) const OVERRIDE: &str = "override";
 pub(super) const SECTION: &str = "section";
 
 /// The comment on overrides in the default file.
-pub(super) const EXPLANATION: [&str; 6] = [
+pub(super) const EXPLANATION: [&str; 7] = [
     " Overrides: other values for one process, unit or port, in the section of every kind but",
     " time-wait-exhaustion. Every key in it must match: `process` (its name), `unit` (systemd unit,",
     " or short id of a container or pod), `port` (the peer's for a client, the listening port for a",
     " server). The first override that matches wins; keys that it leaves out are as above. With",
     " `enabled = false` nothing is found there. A process that is not known, or not yet, is matched",
-    " only by its port. An override that can never match is refused.",
+    " only by its port. An override that can never match is refused. With `until` it applies up to",
+    " that day (UTC), and a line in the log says once that it has ended.",
 ];
 
 /// An override of the first section that takes them, below its header; the values are none of the
 /// defaults.
-pub(super) const EXAMPLE: [&str; 4] =
-    [" process = \"backupd\"", " port = 5432", " warning = 100", " critical = 500"];
+pub(super) const EXAMPLE: [&str; 5] = [
+    " process = \"backupd\"",
+    " port = 5432",
+    " until = \"2027-01-31\"",
+    " warning = 100",
+    " critical = 500",
+];
 
 /// Most overrides of a section. Each socket in CLOSE_WAIT is compared with each of them. A host
 /// that needs more has the wrong thresholds in the section.
@@ -50,6 +58,9 @@ const MOST_OVERRIDES: usize = 100;
 
 /// The keys by which an override matches.
 const MATCHERS: [&str; 3] = ["process", "unit", "port"];
+
+/// The keys of an override that are no thresholds.
+const OWN: [&str; 4] = ["process", "unit", "port", UNTIL];
 
 /// A section, and the keys that differ for some processes, units and ports. Its values are
 /// given for a process and a port, so that no detector forgets the overrides.
@@ -69,6 +80,12 @@ struct Override<S> {
     unit: Option<String>,
     #[serde(default, skip_serializing, deserialize_with = "Given::<Port>::deserialize")]
     port: Option<u16>,
+    /// The last day on which it applies.
+    #[serde(default, skip_serializing, deserialize_with = "Given::<Day>::deserialize")]
+    until: Option<Date>,
+    /// The last day is over.
+    #[serde(skip)]
+    has_ended: bool,
     /// The section with the keys of this override in place.
     section: S,
 }
@@ -103,15 +120,39 @@ impl<S: Section> Section for Overridable<S> {
     fn docs() -> Docs {
         S::docs()
     }
+
+    /// An override that has ended keeps its place, so that the others keep theirs.
+    fn end(&mut self, path: &str, today: Date, ended: &mut Vec<Ended>) {
+        for (index, it) in self.overrides.iter_mut().enumerate() {
+            let Some(until) = it.until.filter(|until| *until < today && !it.has_ended) else {
+                continue;
+            };
+            it.has_ended = true;
+            let entry =
+                format!("{} ({})", join(path, &format!("{OVERRIDE}[{index}]")), it.matchers());
+            ended.push(Ended { entry, until });
+        }
+    }
 }
 
 impl<S> Override<S> {
     fn matches(&self, process: Option<&Process>, port: u16) -> bool {
         let is_process = |name: &str| process.is_some_and(|process| process.name == name);
         let is_in = |unit: &str| process.is_some_and(|process| process.unit_label() == unit);
-        self.process.as_deref().is_none_or(is_process)
+        !self.has_ended
+            && self.process.as_deref().is_none_or(is_process)
             && self.unit.as_deref().is_none_or(is_in)
             && self.port.is_none_or(|it| it == port)
+    }
+
+    /// As the file has them.
+    fn matchers(&self) -> String {
+        let text = |(key, value): (&str, &Option<String>)| {
+            value.as_ref().map(|value| format!("{key} = {value:?}"))
+        };
+        let texts = [("process", &self.process), ("unit", &self.unit)].map(text);
+        let port = self.port.map(|port| format!("port = {port}"));
+        texts.into_iter().chain([port]).flatten().collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -155,7 +196,8 @@ pub(super) fn shape<'a>(
             return Err(refuse(&first));
         }
         let (of, by_port, why) = BY_PORT_ONLY;
-        let is_port_only = matcher.len() == 1 && matcher.contains_key("port");
+        let is_port_only =
+            matcher.keys().all(|key| ["port", UNTIL].contains(&key.get_ref().as_ref()));
         if of == path && !is_port_only {
             let found = by_port.iter().find_map(|name| Some((name, table.get(*name)?)));
             if let Some((name, value)) = found {
@@ -180,14 +222,14 @@ fn split<'a>(
     refuse: impl Fn(&str) -> Fault,
 ) -> Result<(DeTable<'a>, DeTable<'a>), Fault> {
     let names: Vec<_> = known.keys().map(String::as_str).collect();
-    refuse_unknown(table, path, MATCHERS.into_iter().chain(names.iter().copied()))?;
+    refuse_unknown(table, path, OWN.into_iter().chain(names.iter().copied()))?;
     let (mut matcher, mut values) = (DeTable::new(), section.clone());
     for (key, value) in table {
-        let is_matcher = MATCHERS.contains(&key.get_ref().as_ref());
-        let to = if is_matcher { &mut matcher } else { &mut values };
+        let is_own = OWN.contains(&key.get_ref().as_ref());
+        let to = if is_own { &mut matcher } else { &mut values };
         to.insert(key.clone(), value.clone());
     }
-    if matcher.is_empty() {
+    if MATCHERS.iter().all(|name| !matcher.contains_key(*name)) {
         return Err(refuse(&format!("at least one of `{}` to match", MATCHERS.join("`, `"))));
     }
     if matcher.len() == table.len() {
@@ -206,10 +248,21 @@ fn refuse_unknown<'k>(
     unknown.map_or(Ok(()), |key| Err(Fault::unknown_key(path, key, &known)))
 }
 
-/// Whether the first of two matchers matches whatever the other matches.
+/// Whether the first of two matchers matches whatever the other matches. One that ends gives way to
+/// one that lasts longer.
 fn covers(earlier: &DeTable<'_>, later: &DeTable<'_>) -> bool {
+    let until = |matcher: &DeTable<'_>| matcher.get(UNTIL).map(plain);
+    let lasts_longer = until(earlier).is_some_and(|end| {
+        // Dates of one form compare as their texts do.
+        let text = |date: &Option<Value>| date.as_ref()?.as_str().map(str::to_owned);
+        until(later).is_none_or(|other| text(&other) > text(&end))
+    });
+    if lasts_longer {
+        return false;
+    }
     earlier
         .iter()
+        .filter(|(name, _)| name.get_ref() != UNTIL)
         .all(|(name, value)| later.get(name).is_some_and(|other| plain(other) == plain(value)))
 }
 

@@ -4,6 +4,10 @@
 //! the comment in the file that `tcpwatch config default` prints. Serde reads and writes the
 //! struct; `#[serde(with = "...")]` names the values that a key accepts (`value.rs`).
 
+use jiff::civil::Date;
+
+use super::until::Ended;
+
 /// The comments of a section or a key, and its members.
 #[derive(Default)]
 pub(super) struct Docs {
@@ -15,6 +19,9 @@ pub(super) struct Docs {
 /// A section of the file.
 pub(super) trait Section {
     fn docs() -> Docs;
+
+    /// Takes out what has ended before `today` in the section at `path`.
+    fn end(&mut self, path: &str, today: Date, ended: &mut Vec<Ended>);
 }
 
 macro_rules! section {
@@ -56,6 +63,20 @@ macro_rules! section {
                         $((stringify!($inner), <$section>::docs()),)*
                     ],
                 }
+            }
+
+            fn end(
+                &mut self,
+                _path: &str,
+                _today: jiff::civil::Date,
+                _ended: &mut Vec<$crate::config::until::Ended>,
+            ) {
+                $(
+                    let path = $crate::config::error::join(_path, stringify!($inner));
+                    $crate::config::section::Section::end(
+                        &mut self.$inner, &path, _today, _ended,
+                    );
+                )*
             }
         }
     };

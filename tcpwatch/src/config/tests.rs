@@ -6,6 +6,7 @@
 
 mod overrides;
 mod refusals;
+mod until;
 
 use std::{
     fs,

@@ -53,6 +53,14 @@ impl WallClock {
         format!("{time:.3}")
     }
 
+    /// The day in UTC when the clocks were read.
+    #[must_use]
+    pub fn today(&self) -> jiff::civil::Date {
+        let ns = self.offset_ns + i128::from(self.now.as_ns());
+        let time = jiff::Timestamp::from_nanosecond(ns).unwrap_or(jiff::Timestamp::MAX);
+        time.to_zoned(jiff::tz::TimeZone::UTC).date()
+    }
+
     /// Seconds since the epoch, as in Prometheus.
     #[must_use]
     pub fn unix_seconds(&self, at: Timestamp) -> f64 {

@@ -24,7 +24,7 @@ pub(crate) struct Scene {
     /// Name that the process with the sockets has meanwhile.
     process: &'static str,
     play: fn(&mut Stage<'_>) -> Result<()>,
-    /// The situation in one sentence, for whoever judges the findings.
+    /// The situation, in one sentence.
     pub(crate) happened: &'static str,
 }
 

@@ -267,7 +267,7 @@ fn unknown_keys_and_wrong_types_of_overrides_are_refused() {
     assert_override_refused(
         "port = 1\nbanana = 7",
         &format!(
-            "3:1: unknown key `{key}.banana`; known here: `process`, `unit`, `port`, `enabled`, \
+            "3:1: unknown key `{key}.banana`; known here: `process`, `unit`, `port`, `until`, `enabled`, \
              `min_age`, `info`, `warning`, `critical`, `growing`, `window`, `stacks`"
         ),
     );
@@ -280,7 +280,7 @@ fn unknown_keys_and_wrong_types_of_overrides_are_refused() {
     assert_override_refused(
         "port = 1\n[[detect.close_wait_pileup.override.override]]\nport = 2",
         &format!(
-            "3:37: unknown key `{key}.override`; known here: `process`, `unit`, `port`, `enabled`, \
+            "3:37: unknown key `{key}.override`; known here: `process`, `unit`, `port`, `until`, `enabled`, \
              `min_age`, `info`, `warning`, `critical`, `growing`, `window`, `stacks`"
         ),
     );
@@ -336,10 +336,10 @@ fn what_is_ignored_is_read_and_bad_entries_are_refused_at_the_entry() {
     let text = "[ignore]\nprocesses = [\"a\"]\nunits = [\"a.service\", \"0123456789ab\"]\n\
                 ports = [1, 65535]\nnamespaces = [\"blue\"]";
     let ignore = parse(text).expect("it is good").ignore;
-    assert_eq!(ignore.processes, ["a"]);
-    assert_eq!(ignore.units, ["a.service", "0123456789ab"]);
-    assert_eq!(ignore.ports, [1, 65535]);
-    assert_eq!(ignore.namespaces, ["blue"]);
+    assert_eq!(*ignore.processes, ["a"]);
+    assert_eq!(*ignore.units, ["a.service", "0123456789ab"]);
+    assert_eq!(*ignore.ports, [1, 65535]);
+    assert_eq!(*ignore.namespaces, ["blue"]);
     let table = [
         (
             "processes = \"a\"",

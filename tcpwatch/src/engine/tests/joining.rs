@@ -122,7 +122,7 @@ fn a_leader_that_is_ignored_leads_nothing() {
     let mut watch = judged(|now| vec![scene(5, at, at, now)]);
     assert!(is_joined(&watch));
     let since = of(&watch, FindingKind::StuckState).since;
-    let ignore = Ignore { processes: vec!["orders-api".to_owned()], ..Ignore::default() };
+    let ignore = Ignore { processes: vec!["orders-api".to_owned()].into(), ..Ignore::default() };
     watch.engine.reconfigure(&Detect::default(), &ignore, 100);
     watch.see([scene(5, at, at, watch.now)]);
     let stuck = watch.only().clone();
