@@ -238,7 +238,7 @@ fn a_self_connection_is_the_first_to_blame_after_a_listener() {
     namespace.ports.reserved = "39999".to_owned();
     let found = finding(at, namespace.clone());
     assert_says(&found.title, &["client (pid 70) is connected to itself there"]);
-    assert_says(&found.explanation, &["32768-60999", "dialled this very port"]);
+    assert_says(&found.explanation, &["32768-60999", "connected to this very port"]);
     let close = "restart client (pid 70), or ss -K 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'";
     assert_says(&remedies_of(&found), &[close, "ip_local_reserved_ports=39999-40000 "]);
     namespace.listeners = listening(at, None).listeners;

@@ -35,8 +35,9 @@ fn a_service_that_is_down_is_reported_with_its_client() {
     let finding = host.only();
     assert_eq!(
         finding.title,
-        "this host sent 1504 resets from port 8080 within 60 s in network namespace blue, 251 times \
-         as many as before, all of them because nobody listens there; the last to 2001:db8::7"
+        "this host sent 1504 resets from port 8080 within 60 s in network namespace blue, 251 \
+         times as many as before, all of them because no process listens there; the last to \
+         2001:db8::7"
     );
     assert_says(
         &finding.explanation,

@@ -239,7 +239,7 @@ fn settings_are_changed_in_the_namespace_that_is_full() {
     let mut watch = Watch::new();
     watch.see([Namespace { name: "blue".into(), ..time_wait(900, 0) }]);
     let commands = [
-        "Room: ip netns exec blue sysctl -w net.ipv4.tcp_max_tw_buckets=4096; ",
+        "A higher limit: ip netns exec blue sysctl -w net.ipv4.tcp_max_tw_buckets=4096; ",
         "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 ",
     ];
     assert_says(&remedies_of(watch.only()), &commands);

@@ -6,7 +6,7 @@
 //! Listeners that share a place (`SO_REUSEPORT`) are one, but each has a queue of its own.
 //! Trip: `warning` or `critical` drops within `window`, info until they have gone on for `min_age`; a
 //! queue that stays full for `min_age`; `waiting` connections, or half of a shorter queue, of which
-//! none is accepted for `min_age`. What lasts takes two inventories.
+//! none is accepted for `min_age`. A lasting one takes two inventories.
 //! Cold start: drops before the first inventory are not counted.
 //! Recovery: `window` after the last drop; the inventory that finds a place in the queue, or something
 //! accepted.
@@ -40,7 +40,7 @@ use crate::{
 
 /// Places whose drops are followed; the queues of further ones are looked at, but not their drops.
 const PLACES: usize = 8_192;
-/// Ports whose holders are asked for while nothing is accepted there.
+/// Ports whose holders are requested while nothing is accepted there.
 const PORTS: usize = 8;
 /// Connections in a short queue that are none accepted and no finding: a process that does one thing
 /// at a time has a few waiting.
@@ -65,7 +65,7 @@ impl Detector for AcceptQueueOverflow {
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
         self.levels.begin();
         let mut stalled = Vec::new();
-        // What has gone is forgotten.
+        // Places that have gone are forgotten.
         let mut queues_before = std::mem::take(&mut self.queues);
         let mut overflows_before = std::mem::take(&mut self.overflows);
         for namespace in &round.inventory.namespaces {
@@ -133,7 +133,7 @@ impl AcceptQueueOverflow {
         }
         let (warning, critical) = (config.warning as f64, config.critical as f64);
         let by_drops = self.levels.judge_moves(&id, course.moves, warning, critical);
-        // What is over in seconds is a burst.
+        // A queue that is served in seconds had a burst.
         let by_drops = by_drops.map(|it| if course.lasts { it } else { Severity::Info });
         if course.stays_full {
             // With drops, however few, it holds for the window as well.

@@ -15,7 +15,7 @@ impl Place<'_> {
         self.listeners.iter().fold(0, |sum, listener| sum.wrapping_add(listener.drops))
     }
 
-    /// What was dropped since the counter showed `before`. It is 32 bits wide: a step of more than
+    /// The drops since the counter showed `before`. It is 32 bits wide: a step of more than
     /// half of that is one back, because a listener has gone.
     pub(crate) fn dropped_since(&self, before: u32) -> u64 {
         let step = self.drops().wrapping_sub(before);
@@ -25,7 +25,7 @@ impl Place<'_> {
         match &*self.listeners {
             // Another one at the same place: all that it has dropped is new.
             [listener] => listener.drops.into(),
-            // Which of several has gone cannot be told.
+            // Which of several has gone is unknown.
             _ => 0,
         }
     }
@@ -36,7 +36,7 @@ impl Place<'_> {
 
     /// Whether the kernel tells what each listener dropped: if `ListenOverflows` moved and none has
     /// dropped anything, it does not.
-    pub(crate) fn drops_are_told(&self) -> bool {
+    pub(crate) fn drops_are_known(&self) -> bool {
         self.namespace.listeners.iter().any(|listener| listener.drops > 0)
     }
 

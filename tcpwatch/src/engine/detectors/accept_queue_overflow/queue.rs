@@ -1,4 +1,4 @@
-//! What is remembered of the accept queues at one place: drops, how long they overflow, and which
+//! The memory of the accept queues at one place: drops, how long they overflow, and which
 //! connection is the first of each.
 
 use std::{collections::HashMap, time::Duration};
@@ -37,7 +37,7 @@ struct First {
     since: Timestamp,
 }
 
-/// What a look tells of a place.
+/// The result of a look at a place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Course {
     pub(super) moves: Moves,
@@ -77,7 +77,7 @@ impl Queue {
         let since = |since: Option<Timestamp>, holds: bool| holds.then(|| since.unwrap_or(now));
         self.full_since = since(self.full_since, is_full);
         self.overflows_since = since(self.overflows_since, is_full || added > 0);
-        // Drops came after the look before, and nobody knows how soon.
+        // Drops came after the look before, how soon is unknown.
         let known_until = if is_full { now } else { self.looked };
         let has_lasted =
             |since: Timestamp, until: Timestamp| since < until && until.since(since) >= min_age;
@@ -103,13 +103,13 @@ impl Queue {
         let added = match overflowed {
             // Nothing is confirmed until the counter can be read again.
             None => 0,
-            Some(overflowed) if place.drops_are_told() => dropped_or_unconfirmed.min(overflowed),
+            Some(overflowed) if place.drops_are_known() => dropped_or_unconfirmed.min(overflowed),
             Some(overflowed) if place.is_full() => overflowed,
             Some(_) => 0,
         };
         self.unconfirmed = match overflowed {
             None => dropped_or_unconfirmed,
-            // What the next reading does not show either was dropped for another reason.
+            // A drop that the next reading does not show either had another reason.
             Some(_) => dropped.min(dropped_or_unconfirmed.saturating_sub(added)),
         };
         self.drops = place.drops();

@@ -1,4 +1,4 @@
-//! What stands in the way of a bind(): the socket that holds the port, and how it came by it.
+//! The socket that holds a port against a bind(), and how it came by it.
 //!
 //! bind() is refused with EADDRINUSE by a listener, and by any other socket on that port unless
 //! both set SO_REUSEADDR before they were bound (`inet_csk_bind_conflict`). A connection has that
@@ -12,7 +12,7 @@ use crate::{
     facts::{Endpoint, Namespace, PortHolder, PortUse, Process, TcpState},
 };
 
-/// What holds a port.
+/// The socket that holds a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) by: HeldBy,
@@ -20,7 +20,7 @@ pub(crate) struct Holding {
     pub(crate) local: Endpoint,
     /// Its other end; port 0 for a listener.
     pub(crate) peer: Endpoint,
-    /// Who holds that socket, where known.
+    /// The owner of that socket, where known.
     pub(crate) owner: Option<Arc<Process>>,
     /// How many of its kind are in the way.
     pub(crate) sockets: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Holding {
 /// Worst first: what comes later is of no consequence while the earlier is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum HeldBy {
-    /// Somebody listens there.
+    /// A process listens there.
     Listener,
     /// A socket that is connected to itself.
     SelfConnection,
@@ -43,14 +43,14 @@ pub(crate) enum HeldBy {
     AcceptedTimeWait,
 }
 
-/// What is in the way of `asker`, who wanted `asked`; `None` if nothing in the tables is.
+/// The socket that keeps `asker` from `requested`; `None` if the tables show none.
 pub(crate) fn holding(
     namespace: &Namespace,
-    asked: Endpoint,
+    requested: Endpoint,
     asker: Option<&Process>,
 ) -> Option<Holding> {
     let is_in_the_way =
-        |local: Endpoint| local.port == asked.port && overlap(asked.address, local.address);
+        |local: Endpoint| local.port == requested.port && overlap(requested.address, local.address);
     let listeners = namespace.listeners.iter().map(|listener| Holding {
         by: HeldBy::Listener,
         local: listener.local,
@@ -58,7 +58,7 @@ pub(crate) fn holding(
         owner: listener.owner.as_ref().map(|owner| Arc::clone(&owner.process)),
         sockets: 1,
     });
-    // Listeners are among the holders too, but these need not have been asked for.
+    // Listeners are among the holders too, but the inventory need not have the holders.
     let others = namespace.port_holders.iter().filter(|holder| holder.state != TcpState::Listen);
     let others = others.map(|holder| Holding {
         by: held_by(holder, &namespace.ports, asker),
@@ -70,21 +70,21 @@ pub(crate) fn holding(
     let all: Vec<Holding> =
         listeners.chain(others).filter(|holding| is_in_the_way(holding.local)).collect();
     let worst = all.iter().min_by_key(|holding| {
-        // The very address that was asked for leaves no doubt (see `overlap`), nor does a name.
-        (holding.by, holding.local.address != asked.address, holding.owner.is_none())
+        // The very address that was requested for leaves no doubt (see `overlap`), nor does a name.
+        (holding.by, holding.local.address != requested.address, holding.owner.is_none())
     })?;
     let sockets = all.iter().filter(|holding| holding.by == worst.by).count() as u64;
     Some(Holding { sockets, ..worst.clone() })
 }
 
-/// Whether a socket at `held` keeps another from `asked` on the same port. An IPv6 wildcard is taken
-/// to be of both families: only IPV6_V6ONLY makes it leave IPv4 alone, which no table shows.
-fn overlap(asked: IpAddr, held: IpAddr) -> bool {
+/// Whether a socket at `held` keeps another from `requested` on the same port. An IPv6 wildcard is
+/// taken to be of both families: IPV6_V6ONLY excludes IPv4, but no table shows it.
+fn overlap(requested: IpAddr, held: IpAddr) -> bool {
     let covers = |wildcard: IpAddr, other: IpAddr| match wildcard {
         IpAddr::V4(address) => address.is_unspecified() && other.is_ipv4(),
         IpAddr::V6(address) => address.is_unspecified(),
     };
-    asked == held || covers(asked, held) || covers(held, asked)
+    requested == held || covers(requested, held) || covers(held, requested)
 }
 
 fn held_by(holder: &PortHolder, ports: &PortUse, asker: Option<&Process>) -> HeldBy {
@@ -110,7 +110,7 @@ fn is_outgoing(holder: &PortHolder, ports: &PortUse, asker: Option<&Process>) ->
     is_automatic(ports, holder.local.port) && of_another
 }
 
-/// Whether the kernel gives `port` to those who do not ask for one.
+/// Whether the kernel gives `port` to a socket that requests none.
 pub(crate) fn is_automatic(ports: &PortUse, port: u16) -> bool {
     in_range(ports, port) && !reserved_ports::contain(&ports.reserved, port)
 }
@@ -140,12 +140,12 @@ mod tests {
             ("0.0.0.0", "::1", false),
             ("::1", "127.0.0.1", false),
         ];
-        for (asked, held, expected) in table {
+        for (requested, held, expected) in table {
             let parse = |text: &str| -> IpAddr { text.parse().expect("an address") };
             assert_eq!(
-                overlap(parse(asked), parse(held)),
+                overlap(parse(requested), parse(held)),
                 expected,
-                "{asked} while {held} is held"
+                "{requested} while {held} is held"
             );
         }
     }

@@ -1,16 +1,16 @@
 //! `bind-conflict`: a process cannot have the port that it wants.
 //!
 //! Signal: a bind() or listen() that failed with EADDRINUSE, grouped by namespace, process name and
-//! port; a service that is restarted again and again has another pid each time. What holds the port
-//! is in the next inventory, which is asked for it ([`Focus::ports`]).
+//! port; a service that is restarted again and again has another pid each time. The holder of the
+//! port is in the next inventory, because the detector requests it ([`Focus::ports`]).
 //! Trip: info at the first failure, warning at `warning` of them within `window`, but not where a
 //! listener of the same program has the port: that one serves, and a second instance, or a check of
-//! its configuration (`nginx -t`), does not. That not even port 0 could be had, which stands for any,
-//! is a warning at once: nobody tries another after that.
+//! its configuration (`nginx -t`), does not. A bind() of port 0, which
+//! stands for any, that fails is a warning at once: a program has no other to try.
 //! Cold start: none; what failed before the agent began is not known.
 //! Recovery: `window` after the last failure, or when the process, or one of that name that was
 //! started since, listens there; or when it has come to listen on another port instead, as sshd does
-//! for X11, until it fails again. A program that binds the same port for both families, and is told
+//! for X11, until it fails again. A program that binds the same port for both families, and learns
 //! that it has one of them already, raises nothing.
 //! Misses: a holder that is bound but neither listens nor is connected, which is in no table; one
 //! that was gone before the inventory. On kernels without the hook, everything.
@@ -40,7 +40,7 @@ use crate::{
 
 /// Conflicts that are remembered; a program that tries port after port makes one for each.
 const CONFLICTS: usize = 256;
-/// Ports that the inventory is asked for, those of the latest conflicts: more services than that
+/// Ports whose holders are requested, those of the latest conflicts: more services than that
 /// hardly fail to start at the same time.
 const PORTS: usize = 8;
 
@@ -63,10 +63,10 @@ struct Conflict {
     failed: Moved,
     first: Timestamp,
     last: Timestamp,
-    /// As it was asked for last, and by whom.
+    /// The last request, and its process.
     local: Endpoint,
     process: Option<Arc<Process>>,
-    /// What was last seen to hold it.
+    /// The holder that was seen last.
     holding: Option<Holding>,
     /// Which process was seen to listen on another port, and since when.
     elsewhere: Option<(u32, Timestamp)>,
@@ -125,7 +125,7 @@ impl Detector for BindConflict {
                 key.netns != namespace.id || !has_its_port(conflict, namespace)
             });
             // One that failed while the tables were walked is judged with the next inventory, which
-            // has been asked for its port.
+            // has looked for its port.
             let here = self.conflicts.iter_mut().filter(|(key, conflict)| {
                 key.netns == namespace.id && conflict.first <= inventory.started
             });
@@ -167,7 +167,7 @@ impl Conflict {
         owner.zip(self.process.as_ref()).is_some_and(|(owner, asker)| owner.name == asker.name)
     }
 
-    /// Notes whether who failed listens on another port by now.
+    /// Notes whether the program that failed listens on another port by now.
     fn look_elsewhere(&mut self, namespace: &Namespace, now: Timestamp) {
         let Some(pid) = self.process.as_ref().map(|process| process.pid) else { return };
         let is_its_own = |owner: &Owner| owner.process.pid == pid;
@@ -185,7 +185,7 @@ impl Conflict {
     }
 }
 
-/// Whether who failed listens there by now: itself, or one of its name that was started since.
+/// Whether the program that failed listens there by now: itself, or a later one of its name.
 fn has_its_port(conflict: &Conflict, namespace: &Namespace) -> bool {
     let process = conflict.process.as_deref();
     let holding = holder::holding(namespace, conflict.local, process);

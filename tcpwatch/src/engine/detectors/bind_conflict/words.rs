@@ -19,7 +19,7 @@ const REUSE: &str = "In the code: SO_REUSEADDR before bind(), which most servers
 /// A bind() that is refused.
 pub(crate) struct BindRefusal<'a> {
     pub(crate) namespace: &'a Namespace,
-    /// What was asked for.
+    /// The requested address.
     pub(crate) local: Endpoint,
     pub(crate) process: Option<&'a Process>,
     pub(crate) holding: Option<&'a Holding>,
@@ -103,8 +103,8 @@ impl BindRefusal<'_> {
         evidence
     }
 
-    /// Where commands are to run: in the namespace, which the holder is in too. Who failed is gone
-    /// as a rule.
+    /// Where commands are to run: in the namespace, which the holder is in too. The program that
+    /// failed is gone as a rule.
     fn place(&self) -> Subject {
         let mut place = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
         if let Some(owner) = self.holding.and_then(|holding| holding.owner.as_ref()) {
@@ -126,14 +126,14 @@ impl BindRefusal<'_> {
             (
                 format!(
                     "Port {port} lies inside ip_local_port_range {low}-{high} and is not \
-                     reserved, so the kernel gave it to a connect() while nobody listened there"
+                     reserved, so the kernel gave it to a connect() while no process listened there"
                 ),
                 reserved_ports::remedy(&place, &self.namespace.ports.reserved, port),
             )
         } else {
             (
                 format!(
-                    "A process bound port {port} before connect(), while nobody listened there"
+                    "A process bound port {port} before connect(), while no process listened there"
                 ),
                 "In the code of the client: do not bind() the port of a service before connect()."
                     .to_owned(),
@@ -147,7 +147,7 @@ impl BindRefusal<'_> {
             HeldBy::Listener => self.is_listened_on(holding, &place),
             HeldBy::SelfConnection => (
                 format!(
-                    "{given}, and the socket, which dialled this very port, was connected to \
+                    "{given}, and the socket, which connected to this very port, was connected to \
                      itself (simultaneous open, RFC 9293 section 3.5). Nothing ends that but its \
                      process."
                 ),
@@ -170,7 +170,7 @@ impl BindRefusal<'_> {
             ),
             HeldBy::OutgoingTimeWait => (
                 format!(
-                    "{given}. That connection has ended, and TIME_WAIT holds its port for 60 s, a \
+                    "{given}. The connection has ended, and TIME_WAIT holds its port for 60 s, a \
                      constant."
                 ),
                 vec![
@@ -178,20 +178,22 @@ impl BindRefusal<'_> {
                     never_again,
                     "SO_REUSEADDR does not help here: the socket of that connection had not set \
                      it."
-                        .to_owned(),
+                    .to_owned(),
                 ],
             ),
             HeldBy::Accepted => (
-                "Nobody listens there any more, but connections that were accepted there are open. \
-                 Without SO_REUSEADDR bind() is refused until the last of them has ended, and its \
-                 TIME_WAIT too."
+                "No process listens there any more, but connections that were accepted there are \
+                 open. Without SO_REUSEADDR bind() is refused until the last of them has ended, \
+                 and its TIME_WAIT too."
                     .to_owned(),
                 vec![
                     look,
                     match &holding.owner {
                         Some(_) => format!("Free the port now: end what is left of {owner}"),
-                        None => "Wait until the kernel gives them up, or take another port for now."
-                            .to_owned(),
+                        None => {
+                            "Wait until the kernel gives them up, or take another port for now."
+                                .to_owned()
+                        }
                     },
                     REUSE.to_owned(),
                     "Not by SO_LINGER 0: it turns each close into a reset and can lose data."
@@ -214,8 +216,8 @@ impl BindRefusal<'_> {
     }
 
     fn is_listened_on(&self, holding: &Holding, place: &Subject) -> (String, Vec<String>) {
-        let asked = self.local;
-        let listed = format!("ss -Htlnp '( sport = :{} )'", asked.port);
+        let requested = self.local;
+        let listed = format!("ss -Htlnp '( sport = :{} )'", requested.port);
         let look = format!("Look at it: {}", text::in_its_namespace(place, &listed));
         let names = (&holding.owner, self.process);
         let is_same = matches!(names, (Some(owner), Some(process)) if owner.name == process.name);
@@ -232,17 +234,17 @@ impl BindRefusal<'_> {
         };
         let one_of_them = if is_same {
             format!(
-                "Keep the one that serves, which is {holder} as a rule, and end the other. If it is \
-                 to be replaced, let it close its listener first."
+                "Keep the one that serves, which is {holder} as a rule, and end the other. If it \
+                 is to be replaced, let it close its listener first."
             )
         } else {
             format!("Stop {holder}, or give one of the two another port or another address.")
         };
         (
             format!(
-                "A listener on {} leaves nobody else port {} of {}: neither SO_REUSEADDR nor a \
-                 moment's wait changes that.{same}",
-                holding.local, asked.port, asked.address
+                "A listener on {} keeps port {} of {} from every other program: neither \
+                 SO_REUSEADDR nor a moment's wait changes that.{same}",
+                holding.local, requested.port, requested.address
             ),
             vec![
                 look,
@@ -259,14 +261,14 @@ impl BindRefusal<'_> {
         let port = self.local.port;
         let here = |command: String| text::in_its_namespace(&place, &command);
         (
-            "What held it is gone since, or is a socket that is bound but neither listens nor is \
+            "The holder is gone since, or is a socket that is bound but neither listens nor is \
              connected, which is in no table; perhaps one of the process itself, which bound the \
              port twice."
                 .to_owned(),
             vec![
                 format!(
-                    "Look whether it is taken still: {} (ss -tnpB shows sockets that are bound \
-                     alone, from iproute2 and Linux 6.8 on)",
+                    "Look whether it is taken still: {} (ss -tnpB also shows sockets that are \
+                     only bound, from iproute2 and Linux 6.8 on)",
                     here(format!("ss -Htanp '( sport = :{port} )'"))
                 ),
                 "Before 6.8: lsof -nP | grep 'protocol: TCP' names the processes that have such \

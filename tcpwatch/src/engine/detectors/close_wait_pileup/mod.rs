@@ -1,16 +1,15 @@
 //! `close-wait-pileup`: an owner keeps sockets in CLOSE_WAIT.
 //!
-//! Signal: sockets in CLOSE_WAIT older than `min_age` on which nothing is sent any more, by process,
-//! and by unit or container, over all ports and peers. The peer has closed; only the application can
-//! end the state, no timer does (RFC 9293 section 3.3.2).
-//! Trip, of a process: `info`, `warning` or `critical` of them; `growing` of them that have become
-//! more in every quarter of `window`; a share of its limit of open files; critical near that limit.
-//! Of a unit or container: `info` of them in all processes together; a warning only if these grow
-//! beyond what pools of all its processes reach.
-//! Cold start: the ages of sockets older than the agent are lower bounds, so a leak that was there
-//! before is seen as soon as its age is proven. There is no verdict before half a window.
-//! Recovery: below 0.9 of the threshold; for growth alone, below 0.9 of what there were at most: a
-//! quiet hour is no cure, what has leaked is still there.
+//! Signal: sockets in CLOSE_WAIT older than `min_age` on which nothing is sent any more, by
+//! process, and by unit or container, over all ports and peers. The peer has closed; only the
+//! application can end the state, no timer does (RFC 9293 section 3.3.2). Trip, of a process:
+//! `info`, `warning` or `critical` of them; `growing` of them that have become more in every
+//! quarter of `window`; a share of its limit of open files; critical near that limit. Of a unit or
+//! container: `info` of them in all processes together; a warning only if these grow beyond what
+//! pools of all its processes reach. Cold start: the ages of sockets older than the agent are lower
+//! bounds, so a leak that was there before is seen as soon as its age is proven. There is no
+//! verdict before half a window. Recovery: below 0.9 of the threshold; where only growth raised it,
+//! below 0.9 of what there were at most: a quiet hour is no cure, what has leaked is still there.
 //! Misses: a leak spread over more processes than there are sockets; one whose sockets never reach
 //! `min_age` because a keep-alive ends them. A leak of less than two sockets in a window is called
 //! stuck. A program that sends and never closes is no leak until it is silent.
@@ -100,7 +99,7 @@ impl Detector for CloseWaitPileup {
     }
 }
 
-/// What an owner has.
+/// The sockets of an owner.
 #[derive(Default)]
 struct Found<'a> {
     /// Those that count, in the order of the walk.
@@ -109,7 +108,7 @@ struct Found<'a> {
     half_closed: u64,
 }
 
-/// What sockets are looked at with.
+/// The thresholds and names by which sockets are judged.
 struct Look<'a> {
     inventory: &'a Inventory,
     namespace: &'a Namespace,
@@ -280,7 +279,7 @@ fn pools<'a>(sockets: &[&'a CloseWaitSocket]) -> Vec<(Option<u32>, Vec<&'a Close
     pools
 }
 
-/// What a finding is about.
+/// The owner or service of a finding.
 #[derive(Clone, Copy)]
 enum Scope {
     /// One process, by its place.
@@ -353,7 +352,7 @@ impl Beyond {
             let service = services.get_mut(&(socket.role, socket.service_port()));
             let Some(service) = service else { continue };
             service.described += 1;
-            // One whose owner is still to be looked for may be anybody's.
+            // A socket whose owner is still to be looked for may be any process's.
             if !socket.owner_pending {
                 let holder = socket.process().map(|process| process.pid);
                 service.is_of_one &= *service.holder.get_or_insert(holder) == holder;

@@ -1,4 +1,4 @@
-//! What is known of a process's sockets, or of a service's, from their past, and how severe it is.
+//! The past of a process's or a service's sockets, and the severity that follows from it.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ const FULL: f64 = 0.9;
 /// A leak that has this part of the limit is worth a warning, and is why the limit is near when it
 /// is. A pool of 30 is a quarter of 120, and no server has a limit that low.
 const SHARE: f64 = 0.25;
-/// Longest prediction. Nobody's growth is the same for a month.
+/// Longest prediction. No growth is the same for a month.
 const FORESIGHT: f64 = 30.0 * 24.0 * 60.0;
 
-/// What is known from the past.
+/// The past of the sockets.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     trend: Trend,
@@ -41,7 +41,7 @@ pub(super) struct Followed {
     was_near_limit: bool,
 }
 
-/// What is found in a round.
+/// The result of a round.
 #[derive(Debug)]
 pub(super) struct Judged {
     pub(super) severity: Option<Severity>,
@@ -194,8 +194,8 @@ impl Followed {
     }
 
     fn course(&self, leaving: Leaving, window: Duration) -> Option<Course> {
-        // A tenth in a window: at the default each would stay for 100 minutes, which to a person
-        // who waits is for ever.
+        // A tenth in a window: at the default each would stay for 100 minutes, and a leak
+        // is no less a leak.
         if leaving.left * 10 > leaving.followed {
             return Some(Course::Slow);
         }
@@ -258,8 +258,8 @@ impl Descriptors {
                 )
             }
             _ => format!(
-                "prlimit --pid {pid} --nofile={twice}:{twice} (as root: the hard limit is no higher \
-                 than the soft one; fs.nr_open bounds both)"
+                "prlimit --pid {pid} --nofile={twice}:{twice} (as root: the hard limit is no \
+                 higher than the soft one; fs.nr_open bounds both)"
             ),
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct Relay {
     pub(super) sockets: u64,
     /// Where most of them lead.
     pub(super) peer: Endpoint,
-    /// Who does not close, where that is on this host.
+    /// The process that does not close, where that is on this host.
     pub(super) process: Option<Arc<Process>>,
 }
 

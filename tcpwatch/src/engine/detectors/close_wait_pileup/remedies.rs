@@ -1,4 +1,4 @@
-//! What is to be done about a pileup, the safest first.
+//! The remedies for a pileup, the safest first.
 
 use super::{
     relay::Relay,
@@ -55,7 +55,7 @@ fn look(group: &Group<'_>, subject: &Subject, services: &Services<'_>) -> String
     text::in_its_namespace(subject, &list)
 }
 
-/// What ends it for good.
+/// The lasting cure.
 fn cure(group: &Group<'_>, subject: &Subject) -> String {
     if let Some(Relay { peer, process, .. }) = &group.relay {
         return match process {
@@ -96,7 +96,7 @@ fn cure(group: &Group<'_>, subject: &Subject) -> String {
     }
 }
 
-/// What frees the descriptors now.
+/// The way to free the descriptors now.
 fn free(group: &Group<'_>, subject: &Subject) -> String {
     if let Some(by_worker) = group.queued().and_then(|queued| queued.remedy()) {
         return by_worker;

@@ -13,8 +13,8 @@ use crate::{
 
 /// Stacks that the evidence lists.
 const LISTED: usize = 3;
-/// Stacks that are told apart. A program opens connections in a few places, not in hundreds.
-const TOLD_APART: usize = 256;
+/// Stacks that are kept apart. A program opens connections in a few places, not in hundreds.
+const STACKS: usize = 256;
 /// Characters of a function's name in a sentence: names of generic code go on for lines.
 const NAME: usize = 100;
 /// How the C library's objects begin: its connect() tells nothing of who called it.
@@ -40,7 +40,7 @@ impl Stacks {
     pub(crate) fn of(sockets: &[&CloseWaitSocket]) -> Self {
         let mut counts: BTreeMap<Arc<[String]>, u64> = BTreeMap::new();
         for stack in sockets.iter().filter_map(|socket| socket.stack.as_ref()) {
-            let is_full = counts.len() >= TOLD_APART;
+            let is_full = counts.len() >= STACKS;
             match counts.entry(Arc::clone(stack)) {
                 Entry::Occupied(mut count) => *count.get_mut() += 1,
                 Entry::Vacant(place) if !is_full && !stack.is_empty() => {
@@ -76,7 +76,7 @@ impl Stacks {
         self.0.iter().map(|(_, count)| count).sum()
     }
 
-    /// Who opened most of those that are known, `connect_backend() (app)`, and how many.
+    /// The function that opened most of the known ones, `connect_backend() (app)`, and how many.
     pub(crate) fn opener(&self) -> Option<(String, u64)> {
         let mut openers: BTreeMap<String, u64> = BTreeMap::new();
         for (stack, count) in &self.0 {
@@ -108,7 +108,7 @@ impl<'a> Frame<'a> {
         };
         // From the right: names of C++ have brackets of their own.
         let parts = text.rsplit_once(" (");
-        let parts = parts.and_then(|(place, rest)| Some((place, rest.strip_suffix(')')?)));
+        let parts = parts.and_then(|(place, module)| Some((place, module.strip_suffix(')')?)));
         let (place, object) = parts.unwrap_or((text, ""));
         let function = place.rsplit_once("+0x").map(|(function, _)| function);
         Self { text, function: function.filter(|function| !function.is_empty()), object }

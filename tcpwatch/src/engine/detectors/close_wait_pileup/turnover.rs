@@ -30,7 +30,7 @@ impl Present {
     }
 }
 
-/// The kernel may give the memory of one socket to the next, so `id` alone is not enough. As a hash,
+/// The kernel may give the memory of one socket to the next, so `id` is not enough. As a hash,
 /// because it is short, and because its order is by chance.
 fn identity(socket: &CloseWaitSocket) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(leaving.followed, 64);
         assert!((16..48).contains(&leaving.left), "{leaving:?}");
         assert!(turnover.followed.capacity() <= FOLLOWED);
-        // And nobody leaves from then on.
+        // No socket leaves from then on.
         let leaving = see(&mut turnover, 5_000..15_000, 901).expect("still watched");
         assert_eq!(leaving.left, 0);
     }

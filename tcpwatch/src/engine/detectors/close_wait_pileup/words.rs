@@ -258,7 +258,7 @@ impl Group<'_> {
                 (self.count_of(Unread::Nothing), reading)
             }
             Reading::Left(Unread::End) => {
-                let reading = "were not read since (Recv-Q 1, the FIN alone): they lie in a pool, \
+                let reading = "were not read since (Recv-Q 1, only the FIN): they lie in a pool, \
                                or with a thread, that never looks at them again.";
                 (self.count_of(Unread::End), reading)
             }

@@ -21,7 +21,7 @@ impl Failures {
         Some(process)
     }
 
-    /// Or of nobody known at all.
+    /// Or of no known process.
     pub(crate) fn are_of_one_process(&self) -> bool {
         match &*self.processes {
             [] => true,

@@ -6,7 +6,7 @@
 //! taken for every destination: where they are so many they are one finding of the namespace, and
 //! no destination has one of its own.
 //! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
-//! of the warning on those who close the connections are counted, see `closers`.
+//! of the warning on the programs that close the connections are counted, see `closers`.
 //! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
 //! minute of growth.
 //! Recovery: below 0.9 of the threshold, and `window` after the last failure.
@@ -40,7 +40,7 @@ use crate::{
 
 /// Destinations whose failures are remembered.
 const DESTINATIONS: usize = 256;
-/// Processes told apart for each.
+/// Processes that are kept apart for each.
 const PROCESSES: usize = 16;
 /// Destinations whose growth is followed, of those that have half of their ports.
 const TRENDS: usize = 256;
@@ -193,7 +193,7 @@ impl EphemeralPortExhaustion {
         config: &Overridable<config::EphemeralPortExhaustion>,
     ) -> Option<Failures> {
         let here = self.failures.keys().filter(|key| key.netns == netns);
-        let each = here.filter_map(|key| self.wanted_failures(*key, config));
+        let each = here.filter_map(|key| self.judged_failures(*key, config));
         each.reduce(|mut sum, other| {
             sum.merge(&other);
             sum
@@ -215,25 +215,25 @@ impl EphemeralPortExhaustion {
         } else {
             None
         };
-        let failures = self.wanted_failures(shortage.key, config);
+        let failures = self.judged_failures(shortage.key, config);
         let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
         Some(Shortage { failures: failures.as_ref(), ..shortage }.verdict(id, severity))
     }
 
     /// The failures towards a destination without those of processes for which this is switched
     /// off: they must not hide what another one suffers.
-    fn wanted_failures(
+    fn judged_failures(
         &self,
         key: Destination,
         config: &Overridable<config::EphemeralPortExhaustion>,
     ) -> Option<Failures> {
         let all = self.failures.get(&key)?;
-        let is_wanted = |process: Option<&Process>| config.of(process, key.peer.port).enabled;
+        let is_judged = |process: Option<&Process>| config.of(process, key.peer.port).enabled;
         let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
-        let nobodys = if is_wanted(None) { all.count - known } else { 0 };
+        let unnamed = if is_judged(None) { all.count - known } else { 0 };
         let mut processes = all.processes.clone();
-        processes.retain(|(process, _)| is_wanted(Some(process)));
-        let count = nobodys + processes.iter().map(|(_, count)| count).sum::<u64>();
+        processes.retain(|(process, _)| is_judged(Some(process)));
+        let count = unnamed + processes.iter().map(|(_, count)| count).sum::<u64>();
         (count > 0).then_some(Failures { count, last: all.last, processes })
     }
 }

@@ -1,4 +1,4 @@
-//! What helps against a shortage of ports: it follows from what holds them.
+//! The remedies for a shortage of ports: they follow from what holds the ports.
 
 use super::{pinned::Pinned, words::Shortage};
 use crate::{

@@ -30,7 +30,7 @@ pub(crate) struct Shortage<'a> {
     /// Until the last one is taken; `None` while their number does not grow.
     pub(crate) minutes_left: Option<f64>,
     pub(crate) failures: Option<&'a Failures>,
-    /// Who closes connections to it, the one to be named first.
+    /// The programs that close connections to it, the one to be named first.
     pub(crate) closers: Vec<Closer<'a>>,
 }
 
@@ -106,8 +106,8 @@ impl<'a> Shortage<'a> {
         Some(process)
     }
 
-    /// Whose connections they are, as far as that is known: who holds most of them; where nobody
-    /// does, who fails, else who closes most.
+    /// The process to be named: the holder of most of them; where none is known, the process whose
+    /// connects fail, else the one that closes most.
     fn name_culprit(&self, subject: &mut Subject) {
         let states = self.by_state();
         if let Some((_, users)) = states.first()
@@ -198,7 +198,7 @@ impl<'a> Shortage<'a> {
         self.key.peer.address.is_loopback() || self.key.local.is_loopback()
     }
 
-    /// `hitch (pid 7)`: who fails, else who closes most.
+    /// `hitch (pid 7)`: the process whose connects fail, else the one that closes most.
     pub(crate) fn opener(&self) -> Option<String> {
         let failed = self.failed_most().map(|process| text::named(Some(process)));
         failed.or_else(|| self.closers.first().map(Closer::who))
@@ -239,7 +239,7 @@ impl<'a> Shortage<'a> {
     }
 }
 
-/// What limits connect().
+/// The limit of connect().
 fn which_ports(namespace: &Namespace) -> String {
     let ports = &namespace.ports;
     let (low, high) = ports.range;

@@ -1,4 +1,4 @@
-//! What resets of each cause mean, and what to do: the words that `reset-storm` is explained with.
+//! The meaning of resets of each cause, and their remedies: the words that explain `reset-storm`.
 //!
 //! A reset that was received has no cause here, only the state of the socket that it ended; the
 //! cause is known at the other end.
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const fn how(what: SeenReset) -> &'static str {
     match what {
         SeenReset::Sent(cause) => match cause {
-            Cause::NoListener => "because nobody listens there",
+            Cause::NoListener => "because no process listens there",
             Cause::HalfOpen => "for connections that this host does not know",
             Cause::LingerZero => "by close() with SO_LINGER 0",
             Cause::UnreadData => "by close() with data unread",
@@ -40,19 +40,19 @@ pub(crate) const fn how(what: SeenReset) -> &'static str {
     }
 }
 
-/// What that means, in whole sentences.
+/// Its meaning, in whole sentences.
 pub(crate) const fn meaning(what: SeenReset) -> &'static str {
     match what {
         SeenReset::Sent(cause) => match cause {
             Cause::NoListener => {
-                "Clients connect to a port on which nobody listens at that address, and try again and \
-                 again: the service is down, has moved, or listens on another address."
+                "Clients connect to a port on which no process listens at that address, and try \
+                 again and again: the service is down, has moved, or listens on another address."
             }
             Cause::HalfOpen => {
                 "Peers send on connections that this host does not know (any more): it, or the \
-                 program, was restarted without closing them, its address was another host's before \
-                 (fail-over), or a load balancer or NAT keeps stale state or sends the packets of a \
-                 connection to the wrong host."
+                 program, was restarted without closing them, its address was another host's \
+                 before (fail-over), or a load balancer or NAT keeps stale state or sends the \
+                 packets of a connection to the wrong host."
             }
             Cause::LingerZero => {
                 "The program sets SO_LINGER with a time of 0, so that close() throws away what was \
@@ -65,15 +65,15 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  answer that it was just sent."
             }
             Cause::LateData => {
-                "The peer still sends after the program here has closed: that data reaches nobody, \
+                "The peer still sends after the program here has closed: that data is lost, \
                  and a reset says so. One side gives up (a time-out, a limit, a cancelled request) \
                  while the other still works."
             }
             Cause::AcceptQueueDiscarded => {
-                "A listener was closed while connections waited in its accept queue, or its queue was \
-                 full under tcp_abort_on_overflow; each of them is reset. A restart under load does \
-                 that, once; a program that does it again and again restarts in a loop or opens its \
-                 listener anew."
+                "A listener was closed while connections waited in its accept queue, or its queue \
+                 was full under tcp_abort_on_overflow; each of them is reset. A restart under load \
+                 does that, once; a program that does it again and again restarts in a loop or \
+                 opens its listener anew."
             }
             Cause::Timeout => {
                 "A timer gave the connections up: the peer, or the way to it, no longer answers \
@@ -84,17 +84,17 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  or a middlebox that rewrites sequence numbers."
             }
             Cause::Aborted => {
-                "The connections were aborted from this side: ss -K or another user of SOCK_DESTROY, \
-                 connect(AF_UNSPEC), or no memory left for TCP."
+                "The connections were aborted from this side: ss -K or another user of \
+                 SOCK_DESTROY, connect(AF_UNSPEC), or no memory left for TCP."
             }
             Cause::Other => {
-                "The kernel tells no reason for them, or one that this version of tcpwatch cannot name. \
-                 Look at what precedes the resets on the wire."
+                "The kernel tells no reason for them, or one that this version of tcpwatch cannot \
+                 name. Look at what precedes the resets on the wire."
             }
         },
         SeenReset::Received(state) => match state {
             TcpState::SynSent => {
-                "connect() is refused (ECONNREFUSED): nobody listens at the peer's port, or a \
+                "connect() is refused (ECONNREFUSED): no process listens at the peer's port, or a \
                  firewall rejects with a reset. The program tries again and again."
             }
             TcpState::SynRecv => {
@@ -102,13 +102,13 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
                  SYN-ACK, or answers to SYNs with a forged source."
             }
             TcpState::Established => {
-                "The peers abort connections that are in use: they crash, are restarted, close with \
-                 SO_LINGER 0 or with unread data, do not know the connection any more, or a \
+                "The peers abort connections that are in use: they crash, are restarted, close \
+                 with SO_LINGER 0 or with unread data, do not know the connection any more, or a \
                  middlebox cuts it. read() and write() fail here with ECONNRESET."
             }
             TcpState::CloseWait => {
-                "The peers closed first, and then reset: data was sent to them that nobody there reads \
-                 any more, or they gave up waiting for this side to close."
+                "The peers closed first, and then reset: data was sent to them that no process \
+                 reads any more, or they gave up waiting for this side to close."
             }
             TcpState::FinWait1
             | TcpState::FinWait2
@@ -126,7 +126,7 @@ pub(crate) const fn meaning(what: SeenReset) -> &'static str {
     }
 }
 
-/// What to do, safest first.
+/// The remedies, safest first.
 pub(crate) fn remedies(
     what: SeenReset,
     subject: &Subject,
@@ -150,7 +150,7 @@ pub(crate) fn remedies(
     remedies
 }
 
-/// What to do about packets that connection tracking does not translate, safest first.
+/// The remedies for packets that connection tracking does not translate, safest first.
 pub(super) fn against_untranslated(subject: &Subject) -> Vec<String> {
     let here = |command: &str| text::in_its_namespace(subject, command);
     vec![
@@ -168,14 +168,14 @@ pub(super) fn against_untranslated(subject: &Subject) -> Vec<String> {
     ]
 }
 
-/// What to do about a scan.
+/// The remedies for a scan.
 pub(super) fn against_scan(source: IpAddr) -> Vec<String> {
     vec![format!(
         "If {source} is no scanner of your own, limit it in the firewall; otherwise leave it."
     )]
 }
 
-/// RST set, as a filter of pcap; `tcp[]` knows IPv4 alone, so the flags behind a plain IPv6 header
+/// RST set, as a filter of pcap; `tcp[]` knows only IPv4, so the flags behind a plain IPv6 header
 /// are given by their place.
 const IS_RESET: &str = "(tcp[13] & 4 != 0 or ip6[53] & 4 != 0)";
 
@@ -188,20 +188,20 @@ fn for_sent(
     match cause {
         Cause::NoListener => [
             format!(
-                "Should a service listen there? {} shows who does and at which address; nothing: start \
-                 the service (systemctl --failed names those that did not).",
+                "Should a service listen there? {} shows who does and at which address; nothing: \
+                 start the service (systemctl --failed names those that did not).",
                 ss("-ltnp")
             ),
             format!(
-                "If it has moved for good, tell its clients ({peer} among them): their configuration, \
-                 service discovery or load balancer still names this host. Let them wait longer \
-                 after each failure."
+                "If it has moved for good, tell its clients ({peer} among them): their \
+                 configuration, service discovery or load balancer still names this host. Let them \
+                 wait longer after each failure."
             ),
         ],
         Cause::HalfOpen => [
             format!(
-                "Compare both ends: {} here, ss -tno at {peer}. What is only there is stale; \
-                 restart or drain what holds it (a pool, a proxy).",
+                "Compare both ends: {} here, ss -tno at {peer}. A connection that only the peer \
+                 has is stale; restart or drain what holds it (a pool, a proxy).",
                 ss("-tno")
             ),
             "Make it rare: close connections on shutdown (SIGTERM) before the process ends, idle \
@@ -210,8 +210,8 @@ fn for_sent(
                 .to_owned(),
         ],
         Cause::LingerZero => [
-            "In the code or configuration of that program: take SO_LINGER 0 out; use shutdown() and \
-             close(), and let TIME_WAIT be. For a load balancer's health check it is harmless."
+            "In the code or configuration of that program: take SO_LINGER 0 out; use shutdown() \
+             and close(), and let TIME_WAIT be. For a load balancer's health check it is harmless."
                 .to_owned(),
             "If it was set against TIME_WAIT or used-up ports: keep-alive or a connection pool \
              instead."
@@ -219,8 +219,8 @@ fn for_sent(
         ],
         Cause::UnreadData => [
             format!(
-                "What is left unread: {} (Recv-Q above 0). Often the body of a request that was \
-                 refused early, or answers that a time-out cut off.",
+                "See the unread data: {} (Recv-Q above 0). Often it is the body of a request that \
+                 was refused early, or answers that a time-out cut off.",
                 ss("-tnp")
             ),
             "In the code: read until the end, or shutdown(SHUT_WR) and read for a moment, before \
@@ -262,7 +262,7 @@ fn for_sent(
         ],
         Cause::Aborted => [
             format!(
-                "Who aborts? Look for ss -K in scripts and for TCP memory: {}",
+                "Find the program that aborts: look for ss -K in scripts and for TCP memory: {}",
                 here("nstat -asz TcpExtTCPAbortOnMemory")
             ),
             "If memory is short: net.ipv4.tcp_mem and tcp_max_orphans, and the connections that \
@@ -270,7 +270,7 @@ fn for_sent(
                 .to_owned(),
         ],
         Cause::Other => [
-            format!("What the kernel counts: {}", here("nstat -asz | grep -i abort")),
+            format!("See the kernel's counters: {}", here("nstat -asz | grep -i abort")),
             "A kernel of 6.12 or later names the cause.".to_owned(),
         ],
     }
@@ -293,8 +293,8 @@ fn for_received(
                 .to_owned(),
         ],
         TcpState::SynRecv => [
-            format!("Who comes: {}", ss("-Htn state syn-recv")),
-            "A health check may be told to complete the connection; a scan can be blocked by \
+            format!("See the clients: {}", ss("-Htn state syn-recv")),
+            "A health check can be set to complete the connection; a scan can be blocked by \
              source."
                 .to_owned(),
         ],

@@ -54,7 +54,7 @@ pub(super) struct LastReset {
     pub(super) is_stray: bool,
 }
 
-/// What was added to a row, with what it is.
+/// Resets that were added to a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Added<'a> {
     pub(super) row: &'a ResetCount,

@@ -20,7 +20,7 @@ pub(super) enum Harm {
     Full,
 }
 
-/// What it is, and how bad.
+/// The event, and its harm.
 pub(super) fn judge(recorded: &RecordedReset, role: Role) -> Option<(SeenReset, Harm)> {
     let what = seen_reset(recorded)?;
     let harm = match (recorded, what) {

@@ -1,36 +1,34 @@
 //! `reset-storm`: far more resets, sent or received, than this process and port had before.
 //!
 //! Signal: the kernel's counts of resets by process, role, service port and what was seen of them,
-//! and of the connections that the same process and service closed in order. What did no harm
-//! (`harm`) is an end as any other.
-//! Trip: `warning` or `critical` resets within `window`, `factor` times the number that a window of
-//! the last `history` had (see `rate`), and `share` of the connections that ended. A constant rate
-//! is no change, however high. What one side decides without loss is info; so is a burst that is
-//! over sooner than half a window, as a restart is. Resets at a port whose accept queue is full
-//! belong to `accept-queue-overflow` under tcp_abort_on_overflow.
-//! Both sides of a storm on one host are one finding, told by the side that sends (`told`). A scan
-//! is one finding for its source (`sources`).
-//! Cold start: what was counted before the first inventory is not known. Nothing is raised until
-//! `factor` windows have been watched, or a `history` where that is less: one such window among
-//! fewer is not `factor` times their mean. For a container or a scope, whose name is new with each
-//! start, that time begins with its first process: what its forerunner of another name had
-//! is not known of it. A service of systemd keeps its name, so that one which was quiet can storm
-//! at once after a restart; and so can what nobody listens to.
-//! Recovery: `window` after the rate was last nearer to what raises it than to the one before; or
-//! after a `history`, when the rate of the storm is no change any more.
-//! Misses: a storm that was under way when watching began, or when a container started; a middlebox
-//! that cuts a server's connections, told from clients that leave by nothing, and so info; a stray
-//! segment between two ports whose service has the higher one; what the kernel's table had no place
-//! for. A burst that is shorter than the inventory's interval, where that is longer than `window`,
-//! is thinned out.
+//! and of the connections that the same process and service closed in order. A reset that did no
+//! harm (`harm`) is an end as any other. Trip: `warning` or `critical` resets within `window`,
+//! `factor` times the number that a window of the last `history` had (see `rate`), and `share` of
+//! the connections that ended. A constant rate is no change, however high. Resets that one side
+//! decides without loss are info; so is a burst that is over sooner than half a window, as a
+//! restart is. Resets at a port whose accept queue is full belong to `accept-queue-overflow` under
+//! tcp_abort_on_overflow. Both sides of a storm on one host are one finding, led by the side that
+//! sends (`joined`). A scan is one finding for its source (`sources`). Cold start: what was counted
+//! before the first inventory is not known. Nothing is raised until `factor` windows have been
+//! watched, or a `history` where that is less: one such window among fewer is not `factor` times
+//! their mean. For a container or a scope, whose name is new with each start, that time begins with
+//! its first process: what its forerunner of another name had is not known. A service of systemd
+//! keeps its name, so that one which was quiet can storm at once after a restart; and so can a port
+//! without a listener. Recovery: `window` after the rate was last nearer to what raises it than to
+//! the one before; or after a `history`, when the rate of the storm is no change any more. Misses:
+//! a storm that was under way when watching began, or when a container started; a middlebox that
+//! cuts a server's connections, which looks as clients that leave do, and so is info; a stray
+//! segment between two ports whose service has the higher one; rows that the kernel's table had no
+//! place for. A burst that is shorter than the inventory's interval, where that is longer than
+//! `window`, is thinned out.
 
 mod causes;
 mod counts;
 mod group;
 mod harm;
+mod joined;
 mod rate;
 mod sources;
-mod told;
 mod words;
 
 use std::{
@@ -42,9 +40,9 @@ use self::{
     counts::ResetCounts,
     group::{Added, Group, GroupKey},
     harm::Harm,
+    joined::InStorm,
     rate::{ResetRate, Times},
     sources::Conntrack,
-    told::Told,
     words::Case,
 };
 use crate::{
@@ -69,8 +67,8 @@ pub(crate) struct ResetStorm {
     counts: ResetCounts,
     groups: BTreeMap<GroupKey, Group>,
     conntrack: Conntrack,
-    /// The groups that were told in the last round, each by the id of its finding.
-    told: BTreeMap<GroupKey, String>,
+    /// The id of the finding that each group had in the last round.
+    ids: BTreeMap<GroupKey, String>,
     /// Since when resets are watched.
     watched: Option<Timestamp>,
     /// When they were judged last.
@@ -105,15 +103,15 @@ impl Detector for ResetStorm {
             let netns = names.get(&key.netns).map(|name| Arc::clone(name)).unwrap_or_default();
             storms.extend(self.judge_group(key, group, netns, config, &look));
         }
-        let mut storms = told::join(storms, &self.told);
-        storms.retain(|told| {
-            told.verdict.severity > Severity::Info
-                || !is_the_other_end(told, &groups, config, &look)
+        let mut storms = joined::join(storms, &self.ids);
+        storms.retain(|storm| {
+            storm.verdict.severity > Severity::Info
+                || !is_the_other_end(storm, &groups, config, &look)
         });
         self.groups = groups;
-        self.told = told::ids(&storms);
-        for told in storms {
-            verdicts.push(told.verdict, told.resets);
+        self.ids = joined::ids(&storms);
+        for storm in storms {
+            verdicts.push(storm.verdict, storm.resets);
         }
     }
 }
@@ -122,7 +120,7 @@ impl ResetStorm {
     fn forget(&mut self) {
         self.counts = ResetCounts::default();
         self.groups.clear();
-        self.told.clear();
+        self.ids.clear();
         self.watched = None;
     }
 
@@ -187,7 +185,7 @@ impl ResetStorm {
         netns: Arc<str>,
         config: &Overridable<config::ResetStorm>,
         look: &Look,
-    ) -> Option<Told> {
+    ) -> Option<InStorm> {
         let config = config.of(group.process.as_deref(), key.port);
         let times = &look.times(config, group.known);
         let ended = group.ended_in_window(times);
@@ -195,7 +193,7 @@ impl ResetStorm {
         let may_begin = times.now.since(times.known) >= cold;
         // Of all that ended `share` are resets, the others are `ended`.
         let by_share = ended as f64 * config.share / (1.0 - config.share).max(f64::EPSILON);
-        let least = |rate: &ResetRate| (rate.usual(times) * config.factor as f64).max(by_share);
+        let least = |rate: &ResetRate| (rate.baseline(times) * config.factor as f64).max(by_share);
         let full = least(&group.harm);
         let (warning, critical) =
             (full.max(config.warning as f64), full.max(config.critical as f64).max(ended as f64));
@@ -232,7 +230,7 @@ impl ResetStorm {
             Severity::Info
         };
         let resets = case.total();
-        Some(Told {
+        Some(InStorm {
             key: key.clone(),
             resets,
             victim: case.victim(),
@@ -242,22 +240,25 @@ impl ResetStorm {
     }
 }
 
-/// Whether the resets that were received are those that groups of this host have sent. These tell the
-/// storm when they come to their own number.
+/// Whether the resets that were received are those that groups of this host have sent. These lead
+/// the storm when they come to their own number.
 fn is_the_other_end(
-    told: &Told,
+    storm: &InStorm,
     groups: &BTreeMap<GroupKey, Group>,
     config: &Overridable<config::ResetStorm>,
     look: &Look,
 ) -> bool {
     let is_sender = |key: &GroupKey| {
-        key.sent && key.scanner.is_none() && key.port == told.key.port && key.role != told.key.role
+        key.sent
+            && key.scanner.is_none()
+            && key.port == storm.key.port
+            && key.role != storm.key.role
     };
     let sent = groups.iter().filter(|(key, _)| is_sender(key)).map(|(key, group)| {
         let config = config.of(group.process.as_deref(), key.port);
         group.any.now(&look.times(config, group.known))
     });
-    !told.key.sent && told::is_as_many(told.resets, sent.fold(0, u64::saturating_add))
+    !storm.key.sent && joined::is_as_many(storm.resets, sent.fold(0, u64::saturating_add))
 }
 
 /// Connections closed in order since the inventory before, by service and process name.

@@ -1,11 +1,11 @@
-//! The resets of one group now, against what it usually has.
+//! The resets of one group now, against its baseline.
 //!
-//! Now is the window that ends with the last inventory, told by cause. The usual is the mean of the
-//! history before that window. While a storm lasts, the usual goes on as it was, so that a storm is
-//! never measured by itself. Afterwards it counts as one window of it: what comes back again and
-//! again becomes a habit of that group, what came once does not. One that lasts for a whole history
-//! has become the usual. Whether a storm is more than one burst is told too. How much is too much is
-//! left to `reset_storm`.
+//! Now is the window that ends with the last inventory, by cause. The baseline is the mean of the
+//! history before that window. While a storm lasts, the baseline stays as it was, so that a storm
+//! is never measured by itself. Afterwards it counts as one window of it: what comes back again and
+//! again raises the baseline of that group, a single one does not. One that lasts for a whole
+//! history is the new baseline. This file also knows whether a storm is more than one burst. The
+//! thresholds are those of `reset_storm`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,7 @@ const PARTS: u32 = 6;
 /// Buckets of a history that are kept apart: a minute each with the default hour.
 const BUCKETS: u32 = 60;
 /// A storm is over when for a whole window its rate has come down by this part of the way from what
-/// raises it to the usual. Half, so that a rate that wavers around the threshold, by chance or
+/// raises it to the baseline. Half, so that a rate that wavers around the threshold, by chance or
 /// because clients pause before they try again, is one storm and not many.
 const COOL: f64 = 0.5;
 /// A storm that lasts for this part of a window is more than a restart. Half, 30 s with the default:
@@ -81,8 +81,8 @@ pub(crate) struct Storm {
     pub(crate) lasts: bool,
     /// The resets of the window that ended then, by what happened, most first; at least one.
     pub(crate) counts: Vec<(SeenReset, u64)>,
-    /// How many a window had usually before it.
-    pub(crate) usual: f64,
+    /// Resets of a window before it, on average.
+    pub(crate) baseline: f64,
     /// Resets since a window before it was raised.
     total: f64,
 }
@@ -92,14 +92,14 @@ impl ResetRate {
     pub(crate) fn observe(&mut self, added: &Counts, times: &Times) {
         let Times { window, history, before, now, .. } = *times;
         for part in self.recent.forget(|part| now.since(part.ended) >= window) {
-            // What has blown over during a storm is of that storm.
+            // Resets that have left the window during a storm belong to that storm.
             if self.storm.is_none() {
                 add(&mut self.past, sum(&part.value), times);
             }
         }
         if let Some(storm) = &mut self.storm {
             storm.total += sum(added);
-            add(&mut self.past, storm.usual * times.windows(now.since(before)), times);
+            add(&mut self.past, storm.baseline * times.windows(now.since(before)), times);
         }
         self.past.forget(|part| now.since(part.began) > history);
         self.latest = sum(added);
@@ -129,10 +129,10 @@ impl ResetRate {
         self.in_window(times).iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// How many a window usually has.
-    pub(crate) fn usual(&self, times: &Times) -> f64 {
+    /// Resets of a window, on average.
+    pub(crate) fn baseline(&self, times: &Times) -> f64 {
         if let Some(storm) = &self.storm {
-            return storm.usual;
+            return storm.baseline;
         }
         let Times { window, history, known, now, .. } = *times;
         let begin = now - window;
@@ -148,13 +148,13 @@ impl ResetRate {
         let Times { window, history, before, now, .. } = *times;
         let counts = self.in_window(times);
         let in_window = counts.iter().map(|(_, count)| *count as f64).sum();
-        let usual = self.usual(times);
-        let cool = limit - COOL * (limit - usual);
+        let baseline = self.baseline(times);
+        let cool = limit - COOL * (limit - baseline);
         let lasts = self.lasts(cool, times);
         let Some(storm) = &mut self.storm else {
             if may_begin && in_window >= limit {
                 let (since, hot, total) = (now, now, in_window);
-                self.storm = Some(Storm { since, hot, lasts, counts, usual, total });
+                self.storm = Some(Storm { since, hot, lasts, counts, baseline, total });
             }
             return self.storm.as_ref();
         };
@@ -205,7 +205,7 @@ impl ResetRate {
         self.recent.iter().fold(self.past(), |total, part| total + sum(&part.value))
     }
 
-    /// What has left the window within the history.
+    /// Resets that have left the window within the history.
     fn past(&self) -> f64 {
         self.past.iter().fold(0.0, |sum, part| sum + part.value)
     }

@@ -1,6 +1,6 @@
 //! `reset-storm` in words: who, how many, how often, against the time before, and most of them why.
 //!
-//! What each cause means and what to do about it is in `causes`.
+//! The meaning of each cause and its remedies are in `causes`.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -77,7 +77,7 @@ impl Case<'_> {
         counts.fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// What happened most.
+    /// The most frequent event.
     fn most(&self) -> SeenReset {
         let most = self.storm.counts.first().expect("a storm has at least one reset");
         most.0
@@ -145,8 +145,8 @@ impl Case<'_> {
             None => String::new(),
         };
         format!(
-            "{who} {did} {resets} {side} port {port} within {window}{netns}{share}, {before}, {part} \
-             of them {how}{last}",
+            "{who} {did} {resets} {side} port {port} within {window}{netns}{share}, {before}, \
+             {part} of them {how}{last}",
             share = self.share_in_words(),
             before = self.against_before(),
         )
@@ -175,8 +175,8 @@ impl Case<'_> {
 
     /// `None` if there were none before.
     fn times_before(&self) -> Option<f64> {
-        let usual = self.storm.usual;
-        (usual > 0.0).then(|| self.total() as f64 / usual)
+        let baseline = self.storm.baseline;
+        (baseline > 0.0).then(|| self.total() as f64 / baseline)
     }
 
     fn explanation(&self) -> String {
@@ -253,7 +253,7 @@ impl Case<'_> {
             .count("resets_in_window", self.total())
             .number("window_seconds", window)
             .number("resets_per_second", self.total() as f64 / window)
-            .number("baseline_resets_per_second", self.storm.usual / window);
+            .number("baseline_resets_per_second", self.storm.baseline / window);
         if let Some(times) = self.times_before() {
             evidence.number("baseline_ratio", times);
         }

@@ -80,19 +80,20 @@ impl Detector for SelfConnectRisk {
 }
 
 impl SelfConnectRisk {
-    /// Whether the listener counts: it has been there for a while, or its clients have been told of.
+    /// Whether the listener counts: it has been there for a while, or its clients were reported
+    /// before.
     fn is_due(
         &self,
         netns: NetnsId,
         listener: &Listener,
-        was_told: bool,
+        was_reported: bool,
         round: &Round<'_>,
     ) -> bool {
         let port = listener.local.port;
         let process = listener.owner.as_ref().map(|owner| &*owner.process);
         let config = round.detect.self_connect_risk.of(process, port);
         let since = self.listening.get(&(netns, port)).copied().unwrap_or(round.now);
-        config.enabled && (was_told || round.now.since(since) >= config.min_age)
+        config.enabled && (was_reported || round.now.since(since) >= config.min_age)
     }
 }
 
@@ -101,7 +102,7 @@ fn in_range(namespace: &Namespace) -> impl Iterator<Item = &Listener> {
 }
 
 /// Listeners at risk by the id of their owner's finding. A port that the kernel picked is none: the
-/// next start picks another, and nobody can know it before.
+/// next start picks another, which cannot be known before.
 fn by_owner(namespace: &Namespace) -> BTreeMap<String, Vec<&Listener>> {
     let mut owners: BTreeMap<String, Vec<&Listener>> = BTreeMap::new();
     for listener in in_range(namespace).filter(|listener| listener.port_picked != Some(true)) {

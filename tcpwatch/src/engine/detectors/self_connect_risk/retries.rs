@@ -20,7 +20,7 @@ use crate::{
 /// Ports whose refusals are remembered.
 const PORTS: usize = 256;
 /// The chance of having met their own port by now from which on retries are a warning: one in twenty.
-/// That are 706 retries in the default range. A service that starts 30 s after ten clients which
+/// They are 706 retries in the default range. A service that starts 30 s after ten clients which
 /// retry each second is refused 300 times.
 const CHANCE: f64 = 0.05;
 

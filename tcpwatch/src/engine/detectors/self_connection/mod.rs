@@ -1,14 +1,12 @@
 //! `self-connection`: a socket is connected to itself.
 //!
-//! Signal: a socket in the inventory whose local and peer address and port are equal. It comes
-//! from dialling a port inside the ephemeral range while nobody listens there: the kernel may pick
-//! that very port as the source, and TCP's simultaneous open (RFC 9293 section 3.5) then connects
-//! the socket to itself.
-//! Trip: one such socket; the severity is configured.
-//! Cold start: none, also one that is older than the agent is seen.
-//! Recovery: the inventory that no longer finds it.
-//! Misses: one that lives less than an inventory interval raises nothing; it is counted in
-//! `tcpwatch_self_connections_total`.
+//! Signal: a socket in the inventory whose local and peer address and port are equal. It comes from
+//! connecting to a port inside the ephemeral range while no process listens there: the kernel may
+//! pick that very port as the source, and TCP's simultaneous open (RFC 9293 section 3.5) then
+//! connects the socket to itself. Trip: one such socket; the severity is configured. Cold start:
+//! none, also one that is older than the agent is seen. Recovery: the inventory that no longer
+//! finds it. Misses: one that lives less than an inventory interval raises nothing; it is counted
+//! in `tcpwatch_self_connections_total`.
 
 mod words;
 
@@ -28,7 +26,7 @@ const MAKERS: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct SelfConnection {
-    /// Who called connect() and when, by namespace and endpoint.
+    /// The process that called connect() and when, by namespace and endpoint.
     makers: HashMap<(NetnsId, Endpoint), (Timestamp, Arc<Process>)>,
 }
 

@@ -48,22 +48,23 @@ pub(crate) fn verdict(
         severity,
         title: format!("{who} is connected to itself at {endpoint}{netns}"),
         explanation: format!(
-            "It dialled {endpoint} while nobody listened there, and {} as the source port. \
-             TCP then connects the socket to itself (simultaneous open, RFC 9293 section \
-             3.5): it reads back what it writes, and the service that should listen on port \
-             {} cannot bind it.",
+            "It connected to {endpoint} while no process listened there, and {} as the source \
+             port. TCP then connects the socket to itself (simultaneous open, RFC 9293 section \
+             3.5): it reads back what it writes, and the service that should listen on port {} \
+             cannot bind it.",
             if inside { "the kernel picked the same port" } else { "had bound the same port" },
             endpoint.port
         ),
         evidence,
         remedies: vec![
-            // Before it is closed: the client dials again at once, and may be given it again.
+            // Before it is closed: the client connects again at once, and may be given it again.
             if inside {
                 let reserved = &namespace.ports.reserved;
                 let reserve = reserved_ports::remedy(&subject, reserved, endpoint.port);
                 format!("{reserve}, or move the service out of {low}-{high}.")
             } else {
-                "In the code: do not bind() the port that is dialled as the source port.".to_owned()
+                "In the code: do not bind() the port of the destination as the source port."
+                    .to_owned()
             },
             match holder {
                 Some(_) => format!("Close it: restart {who}, or {close}"),

@@ -4,7 +4,7 @@
 //! scan, a health check. A destination counts as unanswering only while hardly any connection to it
 //! is established; that is counted in the kernel from the first such connect on
 //! ([`Focus::answers`]), so nothing is said of the time before. A connect that the kernel times out
-//! soon, because the program has asked it to, is given up as well.
+//! soon, because the program has set it so, is given up as well.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
 /// A connect() that the kernel times out later is in SYN_SENT for so long that the walk sees it. A
 /// time-out that the program set there (TCP_USER_TIMEOUT, TCP_SYNCNT) is shorter.
 const SHORT: Duration = Duration::from_secs(60);
-/// Owners and services that are told apart.
+/// Owners and services that are kept apart.
 const GROUPS: usize = 128;
 /// Destinations of each: a crawler with more dead ones hides none of another program.
 const HOSTS: usize = 64;
-/// Processes that are told apart in each group.
+/// Processes that are kept apart in each group.
 const PROCESSES: usize = 16;
 /// Connects whose times are known one by one, of all together between two inventories: 256 KiB.
 const TIMED: usize = 16_384;
-/// Parts of a window that are told apart.
+/// Parts of a window that are kept apart.
 const PARTS: u32 = 6;
 /// A destination answers where one connect of so many is answered: packets are lost at random too.
 const HARDLY_ANY: u64 = 10;
@@ -65,7 +65,7 @@ struct OfHost {
     parts: Window<Part>,
 }
 
-/// What happened between two inventories.
+/// Connects between two inventories.
 #[derive(Clone, Copy, Debug, Default)]
 struct Part {
     given_up: u64,
@@ -78,7 +78,7 @@ struct Part {
 /// How often a destination has answered.
 #[derive(Debug, Default)]
 struct Answers {
-    /// What was counted at the last inventory; `None` before the first.
+    /// The counts at the last inventory; `None` before the first.
     counted: Option<u64>,
     /// Refusals and resets since the last inventory: answers too.
     refused: u64,
@@ -192,16 +192,16 @@ impl GivenUps {
 
     /// Destinations of which it is to be known whether they answer, those with most connects first.
     pub(crate) fn focus(&self, focus: &mut Focus) {
-        let mut wanted: Vec<_> = Vec::new();
+        let mut selected: Vec<_> = Vec::new();
         for (key, group) in &self.groups {
             let Some(port) = key.port else { continue };
             let of_group = group.hosts.iter().map(|(address, host)| {
                 (host.total(), (key.netns, Endpoint { address: *address, port }))
             });
-            wanted.extend(of_group);
+            selected.extend(of_group);
         }
-        wanted.sort_by_key(|(total, destination)| (Reverse(*total), *destination));
-        focus.answers.extend(wanted.into_iter().take(Focus::ANSWERS).map(|(_, it)| it));
+        selected.sort_by_key(|(total, destination)| (Reverse(*total), *destination));
+        focus.answers.extend(selected.into_iter().take(Focus::ANSWERS).map(|(_, it)| it));
     }
 
     /// Takes what an inventory says of the destinations, and sums up what came since the last one.
@@ -350,7 +350,7 @@ impl Part {
 }
 
 impl Answers {
-    /// Takes what has been counted since it was asked for.
+    /// Takes the counts since they were requested.
     fn take(&mut self, count: Option<u64>) {
         let refused = std::mem::take(&mut self.refused);
         let lately = count.zip(self.counted).map(|(count, before)| count.saturating_sub(before));

@@ -115,7 +115,7 @@ impl GivenUpGroup<'_> {
             count => format!("{} there were answered meanwhile", text::count(count, "connect")),
         };
         let silence = "SYNs were sent, and sent again, and nothing came back, not even a refusal: \
-                       a port on which nobody listens would have answered with a reset.";
+                       a port on which no process listens would have answered with a reset.";
         let cause = if self.are_local() {
             format!("{LOCAL} Or the accept queue of the listener there is full.")
         } else {
@@ -126,7 +126,8 @@ impl GivenUpGroup<'_> {
         let last = text::duration(self.now.since(self.unanswered.last));
         format!(
             "{silence} The program has a time-out of its own, shorter than the kernel's default \
-             (some two minutes), so the sockets are gone soon. {answered}; the last one was given up {last} ago. {cause}"
+             (some two minutes), so the sockets are gone soon. {answered}; the last one was given \
+             up {last} ago. {cause}"
         )
     }
 

@@ -3,26 +3,25 @@
 //! Signal: sockets in FIN_WAIT2, LAST_ACK or CLOSING older than `min_age`, and in SYN_SENT older
 //! than `unanswered`, grouped by namespace, state, owner (see `owner`), role and service port;
 //! connects that a program gave up after `given_up_after`, with the answers of their destination
-//! (see `given_up`). A socket in FIN_WAIT2 that no process holds ends by `tcp_fin_timeout`, one whose
-//! peer still sends is half-closed on purpose (see `half_closed`), and one that is connected to
-//! itself is of another kind: none of them counts.
-//! Trip: info at `warning` of a group, and `warning` or `critical` of them towards one host; of
-//! connects that were given up, so many that waited at the same moment. A program that dials or
-//! serves many hosts (a mail server, a crawler, a scraper, a proxy) always has some that do not
-//! answer, and clients that vanish one by one are the ordinary weather of the internet. FIN_WAIT2 is
-//! info until ten times `min_age`, because a client may shut down its side and wait for its answer;
-//! a process that holds a quarter of its descriptors there is a warning at once, and critical with
-//! nine tenths of them open. LAST_ACK and CLOSING end by a timer of the kernel: never critical.
-//! Cold start: ages are lower bounds, but for SYN_SENT; what was stuck before the agent began is
-//! seen as soon as its age is proven. Connects that are given up count from the second inventory
-//! after the first of them: only then is it known who answers.
-//! Recovery: the second inventory below 0.9 of the threshold. One may have met the moment at
-//! which a program has given up all its connects and has begun anew, so that none of them is old. In
-//! SYN_SENT, `window` after the last that was not below: a job that dials each minute pauses longer.
-//! Connects that were given up stand for `window`, or until the destination answers.
-//! Misses: connects that are given up within `given_up_after`; a destination of which one connect in
-//! ten is answered; a service of many addresses that is down as a whole is info; what is beyond the
-//! sockets that the inventory describes.
+//! (see `given_up`). A socket in FIN_WAIT2 that no process holds ends by `tcp_fin_timeout`, one
+//! whose peer still sends is half-closed on purpose (see `half_closed`), and one that is connected
+//! to itself is of another kind: none of them counts. Trip: info at `warning` of a group, and
+//! `warning` or `critical` of them towards one host; of connects that were given up, so many that
+//! waited at the same moment. A program that connects or serves many hosts (a mail server, a
+//! crawler, a scraper, a proxy) always has some that do not answer, and clients that vanish one by
+//! one are the ordinary weather of the internet. FIN_WAIT2 is info until ten times `min_age`,
+//! because a client may shut down its side and wait for its answer; a process that holds a quarter
+//! of its descriptors there is a warning at once, and critical with nine tenths of them open.
+//! LAST_ACK and CLOSING end by a timer of the kernel: never critical. Cold start: ages are lower
+//! bounds, but for SYN_SENT; what was stuck before the agent began is seen as soon as its age is
+//! proven. Connects that are given up count from the second inventory after the first of them: only
+//! then is it known who answers. Recovery: the second inventory below 0.9 of the threshold. One may
+//! have met the moment at which a program has given up all its connects and has begun anew, so that
+//! none of them is old. In SYN_SENT, `window` after the last that was not below: a job that
+//! connects each minute pauses longer. Connects that were given up stand for `window`, or until the
+//! destination answers. Misses: connects that are given up within `given_up_after`; a destination
+//! of which one connect in ten is answered; a service of many addresses that is down as a whole is
+//! info; what is beyond the sockets that the inventory describes.
 
 mod given_up;
 mod given_up_words;
@@ -77,7 +76,7 @@ pub(crate) struct StuckState {
     given_ups: GivenUps,
 }
 
-/// What an inventory showed, and of whom.
+/// Sockets that an inventory showed, and their owner.
 #[derive(Debug)]
 struct Shown {
     process: Option<Arc<Process>>,
@@ -93,7 +92,7 @@ struct Shown {
     missed: u32,
 }
 
-/// What is judged together.
+/// Sockets that are judged together.
 #[derive(Debug, Default)]
 struct Found<'a> {
     sockets: Vec<&'a WaitingSocket>,
@@ -278,8 +277,8 @@ impl StuckState {
                 TcpState::SynSent => now.since(shown.met) <= config.window,
                 _ => shown.missed == 1,
             };
-            let is_wanted = config.enabled && is_recent && !ids.contains(id);
-            if is_wanted && self.shown.len() < FINDINGS_PER_KIND {
+            let is_selected = config.enabled && is_recent && !ids.contains(id);
+            if is_selected && self.shown.len() < FINDINGS_PER_KIND {
                 self.levels.hold(id, Severity::Warning);
                 if shown.verdict.severity > Severity::Info {
                     self.levels.hold(&host_id(id), shown.verdict.severity);

@@ -155,7 +155,7 @@ impl Group<'_> {
         )
     }
 
-    /// connect() notes when SYN_SENT began; the other states are seen by the walk alone.
+    /// connect() notes when SYN_SENT began; only the walk sees the other states.
     fn age_is_exact(&self) -> bool {
         self.state == TcpState::SynSent
     }
@@ -164,9 +164,9 @@ impl Group<'_> {
         let text = match self.state {
             TcpState::SynSent => {
                 "SYNs were sent, and sent again, and nothing came back, not even a refusal: a port \
-                 on which nobody listens would have answered with a reset. So packets are dropped, \
-                 there or on the way: by a firewall or a security group, a wrong route, a host \
-                 that is down, or a listener whose accept queue is full."
+                 on which no process listens would have answered with a reset. So packets are \
+                 dropped, there or on the way: by a firewall or a security group, a wrong route, a \
+                 host that is down, or a listener whose accept queue is full."
             }
             TcpState::FinWait2 => {
                 "This side has sent its FIN, the peer has acknowledged it and does not send its \
@@ -255,7 +255,7 @@ impl Group<'_> {
         let first = self.oldest();
         let here = |command: &str| text::in_its_namespace(subject, command);
         let port = first.service_port();
-        // What `ss` must ask for here, and at the other end.
+        // The filter of `ss` here, and at the other end.
         let (side, other_side) = match first.role {
             Role::Client => ("dport", "sport"),
             Role::Server => ("sport", "dport"),
@@ -298,7 +298,7 @@ impl Group<'_> {
                 look,
                 self.at_the_peer(host, &filter(other_side)),
                 "In the code here: a time-out for reading after shutdown(), then close(), which \
-                 leaves the rest to the kernel (tcp_fin_timeout)."
+                 leaves the socket to the kernel (tcp_fin_timeout)."
                     .to_owned(),
                 format!("To free the sockets here now: {}", text::restart(subject)),
             ],
@@ -335,13 +335,13 @@ impl Group<'_> {
             None => format!(
                 "At {host}: ss -tnp state close-wait{filter} names the process that does not \
                  close; repair or restart that one. If it has no such sockets it has forgotten \
-                 them, and only keep-alive here would have told."
+                 them, and only keep-alive here would have found out."
             ),
         }
     }
 }
 
-/// What the peer's address says where it is this host's.
+/// The meaning of a peer's address that is this host's.
 pub(crate) const LOCAL: &str = "The peer's address is this host's own, so no other host and no \
     network is involved: a rule of this host drops the packets (nftables, iptables, a BPF program).";
 

@@ -58,7 +58,7 @@ fn remedies(crowd: &Crowd<'_>, subject: &Subject) -> Vec<String> {
     );
     remedies.push(
         "A longer queue (net.ipv4.tcp_max_syn_backlog, net.core.somaxconn, the backlog of \
-         listen()) helps against a short wave alone."
+         listen()) helps only against a short wave."
             .to_owned(),
     );
     remedies

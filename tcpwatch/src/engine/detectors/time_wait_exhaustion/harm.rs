@@ -1,4 +1,4 @@
-//! What TIME_WAIT does harm to: the ports of a destination, and connects that find none.
+//! The harm that TIME_WAIT does: to the ports of a destination, and to connects that find none.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Destinations whose failures are remembered.
 const DESTINATIONS: usize = 256;
 
-/// What it does harm to.
+/// The harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Harm {
     /// Nothing.

@@ -14,9 +14,9 @@ use crate::{
 
 /// Least limit that is proposed where the present one is tiny: enough for 68 closes per second, each
 /// held for 60 s.
-const ROOM_LEAST: u64 = 4_096;
+const LIMIT_LEAST: u64 = 4_096;
 /// Most: the setting is an `int`.
-const ROOM_MOST: u64 = i32::MAX as u64;
+const LIMIT_MOST: u64 = i32::MAX as u64;
 
 /// The TIME_WAIT of a namespace, to be put into words.
 pub(crate) struct Crowd<'a> {
@@ -28,7 +28,7 @@ pub(crate) struct Crowd<'a> {
     /// Until the limit is met; `None` while their number does not grow.
     pub(crate) minutes_left: Option<f64>,
     pub(super) harm: Harm,
-    /// Who closes, the one to be named first.
+    /// The closing programs, the one to be named first.
     pub(crate) closers: Vec<Closer<'a>>,
 }
 
@@ -121,7 +121,7 @@ impl Crowd<'_> {
     fn remedies(&self, subject: &Subject) -> Vec<String> {
         let ports = &self.namespace.ports;
         let limit = self.namespace.time_wait.limit.unwrap_or_default();
-        let room = limit.saturating_mul(2).clamp(ROOM_LEAST, ROOM_MOST);
+        let higher = limit.saturating_mul(2).clamp(LIMIT_LEAST, LIMIT_MOST);
         let closer = self.closers.first();
         let mut remedies = vec![match closer.map(|closer| (closer.role, closer.who())) {
             Some((Role::Client, who)) => {
@@ -141,9 +141,10 @@ impl Crowd<'_> {
             let is_loopback = peer.map(|peer| peer.address.is_loopback());
             remedies.push(TimeWaitReuse::new(ports, is_loopback).remedy(subject));
         }
-        let set = format!("sysctl -w net.ipv4.tcp_max_tw_buckets={room}");
+        let set = format!("sysctl -w net.ipv4.tcp_max_tw_buckets={higher}");
         let set = text::in_its_namespace(subject, &set);
-        remedies.push(format!("Room: {set}; each takes about 0.25 KiB of kernel memory."));
+        remedies
+            .push(format!("A higher limit: {set}; each takes about 0.25 KiB of kernel memory."));
         remedies.push(
             "Not by tcp_tw_recycle (gone since 4.12, it broke clients behind NAT) and not by \
              SO_LINGER 0 (it turns each close into a reset and can lose data)."
