@@ -113,6 +113,9 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
     } else if let Some(segment) = segment
         && let Some(namespace) = segment.namespace()
     {
+        // Data is what tells a former peer from a scan.
+        key.flags |= flags::HAS_SIZES;
+        key.sizes = class(payload.into()) << sizes::UNREAD;
         let is_syn = key.flags & flags::SEGMENT_SYN != 0;
         let ends = Ends::of_stray(local, remote, is_syn, segment.source());
         origins::count_stray(namespace, ends, key);

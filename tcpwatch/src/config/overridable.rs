@@ -109,6 +109,11 @@ impl<S> Overridable<S> {
         place.map_or(&self.section, |it| &it.section)
     }
 
+    /// The section and what each override makes of it.
+    pub fn all(&self) -> impl Iterator<Item = &S> {
+        [&self.section].into_iter().chain(self.overrides.iter().map(|it| &it.section))
+    }
+
     /// Changes the section and every override alike.
     pub fn edit_all(&mut self, edit: impl Fn(&mut S)) {
         edit(&mut self.section);

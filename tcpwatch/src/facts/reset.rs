@@ -176,7 +176,8 @@ pub struct ResetObservation {
     pub peer_closed: Option<bool>,
     /// The peer has sent data, and this side has sent none since.
     pub answered: Option<bool>,
-    /// Data received that no process will read; of a closed socket, the data of the segment.
+    /// Data received that no process will read; of a closed socket, or without a socket, the data of
+    /// the segment.
     pub unread: Option<Amount>,
     /// Data written and not sent; of a reset received, data not acknowledged.
     pub unsent: Option<Amount>,

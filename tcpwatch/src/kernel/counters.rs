@@ -137,8 +137,8 @@ pub(super) fn decode_reset(
     };
     if has(flags::HAS_SIZES) {
         seen.unread = amount(sizes::UNREAD);
-        // Of a minisocket nothing else is left.
-        if state != Some(TcpState::TimeWait) {
+        // Of a minisocket nothing else is left, and without a socket there is nothing else.
+        if state.is_some_and(|state| state != TcpState::TimeWait) {
             seen.unsent = amount(sizes::UNSENT);
             seen.carried = amount(sizes::CARRIED);
             seen.peer_closed = Some(key.sizes & sizes::PEER_CLOSED != 0);

@@ -82,3 +82,41 @@ fn a_service_that_crashes_in_a_loop_is_a_warning_in_the_third_inventory() {
     host.add(&[500]);
     assert_eq!(host.watch.severities(), [Severity::Warning]);
 }
+
+/// The severity at each look at resets that come so many a look, at an interval of so many seconds.
+fn severities_at(interval: u64, looks: &[u64]) -> Vec<Option<Severity>> {
+    let mut host = Host::quiet([row(NO_LISTENER)]);
+    // The interval is the same from long before on.
+    for _ in 0..3 {
+        host.watch.pass(seconds(interval));
+        host.look();
+    }
+    let look = |added: &u64| {
+        host.rows[0].count += added;
+        host.watch.pass(seconds(interval));
+        host.look().first().map(|finding| finding.severity)
+    };
+    looks.iter().map(look).collect()
+}
+
+#[test]
+fn a_storm_is_a_warning_at_every_interval_and_a_burst_in_two_looks_at_none() {
+    for (interval, warning_at) in [(5, 5), (10, 2), (15, 2), (30, 2), (60, 2)] {
+        let storm = vec![100 * interval; 12];
+        let severities = severities_at(interval, &storm);
+        let first = severities.iter().position(|it| *it >= Some(Severity::Warning));
+        assert_eq!(first, Some(warning_at), "{interval} s: {severities:?}");
+        let raised = severities.iter().position(Option::is_some);
+        assert!(raised.is_some_and(|look| look <= 1), "{interval} s: {severities:?}");
+
+        let mut burst = vec![0; 12];
+        burst[0] = 3_000;
+        burst[1] = 3_000;
+        let severities = severities_at(interval, &burst);
+        assert!(severities.contains(&Some(Severity::Info)), "{interval} s: {severities:?}");
+        assert!(
+            severities.iter().all(|it| *it <= Some(Severity::Info)),
+            "{interval} s: {severities:?}"
+        );
+    }
+}

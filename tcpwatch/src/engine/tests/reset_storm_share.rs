@@ -251,3 +251,46 @@ fn resets_of_a_full_queue_belong_to_it_where_the_sysctl_says_so() {
         assert_eq!(storms > 0, raised, "{setting:?}");
     }
 }
+
+#[test]
+fn storms_of_one_port_towards_strangers_are_two_findings() {
+    let received = SeenReset::Received(TcpState::Established);
+    let client = process(7, "checkout");
+    // Whether they are the two ends of the same connections, by the last peer of each.
+    for (netns, of_server, of_client, findings) in [
+        (HOST, "203.0.113.9", "198.51.100.1", 2),
+        (HOST, "127.0.0.1", "127.0.0.1", 1),
+        (HOST, "10.0.0.5", "10.0.0.5", 1),
+        (HOST, "10.0.0.5", "10.0.0.6", 2),
+        (5, "10.0.0.5", "10.0.0.6", 1),
+        (5, "203.0.113.9", "10.0.0.6", 2),
+        (5, "203.0.113.9", "198.51.100.1", 2),
+    ] {
+        let server = ResetCount { last_peer: Some(address(of_server)), ..row(UNREAD) };
+        let victim = ResetCount {
+            netns,
+            role: Role::Client,
+            process: Some(Arc::clone(&client)),
+            last_peer: Some(address(of_client)),
+            what: received.into(),
+            ..row(UNREAD)
+        };
+        let mut host = Host::quiet([server, victim]);
+        host.repeat(3, &[500, 500]);
+        let found = host.watch.engine.findings();
+        assert_eq!(found.len(), findings, "{netns} {of_server} {of_client}: {found:#?}");
+    }
+}
+
+#[test]
+fn the_share_is_of_the_time_of_the_resets_and_stays_as_they_do() {
+    let mut host = Host::quiet([row(UNREAD)]);
+    host.watch.services = closed(500);
+    host.repeat(3, &[500]);
+    assert_eq!(text_of(host.only(), "share_of_ends"), "0.5");
+    // The storm is over, the service goes on.
+    host.watch.services = closed(5_000);
+    host.repeat(3, &[0]);
+    assert_eq!(text_of(host.only(), "share_of_ends"), "0.5");
+    assert_eq!(text_of(host.only(), "resets_in_window"), "1500");
+}

@@ -57,7 +57,7 @@ fn former_peers_of_a_service_are_a_storm_with_both_ports() {
 
 #[test]
 fn connection_tracking_is_named_where_it_finds_packets_invalid_meanwhile() {
-    for (grows, named) in [(0, false), (40, true)] {
+    for (grows, named) in [(0, false), (40, false), (280, true)] {
         let mut host = Host::quiet([stray(Role::Client, 80, 1)]);
         for step in 0..4 {
             host.rows[0].count += 300;
@@ -72,5 +72,34 @@ fn connection_tracking_is_named_where_it_finds_packets_invalid_meanwhile() {
         assert_eq!(remedies_of(finding).contains("ctstate INVALID"), named);
         assert_eq!(text_of(finding, "last_local_port"), "41000");
         assert_eq!(text_of(finding, "last_peer_port"), "80");
+    }
+}
+
+#[test]
+fn former_peers_at_many_ports_are_no_scan_because_they_send_data() {
+    use crate::facts::{Amount, RecordedReset, ResetObservation, ResetReason};
+    for (data, is_scan) in [(Amount::Nothing, true), (Amount::Few, false), (Amount::Some, false)] {
+        let what = RecordedReset::Seen(ResetObservation {
+            reason: Some(ResetReason::NoSocket),
+            segment: true,
+            unread: Some(data),
+            ..ResetObservation::default()
+        });
+        let mut host = Host::quiet([]);
+        // A balancer with a pool to each of 25 services, whose address has moved here.
+        host.rows = (1..=25)
+            .map(|port| ResetCount { what, other_port: None, ..stray(Role::Server, port, 1) })
+            .collect();
+        for _ in 0..3 {
+            host.rows.iter_mut().for_each(|row| row.count += 300);
+            host.add(&[]);
+        }
+        let findings = host.watch.engine.findings();
+        let scans = findings.iter().filter(|it| it.title.contains("scans this host"));
+        assert_eq!(scans.count() == 1, is_scan, "{data:?}: {findings:#?}");
+        assert_eq!(findings.len(), if is_scan { 1 } else { 25 });
+        if is_scan {
+            assert_eq!(host.only().subject.peer.as_deref(), Some("10.0.0.7"), "no port 0");
+        }
     }
 }

@@ -194,8 +194,8 @@ impl Followed {
     }
 
     fn course(&self, leaving: Leaving, window: Duration) -> Option<Course> {
-        // A tenth in a window: at the default each would stay for 100 minutes, and a leak
-        // is no less a leak.
+        // With fewer than a tenth in a window each stays for 100 minutes at the default: as good as
+        // never closed.
         if leaving.left * 10 > leaving.followed {
             return Some(Course::Slow);
         }

@@ -33,6 +33,8 @@ pub(super) struct Group {
     pub(super) any: ResetRate,
     /// Connections that ended in another way, within the window.
     pub(super) ended: Window<u64>,
+    /// How many they were when the rate of a storm was last seen: the share is of one time.
+    pub(super) ended_when_hot: u64,
     /// Whether it is known how many these are.
     pub(super) knows_ended: bool,
     /// Since when its resets are known, none included.
@@ -93,6 +95,7 @@ impl Group {
             harm: ResetRate::default(),
             any: ResetRate::default(),
             ended: Window::default(),
+            ended_when_hot: 0,
             knows_ended: false,
             known,
             process: None,

@@ -7,6 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
 use super::group::GroupKey;
@@ -25,6 +26,7 @@ const AS_MANY: u64 = 2;
 #[derive(Debug)]
 pub(super) struct InStorm {
     pub(super) key: GroupKey,
+    pub(super) last_peer: Option<IpAddr>,
     pub(super) resets: u64,
     /// The group as another finding's evidence.
     pub(super) victim: EvidenceMap,
@@ -105,7 +107,34 @@ impl Storm {
             return a.sent && is_same_end && a.role == Role::Server && a.netns == b.netns;
         }
         // The other end of them, with as many.
-        !is_same_end && is_as_many(group.resets, self.sent)
+        let is_one_namespace = a.netns == b.netns;
+        !is_same_end
+            && is_as_many(group.resets, self.sent)
+            && may_be_two_ends(self.leader.last_peer, group.last_peer, is_one_namespace)
+    }
+}
+
+/// Whether the last peers of two groups allow that they are the two ends of the same connections.
+/// Within a namespace both ends have the same address, or addresses of loopback. Across namespaces
+/// each is the other's peer, at private addresses as containers have them.
+pub(super) fn may_be_two_ends(
+    one: Option<IpAddr>,
+    other: Option<IpAddr>,
+    is_one_namespace: bool,
+) -> bool {
+    let (Some(one), Some(other)) = (one, other) else { return true };
+    let is_near = one == other || one.is_loopback() && other.is_loopback();
+    is_near || !is_one_namespace && is_private(one) && is_private(other)
+}
+
+/// RFC 1918, RFC 3927, RFC 6598; RFC 4193, RFC 4291 section 2.4.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(it) => {
+            let [first, second, ..] = it.octets();
+            it.is_private() || it.is_link_local() || first == 100 && second & 0xc0 == 64
+        }
+        IpAddr::V6(it) => it.is_unique_local() || it.is_unicast_link_local(),
     }
 }
 

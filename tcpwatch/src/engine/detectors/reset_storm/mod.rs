@@ -93,7 +93,8 @@ impl Detector for ResetStorm {
         };
         let watched = *self.watched.get_or_insert(now);
         let look = Look { watched, before, now };
-        self.conntrack.observe(inventory, now);
+        let longest = config.all().map(|config| config.window).max().unwrap_or_default();
+        self.conntrack.observe(inventory, (before, now), longest);
         self.observe(rows, round, &look);
         let names: HashMap<NetnsId, &Arc<str>> =
             inventory.namespaces.iter().map(|it| (it.id, &it.name)).collect();
@@ -195,13 +196,17 @@ impl ResetStorm {
         let by_share = ended as f64 * config.share / (1.0 - config.share).max(f64::EPSILON);
         let least = |rate: &ResetRate| (rate.baseline(times) * config.factor as f64).max(by_share);
         let full = least(&group.harm);
-        let (warning, critical) =
-            (full.max(config.warning as f64), full.max(config.critical as f64).max(ended as f64));
+        let warning = full.max(config.warning as f64);
         let any = least(&group.any).max(config.warning as f64);
         let harm = group.harm.judge(warning, may_begin, times);
         let mild = group.any.judge(any, may_begin, times);
         let is_harm = harm.is_some();
         let storm = harm.or(mild)?;
+        if storm.hot == look.now {
+            group.ended_when_hot = ended;
+        }
+        let ended = group.ended_when_hot;
+        let critical = full.max(config.critical as f64).max(ended as f64);
         if !config.enabled {
             return None;
         }
@@ -214,7 +219,7 @@ impl ResetStorm {
             process: group.process.as_deref(),
             last: group.last,
             ended: group.knows_ended.then_some(ended),
-            conntrack: self.conntrack.invalid(key.netns, times),
+            conntrack: self.conntrack.invalid(key.netns, storm.hot, config.window),
             is_harm,
             config,
             now: times.now,
@@ -232,6 +237,7 @@ impl ResetStorm {
         let resets = case.total();
         Some(InStorm {
             key: key.clone(),
+            last_peer: group.last.peer,
             resets,
             victim: case.victim(),
             verdict: case.verdict(id, severity),
@@ -254,7 +260,12 @@ fn is_the_other_end(
             && key.port == storm.key.port
             && key.role != storm.key.role
     };
-    let sent = groups.iter().filter(|(key, _)| is_sender(key)).map(|(key, group)| {
+    let is_other_end = |key: &GroupKey, group: &Group| {
+        let is_one_namespace = key.netns == storm.key.netns;
+        joined::may_be_two_ends(group.last.peer, storm.last_peer, is_one_namespace)
+    };
+    let senders = groups.iter().filter(|(key, group)| is_sender(key) && is_other_end(key, group));
+    let sent = senders.map(|(key, group)| {
         let config = config.of(group.process.as_deref(), key.port);
         group.any.now(&look.times(config, group.known))
     });

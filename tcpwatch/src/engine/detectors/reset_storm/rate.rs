@@ -16,7 +16,7 @@ use crate::{
 
 /// Parts of a window that are kept apart; the share of the oldest one that the window still holds
 /// is taken in proportion.
-const PARTS: u32 = 6;
+pub(super) const PARTS: u32 = 6;
 /// Buckets of a history that are kept apart: a minute each with the default hour.
 const BUCKETS: u32 = 60;
 /// A storm is over when for a whole window its rate has come down by this part of the way from what
@@ -27,6 +27,9 @@ const COOL: f64 = 0.5;
 /// a service that is stopped and started is away for seconds, and all its clients meet that at once,
 /// so that one burst falls into two inventories at most.
 const LASTING: u32 = 2;
+/// Inventories in a row with the rate of a storm that a lasting one has at least: a burst between
+/// two of them is in both.
+const IN_A_ROW: u32 = 3;
 
 /// The times by which a rate is judged.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,8 @@ pub(crate) struct ResetRate {
     past: Window<f64>,
     /// Those since the inventory before.
     latest: f64,
+    /// Inventories in a row whose resets had the rate of a storm, and when the first of them began.
+    row: Option<(Timestamp, u32)>,
     storm: Option<Storm>,
 }
 
@@ -150,6 +155,10 @@ impl ResetRate {
         let in_window = counts.iter().map(|(_, count)| *count as f64).sum();
         let baseline = self.baseline(times);
         let cool = limit - COOL * (limit - baseline);
+        let latest = self.latest / times.windows(now.since(before));
+        let is_hot = latest >= cool && !counts.is_empty();
+        let (began, row) = self.row.unwrap_or((before, 0));
+        self.row = is_hot.then_some((began, row + 1));
         let lasts = self.lasts(cool, times);
         let Some(storm) = &mut self.storm else {
             if may_begin && in_window >= limit {
@@ -159,8 +168,7 @@ impl ResetRate {
             return self.storm.as_ref();
         };
         storm.lasts |= lasts;
-        let latest = self.latest / times.windows(now.since(before));
-        if latest >= cool && !counts.is_empty() {
+        if is_hot {
             storm.hot = now;
             storm.counts = counts;
         }
@@ -179,9 +187,14 @@ impl ResetRate {
         self.storm.as_ref()
     }
 
-    /// Whether the newest parts of the window, each at the rate of `cool` a window at least, follow
-    /// upon one another for long enough. Two make no storm last: a burst between them is in both.
+    /// Whether the rate of a storm has gone on for long enough: for enough inventories in a row, or,
+    /// where these are so short that a rate wavers between them, in the newest parts of the window,
+    /// each at the rate of `cool` a window at least.
     fn lasts(&self, cool: f64, times: &Times) -> bool {
+        let long = times.window / LASTING;
+        if self.row.is_some_and(|(began, row)| row >= IN_A_ROW && times.now.since(began) >= long) {
+            return true;
+        }
         let mut began = times.now;
         let mut parts = 0;
         for part in self.recent.iter().rev() {
@@ -193,7 +206,7 @@ impl ResetRate {
             began = part.began;
             parts += 1;
         }
-        parts > 2 && times.now.since(began) >= times.window / LASTING
+        parts >= IN_A_ROW && times.now.since(began) >= long
     }
 
     /// How much would be lost if it were forgotten; 0 for a group that has been quiet for so long

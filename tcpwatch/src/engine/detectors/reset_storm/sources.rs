@@ -3,13 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
-use super::rate::Times;
+use super::rate::PARTS;
 use crate::{
-    engine::{over_time::counter::Counter, resets::seen_reset},
+    engine::{
+        over_time::{counter::Counter, window::Window},
+        resets::seen_reset,
+    },
     facts::{
-        Inventory, NetnsId, RecordedReset, ResetCause, ResetCount, SeenReset, TcpState, Timestamp,
+        Amount, Inventory, NetnsId, RecordedReset, ResetCause, ResetCount, SeenReset, TcpState,
+        Timestamp,
     },
 };
 
@@ -34,13 +39,17 @@ pub(super) fn is_stray(row: &ResetCount) -> bool {
     }
 }
 
-/// The only address that a stray reset was sent to; `None` for others.
+/// The only address that a stray reset was sent to, for a segment without data; `None` for others.
 pub(super) fn source_of(row: &ResetCount) -> Option<IpAddr> {
     let is_answer = matches!(
         seen_reset(&row.what),
         Some(SeenReset::Sent(ResetCause::HalfOpen | ResetCause::NoListener))
     );
-    (is_answer && is_stray(row) && row.peers == Some(ONE)).then_some(row.last_peer).flatten()
+    // Data belongs to a connection that existed: its sender is a former peer.
+    let has_data =
+        matches!(row.what, RecordedReset::Seen(seen) if seen.unread > Some(Amount::Nothing));
+    let is_probe = is_answer && !has_data && is_stray(row) && row.peers == Some(ONE);
+    is_probe.then_some(row.last_peer).flatten()
 }
 
 /// The addresses that try many ports.
@@ -55,26 +64,35 @@ pub(super) fn scanners(added: &[(&ResetCount, u64)]) -> BTreeSet<(NetnsId, IpAdd
     ports.into_keys().collect()
 }
 
-/// When connection tracking last found packets invalid, and how many within the last round of that.
+/// The packets that connection tracking found invalid, by when.
 #[derive(Debug, Default)]
-pub(super) struct Conntrack(BTreeMap<NetnsId, (Counter, Option<(Timestamp, u64)>)>);
+pub(super) struct Conntrack(BTreeMap<NetnsId, (Counter, Window<u64>)>);
 
 impl Conntrack {
-    pub(super) fn observe(&mut self, inventory: &Inventory, now: Timestamp) {
-        let mut before = std::mem::take(&mut self.0);
+    /// Takes what was added since `before`. The longest `window` of any threshold bounds the memory.
+    pub(super) fn observe(
+        &mut self,
+        inventory: &Inventory,
+        (before, now): (Timestamp, Timestamp),
+        window: Duration,
+    ) {
+        let mut known = std::mem::take(&mut self.0);
         for namespace in inventory.namespaces.iter().take(NAMESPACES) {
             let Some(total) = namespace.conntrack_invalid else { continue };
-            let (mut counter, mut grown) = before.remove(&namespace.id).unwrap_or_default();
+            let (mut counter, mut invalid) = known.remove(&namespace.id).unwrap_or_default();
+            invalid.forget(|part| now.since(part.ended) >= window);
             if let Some(added) = counter.added(total).filter(|added| *added > 0) {
-                grown = Some((now, added));
+                let width = window / PARTS;
+                invalid.add(added, (before, now), width, |sum, added| *sum += added);
             }
-            self.0.insert(namespace.id, (counter, grown));
+            self.0.insert(namespace.id, (counter, invalid));
         }
     }
 
-    /// Packets found invalid between the last two inventories within the window that had any.
-    pub(super) fn invalid(&self, netns: NetnsId, times: &Times) -> Option<u64> {
-        let (at, added) = self.0.get(&netns)?.1?;
-        (times.now.since(at) <= times.window).then_some(added)
+    /// Packets found invalid within the window that ended at `end`; `None` for none.
+    pub(super) fn invalid(&self, netns: NetnsId, end: Timestamp, window: Duration) -> Option<u64> {
+        let parts = self.0.get(&netns)?.1.iter();
+        let within = parts.filter(|part| part.began < end && part.ended > end - window);
+        Some(within.fold(0, |sum, part| sum + part.value)).filter(|sum| *sum > 0)
     }
 }

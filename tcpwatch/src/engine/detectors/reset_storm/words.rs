@@ -84,12 +84,13 @@ impl Case<'_> {
     }
 
     /// Segments for this host itself that its address translation should have passed on: they come
-    /// from a service, for connections that no socket of this host has.
+    /// from a service, for connections that no socket of this host has. Connection tracking found at
+    /// least half as many packets invalid: a few are invalid on every host.
     fn is_untranslated(&self) -> bool {
         self.role == Role::Client
             && self.most() == SeenReset::Sent(ResetCause::HalfOpen)
             && self.last.is_stray
-            && self.conntrack.is_some()
+            && self.conntrack.is_some_and(|invalid| invalid >= self.total() / 2)
     }
 
     fn subject(&self) -> Subject {
@@ -101,8 +102,10 @@ impl Case<'_> {
         };
         if let Some(source) = self.scanner {
             subject.port = None;
-            let port = self.last.other_port.unwrap_or_default();
-            subject.peer = Some(std::net::SocketAddr::new(source, port).to_string());
+            subject.peer = Some(match self.last.other_port {
+                Some(port) => std::net::SocketAddr::new(source, port).to_string(),
+                None => source.to_string(),
+            });
             return subject;
         }
         match self.role {
