@@ -387,3 +387,51 @@ fn a_server_with_few_backends_in_fin_wait2_is_no_relay() {
     assert_eq!(text_of(finding, "relay"), "absent");
     assert_says(&finding.explanation, &["a code path sees the end of the stream"]);
 }
+
+#[test]
+fn a_relay_keeps_its_severity_where_the_process_behind_it_has_no_finding() {
+    let app = boxed(7, "app-mapper");
+    let severity = |config: &str| {
+        let mut watch = Watch::configured(config);
+        let mut severities = Vec::new();
+        for _ in 0..4 {
+            watch.pass(INTERVAL);
+            let findings = watch.see(relay(Some(&app))).iter();
+            let of_proxy =
+                findings.filter(|it| it.subject.process.as_deref() == Some("kube-proxy"));
+            let mut of_proxy = of_proxy.filter(|it| it.kind == FindingKind::CloseWaitPileup);
+            severities.push(of_proxy.next().map(|it| it.severity));
+        }
+        severities
+    };
+    assert_eq!(severity(""), [Some(Severity::Info); 4]);
+    let silenced =
+        "[[detect.close_wait_pileup.override]]\nprocess = \"app-mapper\"\nenabled = false";
+    let [info, warning] = [Severity::Info, Severity::Warning].map(Some);
+    assert_eq!(severity(silenced), [info, warning, warning, warning]);
+}
+
+#[test]
+fn all_sockets_of_a_process_count_for_its_descriptors_however_few_are_described() {
+    // The process has so many; the inventory describes a few of the service.
+    for (beyond, open, severity) in [
+        (0, 900, Severity::Warning),
+        (8_000, 9_000, Severity::Critical),
+        (8_000, 10_000, Severity::Critical),
+        (300, 900, Severity::Warning),
+    ] {
+        let leaky = process(12, "leaky");
+        let mut watch = Watch::new();
+        for _ in 0..3 {
+            watch.pass(INTERVAL);
+            let old = close_wait(&leaky, START - HOUR);
+            let close_wait_beyond = [((Role::Client, 443), beyond)].into();
+            let namespace = Namespace { close_wait: times(40, &old), close_wait_beyond, ..host() };
+            let mut found = inventory([namespace], watch.now);
+            let limit = DescriptorUse { open, limit: 10_000, hard_limit: 10_000 };
+            found.descriptors = [(12, limit)].into();
+            watch.take(&found);
+        }
+        assert_eq!(watch.only().severity, severity, "{beyond} beyond, {open} open");
+    }
+}

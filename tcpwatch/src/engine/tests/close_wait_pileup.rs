@@ -151,6 +151,19 @@ fn growth_that_pauses_stands_until_sockets_are_closed() {
     let stood = growth(|_| {}, 7_000, closes);
     let expected: Vec<u64> = (600..6_500).step_by(10).collect();
     assert_eq!(stood, expected);
+    // The text gives the reason.
+    let mut watch = Watch::counting();
+    for second in (0..=3_000).step_by(10) {
+        watch.now = START + seconds(second);
+        let kept = close_wait(&process(12, "backupd"), START - seconds(3_600));
+        watch.see_close_wait(times(closes(second), &kept));
+    }
+    assert_eq!(watch.only().severity, Severity::Warning);
+    assert_says(
+        &watch.only().explanation,
+        &["has grown to 11. The growth pauses, and the finding"],
+    );
+    assert_eq!(text_of(watch.only(), "sockets_grown_to"), "11");
 }
 
 #[test]
@@ -450,6 +463,7 @@ fn sockets_that_were_too_many_to_describe_are_counted_without_an_owner() {
     let beyond = [((Role::Client, 443), 83_616), ((Role::Client, 80), 5)].into();
     watch.see([Namespace { close_wait: times(20, &old), close_wait_beyond: beyond, ..host() }]);
     let finding = watch.only();
+    assert_eq!(finding.severity, Severity::Critical);
     assert!(finding.title.contains("keeps 20 connections"), "{}", finding.title);
     assert!(finding.title.contains("; 83616 more of that service"), "{}", finding.title);
     let key = "sockets_not_examined";

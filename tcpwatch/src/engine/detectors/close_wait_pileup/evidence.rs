@@ -28,6 +28,9 @@ pub(super) fn of(group: &Group<'_>, stacks: &Stacks, services: &Services<'_>) ->
     if let Some(per_minute) = group.shown.per_minute {
         evidence.number("growth_sockets_per_minute", per_minute);
     }
+    if let Some(most) = group.shown.grown_to {
+        evidence.count("sockets_grown_to", most);
+    }
     if let Some(verdict) = group.shown.course {
         evidence.text("verdict", verdict.label());
     }

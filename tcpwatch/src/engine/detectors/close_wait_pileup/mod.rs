@@ -28,7 +28,7 @@ mod words;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -63,6 +63,10 @@ pub(crate) struct CloseWaitPileup {
     levels: Levels,
     followed: HashMap<String, Followed>,
     growing: Vec<u32>,
+    /// Processes whose sockets were part of a finding in the last round.
+    reported: BTreeSet<u32>,
+    /// Findings that showed a relay then, with its backend on this host.
+    mirrors: BTreeSet<String>,
 }
 
 impl Detector for CloseWaitPileup {
@@ -75,7 +79,13 @@ impl Detector for CloseWaitPileup {
     fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
         self.levels.begin();
         let before = std::mem::take(&mut self.followed);
-        let mut judging = Judging { detector: self, before, growing: Vec::new() };
+        let mut judging = Judging {
+            detector: self,
+            before,
+            growing: Vec::new(),
+            reported: BTreeSet::new(),
+            mirrors: BTreeSet::new(),
+        };
         let peers = Peers::of(round.inventory);
         for namespace in &round.inventory.namespaces {
             let look = Look {
@@ -94,8 +104,10 @@ impl Detector for CloseWaitPileup {
                 judging.judge_owner(key, found, &look, config, verdicts);
             }
         }
-        let growing = judging.growing;
+        let Judging { growing, reported, mirrors, .. } = judging;
         self.growing = largest(growing);
+        self.reported = reported;
+        self.mirrors = mirrors;
     }
 }
 
@@ -124,6 +136,9 @@ struct Judging<'a> {
     before: HashMap<String, Followed>,
     /// Processes whose sockets become more, with the number of these.
     growing: Vec<(usize, u32)>,
+    /// See [`CloseWaitPileup`], of this round.
+    reported: BTreeSet<u32>,
+    mirrors: BTreeSet<String>,
 }
 
 /// Sockets by owner. One whose process is still to be looked for waits for that: a finding must not
@@ -203,8 +218,8 @@ impl Judging<'_> {
             (Scope::All, None) => return,
         };
         let relay = relay::of(sockets, look);
-        // The process that does not close has its own finding.
-        let is_mirror = relay.as_ref().is_some_and(|relay| relay.process.is_some());
+        let backend = relay.as_ref().and_then(|relay| relay.process.as_ref());
+        let is_mirror = backend.is_some_and(|backend| self.is_mirror(&id, backend.pid));
         let severity = if is_mirror { severity.min(mirrored(shown)) } else { severity };
         let group = Group {
             namespace: look.namespace,
@@ -219,7 +234,15 @@ impl Judging<'_> {
             worst: judged.iter().find(|pool| pool.is_near_limit).unwrap_or(shown),
             shown,
         };
+        self.reported.extend(group.holders.iter().map(|(pid, _)| *pid));
         verdicts.push(group.verdict(id), sockets.len() as u64);
+    }
+
+    /// Whether the process that does not close has a finding of its own. In the first round of a
+    /// relay that is not known yet.
+    fn is_mirror(&mut self, id: &str, backend: u32) -> bool {
+        self.mirrors.insert(id.to_owned());
+        !self.detector.mirrors.contains(id) || self.detector.reported.contains(&backend)
     }
 
     fn judge_pool(
@@ -252,10 +275,9 @@ impl Judging<'_> {
     ) -> Judged {
         let mut followed = self.before.remove(id).unwrap_or_default();
         let leaving = followed.leaving(sockets, look, config.window);
-        let count = (sockets.len() as u64, in_all);
         let levels = &mut self.detector.levels;
         let now = (look.now, config);
-        let judged = followed.judge_together(id, count, processes as u64, leaving, levels, now);
+        let judged = followed.judge_together(id, in_all, processes as u64, leaving, levels, now);
         self.follow(id.to_owned(), followed);
         judged
     }
@@ -299,10 +321,10 @@ fn narrowest(
     let of_all = together.and_then(|it| it.severity);
     let severity = pools.iter().map(|pool| pool.severity).max()?.max(of_all)?;
     let (at, worst) =
-        pools.iter().enumerate().max_by_key(|(_, pool)| (pool.severity, pool.count))?;
-    let all: u64 = pools.iter().map(|pool| pool.count).sum();
-    let has_nearly_all = worst.count * 10 >= all * 9;
-    let others_are_few = all - worst.count < config.info.min(config.warning)
+        pools.iter().enumerate().max_by_key(|(_, pool)| (pool.severity, pool.in_all))?;
+    let all: u64 = pools.iter().map(|pool| pool.in_all).sum();
+    let has_nearly_all = worst.in_all * 10 >= all * 9;
+    let others_are_few = all - worst.in_all < config.info.min(config.warning)
         && pools.iter().filter(|pool| pool.severity.is_some()).count() == 1;
     let is_one = together.is_none() || has_nearly_all || others_are_few;
     let scope = if is_one && worst.severity >= of_all { Scope::Process(at) } else { Scope::All };

@@ -45,11 +45,11 @@ pub(super) struct Followed {
 #[derive(Debug)]
 pub(super) struct Judged {
     pub(super) severity: Option<Severity>,
-    /// Sockets that are described.
-    pub(super) count: u64,
-    /// With those that are too many to be.
+    /// Its sockets, with those that are too many to be described.
     pub(super) in_all: u64,
     pub(super) grows: bool,
+    /// Only growth raised it: the most that there were.
+    pub(super) grown_to: Option<u64>,
     pub(super) per_minute: Option<f64>,
     pub(super) leaving: Option<Leaving>,
     pub(super) course: Option<Course>,
@@ -85,7 +85,7 @@ pub(super) struct Descriptors {
 type Now<'a> = (Timestamp, &'a CloseWaitPileup);
 
 impl Followed {
-    /// Judges a process: `count` are its sockets that are described, and all that it has.
+    /// Judges a process by all its sockets; `count` of them are described.
     pub(super) fn judge_process(
         &mut self,
         id: &str,
@@ -102,15 +102,15 @@ impl Followed {
             (Severity::Warning, config.warning as f64),
             (Severity::Info, config.info.min(config.warning) as f64),
         ];
-        let by_count = levels.judge_steps(id, count as f64, &steps);
+        let by_count = levels.judge_steps(id, in_all as f64, &steps);
         let by_share = descriptors.and_then(|it| {
             let share = [(Severity::Warning, it.limit as f64 * SHARE)];
-            levels.judge_steps(&format!("{id}#share"), count as f64, &share)
+            levels.judge_steps(&format!("{id}#share"), in_all as f64, &share)
         });
         let reached = by_count.max(by_share).max(by_growth.then_some(Severity::Warning));
         let descriptors = descriptors.map(|it| self.descriptors(*it, config.window));
         let is_near_limit = reached.is_some()
-            && descriptors.is_some_and(|it| self.is_near_limit(it, count, config.window));
+            && descriptors.is_some_and(|it| self.is_near_limit(it, in_all, config.window));
         self.was_near_limit = is_near_limit;
         let severity = if is_near_limit { Some(Severity::Critical) } else { reached };
         let wants_stacks = config.stacks
@@ -119,8 +119,9 @@ impl Followed {
         Judged {
             descriptors: descriptors.map(|it| it.shown_at(severity)),
             is_near_limit,
+            grown_to: self.grown_to.filter(|_| severity > by_count.max(by_share)),
             wants_stacks,
-            ..self.judged(severity, (count, in_all), leaving, config.window)
+            ..self.judged(severity, in_all, leaving, config.window)
         }
     }
 
@@ -128,7 +129,7 @@ impl Followed {
     pub(super) fn judge_together(
         &mut self,
         id: &str,
-        (count, in_all): (u64, u64),
+        in_all: u64,
         processes: u64,
         leaving: Option<Leaving>,
         levels: &mut Levels,
@@ -138,15 +139,16 @@ impl Followed {
         let growing = config.growing.saturating_mul(processes.max(1));
         let by_growth = self.stands_by_growth(in_all, growing, config.window);
         let info = [(Severity::Info, config.info.min(config.warning) as f64)];
-        let by_count = levels.judge_steps(&format!("{id}#all"), count as f64, &info);
+        let by_count = levels.judge_steps(&format!("{id}#all"), in_all as f64, &info);
         let severity = by_count.max(by_growth.then_some(Severity::Warning));
-        self.judged(severity, (count, in_all), leaving, config.window)
+        let grown_to = self.grown_to.filter(|_| severity > by_count);
+        Judged { grown_to, ..self.judged(severity, in_all, leaving, config.window) }
     }
 
     fn judged(
         &self,
         severity: Option<Severity>,
-        (count, in_all): (u64, u64),
+        in_all: u64,
         leaving: Option<Leaving>,
         window: Duration,
     ) -> Judged {
@@ -154,9 +156,9 @@ impl Followed {
         let is_sure = |course: &Course| severity > Some(Severity::Info) || *course != Course::Leak;
         Judged {
             severity,
-            count,
             in_all,
             grows: self.trend.grew_in_every_quarter(window),
+            grown_to: None,
             per_minute: self.trend.per_minute(window),
             leaving,
             course: leaving.and_then(|leaving| self.course(leaving, window)).filter(is_sure),

@@ -201,6 +201,11 @@ impl Group<'_> {
         }
         if self.shown.grows {
             text.push_str(" Their number keeps growing.");
+        } else if let Some(most) = self.shown.grown_to {
+            text.push_str(&format!(
+                " Their number has grown to {most}. The growth pauses, and the finding stands until \
+                 a tenth of them is closed."
+            ));
         }
         text.push_str(&self.reading_of_verdict());
         text.push_str(&self.reading_of_info());
