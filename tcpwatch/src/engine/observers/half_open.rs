@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    engine::over_time::counter::Counter,
+    engine::over_time::{counter::Counter, moved::Moved},
     facts::{Inventory, Listener, Namespace, NetnsId, Process, Timestamp},
 };
 
@@ -33,8 +33,12 @@ type Port = (NetnsId, u16);
 /// Facts of listening ports that outlive an inventory.
 #[derive(Debug, Default)]
 pub(crate) struct HalfOpen {
-    /// When a port's accept queue was last known to be full.
+    /// When a look last found a port's accept queue full.
     full: HashMap<Port, Timestamp>,
+    /// The handshakes that full queues dropped between the looks.
+    dropped: HashMap<Port, Moved>,
+    /// How many these are within the lifetime of a request.
+    left_behind: HashMap<Port, u64>,
     /// `ListenOverflows` of each namespace.
     overflows: HashMap<NetnsId, Counter>,
     /// Drops by the listeners of each port, modulo 2^32.
@@ -55,14 +59,16 @@ pub(crate) struct Crowd<'a> {
     pub(crate) sources: u32,
     /// Connections that the accept queues may hold together.
     pub(crate) limit: u64,
-    /// The accept queue is or was full within the lifetime of a request. The kernel itself drops
-    /// the answers then.
-    pub(crate) was_full: bool,
+    /// Requests whose answers the kernel itself dropped, because the accept queue was full within
+    /// their lifetime.
+    left_behind: u64,
 }
 
 impl HalfOpen {
     pub(crate) fn observe(&mut self, inventory: &Inventory, now: Timestamp) {
         self.full.retain(|_, at| now.since(*at) <= REQUEST_LIFE);
+        let mut dropped_before = std::mem::take(&mut self.dropped);
+        self.left_behind.clear();
         let before = std::mem::take(&mut self.is_flood);
         let mut drops_before = std::mem::take(&mut self.drops);
         let mut overflows_before = std::mem::take(&mut self.overflows);
@@ -74,13 +80,20 @@ impl HalfOpen {
             for (port, listeners) in by_port(namespace) {
                 let key = (namespace.id, port);
                 let drops = listeners.iter().fold(0, |sum: u32, it| sum.wrapping_add(it.drops));
-                let dropped = drops_before.remove(&key).unwrap_or(0) != drops;
+                let dropped = drops.wrapping_sub(drops_before.remove(&key).unwrap_or(0));
                 if drops > 0 && self.drops.len() < PORTS {
                     self.drops.insert(key, drops);
                 }
-                // A queue fills and empties between two looks; its drops stay.
-                let was_full = overflowed && dropped;
-                if (was_full || listeners.iter().any(|listener| listener.is_full()))
+                // A queue fills and empties between two looks; its drops stay. A step back is of
+                // another listener.
+                let added = if overflowed && dropped <= i32::MAX as u32 { dropped } else { 0 };
+                let mut moved = dropped_before.remove(&key).unwrap_or_default();
+                let moves = moved.observe(added.into(), REQUEST_LIFE, now);
+                if moves.total > 0 && self.dropped.len() < PORTS {
+                    self.dropped.insert(key, moved);
+                    self.left_behind.insert(key, moves.in_window);
+                }
+                if listeners.iter().any(|listener| listener.is_full())
                     && (self.full.len() < PORTS || self.full.contains_key(&key))
                 {
                     self.full.insert(key, now);
@@ -100,7 +113,17 @@ impl HalfOpen {
 
     /// Whether the accept queue of the port is or was full within the lifetime of a request.
     pub(crate) fn was_full(&self, netns: NetnsId, port: u16) -> bool {
-        self.full.contains_key(&(netns, port))
+        let key = (netns, port);
+        self.full.contains_key(&key) || self.left_behind.contains_key(&key)
+    }
+
+    /// The most requests that full queues can have left behind: a look that finds a queue full
+    /// explains them all, a drop between two looks explains one.
+    fn left_behind(&self, key: &Port) -> u64 {
+        if self.full.contains_key(key) {
+            return u64::MAX;
+        }
+        self.left_behind.get(key).copied().unwrap_or(0)
     }
 
     /// The ports of the namespace that are flooded, or else stalled, as of the last observation.
@@ -111,8 +134,8 @@ impl HalfOpen {
             let (unanswered, sources) = crowd_of(&listeners);
             let limit = listeners.iter().map(|listener| u64::from(listener.accept_limit)).sum();
             let listener = *listeners.iter().max_by_key(|listener| listener.half_open)?;
-            let was_full = self.full.contains_key(&key);
-            Some(Crowd { namespace, listener, listeners, unanswered, sources, limit, was_full })
+            let left_behind = self.left_behind(&key);
+            Some(Crowd { namespace, listener, listeners, unanswered, sources, limit, left_behind })
         };
         by_port(namespace).into_iter().filter_map(crowd).collect()
     }
@@ -131,6 +154,11 @@ impl Crowd<'_> {
     /// threshold.
     pub(crate) fn threshold(&self, warning: u64) -> f64 {
         warning.min(CROWD_LEAST.max(self.limit / 2)) as f64
+    }
+
+    /// The unanswered requests that no full queue explains.
+    pub(crate) fn unexplained(&self) -> f64 {
+        u64::from(self.unanswered).saturating_sub(self.left_behind) as f64
     }
 
     /// Half-open connections of the port, the answered ones too.

@@ -122,10 +122,26 @@ fn it_says_that_nothing_was_accepted_and_clears_when_something_is() {
     assert_says(&watch.only().explanation, &["head of the queue is the same"]);
     // Hundreds wait, but one after the other is accepted: slow, and no drop yet.
     watch.pass(INTERVAL);
-    assert_eq!(watch.see([listening([waiting(250, 511, 8)], 0)]), []);
+    watch.see([listening([waiting(250, 511, 8)], 0)]);
+    assert_says(&watch.only().title, &["does not accept fast enough on 0.0.0.0:8080: 250 wait"]);
     watch.pass(INTERVAL);
     assert_eq!(watch.see([listening([waiting(260, 511, 9)], 0)]), []);
     assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
+}
+
+#[test]
+fn a_queue_of_which_one_is_accepted_now_and_then_does_not_flap() {
+    let mut watch = Watch::new();
+    // One each 30 s, at an interval of 10 s.
+    for look in 0..60 {
+        watch.pass(INTERVAL);
+        watch.see([listening([waiting(240, 511, look / 3)], 0)]);
+    }
+    assert_eq!(watch.reported(), ["raised warning"]);
+    // It is served at last, if not all of it.
+    watch.pass(INTERVAL);
+    assert_eq!(watch.see([listening([waiting(80, 511, 700)], 0)]), []);
+    assert_eq!(watch.reported(), ["cleared warning"]);
 }
 
 #[test]

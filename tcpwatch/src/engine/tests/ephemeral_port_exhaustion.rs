@@ -1,6 +1,7 @@
 //! `ephemeral-port-exhaustion`: the ratio, connects that failed, words.
 
 use super::{time_wait_exhaustion::assert_recycle_is_only_warned_of, *};
+use crate::facts::NoConnect;
 
 const SOURCE: &str = "10.0.0.1";
 const PEER: &str = "10.0.0.9:443";
@@ -358,7 +359,11 @@ fn the_remedy_says_what_the_present_value_of_tcp_tw_reuse_means() {
 fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     let mut watch = Watch::new();
     let mut namespace = used(28_000);
+    // A few explain nothing.
     namespace.ports.bound_before_connect = 12;
+    watch.see([namespace.clone()]);
+    assert!(!remedies_of(watch.only()).contains("IP_BIND_ADDRESS_NO_PORT"));
+    namespace.ports.bound_before_connect = 3_000;
     watch.see([namespace]);
     let begins = [
         "Fewer connections: ",
@@ -374,7 +379,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     for (remedy, begin) in remedies.iter().zip(begins) {
         assert!(remedy.starts_with(begin), "{remedy}");
     }
-    assert_says(&remedies[1], &["12 ports here belong to connections that called bind()"]);
+    assert_says(&remedies[1], &["3000 ports here belong to connections that called bind()"]);
     assert_says(&remedies[6], &["not by SO_LINGER 0"]);
     assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
     // Where no process binds before connect() it is no remedy.
@@ -444,4 +449,59 @@ fn disabled_port_exhaustion_raises_nothing_and_still_forgets() {
     watch.see([host()]);
     watch.reconfigure(|detect| detect.ephemeral_port_exhaustion.enabled = true);
     assert_eq!(watch.see([host()]), []);
+}
+
+/// A failure like that of [`no_port`], for this reason.
+fn failed_apart(reason: ConnectFailure, why: NoConnect, local_port: u16) -> Event {
+    let client = process(7, "session");
+    let mut event = no_port(START, HOST, "10.0.0.1", "10.0.0.9:6379", Some(&client));
+    if let Event::ConnectFailed { reason: known, no_connect, local, .. } = &mut event {
+        (*known, *no_connect, local.port) = (reason, Some(why), local_port);
+    }
+    event
+}
+
+#[test]
+fn a_range_of_the_sockets_own_is_no_shortage_of_the_namespace() {
+    let mut watch = Watch::new();
+    let why = NoConnect::OwnRange { first: 40_000, last: 40_007 };
+    for _ in 0..4 {
+        watch.engine.handle_event(&failed_apart(ConnectFailure::NoLocalPort, why, 0));
+    }
+    watch.see([host()]);
+    let finding = watch.only();
+    assert_eq!(finding.severity, Severity::Warning);
+    assert_eq!(
+        finding.title,
+        "4 connect() calls to 10.0.0.9:6379 by session (pid 7) failed: every port of the program's \
+         own range 40000-40007 is taken for this destination"
+    );
+    assert_says(&finding.explanation, &["IP_LOCAL_PORT_RANGE", "28232 ports"]);
+    assert_says(&finding.remedies[0], &["A wider IP_LOCAL_PORT_RANGE in session (pid 7)"]);
+    assert!(!remedies_of(finding).contains("sysctl -w"), "{:?}", finding.remedies);
+    assert_eq!(text_of(finding, "own_port_range.first_port"), "40000");
+    watch.pass(seconds(61));
+    assert_eq!(watch.see([host()]), []);
+}
+
+#[test]
+fn a_bound_socket_whose_ends_are_taken_is_no_shortage_either() {
+    for (times, severity) in [(1, Severity::Info), (9, Severity::Info), (10, Severity::Warning)] {
+        let mut watch = Watch::new();
+        for _ in 0..times {
+            let event = failed_apart(ConnectFailure::Other, NoConnect::EndsTaken, 4_000);
+            watch.engine.handle_event(&event);
+        }
+        watch.see([host()]);
+        assert_eq!(watch.only().severity, severity, "{times}");
+        let calls = if times == 1 { "1 connect() call" } else { "connect() calls" };
+        assert_says(&watch.only().title, &[calls, "local port 4000 is connected to that dest"]);
+        assert_eq!(text_of(watch.only(), "bound_port"), "4000");
+    }
+    let mut watch = Watch::new();
+    for reason in [ConnectFailure::Other, ConnectFailure::NoLocalPort] {
+        watch.engine.handle_event(&failed_apart(reason, NoConnect::NoMemory, 0));
+    }
+    let findings = watch.see([host()]);
+    assert!(findings.iter().all(|it| !it.id.contains("own_range") && !it.id.contains("ends")));
 }

@@ -172,13 +172,17 @@ fn a_port_that_dropped_connections_is_full_though_no_look_shows_it() {
     };
     assert!(stalls(watch.see([dropping(7, 7)])), "drops before the first look are not known");
     watch.pass(INTERVAL);
-    assert!(!stalls(watch.see([dropping(8, 8)])), "it overflowed since");
+    assert!(!stalls(watch.see([dropping(4_007, 9)])), "it overflowed since");
     watch.pass(seconds(60));
-    assert!(!stalls(watch.see([dropping(8, 8)])), "within the lifetime of a request");
+    assert!(!stalls(watch.see([dropping(4_007, 9)])), "within the lifetime of a request");
     watch.pass(INTERVAL);
-    assert!(stalls(watch.see([dropping(8, 8)])));
+    assert!(stalls(watch.see([dropping(4_007, 9)])));
     watch.pass(INTERVAL);
-    assert!(stalls(watch.see([dropping(9, 8)])), "drops for another reason than the queue");
+    assert!(stalls(watch.see([dropping(9_000, 9)])), "drops for another reason than the queue");
+    watch.pass(INTERVAL);
+    assert!(stalls(watch.see([dropping(9_001, 10)])), "a drop explains one request");
+    watch.pass(INTERVAL);
+    assert!(stalls(watch.see([dropping(1, 11)])), "another listener");
 }
 
 #[test]

@@ -8,8 +8,8 @@
 //! queue that stays full for `min_age`; `waiting` connections, or half of a shorter queue, of which
 //! none is accepted for `min_age`. A lasting one takes two inventories.
 //! Cold start: drops before the first inventory are not counted.
-//! Recovery: `window` after the last drop; the inventory that finds a place in the queue, or something
-//! accepted.
+//! Recovery: `window` after the last drop; the inventory that finds a place in the queue; two in a
+//! row that find something accepted, or one that finds fewer than 0.9 of those that may wait.
 //! Misses: a queue that fills and empties between two inventories without a drop; what a listener
 //! dropped that was gone before the inventory. Drops for another reason are taken for overflows
 //! while another listener of the namespace overflows.
@@ -141,14 +141,18 @@ impl AcceptQueueOverflow {
         }
         let is_long = |age| age >= config.min_age;
         let stalled = place.stalled(&course.stalled).filter(|(_, age)| is_long(*age));
-        let stalled = stalled.filter(|(listener, _)| {
+        let waiting_id = format!("{id}/waiting");
+        let stood = self.levels.is_held(&waiting_id);
+        let mut is_crowded = |listener: &Listener| {
             let half = u64::from(listener.accept_limit) / 2;
             let threshold = config.waiting.min(half.max(WAITING_LEAST)) as f64;
             let waiting = f64::from(listener.accept_queue);
-            let id = format!("{id}/waiting");
-            self.levels.judge(&id, waiting, threshold, f64::INFINITY).is_some()
-        });
-        let stands = course.stays_full || stalled.is_some();
+            self.levels.judge(&waiting_id, waiting, threshold, f64::INFINITY).is_some()
+        };
+        let stalled = stalled.filter(|(listener, _)| is_crowded(listener));
+        let is_slow =
+            stood && stalled.is_none() && place.slow(&course.slow).is_some_and(is_crowded);
+        let stands = course.stays_full || stalled.is_some() || is_slow;
         let severity = by_drops.max(stands.then_some(Severity::Warning))?;
         let is_burst = severity == Severity::Info;
         Overflow { place, course, stalled, is_burst }.verdict(id, severity)

@@ -1,6 +1,10 @@
 //! The listeners of one address and port, which the kernel may choose between (`SO_REUSEPORT`).
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use crate::facts::{Listener, Namespace, Process};
 
@@ -57,6 +61,12 @@ impl Place<'_> {
         let longest =
             self.listeners.iter().copied().filter(|it| of(it).is_some()).max_by_key(of)?;
         Some((longest, *stalled.get(&longest.id)?))
+    }
+
+    /// The one with the longest queue of those that are `slow`.
+    pub(crate) fn slow(&self, slow: &HashSet<u64>) -> Option<&Listener> {
+        let slow = self.listeners.iter().copied().filter(|it| slow.contains(&it.id));
+        slow.max_by_key(|it| it.accept_queue)
     }
 
     /// The one to ask why.

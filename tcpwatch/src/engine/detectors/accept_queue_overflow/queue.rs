@@ -1,7 +1,10 @@
 //! The memory of the accept queues at one place: drops, how long they overflow, and which
 //! connection is the first of each.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::place::Place;
 use crate::{
@@ -35,6 +38,8 @@ pub(super) struct Queue {
 struct First {
     id: u64,
     since: Timestamp,
+    /// The one before had been there for a look or more.
+    after_stall: bool,
 }
 
 /// The result of a look at a place.
@@ -47,6 +52,8 @@ pub(super) struct Course {
     pub(super) stays_full: bool,
     /// For how long nothing was accepted at least, by listener; two looks or more.
     pub(super) stalled: HashMap<u64, Duration>,
+    /// Listeners of which one connection or a few were accepted since such a look.
+    pub(super) slow: HashSet<u64>,
 }
 
 impl Queue {
@@ -85,14 +92,16 @@ impl Queue {
             self.lasted_at = Some(now);
         }
         self.lasted_at = self.lasted_at.filter(|at| now.since(*at) <= window);
+        self.follow_first(place, self.looked, now);
         self.looked = now;
-        self.follow_first(place, now);
         let stalled = self.first.iter().filter(|(_, first)| first.since < now);
+        let slow = self.first.iter().filter(|(_, first)| first.since == now && first.after_stall);
         Course {
             moves,
             lasts: self.lasted_at.is_some(),
             stays_full: self.full_since.is_some_and(|since| has_lasted(since, now)),
             stalled: stalled.map(|(listener, first)| (*listener, now.since(first.since))).collect(),
+            slow: slow.map(|(listener, _)| *listener).collect(),
         }
     }
 
@@ -116,13 +125,19 @@ impl Queue {
         added
     }
 
-    fn follow_first(&mut self, place: &Place<'_>, now: Timestamp) {
+    fn follow_first(&mut self, place: &Place<'_>, looked: Timestamp, now: Timestamp) {
         let before = std::mem::take(&mut self.first);
         for listener in &place.listeners {
             let Some(id) = listener.first_waiting else { continue };
-            let same = before.get(&listener.id).filter(|first| first.id == id);
-            let since = same.map_or(now, |first| first.since);
-            self.first.insert(listener.id, First { id, since });
+            let known = before.get(&listener.id);
+            let first = match known.filter(|first| first.id == id) {
+                Some(same) => *same,
+                None => {
+                    let after_stall = known.is_some_and(|first| first.since < looked);
+                    First { id, since: now, after_stall }
+                }
+            };
+            self.first.insert(listener.id, first);
         }
     }
 }

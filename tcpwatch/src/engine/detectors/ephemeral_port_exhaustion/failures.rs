@@ -7,7 +7,10 @@ use crate::{
     facts::{Process, Timestamp},
 };
 
-#[derive(Clone, Debug)]
+/// Processes that are kept apart.
+const PROCESSES: usize = 16;
+
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Failures {
     pub(crate) count: u64,
     pub(crate) last: Timestamp,
@@ -27,6 +30,20 @@ impl Failures {
             [] => true,
             [(_, count)] => *count == self.count,
             _ => false,
+        }
+    }
+
+    /// Adds one.
+    pub(crate) fn add(&mut self, at: Timestamp, process: Option<&Arc<Process>>) {
+        self.count += 1;
+        self.last = self.last.max(at);
+        let Some(process) = process else { return };
+        if let Some((_, count)) =
+            self.processes.iter_mut().find(|(known, _)| known.pid == process.pid)
+        {
+            *count += 1;
+        } else if self.processes.len() < PROCESSES {
+            self.processes.push((Arc::clone(process), 1));
         }
     }
 

@@ -2,18 +2,18 @@
 //!
 //! Signal: ports taken for one (source, destination, destination port) against those that
 //! `ip_local_port_range` has less the reserved ones; and connect() that failed with EADDRNOTAVAIL,
-//! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port. Ports that bind() has taken are
-//! taken for every destination: where they are so many they are one finding of the namespace, and
-//! no destination has one of its own.
-//! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
-//! of the warning on the programs that close the connections are counted, see `closers`.
-//! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
-//! minute of growth.
-//! Recovery: below 0.9 of the threshold, and `window` after the last failure.
-//! Misses: ports of sockets that are bound but neither listen nor are connected are in no table
-//! that the inventory walks, and of many busy destinations the inventory names 32 and the worst; a
-//! real failure outranks the count.
+//! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port. A socket's own range that is
+//! used up, and a bound socket whose two ends are taken, are findings of their own (`apart`). Ports
+//! that bind() has taken are taken for every destination: where they are so many they are one
+//! finding of the namespace, and no destination has one of its own. Trip: a part of the usable
+//! ports; critical when a connect() has failed within `window`. From 0.8 of the warning on the
+//! programs that close the connections are counted, see `closers`. Cold start: none; the ports are
+//! counted, not their rate. The minutes to the last port need a minute of growth. Recovery: below
+//! 0.9 of the threshold, and `window` after the last failure. Misses: ports of sockets that are
+//! bound but neither listen nor are connected are in no table that the inventory walks, and of many
+//! busy destinations the inventory names 32 and the worst; a real failure outranks the count.
 
+mod apart;
 mod failures;
 mod pinned;
 mod remedies;
@@ -21,11 +21,15 @@ mod words;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
-use self::{failures::Failures, pinned::Pinned, words::Shortage};
+use self::{
+    apart::{Apart, Cause},
+    failures::Failures,
+    pinned::Pinned,
+    words::Shortage,
+};
 use crate::{
     config::{self, Detect, Overridable},
     engine::{
@@ -40,8 +44,6 @@ use crate::{
 
 /// Destinations whose failures are remembered.
 const DESTINATIONS: usize = 256;
-/// Processes that are kept apart for each.
-const PROCESSES: usize = 16;
 /// Destinations whose growth is followed, of those that have half of their ports.
 const TRENDS: usize = 256;
 /// From this part of the ports on growth is followed.
@@ -53,36 +55,29 @@ const GROWTH_WINDOW: Duration = Duration::from_secs(120);
 pub(crate) struct EphemeralPortExhaustion {
     levels: Levels,
     failures: HashMap<Destination, Failures>,
+    /// Failures that are no lack of ports of the namespace.
+    apart: BTreeMap<(Destination, Cause), Failures>,
     trends: HashMap<Destination, Trend>,
     nearing: Nearing,
 }
 
 impl Detector for EphemeralPortExhaustion {
     fn handle_event(&mut self, event: &Event, _detect: &Detect) {
-        let Event::ConnectFailed { at, netns, local, peer, reason, process, .. } = event else {
+        let Event::ConnectFailed { at, netns, local, peer, reason, no_connect, process, .. } =
+            event
+        else {
             return;
         };
-        if *reason != ConnectFailure::NoLocalPort {
-            return;
-        }
         let key = Destination { netns: *netns, local: local.address, peer: *peer };
-        let known = self.failures.contains_key(&key);
-        if !known && self.failures.len() >= DESTINATIONS {
-            return;
-        }
-        let failures = self.failures.entry(key).or_insert_with(|| Failures {
-            count: 0,
-            last: *at,
-            processes: Vec::new(),
-        });
-        failures.count += 1;
-        failures.last = failures.last.max(*at);
-        let Some(process) = process else { return };
-        let processes = &mut failures.processes;
-        if let Some((_, count)) = processes.iter_mut().find(|(known, _)| known.pid == process.pid) {
-            *count += 1;
-        } else if processes.len() < PROCESSES {
-            processes.push((Arc::clone(process), 1));
+        if let Some(cause) = Cause::of(*reason, *no_connect, *local) {
+            let key = (key, cause);
+            if self.apart.contains_key(&key) || self.apart.len() < DESTINATIONS {
+                self.apart.entry(key).or_default().add(*at, process.as_ref());
+            }
+        } else if *reason == ConnectFailure::NoLocalPort
+            && (self.failures.contains_key(&key) || self.failures.len() < DESTINATIONS)
+        {
+            self.failures.entry(key).or_default().add(*at, process.as_ref());
         }
     }
 
@@ -94,13 +89,16 @@ impl Detector for EphemeralPortExhaustion {
         let Round { inventory, now, closers, .. } = *round;
         let config = &round.detect.ephemeral_port_exhaustion;
         self.levels.begin();
-        self.failures.retain(|destination, failures| {
+        let is_recent = |destination: &Destination, failures: &Failures| {
             let config = config.of(failures.worst_process(), destination.peer.port);
             now.since(failures.last) <= config.window
-        });
+        };
+        self.failures.retain(|destination, failures| is_recent(destination, failures));
+        self.apart.retain(|(destination, _), failures| is_recent(destination, failures));
         let mut trends = std::mem::take(&mut self.trends);
         let mut nearness = Vec::new();
         for namespace in &inventory.namespaces {
+            self.judge_apart(namespace, config, verdicts);
             if let Some(verdict) = self.judge_pinned(namespace, config) {
                 verdicts.push(verdict, namespace.ports.pinned.into());
                 continue;
@@ -165,6 +163,22 @@ impl EphemeralPortExhaustion {
         minutes
     }
 
+    /// The findings of connects that fail although the namespace has ports.
+    fn judge_apart(
+        &self,
+        namespace: &Namespace,
+        config: &Overridable<config::EphemeralPortExhaustion>,
+        verdicts: &mut Verdicts<'_>,
+    ) {
+        for ((key, cause), failures) in &self.apart {
+            let Some(failures) = judged(failures, *key, config) else { continue };
+            if key.netns == namespace.id {
+                let apart = Apart { namespace, key: *key, cause: *cause, failures: &failures };
+                verdicts.push(apart.verdict(), failures.count);
+            }
+        }
+    }
+
     /// The finding of ports that are taken for every destination. While it stands, what fails in the
     /// namespace fails for it.
     fn judge_pinned(
@@ -193,7 +207,7 @@ impl EphemeralPortExhaustion {
         config: &Overridable<config::EphemeralPortExhaustion>,
     ) -> Option<Failures> {
         let here = self.failures.keys().filter(|key| key.netns == netns);
-        let each = here.filter_map(|key| self.judged_failures(*key, config));
+        let each = here.filter_map(|key| judged(self.failures.get(key)?, *key, config));
         each.reduce(|mut sum, other| {
             sum.merge(&other);
             sum
@@ -215,27 +229,27 @@ impl EphemeralPortExhaustion {
         } else {
             None
         };
-        let failures = self.judged_failures(shortage.key, config);
+        let failures = self.failures.get(&shortage.key);
+        let failures = failures.and_then(|all| judged(all, shortage.key, config));
         let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
         Some(Shortage { failures: failures.as_ref(), ..shortage }.verdict(id, severity))
     }
+}
 
-    /// The failures towards a destination without those of processes for which this is switched
-    /// off: they must not hide what another one suffers.
-    fn judged_failures(
-        &self,
-        key: Destination,
-        config: &Overridable<config::EphemeralPortExhaustion>,
-    ) -> Option<Failures> {
-        let all = self.failures.get(&key)?;
-        let is_judged = |process: Option<&Process>| config.of(process, key.peer.port).enabled;
-        let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
-        let unnamed = if is_judged(None) { all.count - known } else { 0 };
-        let mut processes = all.processes.clone();
-        processes.retain(|(process, _)| is_judged(Some(process)));
-        let count = unnamed + processes.iter().map(|(_, count)| count).sum::<u64>();
-        (count > 0).then_some(Failures { count, last: all.last, processes })
-    }
+/// The failures towards a destination without those of processes for which this is switched off:
+/// they must not hide what another one suffers.
+fn judged(
+    all: &Failures,
+    key: Destination,
+    config: &Overridable<config::EphemeralPortExhaustion>,
+) -> Option<Failures> {
+    let is_judged = |process: Option<&Process>| config.of(process, key.peer.port).enabled;
+    let known: u64 = all.processes.iter().map(|(_, count)| count).sum();
+    let unnamed = if is_judged(None) { all.count - known } else { 0 };
+    let mut processes = all.processes.clone();
+    processes.retain(|(process, _)| is_judged(Some(process)));
+    let count = unnamed + processes.iter().map(|(_, count)| count).sum::<u64>();
+    (count > 0).then_some(Failures { count, last: all.last, processes })
 }
 
 fn part_of(used: Option<u32>, namespace: &Namespace) -> f64 {

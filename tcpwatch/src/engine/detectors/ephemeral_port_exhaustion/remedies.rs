@@ -17,8 +17,7 @@ pub(crate) fn of_destination(shortage: &Shortage<'_>, subject: &Subject) -> Vec<
     for (state, users) in &states {
         remedies.extend(of_state(shortage, *state, users, subject).map(|it| (users.ports, it)));
     }
-    let bound = shortage.bound();
-    if bound.ports > 0 {
+    if let Some(bound) = shortage.bound_worth_a_word() {
         remedies.push((bound.ports, choose_late(&bound)));
     }
     // Neither a state nor bind() explains it, or the states are not known.
@@ -94,7 +93,10 @@ fn of_state(
              requests share connections or wait for one."
         ),
         TcpState::CloseWait => {
-            let restart = text::restart(subject);
+            // The finding may name the holder of more sockets in another state.
+            let mut holder = Subject { netns: subject.netns.clone(), ..Subject::default() };
+            users.name_in(&mut holder);
+            let restart = text::restart(&holder);
             format!(
                 "The leak first: {whose} keeps {ports} sockets in CLOSE_WAIT, which only its \
                  close() ends (runbook close-wait-pileup). To free the ports now: {restart}"

@@ -100,10 +100,9 @@ impl<'a> Shortage<'a> {
         self.by_state().first().is_none_or(|(state, _)| *state == TcpState::TimeWait)
     }
 
-    /// Whose connect() has failed most often.
+    /// The process whose connect() has failed most often.
     fn failed_most(&self) -> Option<&Process> {
-        let (process, _) = self.failures?.processes.iter().max_by_key(|(_, count)| *count)?;
-        Some(process)
+        self.failures?.worst_process()
     }
 
     /// The process to be named: the holder of most of them; where none is known, the process whose

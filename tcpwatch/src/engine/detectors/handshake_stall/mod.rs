@@ -27,13 +27,9 @@ impl Detector for HandshakeStall {
             for crowd in round.half_open.crowds(namespace, false) {
                 let port = crowd.port();
                 let id = format!("{}/{}/{port}", FindingKind::HandshakeStall.name(), namespace.id);
-                if crowd.was_full {
-                    continue;
-                }
                 let config = round.detect.handshake_stall.of(crowd.process(), port);
                 let (warning, critical) = (crowd.threshold(config.warning), config.critical as f64);
-                let severity =
-                    self.levels.judge(&id, f64::from(crowd.unanswered), warning, critical);
+                let severity = self.levels.judge(&id, crowd.unexplained(), warning, critical);
                 if let Some(severity) = severity.filter(|_| config.enabled) {
                     verdicts.push(words::verdict(&crowd, id, severity), crowd.unanswered.into());
                 }

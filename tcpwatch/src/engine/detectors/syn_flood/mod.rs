@@ -6,8 +6,8 @@
 //! Recovery: below 0.9 of the threshold; the kernel gives a request up after about a minute
 //! (`tcp_synack_retries` 5), sooner when the queue is half full.
 //! Misses: under SYN cookies a flood leaves no more requests than the queue holds, so
-//! their number says nothing of its size. A port whose accept queue is or was just full: there the
-//! kernel itself drops the answers, and `accept-queue-overflow` says so.
+//! their number says nothing of its size. The requests of a port that a full accept queue explains:
+//! there the kernel itself drops the answers, and `accept-queue-overflow` says so.
 
 mod words;
 
@@ -29,13 +29,9 @@ impl Detector for SynFlood {
             for crowd in round.half_open.crowds(namespace, true) {
                 let port = crowd.port();
                 let id = format!("{}/{}/{port}", FindingKind::SynFlood.name(), namespace.id);
-                if crowd.was_full {
-                    continue;
-                }
                 let config = round.detect.syn_flood.of(crowd.process(), port);
                 let (warning, critical) = (crowd.threshold(config.warning), config.critical as f64);
-                let severity =
-                    self.levels.judge(&id, f64::from(crowd.unanswered), warning, critical);
+                let severity = self.levels.judge(&id, crowd.unexplained(), warning, critical);
                 if let Some(severity) = severity.filter(|_| config.enabled) {
                     verdicts.push(words::verdict(&crowd, id, severity), crowd.unanswered.into());
                 }

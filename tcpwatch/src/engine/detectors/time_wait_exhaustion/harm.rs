@@ -11,7 +11,7 @@ use crate::{
             port_users::SHARE_LEAST,
         },
     },
-    facts::{ConnectFailure, DestinationUse, Event, Namespace, TcpState, Timestamp},
+    facts::{ConnectFailure, DestinationUse, Event, Namespace, NoConnect, TcpState, Timestamp},
 };
 
 /// Destinations whose failures are remembered.
@@ -45,8 +45,12 @@ pub(super) struct Failures(HashMap<Destination, Timestamp>);
 
 impl Failures {
     pub(super) fn handle_event(&mut self, event: &Event) {
-        let Event::ConnectFailed { at, netns, local, peer, reason, .. } = event else { return };
-        if *reason != ConnectFailure::NoLocalPort {
+        let Event::ConnectFailed { at, netns, local, peer, reason, no_connect, .. } = event else {
+            return;
+        };
+        // A socket's own range is no measure of the namespace's ports.
+        let lacks_port = matches!(no_connect, None | Some(NoConnect::Range));
+        if *reason != ConnectFailure::NoLocalPort || !lacks_port {
             return;
         }
         let key = Destination { netns: *netns, local: local.address, peer: *peer };
