@@ -8,7 +8,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
 };
 
 use crate::{
@@ -36,7 +36,7 @@ impl Board {
         let severities: BTreeMap<String, Severity> =
             found.iter().map(|it| (it.id.clone(), it.severity)).collect();
         // Names with a slash could make one id of two owners.
-        let mut ids = HashSet::new();
+        let mut ids = BTreeSet::new();
         for verdict in found.into_iter().filter(|verdict| ids.insert(verdict.id.clone())) {
             let known = before.iter().position(|old| old.id == verdict.id);
             let old = known.map(|index| before.swap_remove(index));

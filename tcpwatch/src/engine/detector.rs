@@ -3,7 +3,7 @@
 //! A detector keeps history, never configuration: thresholds arrive with each event and each round,
 //! so a reload is one assignment in [`Engine`](super::Engine).
 
-use std::{cmp::Reverse, collections::HashMap, fmt::Debug};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Debug};
 
 use crate::{
     config::{Detect, Ignore},
@@ -48,12 +48,12 @@ pub(crate) trait Detector: Debug + Send {
 #[derive(Debug)]
 pub(crate) struct Verdicts<'a> {
     ignore: &'a Ignore,
-    found: HashMap<FindingKind, Vec<(u64, Verdict)>>,
+    found: BTreeMap<FindingKind, Vec<(u64, Verdict)>>,
 }
 
 impl<'a> Verdicts<'a> {
     pub(crate) fn new(ignore: &'a Ignore) -> Self {
-        Self { ignore, found: HashMap::new() }
+        Self { ignore, found: BTreeMap::new() }
     }
 
     /// Whether `[ignore]` suppresses what a process has at a port, so that it counts for nothing

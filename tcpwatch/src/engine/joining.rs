@@ -7,7 +7,7 @@
 //! its
 //! `since` and its place in the metrics.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
     engine::{
@@ -66,8 +66,8 @@ pub(crate) const RULES: [Rule; 5] = [
 /// Leading findings and those that they lead, by id.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Links {
-    leaders: HashMap<String, String>,
-    related: HashMap<String, Vec<String>>,
+    leaders: BTreeMap<String, String>,
+    related: BTreeMap<String, Vec<String>>,
 }
 
 impl Links {

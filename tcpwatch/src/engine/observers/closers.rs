@@ -11,7 +11,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -54,7 +54,7 @@ pub(crate) struct Closers {
     rows: BTreeMap<RowKey, Row>,
     /// By namespace, and by destination.
     tallies: BTreeMap<(Scope, Program), Tally>,
-    leaders: HashMap<Scope, Program>,
+    leaders: BTreeMap<Scope, Program>,
 }
 
 /// The key of one count.
@@ -217,7 +217,7 @@ impl Closers {
     }
 
     fn choose_leaders(&mut self) {
-        let mut best: HashMap<Scope, (f64, &Program)> = HashMap::new();
+        let mut best: BTreeMap<Scope, (f64, &Program)> = BTreeMap::new();
         for ((scope, program), tally) in &self.tallies {
             let Some(per_second) = tally.per_second() else { continue };
             let leads = self.leaders.get(scope) == Some(program);

@@ -6,10 +6,7 @@
 //! stall: the same clients try again and again and never hear the answer. A port near the border
 //! keeps its name. A handshake that goes well never gets here, so no rate of connections is either.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     engine::over_time::{counter::Counter, moved::Moved},
@@ -34,17 +31,17 @@ type Port = (NetnsId, u16);
 #[derive(Debug, Default)]
 pub(crate) struct HalfOpen {
     /// When a look last found a port's accept queue full.
-    full: HashMap<Port, Timestamp>,
+    full: BTreeMap<Port, Timestamp>,
     /// The handshakes that full queues dropped between the looks.
-    dropped: HashMap<Port, Moved>,
+    dropped: BTreeMap<Port, Moved>,
     /// How many these are within the lifetime of a request.
-    left_behind: HashMap<Port, u64>,
+    left_behind: BTreeMap<Port, u64>,
     /// `ListenOverflows` of each namespace.
-    overflows: HashMap<NetnsId, Counter>,
+    overflows: BTreeMap<NetnsId, Counter>,
     /// Drops by the listeners of each port, modulo 2^32.
-    drops: HashMap<Port, u32>,
+    drops: BTreeMap<Port, u32>,
     /// Whether a crowd has many sources.
-    is_flood: HashMap<Port, bool>,
+    is_flood: BTreeMap<Port, bool>,
 }
 
 /// The half-open connections of one port.

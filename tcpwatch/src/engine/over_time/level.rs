@@ -1,7 +1,7 @@
 //! Thresholds that do not flap.
 
 use crate::engine::{finding::Severity, over_time::moved::Moves};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A severity once reached is kept until the value has fallen below this part of its threshold, so
 /// that a value that trembles around the threshold raises one finding and not one a minute.
@@ -10,8 +10,8 @@ pub(crate) const RELEASE: f64 = 0.9;
 /// The severities that were reached last time, by the id of the condition.
 #[derive(Debug, Default)]
 pub(crate) struct Levels {
-    held: HashMap<String, Severity>,
-    next: HashMap<String, Severity>,
+    held: BTreeMap<String, Severity>,
+    next: BTreeMap<String, Severity>,
 }
 
 impl Levels {

@@ -1,7 +1,7 @@
 //! Groups the numbers as their labels want them, and cuts them; see [`Samples`].
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -50,9 +50,9 @@ pub(crate) struct Sampler {
     connect_failures: NamedTotals<(Arc<str>, OwnerLabels), ConnectFailure>,
     totals: NamedTotals<Arc<str>, Total>,
     /// The last counters of each namespace that is there.
-    netstat: HashMap<NetnsId, NetstatCounters>,
+    netstat: BTreeMap<NetnsId, NetstatCounters>,
     /// Names of the namespaces that are there.
-    names: HashMap<NetnsId, Arc<str>>,
+    names: BTreeMap<NetnsId, Arc<str>>,
     /// Events that came before an inventory has named their namespace.
     unnamed: Vec<(NetnsId, Happened)>,
 }
@@ -72,8 +72,8 @@ impl Sampler {
             gauges: Samples::default(),
             connect_failures: NamedTotals::new(owners, ("".into(), other)).idle_after(IDLE_ROUNDS),
             totals: NamedTotals::new(owners, OTHER.into()).pin(HOST.into()),
-            netstat: HashMap::new(),
-            names: HashMap::new(),
+            netstat: BTreeMap::new(),
+            names: BTreeMap::new(),
             unnamed: Vec::new(),
         }
     }
@@ -170,7 +170,7 @@ impl Sampler {
             }
             self.netstat.insert(namespace.id, new);
         }
-        let names: HashSet<&Arc<str>> = self.names.values().collect();
+        let names: BTreeSet<&Arc<str>> = self.names.values().collect();
         // One without a name may be any.
         let is_there = |name: &Arc<str>| name.is_empty() || names.contains(name);
         self.totals.end_round(is_there);

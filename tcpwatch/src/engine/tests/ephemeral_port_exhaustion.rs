@@ -381,7 +381,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     }
     assert_says(&remedies[1], &["3000 ports here belong to connections that called bind()"]);
     assert_says(&remedies[6], &["not by SO_LINGER 0"]);
-    assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "12");
+    assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "3000");
     // Where no process binds before connect() it is no remedy.
     let mut watch = Watch::new();
     watch.see([used(28_000)]);

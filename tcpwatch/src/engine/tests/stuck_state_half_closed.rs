@@ -138,6 +138,31 @@ fn a_peer_of_this_host_is_named_with_its_process() {
 }
 
 #[test]
+fn a_process_at_the_other_end_of_a_few_is_not_the_peer() {
+    for (local, is_named) in [(2, false), (6, false), (7, true)] {
+        let ends =
+            |port: u16| (endpoint("10.0.0.1:8123"), Endpoint { port, ..endpoint("10.0.0.1:1") });
+        let of = |number: u16| WaitingSocket {
+            local: ends(number).0,
+            peer: ends(number).1,
+            role: Role::Server,
+            ..half_closed(1, &process(12, "node"), START - seconds(700), 0)
+        };
+        let client = process(13, "client");
+        let close_wait = (1..=local)
+            .map(|it| CloseWaitSocket {
+                local: ends(it).1,
+                peer: ends(it).0,
+                ..close_wait(&client, START)
+            })
+            .collect();
+        let mut watch = Watch::new();
+        watch.see([Namespace { waiting: (1..=12).map(of).collect(), close_wait, ..host() }]);
+        assert_eq!(watch.only().title.contains("the peer is client"), is_named, "{local} of 12");
+    }
+}
+
+#[test]
 fn a_fin_that_this_host_does_not_acknowledge_points_to_its_own_rules() {
     for (peer, is_local) in [
         ("127.0.0.1:2822", true),
@@ -166,4 +191,69 @@ fn a_fin_that_this_host_does_not_acknowledge_points_to_its_own_rules() {
             );
         }
     }
+}
+
+#[test]
+fn all_ports_of_a_process_count_for_its_descriptors() {
+    // 20 to each of two services: none has a quarter of 100 by itself.
+    let client = process(12, "crawler");
+    let to = |port: u16| {
+        let peer = Endpoint { port, ..endpoint("10.0.0.9:1") };
+        WaitingSocket { peer, ..half_closed(1, &client, START - seconds(90), 0) }
+    };
+    let mut waiting = vec![to(80); 20];
+    waiting.extend(vec![to(443); 21]);
+    for (limit, severities) in
+        [(100, [Severity::Warning, Severity::Info]), (1_000, [Severity::Info, Severity::Info])]
+    {
+        let mut watch = Watch::new();
+        let namespace = Namespace { waiting: waiting.clone(), ..host() };
+        let mut found = inventory([namespace], watch.now);
+        found.descriptors = [(12, DescriptorUse { open: 60, limit, hard_limit: limit })].into();
+        watch.take(&found);
+        assert_eq!(watch.severities(), severities, "{limit}");
+        let said = watch.engine.findings()[0].title.contains("; 41 of the 100 descriptors");
+        assert_eq!(said, limit == 100, "{}", watch.engine.findings()[0].title);
+    }
+}
+
+#[test]
+fn services_that_are_judged_together_stay_so_around_the_threshold() {
+    let client = process(12, "crawler");
+    let to = |port: u16| {
+        let peer = Endpoint { port, ..endpoint("10.0.0.9:1") };
+        WaitingSocket { peer, ..half_closed(1, &client, START - seconds(90), 0) }
+    };
+    let mut watch = Watch::new();
+    for look in 0..20 {
+        watch.pass(INTERVAL);
+        // Nine and ten in turn, beside nine of another service.
+        let mut waiting = vec![to(80); 9 + look % 2];
+        waiting.extend(vec![to(443); 9]);
+        watch.see([Namespace { waiting, ..host() }]);
+    }
+    assert_eq!(watch.reported(), ["raised info"]);
+}
+
+#[test]
+fn a_full_accept_queue_of_this_host_is_the_reason_and_no_firewall() {
+    let mut watch = Watch::new();
+    let waits = WaitingSocket {
+        state: TcpState::SynSent,
+        local: endpoint("127.0.0.1:51000"),
+        peer: endpoint("127.0.0.1:8080"),
+        ..half_closed(1, &process(12, "client"), START - seconds(9), 0)
+    };
+    let full = Listener {
+        accept_queue: 6,
+        accept_limit: 5,
+        owner: owner(&process(80, "reports")),
+        ..Listener::at(endpoint("0.0.0.0:8080"))
+    };
+    watch.see([Namespace { waiting: vec![waits; 12], listeners: vec![full], ..host() }]);
+    let mut findings = watch.engine.findings().iter();
+    let stuck = findings.find(|it| it.kind == FindingKind::StuckState).unwrap();
+    assert_says(&stuck.explanation, &["the accept queue of reports (pid 80) is full", "6 wait"]);
+    assert!(!stuck.explanation.contains("nftables"), "{}", stuck.explanation);
+    assert!(!remedies_of(stuck).contains("nft list"), "{:?}", stuck.remedies);
 }

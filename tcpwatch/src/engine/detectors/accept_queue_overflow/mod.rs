@@ -18,10 +18,7 @@ mod place;
 mod queue;
 mod words;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use self::{
     place::Place,
@@ -49,8 +46,8 @@ const WAITING_LEAST: u64 = 10;
 #[derive(Debug, Default)]
 pub(crate) struct AcceptQueueOverflow {
     levels: Levels,
-    queues: HashMap<(NetnsId, Endpoint), Queue>,
-    overflows: HashMap<NetnsId, Counter>,
+    queues: BTreeMap<(NetnsId, Endpoint), Queue>,
+    overflows: BTreeMap<NetnsId, Counter>,
     /// Ports at which nothing is accepted, the longest queue first.
     stalled: Vec<u16>,
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -55,7 +55,7 @@ impl Place<'_> {
     /// The one with the longest queue of those that accept nothing, and for how long.
     pub(crate) fn stalled(
         &self,
-        stalled: &HashMap<u64, Duration>,
+        stalled: &BTreeMap<u64, Duration>,
     ) -> Option<(&Listener, Duration)> {
         let of = |listener: &&Listener| Some((listener.accept_queue, *stalled.get(&listener.id)?));
         let longest =
@@ -64,7 +64,7 @@ impl Place<'_> {
     }
 
     /// The one with the longest queue of those that are `slow`.
-    pub(crate) fn slow(&self, slow: &HashSet<u64>) -> Option<&Listener> {
+    pub(crate) fn slow(&self, slow: &BTreeSet<u64>) -> Option<&Listener> {
         let slow = self.listeners.iter().copied().filter(|it| slow.contains(&it.id));
         slow.max_by_key(|it| it.accept_queue)
     }

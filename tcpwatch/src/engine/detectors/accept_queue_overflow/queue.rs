@@ -2,7 +2,7 @@
 //! connection is the first of each.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Queue {
     /// The last look that knew of an overflow for `min_age`.
     lasted_at: Option<Timestamp>,
     /// By listener.
-    first: HashMap<u64, First>,
+    first: BTreeMap<u64, First>,
 }
 
 /// The connection that has waited longest: accept() returns it next, so as long as it is the same one
@@ -51,9 +51,9 @@ pub(super) struct Course {
     /// A queue has been full for `min_age`.
     pub(super) stays_full: bool,
     /// For how long nothing was accepted at least, by listener; two looks or more.
-    pub(super) stalled: HashMap<u64, Duration>,
+    pub(super) stalled: BTreeMap<u64, Duration>,
     /// Listeners of which one connection or a few were accepted since such a look.
-    pub(super) slow: HashSet<u64>,
+    pub(super) slow: BTreeSet<u64>,
 }
 
 impl Queue {
@@ -66,7 +66,7 @@ impl Queue {
             full_since: None,
             overflows_since: None,
             lasted_at: None,
-            first: HashMap::new(),
+            first: BTreeMap::new(),
         }
     }
 

@@ -20,7 +20,7 @@ mod words;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -47,11 +47,11 @@ const PORTS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct BindConflict {
     levels: Levels,
-    conflicts: HashMap<Key, Conflict>,
+    conflicts: BTreeMap<Key, Conflict>,
 }
 
 /// Which failures are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     netns: NetnsId,
     process: String,

@@ -28,7 +28,7 @@ mod words;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -61,7 +61,7 @@ const IN_USE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct CloseWaitPileup {
     levels: Levels,
-    followed: HashMap<String, Followed>,
+    followed: BTreeMap<String, Followed>,
     growing: Vec<u32>,
     /// Processes whose sockets were part of a finding in the last round.
     reported: BTreeSet<u32>,
@@ -133,7 +133,7 @@ struct Look<'a> {
 /// One round of judging.
 struct Judging<'a> {
     detector: &'a mut CloseWaitPileup,
-    before: HashMap<String, Followed>,
+    before: BTreeMap<String, Followed>,
     /// Processes whose sockets become more, with the number of these.
     growing: Vec<(usize, u32)>,
     /// See [`CloseWaitPileup`], of this round.
@@ -351,7 +351,7 @@ fn largest(mut growing: Vec<(usize, u32)>) -> Vec<u32> {
 
 /// Sockets that are too many to be described, by service, and whose they are: the process's that has
 /// every described one of that service; else that is not known.
-struct Beyond(HashMap<(Role, u16), BeyondService>);
+struct Beyond(BTreeMap<(Role, u16), BeyondService>);
 
 struct BeyondService {
     beyond: u64,
@@ -366,7 +366,7 @@ impl Beyond {
         let cut = |(service, &beyond): (&(Role, u16), &u64)| {
             (*service, BeyondService { beyond, described: 0, holder: None, is_of_one: true })
         };
-        let mut services: HashMap<_, _> = namespace.close_wait_beyond.iter().map(cut).collect();
+        let mut services: BTreeMap<_, _> = namespace.close_wait_beyond.iter().map(cut).collect();
         if services.is_empty() {
             return Self(services);
         }

@@ -5,7 +5,7 @@
 //! holds a socket in CLOSE_WAIT for each in FIN_WAIT2, and neither is its fault: the end behind the
 //! FIN_WAIT2 is to close. Where that is on this host its process is known.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use super::Look;
 use crate::{
@@ -50,8 +50,8 @@ pub(super) fn of<'a>(sockets: &[&CloseWaitSocket], look: &Look<'a>) -> Option<Re
     if behind.len() * 10 < sockets.len() * 8 {
         return None;
     }
-    let mut peers: HashMap<Endpoint, usize> = HashMap::new();
-    let mut processes: HashMap<u32, (usize, &Arc<Process>)> = HashMap::new();
+    let mut peers: BTreeMap<Endpoint, usize> = BTreeMap::new();
+    let mut processes: BTreeMap<u32, (usize, &Arc<Process>)> = BTreeMap::new();
     for socket in &behind {
         *peers.entry(socket.peer).or_default() += 1;
         let other_end = look.peers.other_end(socket);

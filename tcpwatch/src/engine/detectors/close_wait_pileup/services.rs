@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
@@ -49,7 +49,7 @@ impl<'a> Services<'a> {
         self.counts.iter().map(|(service, _)| *service)
     }
 
-    fn peers_of(&self, service: Option<(Role, u16)>) -> HashSet<IpAddr> {
+    fn peers_of(&self, service: Option<(Role, u16)>) -> BTreeSet<IpAddr> {
         let is_of = |socket: &&&CloseWaitSocket| {
             service.is_none_or(|service| service == (socket.role, socket.service_port()))
         };

@@ -5,7 +5,7 @@
 //! of the two it means is said in the parent module.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -20,7 +20,7 @@ const FOLLOWED: usize = 64;
 
 /// The sockets that are there, by what tells one from another.
 #[derive(Debug, Default)]
-pub(crate) struct Present(HashSet<u64>);
+pub(crate) struct Present(BTreeSet<u64>);
 
 impl Present {
     /// All sockets in CLOSE_WAIT of a namespace: one that another look finds with another owner

@@ -19,10 +19,7 @@ mod pinned;
 mod remedies;
 mod words;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use self::{
     apart::{Apart, Cause},
@@ -54,10 +51,10 @@ const GROWTH_WINDOW: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub(crate) struct EphemeralPortExhaustion {
     levels: Levels,
-    failures: HashMap<Destination, Failures>,
+    failures: BTreeMap<Destination, Failures>,
     /// Failures that are no lack of ports of the namespace.
     apart: BTreeMap<(Destination, Cause), Failures>,
-    trends: HashMap<Destination, Trend>,
+    trends: BTreeMap<Destination, Trend>,
     nearing: Nearing,
 }
 

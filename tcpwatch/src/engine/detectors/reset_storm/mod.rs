@@ -32,7 +32,7 @@ mod sources;
 mod words;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -96,7 +96,7 @@ impl Detector for ResetStorm {
         let longest = config.all().map(|config| config.window).max().unwrap_or_default();
         self.conntrack.observe(inventory, (before, now), longest);
         self.observe(rows, round, &look);
-        let names: HashMap<NetnsId, &Arc<str>> =
+        let names: BTreeMap<NetnsId, &Arc<str>> =
             inventory.namespaces.iter().map(|it| (it.id, &it.name)).collect();
         let mut groups = std::mem::take(&mut self.groups);
         let mut storms = Vec::new();

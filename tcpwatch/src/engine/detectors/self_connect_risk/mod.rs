@@ -14,7 +14,7 @@ mod retries;
 mod words;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -31,10 +31,10 @@ const LISTENERS: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct SelfConnectRisk {
     /// Since when something listens on a port of the range.
-    listening: HashMap<(NetnsId, u16), Timestamp>,
+    listening: BTreeMap<(NetnsId, u16), Timestamp>,
     retries: Retries,
     /// Findings about retries that an owner has taken over, by its own id.
-    taken_over: HashMap<String, String>,
+    taken_over: BTreeMap<String, String>,
 }
 
 impl Detector for SelfConnectRisk {
@@ -47,7 +47,7 @@ impl Detector for SelfConnectRisk {
         let mut listening_before = std::mem::take(&mut self.listening);
         let mut taken_over_before = std::mem::take(&mut self.taken_over);
         for namespace in &round.inventory.namespaces {
-            let seen: HashSet<u16> = in_range(namespace).map(|it| it.local.port).collect();
+            let seen: BTreeSet<u16> = in_range(namespace).map(|it| it.local.port).collect();
             for &port in &seen {
                 let key = (namespace.id, port);
                 let since = listening_before.remove(&key).unwrap_or(round.now);

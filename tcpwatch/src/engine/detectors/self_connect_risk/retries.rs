@@ -1,7 +1,7 @@
 //! Ports of this host that a client retries while nothing listens on them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -28,9 +28,9 @@ const CHANCE: f64 = 0.05;
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     levels: Levels,
-    ports: HashMap<(NetnsId, Endpoint), Retried>,
+    ports: BTreeMap<(NetnsId, Endpoint), Retried>,
     /// Findings of the last round, by port.
-    standing: HashMap<(NetnsId, u16), String>,
+    standing: BTreeMap<(NetnsId, u16), String>,
 }
 
 /// A port of this host that refused.
@@ -93,7 +93,7 @@ impl Retries {
     pub(super) fn judge(
         &mut self,
         namespace: &Namespace,
-        listening: &HashSet<u16>,
+        listening: &BTreeSet<u16>,
         round: &Round<'_>,
         verdicts: &mut Verdicts<'_>,
     ) {

@@ -11,7 +11,7 @@
 mod words;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -27,7 +27,7 @@ const MAKERS: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct SelfConnection {
     /// The process that called connect() and when, by namespace and endpoint.
-    makers: HashMap<(NetnsId, Endpoint), (Timestamp, Arc<Process>)>,
+    makers: BTreeMap<(NetnsId, Endpoint), (Timestamp, Arc<Process>)>,
 }
 
 impl Detector for SelfConnection {

@@ -164,11 +164,14 @@ impl GivenUps {
     ) {
         let netns = key.netns;
         if !self.groups.contains_key(&key) && self.groups.len() >= GROUPS {
-            make_place(&mut self.groups, OfGroup::weight);
+            let evicted = make_place(&mut self.groups, OfGroup::weight);
+            let hosts = evicted.iter().flat_map(|group| group.hosts.values());
+            self.timed -= hosts.map(|host| host.timed.len()).sum::<usize>();
         }
         let group = self.groups.entry(key).or_default();
         if !group.hosts.contains_key(&peer.address) && group.hosts.len() >= HOSTS {
-            make_place(&mut group.hosts, OfHost::weight);
+            let evicted = make_place(&mut group.hosts, OfHost::weight);
+            self.timed -= evicted.map_or(0, |host| host.timed.len());
         }
         let host = group.hosts.entry(peer.address).or_default();
         host.is_local = is_local;
@@ -178,7 +181,10 @@ impl GivenUps {
         } else {
             host.untimed += 1;
         }
-        self.answers.entry((netns, peer)).or_default();
+        // Those of evicted hosts go with the next inventory.
+        if self.answers.len() < GROUPS * HOSTS {
+            self.answers.entry((netns, peer)).or_default();
+        }
         let Some(process) = process else { return };
         let processes = &mut group.processes;
         if let Some(known) = processes.iter_mut().find(|it| it.process.pid == process.pid) {
@@ -361,11 +367,12 @@ impl Answers {
 
 /// Removes the least, the oldest of these: a scan has one or two connects for each port or host, and
 /// shall not hide a service that is down.
-fn make_place<K: Ord + Clone, V>(of: &mut BTreeMap<K, V>, weight: fn(&V) -> (u64, Timestamp)) {
+fn make_place<K: Ord + Clone, V>(
+    of: &mut BTreeMap<K, V>,
+    weight: fn(&V) -> (u64, Timestamp),
+) -> Option<V> {
     let least = of.iter().min_by_key(|(_, it)| weight(it)).map(|(key, _)| key.clone());
-    if let Some(least) = least {
-        of.remove(&least);
-    }
+    of.remove(&least?)
 }
 
 /// The most of these that waited at the same moment.

@@ -3,7 +3,7 @@
 //! A client that has sent its request may shut down its side and read the answer for hours. Only the
 //! bytes that it receives tell it from a peer that has forgotten to close.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::facts::{Endpoint, Inventory, NetnsId, TcpState, Timestamp, WaitingSocket};
 
@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: u32 = 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct HalfClosed {
-    seen: HashMap<(NetnsId, u64, Endpoint), Seen>,
+    seen: BTreeMap<(NetnsId, u64, Endpoint), Seen>,
 }
 
 #[derive(Debug)]

@@ -31,7 +31,7 @@ mod words;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -52,7 +52,7 @@ use crate::{
             held::{Held as _, Holders, holders},
             peers::Peers,
         },
-        over_time::level::Levels,
+        over_time::level::{Levels, RELEASE},
     },
     facts::{
         DescriptorUse, Event, Focus, Inventory, Namespace, Process, TcpState, Timestamp,
@@ -74,6 +74,8 @@ pub(crate) struct StuckState {
     shown: Vec<Shown>,
     half_closed: HalfClosed,
     given_ups: GivenUps,
+    /// Findings of the last round that were about connects that were given up.
+    were_given_up: BTreeSet<String>,
 }
 
 /// Sockets that an inventory showed, and their owner.
@@ -119,11 +121,16 @@ impl Detector for StuckState {
         self.half_closed.observe(inventory, now);
         self.given_ups.observe(inventory, config, now);
         let before = std::mem::take(&mut self.shown);
+        let given_up = before.iter().filter(|it| it.is_given_up);
+        self.were_given_up = given_up.map(|it| it.verdict.id.clone()).collect();
         let peers = Peers::of(inventory);
         for namespace in &inventory.namespaces {
-            for ((state, key), found) in self.groups(namespace, config, now) {
-                let id = format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label());
-                let shown = self.judge_group(id, state, (&key, found), (namespace, &peers), round);
+            let groups = self.groups(namespace, config, now);
+            let held = InFinWait2::of(&groups);
+            for ((state, key), found) in groups {
+                let id = id_of(state, &key);
+                let around = (namespace, &peers, &held);
+                let shown = self.judge_group(id, state, (&key, found), around, round);
                 self.shown.extend(shown);
             }
         }
@@ -142,7 +149,7 @@ impl StuckState {
         id: String,
         state: TcpState,
         (key, found): (&GroupKey, Found<'_>),
-        (namespace, peers): (&Namespace, &Peers<'_>),
+        (namespace, peers, held): (&Namespace, &Peers<'_>, &InFinWait2),
         round: &Round<'_>,
     ) -> Option<Shown> {
         let Found { sockets, half_closed, unanswered } = found;
@@ -160,7 +167,7 @@ impl StuckState {
         let given_up = unanswered.as_ref().map_or(0, Unanswered::given_up);
         let count = given_up.max(sockets.len() as u64);
         let descriptors = match state {
-            TcpState::FinWait2 => pressed(&holders, round.inventory),
+            TcpState::FinWait2 => held.pressed(&holders, round.inventory),
             _ => None,
         };
         let waits_long = |socket: &&&WaitingSocket| {
@@ -183,7 +190,8 @@ impl StuckState {
         by_count?;
         let severity = by_host.max(by_descriptors).unwrap_or(Severity::Info);
         // The sentence is about what there is more of.
-        let is_given_up = given_up >= config.warning && at_once >= at_one_host;
+        let least = if self.were_given_up.contains(&id) { warning * RELEASE } else { warning };
+        let is_given_up = given_up as f64 >= least && at_once >= at_one_host;
         let verdict = match unanswered {
             Some(unanswered) if is_given_up || sockets.is_empty() => {
                 GivenUpGroup { namespace, key, unanswered: &unanswered, sockets: &sockets, now }
@@ -252,7 +260,7 @@ impl StuckState {
                 groups.entry(key).or_default().half_closed += 1;
             }
         }
-        join_services(&mut groups, config);
+        join_services(&mut groups, &self.levels, config);
         for (key, unanswered) in self.given_ups.unanswered(namespace.id, config) {
             groups.entry((TcpState::SynSent, key)).or_default().unanswered = Some(unanswered);
         }
@@ -266,7 +274,7 @@ impl StuckState {
         config: &Overridable<config::StuckState>,
         now: Timestamp,
     ) {
-        let ids: HashSet<String> = self.shown.iter().map(|it| it.verdict.id.clone()).collect();
+        let ids: BTreeSet<String> = self.shown.iter().map(|it| it.verdict.id.clone()).collect();
         for mut shown in before {
             let id = &shown.verdict.id;
             let port = shown.verdict.subject.port.unwrap_or_default();
@@ -303,10 +311,21 @@ impl Shown {
 
 /// Judges the services of an owner in FIN_WAIT2 together where none of them has enough by itself: a
 /// process that half-closes towards fifty services of fifty hosts holds as many descriptors.
-fn join_services(groups: &mut Groups<'_>, config: &Overridable<config::StuckState>) {
-    let mut of_owner: HashMap<String, Vec<(TcpState, GroupKey)>> = HashMap::new();
+fn join_services(
+    groups: &mut Groups<'_>,
+    levels: &Levels,
+    config: &Overridable<config::StuckState>,
+) {
+    let mut of_owner: BTreeMap<String, Vec<(TcpState, GroupKey)>> = BTreeMap::new();
     for ((state, key), found) in groups.iter() {
-        let is_few = (found.sockets.len() as u64) < config.at(key.place).warning;
+        // A finding that stands, of one service or of all, stays the one that it is.
+        let kept = match levels.is_held(&id_of(*state, key)) {
+            true => RELEASE,
+            false if levels.is_held(&id_of(*state, &key.of_all_services())) => 1.0 / RELEASE,
+            false => 1.0,
+        };
+        let warning = config.at(key.place).warning as f64 * kept;
+        let is_few = (found.sockets.len() as f64) < warning;
         if *state == TcpState::FinWait2 && key.is_known() && is_few {
             let owner = key.of_all_services().to_string();
             of_owner.entry(owner).or_default().push((*state, key.clone()));
@@ -343,13 +362,43 @@ impl Pressed {
     }
 }
 
-/// The process of the group that holds the largest part of its descriptors there.
-fn pressed(holders: &Holders<'_, WaitingSocket>, inventory: &Inventory) -> Option<Pressed> {
-    let of_process = |(pid, held): &(u32, Vec<&WaitingSocket>)| {
-        let descriptors = *inventory.descriptors.get(pid)?;
-        Some(Pressed { pid: *pid, sockets: held.len() as u64, descriptors })
-    };
-    holders.iter().filter_map(of_process).max_by(|a, b| a.share().total_cmp(&b.share()))
+/// Sockets in FIN_WAIT2 by process, in all groups of a namespace, and in its largest group.
+struct InFinWait2(BTreeMap<u32, (u64, usize)>);
+
+impl InFinWait2 {
+    fn of(groups: &Groups<'_>) -> Self {
+        let mut held = BTreeMap::<u32, (u64, usize)>::new();
+        for ((state, _), found) in groups {
+            if *state != TcpState::FinWait2 {
+                continue;
+            }
+            for (pid, sockets) in holders(&found.sockets) {
+                let (all, largest) = held.entry(pid).or_default();
+                *all += sockets.len() as u64;
+                *largest = sockets.len().max(*largest);
+            }
+        }
+        Self(held)
+    }
+
+    /// The process of a group that holds the largest part of its descriptors in FIN_WAIT2. All its
+    /// groups count, and the largest is the one that it presses.
+    fn pressed(
+        &self,
+        holders: &Holders<'_, WaitingSocket>,
+        inventory: &Inventory,
+    ) -> Option<Pressed> {
+        let of_process = |(pid, sockets): &(u32, Vec<&WaitingSocket>)| {
+            let descriptors = *inventory.descriptors.get(pid)?;
+            let (all, largest) = *self.0.get(pid)?;
+            (sockets.len() == largest).then_some(Pressed { pid: *pid, sockets: all, descriptors })
+        };
+        holders.iter().filter_map(of_process).max_by(|a, b| a.share().total_cmp(&b.share()))
+    }
+}
+
+fn id_of(state: TcpState, key: &GroupKey) -> String {
+    format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label())
 }
 
 /// Whether the peer's address is this host's, as far as the namespace shows: then no other host, and

@@ -13,7 +13,9 @@ use crate::{
             peers::Peers,
         },
     },
-    facts::{DescriptorUse, Namespace, Process, Role, TcpState, Timestamp, WaitingSocket},
+    facts::{
+        DescriptorUse, Listener, Namespace, Process, Role, TcpState, Timestamp, WaitingSocket,
+    },
 };
 
 /// Hosts named in the evidence, those with the most sockets.
@@ -65,8 +67,7 @@ impl Group<'_> {
         self.sockets.iter().all(|socket| is_of_this_host(self.namespace, socket))
     }
 
-    /// The process at the other end of more of them than any other, where that end is in CLOSE_WAIT
-    /// on this host.
+    /// The process at the other end of most of them, where that end is in CLOSE_WAIT on this host.
     fn peer_process(&self) -> Option<&Process> {
         let mut counts: BTreeMap<u32, (usize, &Process)> = BTreeMap::new();
         for socket in self.sockets {
@@ -74,7 +75,19 @@ impl Group<'_> {
             let Some(owner) = &end.owner else { continue };
             counts.entry(owner.process.pid).or_insert((0, &owner.process)).0 += 1;
         }
-        counts.into_values().max_by_key(|(count, _)| *count).map(|(_, process)| process)
+        let most = counts.into_values().max_by_key(|(count, _)| *count);
+        most.filter(|(count, _)| count * 2 > self.sockets.len()).map(|(_, process)| process)
+    }
+
+    /// The listener of this host that they connect to, where its accept queue is full.
+    fn full_listener(&self) -> Option<&Listener> {
+        let to = self.oldest().peer;
+        let is_of_them = |it: &&Listener| {
+            let is_there = it.local.address == to.address || it.local.address.is_unspecified();
+            it.local.port == to.port && is_there && it.is_full()
+        };
+        let of_this_host = self.state == TcpState::SynSent && self.are_local();
+        self.namespace.listeners.iter().filter(|_| of_this_host).find(is_of_them)
     }
 
     /// The process that holds most of them, with the descriptors of its oldest sockets.
@@ -185,9 +198,17 @@ impl Group<'_> {
                  forgotten the connection."
             }
         };
-        let text = match (self.state, self.are_local()) {
-            (TcpState::FinWait2, _) | (_, false) => text.to_owned(),
-            (_, true) => format!("{text} {LOCAL}"),
+        let text = match (self.state, self.are_local(), self.full_listener()) {
+            (_, _, Some(listener)) => format!(
+                "SYNs were sent, and sent again, and were not answered: the accept queue of {} is \
+                 full on {} ({} wait, the limit is {}), and the kernel drops each SYN that comes.",
+                text::named(listener.accepting()),
+                listener.local,
+                listener.accept_queue,
+                listener.accept_limit
+            ),
+            (TcpState::FinWait2, ..) | (_, false, _) => text.to_owned(),
+            (_, true, _) => format!("{text} {LOCAL}"),
         };
         let end = match self.state {
             TcpState::SynSent | TcpState::FinWait2 => "",
@@ -276,6 +297,9 @@ impl Group<'_> {
         let host = by_host(self.sockets).first().map_or(first.peer.address, |(host, _)| *host);
         let capture = here(&format!("tcpdump -ni any 'host {host} and tcp port {port}'"));
         match self.state {
+            TcpState::SynSent if self.full_listener().is_some() => {
+                vec![look, full_queue(subject, port), TIME_OUT.to_owned()]
+            }
             TcpState::SynSent if self.are_local() => {
                 vec![look, own_rules(subject, port), full_queue(subject, port), TIME_OUT.to_owned()]
             }

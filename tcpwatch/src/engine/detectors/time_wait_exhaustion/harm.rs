@@ -1,6 +1,6 @@
 //! The harm that TIME_WAIT does: to the ports of a destination, and to connects that find none.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::{
     config::{EphemeralPortExhaustion, Overridable},
@@ -41,7 +41,7 @@ impl Harm {
 
 /// When a connect() last found no port.
 #[derive(Debug, Default)]
-pub(super) struct Failures(HashMap<Destination, Timestamp>);
+pub(super) struct Failures(BTreeMap<Destination, Timestamp>);
 
 impl Failures {
     pub(super) fn handle_event(&mut self, event: &Event) {

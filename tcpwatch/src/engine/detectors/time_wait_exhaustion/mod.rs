@@ -14,7 +14,7 @@
 mod harm;
 mod words;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use self::{harm::Failures, words::Crowd};
 use crate::{
@@ -36,9 +36,9 @@ const GROWTH_WINDOW: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaitExhaustion {
     levels: Levels,
-    overflows: HashMap<NetnsId, Overflows>,
+    overflows: BTreeMap<NetnsId, Overflows>,
     /// Growth, of those that hold half of their limit.
-    trends: HashMap<NetnsId, Trend>,
+    trends: BTreeMap<NetnsId, Trend>,
     nearing: Nearing,
     failures: Failures,
 }
