@@ -344,7 +344,7 @@ fn program_that_inherited_a_listener_is_named_with_what_to_do() -> Result<()> {
     socket2::SockRef::from(&listener).set_cloexec(true)?;
     drop(listener);
     let clients = begin_connects(&ns, 20, 7_122)?;
-    let is_inherited = |finding: &Value| finding["evidence"]["listener_inherited"] == true;
+    let is_inherited = |finding: &Value| finding["evidence"]["listener_unattended"] == true;
     let finding = wait_for(&agent, "accept-queue-overflow", &ns, is_inherited);
     heir.kill()?;
     heir.wait()?;
@@ -352,7 +352,7 @@ fn program_that_inherited_a_listener_is_named_with_what_to_do() -> Result<()> {
     assert_eq!(finding["subject"]["process"], "sleep", "{finding:#}");
     assert_eq!(finding["subject"]["pid"], heir.id(), "{finding:#}");
     let text = finding.to_string();
-    for part in ["may have inherited", "FD_CLOEXEC", &format!("kill {}", heir.id())] {
+    for part in ["inherited the listener", "FD_CLOEXEC", &format!("kill {}", heir.id())] {
         assert!(text.contains(part), "{part}: {finding:#}");
     }
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;

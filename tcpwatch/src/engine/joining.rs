@@ -15,7 +15,7 @@ use crate::{
         finding::{FindingKind, Subject, Verdict},
         groups::port_users::SHARE_LEAST,
     },
-    facts::{Endpoint, Inventory, Namespace, TcpState},
+    facts::{Endpoint, Inventory, Namespace, Role, TcpState},
 };
 
 /// When a finding leads another.
@@ -35,11 +35,21 @@ impl Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 5] = [
+pub(crate) const RULES: [Rule; 7] = [
     Rule {
         leader: FindingKind::AcceptQueueOverflow,
         led: FindingKind::StuckState,
         leads: overflow_leaves_connects_unanswered,
+    },
+    Rule {
+        leader: FindingKind::AcceptQueueOverflow,
+        led: FindingKind::CloseWaitPileup,
+        leads: queue_holds_unaccepted,
+    },
+    Rule {
+        leader: FindingKind::CloseWaitPileup,
+        led: FindingKind::StuckState,
+        leads: leak_keeps_the_other_ends,
     },
     Rule {
         leader: FindingKind::CloseWaitPileup,
@@ -132,6 +142,30 @@ fn overflow_leaves_connects_unanswered(
     listens.port == peer.port
         && (listens.address == peer.address
             || takes_every_address && peer.address.is_loopback() && !has_its_own())
+}
+
+/// Connections whose clients left before they were accepted wait in the queue that is full or
+/// stalls.
+fn queue_holds_unaccepted(queue: &Verdict, pileup: &Verdict, inventory: &Inventory) -> bool {
+    let count = |key| match pileup.evidence.get(key) {
+        Some(Evidence::Count(count)) => *count,
+        _ => 0,
+    };
+    let are_unaccepted = count("unaccepted_sockets") * 2 > count("sockets");
+    let is_of_both =
+        |namespace: &Namespace| is_within(queue, namespace) && is_within(pileup, namespace);
+    are_unaccepted
+        && pileup.subject.role == Some(Role::Server)
+        && pileup.subject.port.is_some()
+        && pileup.subject.port == queue.subject.port
+        && inventory.namespaces.iter().any(is_of_both)
+}
+
+/// The other ends of the sockets in FIN_WAIT2 are those that the leak does not close.
+fn leak_keeps_the_other_ends(leak: &Verdict, stuck: &Verdict, _: &Inventory) -> bool {
+    let Some(Evidence::Object(peer)) = stuck.evidence.get("peer_process") else { return false };
+    let Some(Evidence::Count(pid)) = peer.get("pid") else { return false };
+    leak.subject.pid.is_some_and(|leaks| u64::from(leaks) == *pid)
 }
 
 /// A relay holds what the process behind it does not close; its evidence names that process.

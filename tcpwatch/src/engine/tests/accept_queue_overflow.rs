@@ -205,10 +205,14 @@ fn a_holder_that_does_nothing_with_the_listener_may_have_inherited_it() {
         watch.pass(INTERVAL);
         watch.see([look()]);
         let finding = watch.only();
-        assert_eq!(finding.explanation.contains("may have inherited"), is_inherited, "{holders:?}");
+        assert_eq!(
+            finding.explanation.contains("inherited the listener"),
+            is_inherited,
+            "{holders:?}"
+        );
         assert_eq!(remedies_of(finding).contains("FD_CLOEXEC"), is_inherited);
         assert_eq!(remedies_of(finding).contains("kill 12"), is_inherited);
-        assert_eq!(text_of(finding, "listener_inherited") == "yes", is_inherited);
+        assert_eq!(text_of(finding, "listener_unattended") == "yes", is_inherited);
     }
 }
 

@@ -1,4 +1,5 @@
-//! One incident below another: a full accept queue and the connects that it leaves unanswered.
+//! One incident below another: a full accept queue and the clients that it fails, and a leak and
+//! the sockets that wait for it.
 
 use super::{super::finding::FINDINGS_PER_KIND, *};
 
@@ -172,4 +173,76 @@ fn changes_of_a_led_finding_are_reported_and_name_its_leader() {
     let [FindingChange::Cleared(led)] = &*cleared else { panic!("{cleared:#?}") };
     assert_eq!(led.led_by.as_ref(), Some(&leader));
     assert_eq!(watch.only().related, [""; 0]);
+}
+
+#[test]
+fn a_stalled_queue_leads_the_clients_that_left_it_before_they_were_accepted() {
+    for (unaccepted, port, expected) in [(40, 8_080, true), (10, 8_080, false), (40, 9_090, false)]
+    {
+        let app = process(12, "orders-api");
+        let mut watch = Watch::new();
+        for _ in 0..3 {
+            watch.pass(INTERVAL);
+            let stalled = Listener {
+                id: 1,
+                accept_queue: 200,
+                accept_limit: 511,
+                first_waiting: Some(7),
+                owner: owner(&app),
+                ..Listener::at(endpoint("0.0.0.0:8080"))
+            };
+            let mut close_wait = times(40, &accepted(&app, START - seconds(3_600)));
+            for socket in &mut close_wait {
+                socket.local.port = port;
+            }
+            for socket in &mut close_wait[..unaccepted] {
+                socket.unaccepted = true;
+            }
+            watch.see([Namespace { listeners: vec![stalled], close_wait, ..host() }]);
+        }
+        let (queue, pileup) = (
+            of(&watch, FindingKind::AcceptQueueOverflow),
+            of(&watch, FindingKind::CloseWaitPileup),
+        );
+        let leader = pileup.led_by.as_ref();
+        assert_eq!(leader == Some(&queue.id), expected, "{unaccepted} of 40, port {port}");
+        assert_eq!(queue.led_by, None);
+    }
+}
+
+#[test]
+fn a_leak_leads_the_sockets_that_wait_for_its_close() {
+    for (same_host, expected) in [(true, true), (false, false)] {
+        let (client, server) = (process(12, "mailer"), process(80, "broker"));
+        let ends = |number: u16| {
+            let of_client = Endpoint { port: 40_000 + number, ..endpoint("127.0.0.1:1") };
+            (of_client, endpoint("127.0.0.1:5672"))
+        };
+        let waits = |number| WaitingSocket {
+            id: 1,
+            state: TcpState::FinWait2,
+            local: ends(number).0,
+            peer: ends(number).1,
+            role: Role::Client,
+            since: START - seconds(3_600),
+            orphan: false,
+            progress: None,
+            owner: owner(&client),
+            owner_pending: false,
+        };
+        let keeps = |number| CloseWaitSocket {
+            local: ends(if same_host { number } else { number + 1_000 }).1,
+            peer: ends(if same_host { number } else { number + 1_000 }).0,
+            ..accepted(&server, START - seconds(3_600))
+        };
+        let mut watch = Watch::new();
+        watch.see([Namespace {
+            waiting: (0..40).map(waits).collect(),
+            close_wait: (0..40).map(keeps).collect(),
+            ..host()
+        }]);
+        let (leak, stuck) =
+            (of(&watch, FindingKind::CloseWaitPileup), of(&watch, FindingKind::StuckState));
+        assert_eq!(stuck.led_by.as_ref() == Some(&leak.id), expected);
+    }
 }

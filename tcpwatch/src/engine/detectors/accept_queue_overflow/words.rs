@@ -95,12 +95,13 @@ impl Overflow<'_> {
         let at_the_limit = match self.place.namespace.abort_on_overflow {
             Some(true) => {
                 "When the queue is full the kernel resets the client that sends its last ACK \
-                 (net.ipv4.tcp_abort_on_overflow is 1 here): it is refused and does not wait. A SYN \
-                 is dropped, and the client sends it again after a second."
+                 (net.ipv4.tcp_abort_on_overflow is 1 here): it is refused and does not wait. A \
+                 SYN is dropped, and the client sends it again after a second."
             }
             _ => {
                 "When the queue is full the kernel drops the client's last ACK, so that the client \
-                 believes it is connected and waits, or its SYN, which it sends again after a second."
+                 believes it is connected and waits, or its SYN, which it sends again after a \
+                 second."
             }
         };
         let mut text = format!(
@@ -119,8 +120,8 @@ impl Overflow<'_> {
         if self.is_idle(listener) {
             text.push_str(&format!(
                 " {} holds no accepted connection of this port, and none of its threads waits for \
-                 one in accept(), poll() or epoll. It may have inherited the listener from the \
-                 program that started it.",
+                 one in accept(), poll() or epoll. Either its accepting thread hangs, or it is not \
+                 the server: it inherited the listener from the program that started it.",
                 text::named(listener.accepting())
             ));
         }
@@ -175,7 +176,7 @@ impl Overflow<'_> {
             evidence.flag("listener_awaited", awaited);
         }
         if self.is_idle(listener) {
-            evidence.flag("listener_inherited", true);
+            evidence.flag("listener_unattended", true);
         }
         if let Some(owner) = listener.owner.as_ref().filter(|owner| owner.holders > 1) {
             evidence.count("listener_processes", u64::from(owner.holders));
@@ -197,18 +198,20 @@ impl Overflow<'_> {
         let mut remedies =
             vec![format!("Look at it: {look} (Recv-Q is what waits, Send-Q the limit)")];
         if self.is_idle(listener) {
+            let who = text::named(listener.accepting());
             if let Some(pid) = subject.pid {
                 remedies.push(format!(
-                    "If {} is not the server, it inherited the listener: end it (kill {pid}); the \
-                     port is free once its last holder has gone.",
-                    text::named(listener.accepting())
+                    "If {who} is not the server, it inherited the listener: end it (kill {pid}); \
+                     the port is free once its last holder has gone. In the program that opened \
+                     the listener set SOCK_CLOEXEC or FD_CLOEXEC, so that no program that it \
+                     starts inherits it."
                 ));
             }
-            remedies.push(
-                "In the program that opened the listener: set SOCK_CLOEXEC or FD_CLOEXEC, so that \
-                 no program that it starts inherits it."
-                    .to_owned(),
-            );
+            remedies.push(format!(
+                "If it is the server: dump the threads of {who} (Java jstack, Python py-spy dump, \
+                 Go SIGQUIT, else gdb) and find what keeps the accepting one: a lock, a slow \
+                 upstream, or no file descriptor left (EMFILE)."
+            ));
             return remedies;
         }
         if self.stalled.is_some() {

@@ -56,7 +56,9 @@ impl Retries {
         }
         let key = (*netns, *peer);
         if !self.ports.contains_key(&key) && self.ports.len() >= PORTS {
-            return;
+            // A scan of closed ports shall not hide a client that goes on.
+            let oldest = self.ports.iter().min_by_key(|(_, it)| it.last).map(|(key, _)| *key);
+            oldest.map(|key| self.ports.remove(&key));
         }
         let retried = self.ports.entry(key).or_insert_with(|| Retried {
             refused: Moved::default(),
@@ -73,6 +75,8 @@ impl Retries {
 
     pub(super) fn begin(&mut self, round: &Round<'_>) {
         self.levels.begin();
+        let is_there = |netns| round.inventory.namespaces.iter().any(|it| it.id == netns);
+        self.standing.retain(|(netns, _), _| is_there(*netns));
         let risk = &round.detect.self_connect_risk;
         self.ports.retain(|(_, peer), retried| {
             let config = risk.of(retried.process.as_deref(), peer.port);
