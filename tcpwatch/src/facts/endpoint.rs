@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -15,19 +15,6 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// The port, 0 where none was assigned.
     pub port: u16,
-}
-
-impl Endpoint {
-    /// From the kernel side's form, see [`tcpwatch_common::Address`].
-    #[must_use]
-    pub fn from_kernel(address: tcpwatch_common::Address, port: u16) -> Self {
-        let mut octets = [0; 16];
-        for (bytes, word) in octets.chunks_exact_mut(4).zip(address.words) {
-            // The words are in network byte order already.
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        }
-        Self { address: Ipv6Addr::from(octets).to_canonical(), port }
-    }
 }
 
 impl From<SocketAddr> for Endpoint {

@@ -24,12 +24,17 @@ pub struct Focus {
 impl Focus {
     /// Limit of processes whose stacks are recorded at a time. Each costs a little with every
     /// connection that it opens. Where many leak at once, the largest are enough.
-    pub const STACKS: usize = tcpwatch_common::STACK_PROCESSES;
+    pub const STACKS: usize = 8;
 
     /// Most destinations whose connections are counted at a time.
-    pub const ANSWERS: usize = tcpwatch_common::maps::ANSWERS_LIMIT as usize;
+    pub const ANSWERS: usize = 256;
+
     /// Most namespaces whose closers are counted at a time.
-    pub const CLOSERS_IN: usize = tcpwatch_common::maps::CLOSERS_IN_LIMIT as usize;
+    pub const CLOSERS_IN: usize = 128;
+
+    /// Most counts of closers that an inventory has: by program in the namespaces of
+    /// [`closers_in`](Self::closers_in), and of all others together.
+    pub const CLOSERS: usize = 1_024 + 128;
 
     /// Whether nothing is requested.
     #[must_use]

@@ -16,14 +16,15 @@ use super::{
     clock::now,
     closers::{ClosersTable, Count},
     counters::decode_reset,
+    endpoint,
     events::wire_text,
     lru::LruTable,
     namespaces::NetnsIds,
     process::start_ticks,
 };
 use crate::facts::{
-    CloserCount, Endpoint, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount,
-    ResetObservation, ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
+    CloserCount, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount, ResetObservation,
+    ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
 };
 
 /// Inventories after which a count that has not moved is forgotten: ten minutes at the default
@@ -217,7 +218,7 @@ impl Attribution {
         total.count += added;
         total.grown = self.reading;
         total.comm = entry.comm;
-        total.last_peer = Some(Endpoint::from_kernel(entry.peer, 0).address);
+        total.last_peer = Some(endpoint(entry.peer, 0).address);
         total.other_port = entry.other_port;
         total.peers |= entry.peers;
         total.other_ports |= entry.other_ports;
@@ -300,7 +301,7 @@ impl Attribution {
         self.forget_processes(counts.iter().map(|(_, closer, count)| (count.tgid, closer.comm)));
         let count_of = |(netns, closer, count): (NetnsId, Closer, Count)| {
             let is_client = closer.is_client == 1;
-            let peer = Endpoint::from_kernel(closer.peer, 0).address;
+            let peer = endpoint(closer.peer, 0).address;
             CloserCount {
                 netns,
                 process: self.process(count.tgid, closer.comm),

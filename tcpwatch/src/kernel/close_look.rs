@@ -9,7 +9,12 @@ use std::{collections::HashMap, sync::Arc};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use tcpwatch_common::{Focus as WireFocus, OpeningStack};
 
-use super::{code::Code, lru::LruTable, records::Copied, symbols::Symbols};
+use super::{
+    code::Code,
+    lru::LruTable,
+    records::{Copied, Seen},
+    symbols::Symbols,
+};
 use crate::facts::{Focus, Role, TableUse};
 
 /// Stacks put into words in one inventory: each takes a process, and seconds where the symbols are
@@ -101,9 +106,8 @@ impl CloseLook {
         let mut codes = HashMap::new();
         let mut new_stacks = 0;
         for copied in copied {
-            let inodes = copied.close_wait_inodes.iter();
-            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
-                let key = (socket.id, inode);
+            for Seen { fact: socket, inode, .. } in &mut copied.close_wait {
+                let key = (socket.id, *inode);
                 let words = self.of_socket.get(&key).cloned().or_else(|| {
                     let stack = recorded.get(&socket.id)?;
                     let owner = socket.owner.as_ref()?.process.pid;

@@ -10,8 +10,8 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use tcpwatch_common::{self as wire, connect_flags as flags};
 
-use super::{ProcessReader, namespaces::NetnsIds};
-use crate::facts::{ConnectFailure, Endpoint, Event, NoConnect, Process, Timestamp};
+use super::{ProcessReader, endpoint, namespaces::NetnsIds};
+use crate::facts::{ConnectFailure, Event, NoConnect, Process, Timestamp};
 
 /// Processes remembered between two drains, so that a burst of one process reads /proc once.
 const PROCESSES: usize = 256;
@@ -57,8 +57,8 @@ impl EventRing {
     fn event(&mut self, record: &wire::Event) -> Option<Event> {
         let at = Timestamp::from_ns(record.time_ns);
         let tuple = &record.tuple;
-        let local = Endpoint::from_kernel(tuple.local, tuple.local_port);
-        let peer = Endpoint::from_kernel(tuple.peer, tuple.peer_port);
+        let local = endpoint(tuple.local, tuple.local_port);
+        let peer = endpoint(tuple.peer, tuple.peer_port);
         let process = self.caller(record);
         let netns = self.ids.of_event(record.netns_cookie, record.netns);
         if record.kind == wire::EventKind::SelfConnection as u8 {

@@ -30,7 +30,7 @@ use super::{
     attribution::Attribution,
     clock::now,
     close_look::CloseLook,
-    descriptors,
+    descriptors, endpoint,
     error::InventoryError,
     memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
@@ -38,12 +38,12 @@ use super::{
     owners::OwnerBook,
     process::container_of,
     reach::{LeftOut, Reach, Step, Whose},
-    records::{CloseWaitLimits, Copied, estimate_distinct},
+    records::{CloseWaitLimits, Copied, Seen, estimate_distinct},
     settings::{self, Settings},
     walk::read_records,
 };
 use crate::facts::{
-    DestinationUse, Endpoint, Focus, Inventory, Namespace, NotSeen, PortUse, StateCounts, TableUse,
+    DestinationUse, Focus, Inventory, Listener, Namespace, NotSeen, PortUse, StateCounts, TableUse,
     TcpState, TimeWaitUse, Unseen,
 };
 
@@ -204,8 +204,7 @@ impl Walker {
         self.memory.keep_since(&mut copied);
         self.close_look.name_stacks(&mut copied);
         let undescribed = copied.iter().map(|copied| copied.undescribed).sum();
-        let namespaces: Vec<Namespace> =
-            copied.into_iter().map(|copied| copied.namespace).collect();
+        let namespaces: Vec<Namespace> = copied.into_iter().map(Copied::into_namespace).collect();
         Ok(Inventory {
             descriptors: descriptors::of_holders(&namespaces),
             resets: self.attribution.resets(&namespaces),
@@ -362,11 +361,11 @@ impl Walker {
         let requested_ports = self.focus.ports.clone();
         let limits = CloseWaitLimits::of(self.close_wait_limit, *left);
         self.run(|record| copied.take(record, limits, &requested_ports))?;
-        *left -= copied.namespace.close_wait.len();
+        *left -= copied.close_wait.len();
         *self.scratch = self.walk.get(&0, 0)?;
         self.destinations_seen = self.destinations_seen.max(self.scratch.destinations);
         self.take_aggregates(&mut copied.namespace);
-        self.describe_listeners(&mut copied.namespace, &settings);
+        self.describe_listeners(&mut copied.listeners, &settings);
         Ok(copied)
     }
 
@@ -419,8 +418,8 @@ impl Walker {
         ports.pinned_in_time_wait = u32::try_from(walk.pinned_minisockets).ok();
         let described =
             |destination: &Destination, used: u32, entry: Option<&WireUse>| DestinationUse {
-                local: Endpoint::from_kernel(destination.local, 0),
-                peer: Endpoint::from_kernel(destination.peer, destination.peer_port),
+                local: endpoint(destination.local, 0),
+                peer: endpoint(destination.peer, destination.peer_port),
                 used: used.saturating_add(ports.pinned).min(ports.available),
                 states: entry.map(states_of),
             };
@@ -443,10 +442,10 @@ impl Walker {
     }
 
     /// Adds the walk's counts for the ports of listeners.
-    fn describe_listeners(&mut self, namespace: &mut Namespace, settings: &Settings) {
+    fn describe_listeners(&mut self, listeners: &mut [Seen<Listener>], settings: &Settings) {
         let generation = self.scratch.generation;
         let mut ports = HashSet::new();
-        for listener in &mut namespace.listeners {
+        for Seen { fact: listener, .. } in listeners {
             let port = listener.local.port;
             listener.in_port_range = settings.is_ephemeral(port);
             if let Ok(requests) = self.requests.get(&u32::from(port), 0)

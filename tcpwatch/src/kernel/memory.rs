@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::records::Copied;
+use super::records::{Copied, Seen};
 use crate::facts::{TcpState, Timestamp};
 
 /// When the owner of a socket in CLOSE_WAIT is looked for.
@@ -31,16 +31,16 @@ impl Memory {
         let mut selected = HashSet::new();
         let mut staying = HashSet::new();
         for namespace in copied {
-            staying.extend(namespace.close_wait_inodes.iter().copied());
-            staying.extend(namespace.waiting_inodes.iter().copied());
+            staying.extend(namespace.close_wait.iter().map(|it| it.inode));
+            staying.extend(namespace.waiting.iter().map(|it| it.inode));
             // A program gives a connect() up after some seconds: there may be no second time.
-            let waiting = namespace.namespace.waiting.iter().zip(&namespace.waiting_inodes);
-            let connecting = waiting.filter(|(socket, _)| socket.state == TcpState::SynSent);
-            selected.extend(connecting.map(|(_, inode)| *inode));
-            selected.extend(namespace.listener_inodes.iter().copied());
-            selected.extend(namespace.self_connected_inodes.iter().copied());
-            selected.extend(namespace.port_holder_inodes.iter().copied());
-            selected.extend(namespace.port_user_inodes.iter().copied());
+            let waiting = namespace.waiting.iter();
+            let connecting = waiting.filter(|it| it.fact.state == TcpState::SynSent);
+            selected.extend(connecting.map(|it| it.inode));
+            selected.extend(namespace.listeners.iter().map(|it| it.inode));
+            selected.extend(namespace.self_connected.iter().map(|it| it.inode));
+            selected.extend(namespace.port_holders.iter().map(|it| it.inode));
+            selected.extend(namespace.port_users.iter().map(|it| it.inode));
         }
         let is_due = |inode: &u64| policy == OwnerPolicy::AtOnce || self.staying.contains(inode);
         selected.extend(staying.iter().copied().filter(is_due));
@@ -62,17 +62,15 @@ impl Memory {
             *since = entry.0;
         };
         for copied in copied {
-            let inodes = copied.close_wait_inodes.iter();
-            for (socket, &inode) in copied.namespace.close_wait.iter_mut().zip(inodes) {
+            for Seen { fact: socket, inode, .. } in &mut copied.close_wait {
                 if !socket.since_exact {
-                    keep(socket.id, inode, TcpState::CloseWait, &mut socket.since);
+                    keep(socket.id, *inode, TcpState::CloseWait, &mut socket.since);
                 }
             }
-            let inodes = copied.waiting_inodes.iter();
-            for (socket, &inode) in copied.namespace.waiting.iter_mut().zip(inodes) {
+            for Seen { fact: socket, inode, .. } in &mut copied.waiting {
                 // In SYN_SENT it is exact, and the socket may have been there before.
                 if socket.state != TcpState::SynSent {
-                    keep(socket.id, inode, socket.state, &mut socket.since);
+                    keep(socket.id, *inode, socket.state, &mut socket.since);
                 }
             }
         }

@@ -19,6 +19,7 @@ mod code;
 mod counters;
 mod descriptors;
 mod elf;
+mod endpoint;
 mod error;
 mod events;
 mod hooks;
@@ -37,10 +38,13 @@ mod reach;
 mod records;
 mod refusal;
 mod seccomp;
+mod serving;
 mod settings;
 mod symbol_server;
 mod symbols;
 mod walk;
+
+use endpoint::endpoint;
 
 pub use crate::facts::Scope;
 pub use cgroup::parse_cgroup;
@@ -58,3 +62,14 @@ pub use reach::{Reach, Whose};
 pub use refusal::{Refusal, Restrictions};
 pub use symbol_server::serve_symbols;
 pub use symbols::{OWN_PROGRAM, SYMBOLS_COMMAND};
+
+// The facts know nothing of the kernel side; its tables hold what the engine may request.
+const _: () = {
+    use tcpwatch_common::{STACK_PROCESSES, maps};
+
+    use crate::facts::Focus;
+    assert!(Focus::STACKS == STACK_PROCESSES);
+    assert!(Focus::ANSWERS == maps::ANSWERS_LIMIT as usize);
+    assert!(Focus::CLOSERS_IN == maps::CLOSERS_IN_LIMIT as usize);
+    assert!(Focus::CLOSERS == (maps::CLOSERS_LIMIT + maps::CLOSERS_ELSEWHERE_LIMIT) as usize);
+};

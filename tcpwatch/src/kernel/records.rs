@@ -1,17 +1,18 @@
 //! Records of a walk, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
 //! wait for their peer, holders of a port, users of scarce ports.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use tcpwatch_common::{SocketRecord, listener_flags, socket_flags as flags};
 
-use super::{acceptors::acceptors, owners::OwnerBook};
+use super::{
+    acceptors::acceptors,
+    endpoint,
+    owners::OwnerBook,
+    serving::{Listeners, Serving, acceptor_of},
+};
 use crate::facts::{
-    CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, PortUser, Progress, Role,
+    CloseWaitSocket, Listener, Namespace, PortHolder, PortUser, Progress, Role,
     SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
 };
 
@@ -38,18 +39,27 @@ impl CloseWaitLimits {
     }
 }
 
-/// Records of a walk, with the inode numbers by which owners are found.
+/// A socket as it is described, with the inode number by which its owner is found.
+#[derive(Debug)]
+pub(super) struct Seen<T> {
+    pub(super) fact: T,
+    /// 0 where no process holds it.
+    pub(super) inode: u64,
+    /// The listener in whose accept queue it waits; 0 where none is known.
+    queue: u64,
+}
+
+/// Records of a walk.
 #[derive(Default)]
 pub(super) struct Copied {
+    /// The namespace without these sockets.
     pub(super) namespace: Namespace,
-    pub(super) close_wait_inodes: Vec<u64>,
-    /// Of each of these, the listener in whose queue it waits; 0 where none is known.
-    close_wait_queues: Vec<u64>,
-    pub(super) listener_inodes: Vec<u64>,
-    pub(super) self_connected_inodes: Vec<u64>,
-    pub(super) waiting_inodes: Vec<u64>,
-    pub(super) port_holder_inodes: Vec<u64>,
-    pub(super) port_user_inodes: Vec<u64>,
+    pub(super) close_wait: Vec<Seen<CloseWaitSocket>>,
+    pub(super) listeners: Vec<Seen<Listener>>,
+    pub(super) self_connected: Vec<Seen<SelfConnectedSocket>>,
+    pub(super) waiting: Vec<Seen<WaitingSocket>>,
+    pub(super) port_holders: Vec<Seen<PortHolder>>,
+    pub(super) port_users: Vec<Seen<PortUser>>,
     /// Listeners, self-connections and sockets that wait for their peer beyond [`DESCRIBED`].
     pub(super) undescribed: u64,
     /// Kernel addresses of what is described: a socket that moves while the table is walked may
@@ -104,15 +114,14 @@ impl Copied {
     }
 
     fn take_listener(&mut self, record: &SocketRecord) {
-        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
+        let local = endpoint(record.tuple.local, record.tuple.local_port);
         self.listening.insert(local.port);
-        if self.listener_inodes.len() >= DESCRIBED {
+        if self.listeners.len() >= DESCRIBED {
             self.undescribed += 1;
             return;
         }
         self.seen.insert(record.sk);
-        self.listener_inodes.push(record.inode);
-        self.namespace.listeners.push(Listener {
+        let fact = Listener {
             id: record.sk,
             port_picked: one_of(
                 record.listener,
@@ -126,34 +135,34 @@ impl Copied {
             half_open: record.half_open,
             drops: record.drops,
             ..Listener::at(local)
-        });
+        };
+        self.listeners.push(Seen::of(record, fact));
     }
 
     fn take_self_connected(&mut self, record: &SocketRecord, state: TcpState) {
-        if self.self_connected_inodes.len() >= DESCRIBED {
+        if self.self_connected.len() >= DESCRIBED {
             self.undescribed += 1;
             return;
         }
         self.seen.insert(record.sk);
-        self.self_connected_inodes.push(record.inode);
-        self.namespace.self_connected.push(SelfConnectedSocket {
+        let fact = SelfConnectedSocket {
             id: record.sk,
-            endpoint: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
+            endpoint: endpoint(record.tuple.local, record.tuple.local_port),
             state,
             owner: None,
-        });
+        };
+        self.self_connected.push(Seen::of(record, fact));
     }
 
     fn take_waiting(&mut self, record: &SocketRecord, state: TcpState) {
-        if self.waiting_inodes.len() >= DESCRIBED {
+        if self.waiting.len() >= DESCRIBED {
             self.undescribed += 1;
             return;
         }
         self.seen.insert(record.sk);
-        self.waiting_inodes.push(record.inode);
-        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
-        let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
-        self.namespace.waiting.push(WaitingSocket {
+        let local = endpoint(record.tuple.local, record.tuple.local_port);
+        let peer = endpoint(record.tuple.peer, record.tuple.peer_port);
+        let fact = WaitingSocket {
             id: record.sk,
             state,
             local,
@@ -164,31 +173,32 @@ impl Copied {
             progress: progress_of(record),
             owner: None,
             owner_pending: false,
-        });
+        };
+        self.waiting.push(Seen::of(record, fact));
     }
 
     fn take_port_holder(&mut self, record: &SocketRecord, state: TcpState) {
         self.seen.insert(record.sk);
-        self.port_holder_inodes.push(record.inode);
-        self.namespace.port_holders.push(PortHolder {
+        let fact = PortHolder {
             state,
-            local: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
-            peer: Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port),
+            local: endpoint(record.tuple.local, record.tuple.local_port),
+            peer: endpoint(record.tuple.peer, record.tuple.peer_port),
             owner: None,
-        });
+        };
+        self.port_holders.push(Seen::of(record, fact));
     }
 
     /// A sample is bounded by the walk.
     fn take_port_user(&mut self, record: &SocketRecord, state: TcpState) {
         self.seen.insert(record.sk);
-        self.port_user_inodes.push(record.inode);
-        self.namespace.port_users.push(PortUser {
+        let fact = PortUser {
             state,
-            local: Endpoint::from_kernel(record.tuple.local, record.tuple.local_port),
-            peer: Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port),
+            local: endpoint(record.tuple.local, record.tuple.local_port),
+            peer: endpoint(record.tuple.peer, record.tuple.peer_port),
             pinned: record.flags & flags::PINNED != 0,
             owner: None,
-        });
+        };
+        self.port_users.push(Seen::of(record, fact));
     }
 
     fn role_of(&self, record: &SocketRecord, local_port: u16) -> Role {
@@ -197,8 +207,8 @@ impl Copied {
     }
 
     fn take_close_wait(&mut self, record: &SocketRecord, limits: CloseWaitLimits) {
-        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
-        let peer = Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port);
+        let local = endpoint(record.tuple.local, record.tuple.local_port);
+        let peer = endpoint(record.tuple.peer, record.tuple.peer_port);
         let socket = CloseWaitSocket {
             id: record.sk,
             local,
@@ -215,122 +225,73 @@ impl Copied {
         };
         let service = (socket.role, socket.service_port());
         let described = self.described_of.entry(service).or_default();
-        let is_full = self.namespace.close_wait.len() >= limits.namespace;
+        let is_full = self.close_wait.len() >= limits.namespace;
         if is_full || *described >= limits.service {
             *self.namespace.close_wait_beyond.entry(service).or_default() += 1;
             return;
         }
         *described += 1;
         self.seen.insert(record.sk);
-        self.namespace.close_wait.push(socket);
-        self.close_wait_inodes.push(record.inode);
-        self.close_wait_queues.push(record.queue);
+        self.close_wait.push(Seen::of(record, socket));
     }
 
+    /// The sockets whose owners are found.
     pub(super) fn set_owners(&mut self, owners: &OwnerBook) {
         let owner_of = |inode| owners.get(inode).cloned();
-        let namespace = &mut self.namespace;
-        for (socket, &inode) in namespace.self_connected.iter_mut().zip(&self.self_connected_inodes)
-        {
-            socket.owner = owner_of(inode);
+        let is_pending = |inode: u64| inode != 0 && !owners.was_looked_for(inode);
+        for Seen { fact, inode, .. } in &mut self.self_connected {
+            fact.owner = owner_of(*inode);
         }
-        for (socket, &inode) in namespace.waiting.iter_mut().zip(&self.waiting_inodes) {
-            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
-            socket.owner = owner_of(inode);
+        for Seen { fact, inode, .. } in &mut self.waiting {
+            fact.owner_pending = is_pending(*inode);
+            fact.owner = owner_of(*inode);
         }
-        for (holder, &inode) in namespace.port_holders.iter_mut().zip(&self.port_holder_inodes) {
-            holder.owner = owner_of(inode);
+        for Seen { fact, inode, .. } in &mut self.port_holders {
+            fact.owner = owner_of(*inode);
         }
-        for (user, &inode) in namespace.port_users.iter_mut().zip(&self.port_user_inodes) {
-            user.owner = owner_of(inode);
+        for Seen { fact, inode, .. } in &mut self.port_users {
+            fact.owner = owner_of(*inode);
         }
-        for (socket, &inode) in namespace.close_wait.iter_mut().zip(&self.close_wait_inodes) {
-            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
-            socket.owner = owner_of(inode);
+        for Seen { fact, inode, .. } in &mut self.close_wait {
+            fact.owner_pending = is_pending(*inode);
+            fact.owner = owner_of(*inode);
         }
-        let mut serving = Serving::of(namespace);
-        for (listener, &inode) in namespace.listeners.iter_mut().zip(&self.listener_inodes) {
-            listener.owner = owner_of(inode);
-            let serving = serving.0.entry(listener.local.port).or_default();
-            listener.acceptors = acceptors(owners.candidates(inode), serving);
+        let mut serving = Serving::of(self);
+        for Seen { fact, inode, .. } in &mut self.listeners {
+            fact.owner = owner_of(*inode);
+            fact.acceptors = acceptors(owners.candidates(*inode), serving.at(fact.local.port));
         }
-        let listeners = Listeners::of(&namespace.listeners);
-        for (socket, &queue) in namespace.close_wait.iter_mut().zip(&self.close_wait_queues) {
-            if socket.unaccepted {
+        let listeners = Listeners::of(self.listeners.iter().map(|it| &it.fact));
+        for Seen { fact, queue, .. } in &mut self.close_wait {
+            if fact.unaccepted {
                 // No process holds it yet; the process that should accept it is named.
-                socket.owner = listeners.of_queue(queue, socket.local).and_then(acceptor_of);
+                fact.owner = listeners.of_queue(*queue, fact.local).and_then(acceptor_of);
             }
+        }
+    }
+
+    /// The namespace with all that was described.
+    pub(super) fn into_namespace(self) -> Namespace {
+        Namespace {
+            close_wait: facts(self.close_wait),
+            listeners: facts(self.listeners),
+            self_connected: facts(self.self_connected),
+            waiting: facts(self.waiting),
+            port_holders: facts(self.port_holders),
+            port_users: facts(self.port_users),
+            ..self.namespace
         }
     }
 }
 
-/// Processes that hold accepted connections, by local port.
-struct Serving(HashMap<u16, HashSet<u32>>);
-
-impl Serving {
-    fn of(namespace: &Namespace) -> Self {
-        let mut serving = Self(HashMap::new());
-        for holder in &namespace.port_holders {
-            if holder.state != TcpState::Listen {
-                serving.add(holder.local.port, holder.owner.as_ref());
-            }
-        }
-        for socket in &namespace.close_wait {
-            if socket.role == Role::Server {
-                serving.add(socket.local.port, socket.owner.as_ref());
-            }
-        }
-        serving
-    }
-
-    fn add(&mut self, port: u16, owner: Option<&Owner>) {
-        if let Some(owner) = owner {
-            self.0.entry(port).or_default().insert(owner.process.pid);
-        }
+impl<T> Seen<T> {
+    fn of(record: &SocketRecord, fact: T) -> Self {
+        Self { fact, inode: record.inode, queue: record.queue }
     }
 }
 
-/// The process that is to accept what waits for this listener. It has no descriptor for it yet.
-fn acceptor_of(listener: &Listener) -> Option<Owner> {
-    let owner = listener.owner.as_ref()?;
-    let process = listener.acceptors.first().unwrap_or(&owner.process);
-    Some(Owner { process: Arc::clone(process), fds: Vec::new(), holders: owner.holders })
-}
-
-/// The listeners of a namespace, by identity and by where they listen.
-struct Listeners<'a> {
-    by_id: HashMap<u64, &'a Listener>,
-    by_place: HashMap<Endpoint, &'a Listener>,
-}
-
-impl<'a> Listeners<'a> {
-    fn of(listeners: &'a [Listener]) -> Self {
-        let mut by_place: HashMap<_, &Listener> = HashMap::new();
-        for listener in listeners {
-            // With SO_REUSEPORT several listeners share an address. Where the listener of a
-            // connection is unknown, the one with the longest queue is taken.
-            let place = by_place.entry(listener.local).or_insert(listener);
-            let known = |it: &Listener| (it.owner.is_some(), it.accept_queue);
-            if known(listener) > known(place) {
-                *place = listener;
-            }
-        }
-        Self { by_id: listeners.iter().map(|it| (it.id, it)).collect(), by_place }
-    }
-
-    /// The listener with this identity, else the one at this address.
-    fn of_queue(&self, id: u64, local: Endpoint) -> Option<&'a Listener> {
-        let known = if id == 0 { None } else { self.by_id.get(&id).copied() };
-        known.or_else(|| self.at(local))
-    }
-
-    /// The listener at this address, else at every one, as the kernel chooses (`compute_score`,
-    /// net/ipv4/inet_hashtables.c). A socket of IPv6 takes IPv4 too unless it says otherwise.
-    fn at(&self, local: Endpoint) -> Option<&'a Listener> {
-        let at = |address: IpAddr| self.by_place.get(&Endpoint { address, ..local }).copied();
-        let any_v4 = || local.address.is_ipv4().then(|| at(Ipv4Addr::UNSPECIFIED.into())).flatten();
-        at(local.address).or_else(any_v4).or_else(|| at(Ipv6Addr::UNSPECIFIED.into()))
-    }
+fn facts<T>(seen: Vec<Seen<T>>) -> Vec<T> {
+    seen.into_iter().map(|it| it.fact).collect()
 }
 
 /// Bytes that the socket has carried, where the kernel shows them.
@@ -370,60 +331,6 @@ pub(super) fn estimate_distinct(words: &[u64]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn listener(address: &str, name: &str) -> Listener {
-        let local = address.parse().expect("an address with a port");
-        let local: std::net::SocketAddr = local;
-        let process = std::sync::Arc::new(crate::facts::Process {
-            name: name.to_owned(),
-            ..crate::facts::Process::default()
-        });
-        let owner = Some(Owner { process, fds: vec![3], holders: 1 });
-        Listener { owner, ..Listener::at(Endpoint { address: local.ip(), port: local.port() }) }
-    }
-
-    #[test]
-    fn an_unaccepted_socket_belongs_to_the_listener_at_its_address() {
-        let all = [
-            listener("127.0.0.1:80", "local"),
-            listener("[::]:80", "every"),
-            listener("10.0.0.1:80", "lan"),
-            listener("0.0.0.0:81", "v4"),
-        ];
-        let listeners = Listeners::of(&all);
-        let name_of = |address: &str| {
-            let local: std::net::SocketAddr = address.parse().expect("an address with a port");
-            let local = Endpoint { address: local.ip(), port: local.port() };
-            listeners.at(local).and_then(acceptor_of).map(|owner| owner.process.name.clone())
-        };
-        assert_eq!(name_of("127.0.0.1:80").as_deref(), Some("local"));
-        assert_eq!(name_of("10.0.0.1:80").as_deref(), Some("lan"));
-        assert_eq!(name_of("10.0.0.2:80").as_deref(), Some("every"));
-        assert_eq!(name_of("[2001:db8::1]:80").as_deref(), Some("every"));
-        assert_eq!(name_of("10.0.0.2:81").as_deref(), Some("v4"));
-        assert_eq!(name_of("[2001:db8::1]:81"), None);
-        assert_eq!(name_of("127.0.0.1:82"), None);
-    }
-
-    #[test]
-    fn an_unaccepted_socket_belongs_to_the_listener_in_whose_queue_it_waits() {
-        let of = |id, name, accept_queue| Listener {
-            id,
-            accept_queue,
-            ..listener("127.0.0.1:80", name)
-        };
-        let all = [of(1, "serving", 0), of(2, "hung", 7), of(3, "slow", 2)];
-        let listeners = Listeners::of(&all);
-        let local = all[0].local;
-        let name_of = |id| {
-            let owner = listeners.of_queue(id, local).and_then(acceptor_of);
-            owner.map(|owner| owner.process.name.clone())
-        };
-        assert_eq!(name_of(3).as_deref(), Some("slow"));
-        assert_eq!(name_of(1).as_deref(), Some("serving"));
-        assert_eq!(name_of(0).as_deref(), Some("hung"), "unknown: the longest queue");
-        assert_eq!(name_of(9).as_deref(), Some("hung"), "a listener that has gone");
-    }
 
     #[test]
     fn distinct_sources_are_estimated_within_a_tenth() {

@@ -27,9 +27,8 @@ use crate::{
     facts::{CloserCount, Endpoint, Focus, Inventory, NetnsId, Process, Role, Timestamp},
 };
 
-/// Counts that are followed, the largest: all that the kernel side's tables hold.
-const CLOSERS: usize = (tcpwatch_common::maps::CLOSERS_LIMIT
-    + tcpwatch_common::maps::CLOSERS_ELSEWHERE_LIMIT) as usize;
+/// Counts that are followed, the largest: all that there can be.
+const CLOSERS: usize = Focus::CLOSERS;
 /// Tallies at most: each count is of a namespace, and may be of a destination.
 const TALLIES: usize = 2 * CLOSERS;
 /// Closers that the evidence lists.

@@ -1,7 +1,7 @@
 //! Properties for any facts in any order, time running backwards included.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     path::Path,
 };
@@ -232,7 +232,7 @@ fn assert_is_data(evidence: &EvidenceMap) {
 /// begin anew.
 fn counters(samples: &Samples) -> BTreeMap<String, u64> {
     let mut counters = BTreeMap::new();
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let mut add = |kind: String, owner: String, is_other: bool, value: u64| {
         assert!(seen.insert((kind.clone(), owner.clone())), "{kind} of {owner} is there twice");
         let sum: &mut u64 = counters.entry(kind.clone()).or_default();
@@ -322,11 +322,8 @@ fn assert_sums(inventory: &Inventory, samples: &Samples) {
 
 /// At most `owners` and one row for the others, and no labels twice.
 fn assert_cut(samples: &Samples, owners: usize) {
-    fn assert_unique<Labels: Debug + Eq + std::hash::Hash>(
-        rows: impl Iterator<Item = Labels>,
-        most: usize,
-    ) {
-        let (mut seen, mut count) = (HashSet::new(), 0);
+    fn assert_unique<Labels: Debug + Ord>(rows: impl Iterator<Item = Labels>, most: usize) {
+        let (mut seen, mut count) = (BTreeSet::new(), 0);
         for labels in rows {
             let text = format!("{labels:?}");
             assert!(seen.insert(labels), "{text} is there twice");

@@ -95,7 +95,7 @@ fn a_refused_client_is_reported_with_its_service() {
 fn each_cause_and_each_state_has_words_of_its_own() {
     let sent = ResetCause::ALL.map(SeenReset::Sent);
     let received = TcpState::ALL.map(SeenReset::Received);
-    let mut explanations = std::collections::HashSet::new();
+    let mut explanations = std::collections::BTreeSet::new();
     for what in sent.into_iter().chain(received) {
         let mut host = Host::quiet([ResetCount { last_peer: None, ..row(what) }]);
         host.add(&[700]);

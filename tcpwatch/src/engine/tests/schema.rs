@@ -1,13 +1,13 @@
 //! Findings from any table of facts have the evidence that `docs/findings.schema.json` describes.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use crate::engine::{Finding, FindingKind};
 
-static EVIDENCE: LazyLock<HashMap<FindingKind, Validator>> = LazyLock::new(|| {
+static EVIDENCE: LazyLock<BTreeMap<FindingKind, Validator>> = LazyLock::new(|| {
     let schema: Value =
         serde_json::from_str(include_str!("../../../../docs/findings.schema.json")).unwrap();
     let of_kind = |kind: FindingKind| {
