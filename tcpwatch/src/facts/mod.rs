@@ -16,6 +16,7 @@ mod name;
 mod process;
 mod reset;
 mod sight;
+mod sockets;
 mod state;
 mod time;
 mod written;
@@ -25,9 +26,8 @@ pub use endpoint::Endpoint;
 pub use event::{ConnectFailure, Event, NoConnect};
 pub use focus::Focus;
 pub use inventory::{
-    AnswerCount, CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace,
-    NetnsId, NetstatCounters, PortHolder, PortUse, PortUser, Progress, Role, Scope,
-    SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
+    AnswerCount, CloserCount, DestinationUse, Inventory, Namespace, NetnsId, NetstatCounters,
+    PortUse, Scope, StateCounts, TimeWaitUse, TwReuse, saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
@@ -36,5 +36,9 @@ pub use reset::{
     ServiceCount,
 };
 pub use sight::{NotSeen, Unseen};
+pub use sockets::{
+    CloseWaitSocket, Listener, PortHolder, PortUser, Progress, Role, SelfConnectedSocket, Unread,
+    WaitingSocket,
+};
 pub use state::TcpState;
 pub use time::Timestamp;
