@@ -26,20 +26,6 @@ type Window = Time<1_000, DAY>;
 /// Thresholds in sockets or events: at most as many as `limits.close_wait_sockets` can be.
 type Sockets = Whole<1, 1_000_000>;
 
-/// A section without overrides, and why.
-pub(super) const NO_OVERRIDE: (&str, &str) = (
-    "detect.time_wait_exhaustion",
-    "no override, for TIME_WAIT is counted by namespace, and has no process, unit or port",
-);
-
-/// A section, keys that its overrides by process or unit cannot have, and why.
-pub(super) const BY_PORT_ONLY: (&str, [&str; 2], &str) = (
-    "detect.ephemeral_port_exhaustion",
-    ["warning", "critical"],
-    "no threshold beside `process` or `unit`, for the ports belong to their destination: match its \
-     `port` only",
-);
-
 section! {
     /// Findings: each kind has a section with its thresholds. A value that reaches a threshold
     /// counts as beyond it; `warning` is never above `critical`.

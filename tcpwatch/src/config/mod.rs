@@ -14,6 +14,7 @@ mod file;
 mod general;
 mod host;
 mod name;
+mod order;
 mod overridable;
 mod read;
 mod section;
@@ -25,11 +26,7 @@ mod value;
 
 use std::{fmt::Write, path::Path, time::Duration};
 
-pub use detect::{
-    AcceptQueueOverflow, BindConflict, CloseWaitPileup, Detect, EphemeralPortExhaustion,
-    HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, StuckState, SynFlood,
-    TimeWaitExhaustion,
-};
+pub use detect::*;
 pub use error::ConfigError;
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Web};
 pub use host::{ExternalUrl, HostName, host_of_authority};

@@ -15,10 +15,9 @@ use toml::{
 };
 
 use super::{
-    detect::{BY_PORT_ONLY, NO_OVERRIDE},
     error::{Fault, join},
     name::{ProcessName, UnitName},
-    read::{out_of_order, plain},
+    order::{out_of_order, plain},
     section::{Docs, Section},
     until::{Day, Ended, UNTIL},
     value::{Accepts as _, Given, Port},
@@ -55,6 +54,20 @@ pub(super) const EXAMPLE: [&str; 5] = [
 /// Most overrides of a section. Each socket in CLOSE_WAIT is compared with each of them. A host
 /// that needs more has the wrong thresholds in the section.
 const MOST_OVERRIDES: usize = 100;
+
+/// A section without overrides, and why.
+const NO_OVERRIDE: (&str, &str) = (
+    "detect.time_wait_exhaustion",
+    "no override, for TIME_WAIT is counted by namespace, and has no process, unit or port",
+);
+
+/// A section, keys that its overrides by process or unit cannot have, and why.
+const BY_PORT_ONLY: (&str, [&str; 2], &str) = (
+    "detect.ephemeral_port_exhaustion",
+    ["warning", "critical"],
+    "no threshold beside `process` or `unit`, for the ports belong to their destination: match its \
+     `port` only",
+);
 
 /// The keys by which an override matches.
 const MATCHERS: [&str; 3] = ["process", "unit", "port"];

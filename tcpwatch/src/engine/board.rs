@@ -14,7 +14,7 @@ use std::{
 use crate::{
     engine::{
         finding::{FINDINGS_PER_KIND, Finding, FindingChange, FindingKind, Severity, Verdict},
-        joining::Links,
+        links::Links,
     },
     facts::Timestamp,
 };

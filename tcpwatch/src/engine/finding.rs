@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 pub use crate::config::Severity;
 use crate::{
     config,
-    engine::{evidence::EvidenceMap, joining::Links},
+    engine::{evidence::EvidenceMap, links::Links},
     facts::{Listener, Namespace, Owner, Process, Role, Timestamp},
     plain,
 };

@@ -7,13 +7,14 @@
 //! its
 //! `since` and its place in the metrics.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 use crate::{
     engine::{
         evidence::Evidence,
         finding::{FindingKind, Subject, Verdict},
         groups::port_users::SHARE_LEAST,
+        links::Links,
     },
     facts::{Endpoint, Inventory, Namespace, Role, TcpState},
 };
@@ -72,35 +73,6 @@ pub(crate) const RULES: [Rule; 7] = [
         leads: no_port_is_left_to_bind,
     },
 ];
-
-/// Leading findings and those that they lead, by id.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Links {
-    leaders: BTreeMap<String, String>,
-    related: BTreeMap<String, Vec<String>>,
-}
-
-impl Links {
-    /// The finding that leads `id`.
-    pub(crate) fn leader_of(&self, id: &str) -> Option<&String> {
-        self.leaders.get(id)
-    }
-
-    /// The findings that `id` leads, worst first.
-    pub(crate) fn led_by(&self, id: &str) -> &[String] {
-        self.related.get(id).map_or(&[], Vec::as_slice)
-    }
-
-    fn may_link(&self, leader: &str, led: &str) -> bool {
-        let is_free = !self.leaders.contains_key(led) && !self.related.contains_key(led);
-        leader != led && is_free && !self.leaders.contains_key(leader)
-    }
-
-    fn link(&mut self, leader: &str, led: &str) {
-        self.leaders.insert(led.to_owned(), leader.to_owned());
-        self.related.entry(leader.to_owned()).or_default().push(led.to_owned());
-    }
-}
 
 /// Applies `rules` to the verdicts of a round, the worst of each kind first.
 pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) -> Links {

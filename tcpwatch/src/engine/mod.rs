@@ -16,6 +16,7 @@ mod evidence;
 mod finding;
 mod groups;
 mod joining;
+mod links;
 mod observers;
 mod over_time;
 mod resets;

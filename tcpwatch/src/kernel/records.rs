@@ -256,7 +256,8 @@ impl Copied {
             fact.owner_pending = is_pending(*inode);
             fact.owner = owner_of(*inode);
         }
-        let mut serving = Serving::of(self);
+        let holders = self.port_holders.iter().map(|it| &it.fact);
+        let mut serving = Serving::of(holders, self.close_wait.iter().map(|it| &it.fact));
         for Seen { fact, inode, .. } in &mut self.listeners {
             fact.owner = owner_of(*inode);
             fact.acceptors = acceptors(owners.candidates(*inode), serving.at(fact.local.port));

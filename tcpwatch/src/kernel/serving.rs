@@ -7,21 +7,23 @@ use std::{
     sync::Arc,
 };
 
-use super::records::{Copied, Seen};
-use crate::facts::{Endpoint, Listener, Owner, Role, TcpState};
+use crate::facts::{CloseWaitSocket, Endpoint, Listener, Owner, PortHolder, Role, TcpState};
 
 /// Processes that hold accepted connections, by local port.
 pub(super) struct Serving(HashMap<u16, HashSet<u32>>);
 
 impl Serving {
-    pub(super) fn of(copied: &Copied) -> Self {
+    pub(super) fn of<'a>(
+        holders: impl Iterator<Item = &'a PortHolder>,
+        close_wait: impl Iterator<Item = &'a CloseWaitSocket>,
+    ) -> Self {
         let mut serving = Self(HashMap::new());
-        for Seen { fact: holder, .. } in &copied.port_holders {
+        for holder in holders {
             if holder.state != TcpState::Listen {
                 serving.add(holder.local.port, holder.owner.as_ref());
             }
         }
-        for Seen { fact: socket, .. } in &copied.close_wait {
+        for socket in close_wait {
             if socket.role == Role::Server {
                 serving.add(socket.local.port, socket.owner.as_ref());
             }

@@ -24,6 +24,7 @@ mod remedies;
 mod services;
 mod stacks;
 mod turnover;
+mod verdict;
 mod words;
 
 use std::{
@@ -235,7 +236,7 @@ impl Judging<'_> {
             shown,
         };
         self.reported.extend(group.holders.iter().map(|(pid, _)| *pid));
-        verdicts.push(group.verdict(id), sockets.len() as u64);
+        verdicts.push(verdict::of(&group, id), sockets.len() as u64);
     }
 
     /// Whether the process that does not close has a finding of its own. In the first round of a

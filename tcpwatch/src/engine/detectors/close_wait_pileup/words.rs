@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    evidence,
     pool::{Course, Descriptors, Judged},
     relay::Relay,
-    remedies,
     services::Services,
     stacks::Stacks,
     turnover::Leaving,
@@ -14,9 +12,9 @@ use super::{
 use crate::{
     engine::{
         advice::text,
-        finding::{FindingKind, Severity, Subject, Verdict},
+        finding::{Severity, Subject},
         groups::{
-            held::{Held, Holders, name_holder},
+            held::{Held, Holders},
             owners::service,
             queued::Queued,
         },
@@ -52,25 +50,6 @@ pub(super) enum Reading {
 }
 
 impl Group<'_> {
-    pub(super) fn verdict(&self, id: String) -> Verdict {
-        let stacks = Stacks::of(self.sockets);
-        let services = Services::of(self.sockets);
-        let mut subject = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
-        services.name(&mut subject);
-        name_holder(&mut subject, self.holders);
-        subject.stack = stacks.first();
-        Verdict {
-            id,
-            kind: FindingKind::CloseWaitPileup,
-            severity: self.severity,
-            title: self.title(&subject, &services),
-            explanation: self.explanation(&stacks, &services),
-            evidence: evidence::of(self, &stacks, &services),
-            remedies: remedies::of(self, &subject, &stacks, &services),
-            subject,
-        }
-    }
-
     pub(super) fn oldest(&self) -> &CloseWaitSocket {
         self.sockets
             .iter()
@@ -102,7 +81,7 @@ impl Group<'_> {
         }
     }
 
-    fn title(&self, subject: &Subject, services: &Services<'_>) -> String {
+    pub(super) fn title(&self, subject: &Subject, services: &Services<'_>) -> String {
         let holder = self.holder_in_words(subject);
         let what = services.in_words(self.reading() == Reading::Unaccepted);
         let at_least = if self.oldest().since_exact { "" } else { "at least " };
@@ -181,7 +160,7 @@ impl Group<'_> {
         }
     }
 
-    fn explanation(&self, stacks: &Stacks, services: &Services<'_>) -> String {
+    pub(super) fn explanation(&self, stacks: &Stacks, services: &Services<'_>) -> String {
         let total = self.sockets.len() as u64;
         let processes =
             if self.holders.len() > 1 { "these processes free" } else { "this process frees" };

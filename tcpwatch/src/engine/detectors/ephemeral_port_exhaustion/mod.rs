@@ -17,6 +17,7 @@ mod apart;
 mod failures;
 mod pinned;
 mod remedies;
+mod verdict;
 mod words;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -194,7 +195,7 @@ impl EphemeralPortExhaustion {
         let failures = self.failures_in(namespace.id, config);
         let severity = by_ratio.max(failures.as_ref().map_or(by_ratio, |_| Severity::Critical));
         let pinned = Pinned { namespace, failures: failures.as_ref() };
-        Some(pinned.verdict(id, severity))
+        Some(verdict::of_pinned(&pinned, id, severity))
     }
 
     /// The failures in a namespace, towards any destination.
@@ -229,7 +230,8 @@ impl EphemeralPortExhaustion {
         let failures = self.failures.get(&shortage.key);
         let failures = failures.and_then(|all| judged(all, shortage.key, config));
         let severity = by_ratio.max(failures.as_ref().map(|_| Severity::Critical))?;
-        Some(Shortage { failures: failures.as_ref(), ..shortage }.verdict(id, severity))
+        let shortage = Shortage { failures: failures.as_ref(), ..shortage };
+        Some(verdict::of_destination(&shortage, id, severity))
     }
 }
 

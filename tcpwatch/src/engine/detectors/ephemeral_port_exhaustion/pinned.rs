@@ -5,14 +5,11 @@
 //! these are most of the range every program of the namespace fails, and none of them is at fault
 //! but the one that binds.
 
-use std::collections::BTreeSet;
-
-use super::{failures::Failures, remedies};
+use super::failures::Failures;
 use crate::{
     engine::{
         advice::{reserved_ports, text},
         evidence::EvidenceMap,
-        finding::{FindingKind, Severity, Subject, Verdict},
         groups::port_users::{self, Users},
     },
     facts::{Namespace, PortUser},
@@ -26,29 +23,7 @@ pub(crate) struct Pinned<'a> {
 }
 
 impl<'a> Pinned<'a> {
-    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
-        let mut subject = Subject { netns: self.namespace.name.clone(), ..Subject::default() };
-        let bound = self.bound();
-        if bound.ports > 0 && bound.ports >= self.listening() {
-            bound.name_in(&mut subject);
-            let sources: BTreeSet<_> = self.sample().map(|user| user.local.address).collect();
-            if let (Some(source), 1) = (sources.first(), sources.len()) {
-                subject.local = Some(source.to_string());
-            }
-        }
-        Verdict {
-            id,
-            kind: FindingKind::EphemeralPortExhaustion,
-            severity,
-            title: self.title(),
-            explanation: self.explanation(),
-            evidence: self.evidence(),
-            remedies: remedies::of_pinned(self, &subject),
-            subject,
-        }
-    }
-
-    fn sample(&self) -> impl Iterator<Item = &'a PortUser> {
+    pub(super) fn sample(&self) -> impl Iterator<Item = &'a PortUser> {
         self.namespace.port_users.iter().filter(|user| user.pinned)
     }
 
@@ -81,7 +56,7 @@ impl<'a> Pinned<'a> {
         parts.join(", ")
     }
 
-    fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         let ports = &self.namespace.ports;
         let netns = text::in_netns(&self.namespace.name);
         let state = format!(
@@ -97,7 +72,7 @@ impl<'a> Pinned<'a> {
         format!("{state}; {times}, {most}by {who}, found none")
     }
 
-    fn explanation(&self) -> String {
+    pub(super) fn explanation(&self) -> String {
         let (low, high) = self.namespace.ports.range;
         let mut text = format!(
             "connect() passes over each port of ip_local_port_range {low}-{high} that bind() has \
@@ -113,7 +88,7 @@ impl<'a> Pinned<'a> {
         text
     }
 
-    fn evidence(&self) -> EvidenceMap {
+    pub(super) fn evidence(&self) -> EvidenceMap {
         let ports = &self.namespace.ports;
         let sample: Vec<&PortUser> = self.sample().collect();
         let mut evidence = EvidenceMap::default();

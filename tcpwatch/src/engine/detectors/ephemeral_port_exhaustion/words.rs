@@ -1,11 +1,11 @@
 //! A shortage of ports towards a destination in words: title, explanation, evidence, remedies.
 
-use super::{failures::Failures, remedies};
+use super::failures::Failures;
 use crate::{
     engine::{
         advice::{reserved_ports, text, tw_reuse::TimeWaitReuse},
         evidence::EvidenceMap,
-        finding::{FindingKind, Severity, Subject, Verdict},
+        finding::Subject,
         groups::{
             destinations::{Destination, worst_destinations},
             port_users::{self, Users, in_state},
@@ -35,27 +35,6 @@ pub(crate) struct Shortage<'a> {
 }
 
 impl<'a> Shortage<'a> {
-    pub(crate) fn verdict(&self, id: String, severity: Severity) -> Verdict {
-        let mut subject = Subject {
-            netns: self.namespace.name.clone(),
-            local: Some(self.key.local.to_string()),
-            peer: Some(self.key.peer.to_string()),
-            port: Some(self.key.peer.port),
-            ..Subject::default()
-        };
-        self.name_culprit(&mut subject);
-        Verdict {
-            id,
-            kind: FindingKind::EphemeralPortExhaustion,
-            severity,
-            title: self.title(),
-            explanation: self.explanation(),
-            evidence: self.evidence(),
-            remedies: remedies::of_destination(self, &subject),
-            subject,
-        }
-    }
-
     /// The sample of the sockets to this destination.
     fn sample(&self) -> Vec<&'a PortUser> {
         let Destination { local, peer, .. } = self.key;
@@ -107,7 +86,7 @@ impl<'a> Shortage<'a> {
 
     /// The process to be named: the holder of most of them; where none is known, the process whose
     /// connects fail, else the one that closes most.
-    fn name_culprit(&self, subject: &mut Subject) {
+    pub(super) fn name_culprit(&self, subject: &mut Subject) {
         let states = self.by_state();
         if let Some((_, users)) = states.first()
             && users.ports >= self.bound().ports
@@ -146,7 +125,7 @@ impl<'a> Shortage<'a> {
         Some(text)
     }
 
-    fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         let netns = text::in_netns(&self.namespace.name);
         let peer = self.key.peer;
         match self.failures {
@@ -167,7 +146,7 @@ impl<'a> Shortage<'a> {
         }
     }
 
-    fn explanation(&self) -> String {
+    pub(super) fn explanation(&self) -> String {
         let mut text = which_ports(self.namespace);
         if self.may_be_time_wait() {
             text.push(' ');
@@ -203,7 +182,7 @@ impl<'a> Shortage<'a> {
         failed.or_else(|| self.closers.first().map(Closer::who))
     }
 
-    fn evidence(&self) -> EvidenceMap {
+    pub(super) fn evidence(&self) -> EvidenceMap {
         let ports = &self.namespace.ports;
         let mut evidence = EvidenceMap::default();
         if let Some(used) = self.used {
