@@ -83,7 +83,9 @@ impl Conntrack {
             invalid.forget(|part| now.since(part.ended) >= window);
             if let Some(added) = counter.added(total).filter(|added| *added > 0) {
                 let width = window / PARTS;
-                invalid.add(added, (before, now), width, |sum, added| *sum += added);
+                invalid.add(added, (before, now), width, |sum, added| {
+                    *sum = sum.saturating_add(added)
+                });
             }
             self.0.insert(namespace.id, (counter, invalid));
         }
@@ -93,6 +95,6 @@ impl Conntrack {
     pub(super) fn invalid(&self, netns: NetnsId, end: Timestamp, window: Duration) -> Option<u64> {
         let parts = self.0.get(&netns)?.1.iter();
         let within = parts.filter(|part| part.began < end && part.ended > end - window);
-        Some(within.fold(0, |sum, part| sum + part.value)).filter(|sum| *sum > 0)
+        Some(within.fold(0_u64, |sum, part| sum.saturating_add(part.value))).filter(|sum| *sum > 0)
     }
 }
