@@ -144,10 +144,11 @@ section! {
         /// true or false. On, because programs report it as if the destination were at fault.
         pub enabled: bool = true;
 
-        /// Part of the usable ports, above 0 and at most 1, that raises a warning. 0.8 leaves
-        /// 5646 of the 28232 in the default range; as a port closed first from here stays taken
-        /// for 60s, 94 more connections per second fit. The ports are the destination's:
-        /// only `port` overrides their thresholds.
+        /// Part of the usable ports, above 0 and at most 1, that raises a warning. 0.8 leaves 5646
+        /// of the 28232 in the default range; as a port closed first from here stays taken for 60s,
+        /// 94 more connections per second fit. The ports are the destination's: only `port`
+        /// overrides their thresholds. The nearest healthy program is a load generator that makes a
+        /// connection for each request (wrk, ab against nginx): half of the range in TIME_WAIT.
         #[serde(with = "Ratio")]
         pub warning: f64 = 0.8;
 
@@ -221,7 +222,9 @@ section! {
         /// Unanswered half-open connections of a port, from 1 to 1000000, that raise a warning, if
         /// there is a source for every second one at least, or 1000 sources. Fewer do where they
         /// fill half of the listener's queue (its backlog), but never fewer than 20. 200 is far
-        /// more than the clients that vanish in the middle of a handshake on a busy host.
+        /// more than the clients that vanish in the middle of a handshake on a busy host. The
+        /// healthy program nearest to it is a server whose backlog of 50 meets 150 clients at once:
+        /// 16.
         #[serde(with = "Sockets")]
         pub warning: u64 = 200;
 
@@ -241,8 +244,9 @@ section! {
 
         /// Unanswered half-open connections of a port, from 1 to 1000000, that raise a warning, if
         /// there are fewer sources than half of them. Fewer do where they fill half of the
-        /// listener's queue (its backlog), but never fewer than 20. 100 from one client is a
-        /// client that tries again and again and does not get through; a port scan makes one.
+        /// listener's queue (its backlog), but never fewer than 20. 100 from one client is a client
+        /// that tries again and again and does not get through; a port scan makes one. The healthy
+        /// program nearest to it has 16, see `syn_flood`.
         #[serde(with = "Sockets")]
         pub warning: u64 = 100;
 
@@ -263,7 +267,9 @@ section! {
 
         /// Attempts to connect that a listener dropped within `window`, from 1 to 1000000, that
         /// raise a finding: info, and a warning once they have gone on for `min_age`. 10, because a
-        /// few come with a start or a burst and are made up for by the client's next SYN.
+        /// few come with a start or a burst and are made up for by the client's next SYN. The
+        /// healthy program nearest to it is a server whose backlog of 50 meets 150 clients at once:
+        /// 484 drops within 3 s, which are info.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 

@@ -121,7 +121,7 @@ impl ResetReason {
 }
 
 /// How many bytes, as far as it decides; the bounds are
-/// [`tcpwatch_common::reset_sizes::BOUNDS`].
+/// those of the kernel side (`reset_sizes::BOUNDS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Amount {
