@@ -57,10 +57,10 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
             focus::record_stack(ctx.as_ptr(), address, true);
         }
         state::FIN_WAIT1 => {
-            services::count_closed(sk);
+            services::count_closed(sk, old == state::ESTABLISHED);
             focus::count_closer(sk);
         }
-        state::LAST_ACK => services::count_closed(sk),
+        state::LAST_ACK => services::count_closed(sk, false),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         _ => {}
     }

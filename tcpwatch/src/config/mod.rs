@@ -26,8 +26,8 @@ use std::{fmt::Write, path::Path, time::Duration};
 
 pub use detect::{
     AcceptQueueOverflow, BindConflict, CloseWaitPileup, Detect, EphemeralPortExhaustion,
-    HandshakeStall, ResetStorm, SelfConnectRisk, SelfConnection, StuckState, SynFlood,
-    TimeWaitExhaustion,
+    HandshakeStall, KeepaliveRace, ResetStorm, SelfConnectRisk, SelfConnection, StuckState,
+    SynFlood, TimeWaitExhaustion,
 };
 pub use error::ConfigError;
 pub use general::{Ignore, Inventory, Limits, Log, LogFormat, LogLevel, Web};

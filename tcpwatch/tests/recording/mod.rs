@@ -58,6 +58,7 @@ pub(crate) const SCENES: [Scene; 15] = {
         Scene::new(HandshakeStall, "shop", play::handshake_stall),
         Scene::new(AcceptQueueOverflow, "reports", play::accept_queue_overflow),
         Scene::new(ResetStorm, "checkout", play::reset_storm),
+        Scene::new(KeepaliveRace, "storefront", play::keepalive_race),
         Scene::new(StuckState, "ledger", play::unanswered),
         Scene::new(StuckState, "mailer", play::half_closed).named("stuck-state-half-closed"),
         Scene::new(BindConflict, "jenkins", play::port_of_another),

@@ -25,7 +25,6 @@
 //! is thinned out.
 
 mod causes;
-mod counts;
 mod group;
 mod harm;
 mod rate;
@@ -39,7 +38,6 @@ use std::{
 };
 
 use self::{
-    counts::ResetCounts,
     group::{Added, Group, GroupKey},
     harm::Harm,
     rate::{ResetRate, Times},
@@ -52,6 +50,7 @@ use crate::{
     engine::{
         detector::{Detector, Round, Verdicts},
         finding::Severity,
+        observers::reset_counts::ResetCounts,
         over_time::level::Levels,
     },
     facts::{

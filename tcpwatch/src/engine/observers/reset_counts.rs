@@ -5,8 +5,7 @@
 //! moved; one that is mentioned comes with all its rows. Two things look like new resets and are
 //! none: a row that one reading missed, because the table changed under it; and a row that stands
 //! under another process than last time, because who listens became known, or a process that has
-//! ended can be named no longer. What the resets amount to is left to `rate` and
-//! `reset_storm`.
+//! ended can be named no longer. What the resets amount to is left to the detectors.
 
 use std::{
     cmp::Reverse,
