@@ -42,7 +42,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 15] = {
+pub(crate) const SCENES: [Scene; 16] = {
     use FindingKind::*;
     [
         Scene::new(CloseWaitPileup, "orders-api", play::close_wait_pileup),

@@ -193,7 +193,7 @@ pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
 
 /// A server closes connections after a second of idleness, and each client then sends a request.
 pub(super) fn keepalive_race(stage: &mut Stage<'_>) -> Result<()> {
-    /// The first close of a service has no idle time.
+    /// Two more than raise a warning: the first close of a service has no idle time.
     const CLIENTS: usize = 12;
     const REQUEST: [u8; 100] = [b'x'; 100];
     let namespace = stage.namespace().clone();

@@ -1,11 +1,11 @@
-//! What was added to the kernel's counts of resets since they were last read.
+//! Resets that were added to the kernel's counts since the last reading.
 //!
 //! The counts only grow, and their table has a fixed size: a row that it dropped and that has come
 //! back counts from 0 again, and so does a row that is new. A service that is not mentioned has not
 //! moved; one that is mentioned comes with all its rows. Two things look like new resets and are
 //! none: a row that one reading missed, because the table changed under it; and a row that stands
-//! under another process than last time, because who listens became known, or a process that has
-//! ended can be named no longer. What the resets amount to is left to the detectors.
+//! under another process than last time, because its listener became known, or a process that has
+//! ended can be named no longer. Detectors judge the resets.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +15,7 @@ use std::{
 use crate::facts::{NetnsId, RecordedReset, ResetCount, Role, Timestamp};
 
 /// Rows that are followed, of 250 bytes at most: as many as the kernel's two tables have together, so that a live reading
-/// never has more. Of other facts the services that have moved longest ago make room, and what finds
+/// never has more. Of other facts the services that have moved longest ago make way, and what finds
 /// none is left out and counted.
 const FOLLOWED: usize = 16_384;
 
@@ -26,7 +26,7 @@ const QUIET_AFTER: u64 = 120;
 /// Readings that a service is known longer here than there.
 const MARGIN: u64 = 10;
 
-/// What is counted, by any process.
+/// The key of a count, for any process.
 type Service = (NetnsId, Role, u16, RecordedReset);
 
 /// One process during its life; `None` where none is known.
@@ -79,7 +79,7 @@ impl ResetCounts {
                 None => new.push((service, rows)),
             }
         }
-        // The service with most resets finds room first.
+        // The service with most resets finds space first.
         let total = |rows: &Rows<'_>| rows.values().map(|(_, count)| *count).max();
         new.sort_by_key(|(_, rows)| Reverse(total(rows)));
         let mut idle = None;
@@ -111,7 +111,7 @@ impl ResetCounts {
         self.rows = followed.values().map(|known| known.counts.len()).sum();
     }
 
-    /// Resets that found no room here, added up.
+    /// Resets that found no space here, added up.
     pub(crate) fn left_out(&self) -> u64 {
         self.left_out
     }
@@ -132,7 +132,7 @@ impl Followed {
             let known = before.get(holder);
             let base = known.map_or(0, |known| known.count);
             let rise = count.checked_sub(base).unwrap_or(*count);
-            // What has left another process of the same service has come to this one.
+            // Resets that have left another process of the same service have come to this one.
             let moved = rise.min(gone);
             gone -= moved;
             if rise > moved {
@@ -150,8 +150,8 @@ impl Followed {
     }
 }
 
-/// The rows by what they count: the sum of those that count the same (processes that can be told
-/// apart no longer), with the largest of them.
+/// The rows by what they count: the sum of those that count the same (processes that can no longer
+/// be distinguished), with the largest of them.
 fn by_service(rows: &[ResetCount]) -> BTreeMap<Service, Rows<'_>> {
     let mut services: BTreeMap<Service, Rows<'_>> = BTreeMap::new();
     for row in rows {

@@ -47,7 +47,7 @@ fn node() -> Arc<Process> {
     process_in(90, "node", "shop.service")
 }
 
-/// What is found after one inventory with so many resets, quick closes and idle closes.
+/// Findings after one inventory with so many resets, quick closes and idle closes.
 fn found(unread: Amount, resets: u64, quick: u64, idle: u64) -> Vec<Finding> {
     let mut watch = Watch::new();
     watch.resets = Some(vec![late(443, unread, &node(), 0)]);
