@@ -142,7 +142,9 @@ impl KeepaliveRace {
     /// Adds what is new, and forgets what has left its window.
     fn observe(&mut self, rows: &[ResetCount], round: &Round<'_>, before: Timestamp) {
         let mut added: BTreeMap<Place, (Counts, Port)> = BTreeMap::new();
-        for (row, count) in self.resets.added(rows) {
+        // Only these rows are followed: `reset-storm` follows all of them already.
+        let late: Vec<_> = rows.iter().filter(|row| late_data(row).is_some()).cloned().collect();
+        for (row, count) in self.resets.added(&late) {
             let Some(unread) = late_data(row) else { continue };
             let (counts, port) = added.entry((row.netns, row.port)).or_default();
             counts.late = counts.late.saturating_add(count);
