@@ -34,7 +34,8 @@ pub use note::{
 };
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
 pub use reset::{
-    ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, reset_flags, reset_sizes,
+    IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
+    reset_flags, reset_sizes,
 };
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.

@@ -116,7 +116,24 @@ pub struct Service {
     pub reserved: u32,
 }
 
-/// Connections of one [`Service`]. 32 bytes, aligned to 8.
+/// Upper bounds of all buckets of [`ServiceUse::idle`] but the last, in milliseconds. The first holds
+/// what closes after an answer; each other one or two customary time-outs: 1 s, gunicorn's 2 s,
+/// Node's 5 s, 10 s, 20 s of Puma and Tomcat, 30 s, 60 s, nginx' 75 s, 120 s, 180 s, 10 min.
+pub const IDLE_BUCKETS_MS: [u32; 11] =
+    [500, 1_500, 3_500, 8_000, 14_000, 25_000, 45_000, 68_000, 100_000, 150_000, 400_000];
+
+/// Connections of a server that it closed first, after about the same time without a segment.
+/// 8 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleCloses {
+    /// How many; wraps around.
+    pub count: u32,
+    /// How long the last one had been idle, in milliseconds.
+    pub last_ms: u32,
+}
+
+/// Connections of one [`Service`]. 128 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceUse {
@@ -126,9 +143,11 @@ pub struct ServiceUse {
     pub closed: u64,
     /// `comm` of the leader when the first was counted, NUL-padded.
     pub comm: [u8; 16],
+    /// A server's closes before its client's, by [`IDLE_BUCKETS_MS`].
+    pub idle: [IdleCloses; IDLE_BUCKETS_MS.len() + 1],
 }
 
-const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceUse>() == 32);
+const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceUse>() == 128);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -140,6 +159,6 @@ mod pod {
     unsafe impl aya::Pod for super::ResetOriginUse {}
     // SAFETY: likewise, 24 bytes.
     unsafe impl aya::Pod for super::Service {}
-    // SAFETY: likewise, 32 bytes.
+    // SAFETY: likewise, 128 bytes.
     unsafe impl aya::Pod for super::ServiceUse {}
 }

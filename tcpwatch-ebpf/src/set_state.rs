@@ -56,11 +56,13 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
             services::count_opened(sk);
             focus::record_stack(ctx.as_ptr(), address, true);
         }
-        state::FIN_WAIT1 => {
-            services::count_closed(sk);
-            focus::count_closer(sk);
+        // One call for both, because each is a copy of the code.
+        state::FIN_WAIT1 | state::LAST_ACK => {
+            services::count_closed(sk, old == state::ESTABLISHED);
+            if new == state::FIN_WAIT1 {
+                focus::count_closer(sk);
+            }
         }
-        state::LAST_ACK => services::count_closed(sk),
         state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
         _ => {}
     }

@@ -41,6 +41,7 @@ section! {
         pub reset_storm: Overridable<ResetStorm>;
         pub bind_conflict: Overridable<BindConflict>;
         pub stuck_state: Overridable<StuckState>;
+        pub keepalive_race: Overridable<KeepaliveRace>;
     }
 }
 
@@ -431,5 +432,40 @@ section! {
         /// gives up soon, raises one finding and not one each minute.
         #[serde(with = "Window")]
         pub window: Duration = Duration::from_secs(120);
+    }
+}
+
+section! {
+    /// keepalive-race: a server closes kept-alive connections that have been idle, while its clients
+    /// still send requests on them. Each such request is answered with a reset. A server whose
+    /// clients notice the close and open a new connection is no finding.
+    pub struct KeepaliveRace {
+        /// true or false. On, because the client sees an error now and then, and the server logs
+        /// nothing.
+        pub enabled: bool = true;
+
+        /// Requests at one port within `window`, from 1 to 1000000, that came after an idle
+        /// connection was closed and raise a warning. 10: the nearest healthy program is a busy
+        /// server whose close and a client's request cross by chance, about once in a minute. Where
+        /// none has more than 64 bytes it is info: a close_notify of TLS is as small.
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 10;
+
+        /// Such requests within `window`, from 1 to 1000000, that are critical. 600 a minute are 10
+        /// errors a second.
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 600;
+
+        /// The part of the idle connections closed within `window` which such requests must have
+        /// met, above 0 and at most 1. 0.01: a client that reads the close at once meets it only
+        /// within a round trip, less than one in a thousand.
+        #[serde(with = "Ratio")]
+        pub share: f64 = 0.01;
+
+        /// The time over which they are counted, from 1s to 24h; so long does the finding stand
+        /// after the last one. 60s is the idle time-out of most balancers, and holds six
+        /// inventories.
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
 }

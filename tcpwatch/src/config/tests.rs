@@ -170,6 +170,7 @@ fn every_key_reacts_by_itself() {
             "\"all\"" => "\"host\"".to_owned(),
             "\"warning\"" => "\"critical\"".to_owned(),
             "262144" => "524288".to_owned(),
+            "0.01" => "0.02".to_owned(),
             "0.1" => "0.2".to_owned(),
             "0.8" => "0.9".to_owned(),
             "0.95" => "1".to_owned(),

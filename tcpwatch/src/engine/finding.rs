@@ -40,11 +40,13 @@ pub enum FindingKind {
     BindConflict,
     /// Sockets wait for a peer that does not answer.
     StuckState,
+    /// A server closes idle connections that its clients still use.
+    KeepaliveRace,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -56,6 +58,7 @@ impl FindingKind {
         Self::ResetStorm,
         Self::BindConflict,
         Self::StuckState,
+        Self::KeepaliveRace,
     ];
 
     /// The stable name, kebab-case.
@@ -73,6 +76,7 @@ impl FindingKind {
             Self::ResetStorm => "reset-storm",
             Self::BindConflict => "bind-conflict",
             Self::StuckState => "stuck-state",
+            Self::KeepaliveRace => "keepalive-race",
         }
     }
 

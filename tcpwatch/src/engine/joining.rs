@@ -36,7 +36,7 @@ impl Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 7] = [
+pub(crate) const RULES: [Rule; 8] = [
     Rule {
         leader: FindingKind::AcceptQueueOverflow,
         led: FindingKind::StuckState,
@@ -72,6 +72,11 @@ pub(crate) const RULES: [Rule; 7] = [
         led: FindingKind::BindConflict,
         leads: no_port_is_left_to_bind,
     },
+    Rule {
+        leader: FindingKind::KeepaliveRace,
+        led: FindingKind::ResetStorm,
+        leads: race_makes_the_resets,
+    },
 ];
 
 /// Applies `rules` to the verdicts of a round, the worst of each kind first.
@@ -88,6 +93,21 @@ pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) 
         }
     }
     links
+}
+
+/// Requests that come after the close are late data of the same port.
+fn race_makes_the_resets(race: &Verdict, storm: &Verdict, _: &Inventory) -> bool {
+    let is_late = match storm.evidence.get("by_cause") {
+        Some(Evidence::List(causes)) => causes.first().is_some_and(|first| match first {
+            Evidence::Object(first) => {
+                first.get("cause") == Some(&Evidence::Text("late_data".to_owned()))
+            }
+            _ => false,
+        }),
+        _ => false,
+    };
+    let of = |subject: &Subject| (subject.netns.clone(), subject.role, subject.port);
+    is_late && of(&race.subject) == of(&storm.subject)
 }
 
 /// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own

@@ -32,8 +32,8 @@ pub use inventory::{
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{
-    Amount, RecordedReset, ResetCause, ResetCount, ResetObservation, ResetReason, SeenReset,
-    ServiceCount,
+    Amount, IdleClosed, RecordedReset, ResetCause, ResetCount, ResetObservation, ResetReason,
+    SeenReset, ServiceCount,
 };
 pub use sight::{NotSeen, Unseen};
 pub use sockets::{

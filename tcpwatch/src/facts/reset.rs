@@ -270,4 +270,20 @@ pub struct ServiceCount {
     pub opened: u64,
     /// Connections that were closed in order.
     pub closed: u64,
+    /// Of a server, those that it closed before its client did, by how long they had been idle;
+    /// `None` where a recording of an earlier version does not say.
+    #[serde(default)]
+    pub idle: Option<Vec<IdleClosed>>,
+}
+
+/// Connections that a server closed first after about the same time without a segment. The bounds
+/// are [`tcpwatch_common::IDLE_BUCKETS_MS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleClosed {
+    /// Which bucket; 0 is what closes with its answer.
+    pub bucket: u8,
+    /// How many.
+    pub count: u64,
+    /// How long the last of them had been idle.
+    pub last_ms: u32,
 }

@@ -219,6 +219,7 @@ fn full_inventory() -> Inventory {
             process: process(),
             opened: 4,
             closed: 3,
+            idle: None,
         }]),
         closers: vec![CloserCount {
             netns: 1,

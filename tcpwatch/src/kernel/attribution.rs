@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use tcpwatch_common::{Closer, ResetOrigin, ResetOriginUse, Service as ServiceKey, ServiceUse};
+use tcpwatch_common::{
+    Closer, IdleCloses, ResetOrigin, ResetOriginUse, Service as ServiceKey, ServiceUse,
+};
 
 use super::{
     ProcessReader,
@@ -23,8 +25,8 @@ use super::{
     process::start_ticks,
 };
 use crate::facts::{
-    CloserCount, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount, ResetObservation,
-    ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
+    CloserCount, IdleClosed, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount,
+    ResetObservation, ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
 };
 
 /// Inventories after which a count that has not moved is forgotten: ten minutes at the default
@@ -283,16 +285,22 @@ impl Attribution {
                     .filter(|last| last.opened <= used.opened && last.closed <= used.closed);
                 let opened = used.opened - before.map_or(0, |before| before.opened);
                 let closed = used.closed - before.map_or(0, |before| before.closed);
-                (*key, used.comm, opened, closed)
+                (*key, used, before, opened, closed)
             })
-            .filter(|(_, _, opened, closed)| opened + closed > 0)
+            .filter(|(_, _, _, opened, closed)| opened + closed > 0)
             .collect();
-        let count_of = |(key, comm, opened, closed): (ServiceKey, [u8; 16], u64, u64)| {
+        let mut counts = Vec::with_capacity(added.len());
+        for (key, used, before, opened, closed) in added {
             let (netns, role, port) = self.place_of(&key);
-            let process = self.process(key.tgid, comm);
-            ServiceCount { netns, role, port, process, opened, closed }
+            let idle = (role == Role::Server).then(|| idle_closed(used, before));
+            let (comm, tgid) = (used.comm, key.tgid);
+            counts.push((netns, role, port, tgid, comm, opened, closed, idle));
+        }
+        let count_of = |(netns, role, port, tgid, comm, opened, closed, idle)| {
+            let process = self.process(tgid, comm);
+            ServiceCount { netns, role, port, process, opened, closed, idle }
         };
-        Some(added.into_iter().map(count_of).collect())
+        Some(counts.into_iter().map(count_of).collect())
     }
 
     /// Active closes by process, since they were requested.
@@ -354,6 +362,16 @@ impl Service {
     fn has_connection(&self) -> bool {
         self.seen.state.is_some_and(|state| state != TcpState::TimeWait)
     }
+}
+
+/// Closes since `before`, the buckets without any left out.
+fn idle_closed(now: &ServiceUse, before: Option<&ServiceUse>) -> Vec<IdleClosed> {
+    let added = |(bucket, idle): (usize, &IdleCloses)| {
+        let count = idle.count.wrapping_sub(before.map_or(0, |before| before.idle[bucket].count));
+        let (bucket, last_ms) = (bucket as u8, idle.last_ms);
+        (count > 0).then_some(IdleClosed { bucket, count: count.into(), last_ms })
+    };
+    now.idle.iter().enumerate().filter_map(added).collect()
 }
 
 /// About how many hashes have set these of 64 bits (linear counting: Whang and others, 1990).

@@ -45,7 +45,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 35] = {
+pub(crate) const SCENES: [Scene; 36] = {
     use FindingKind::*;
     [
         Scene::new(
@@ -142,6 +142,12 @@ pub(crate) const SCENES: [Scene; 35] = {
             "A server restarts without SO_REUSEADDR while its port is in TIME_WAIT.",
         )
         .named("bind-conflict-time-wait"),
+        Scene::new(
+            KeepaliveRace,
+            "storefront",
+            play::keepalive_race,
+            "A server closes idle connections after a time-out that is shorter than its client's.",
+        ),
         Scene::new(
             CloseWaitPileup,
             "lightnode",

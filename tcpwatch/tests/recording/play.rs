@@ -197,6 +197,31 @@ pub(super) fn reset_storm(stage: &mut Stage<'_>) -> Result<()> {
     stage.watch_until_cleared()
 }
 
+/// A server closes connections after a second of idleness, and each client then sends a request.
+pub(super) fn keepalive_race(stage: &mut Stage<'_>) -> Result<()> {
+    /// Two more than raise a warning: the first close of a service has no idle time.
+    const CLIENTS: usize = 12;
+    const REQUEST: [u8; 100] = [b'x'; 100];
+    let namespace = stage.namespace().clone();
+    stage.watch(1)?;
+    namespace.enter(|| -> Result<()> {
+        let listener = TcpListener::bind((LOCALHOST, 8_080))?;
+        let mut pairs = Vec::new();
+        for _ in 0..CLIENTS {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            pairs.push((client, listener.accept()?.0));
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        for (mut client, server) in pairs {
+            drop(server);
+            client.write_all(&REQUEST)?;
+        }
+        Ok(())
+    })??;
+    stage.watch_until_raised()?;
+    stage.watch_until_cleared()
+}
+
 /// The listener is there, as another program's, until that ends.
 pub(super) fn port_of_another(stage: &mut Stage<'_>) -> Result<()> {
     stage.require("bind")?;

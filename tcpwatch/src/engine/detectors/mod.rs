@@ -5,6 +5,7 @@ mod bind_conflict;
 mod close_wait_pileup;
 mod ephemeral_port_exhaustion;
 mod handshake_stall;
+mod keepalive_race;
 mod reset_storm;
 mod self_connect_risk;
 mod self_connection;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Box<dyn Detector>> {
         Box::new(close_wait_pileup::CloseWaitPileup::default()),
         Box::new(ephemeral_port_exhaustion::EphemeralPortExhaustion::default()),
         Box::new(handshake_stall::HandshakeStall::default()),
+        Box::new(keepalive_race::KeepaliveRace::default()),
         Box::new(reset_storm::ResetStorm::default()),
         Box::new(self_connect_risk::SelfConnectRisk::default()),
         Box::new(self_connection::SelfConnection::default()),

@@ -2,3 +2,4 @@
 
 pub(crate) mod closers;
 pub(crate) mod half_open;
+pub(crate) mod reset_counts;

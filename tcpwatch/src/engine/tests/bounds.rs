@@ -287,6 +287,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         detect.reset_storm.window = seconds(30);
         detect.reset_storm.factor = 2;
         detect.close_wait_pileup.critical = 200;
+        detect.keepalive_race.critical = 300;
     });
     let since = START - seconds(3_600);
     let mut namespace = host();
@@ -367,16 +368,29 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         all[0].netstat = Some(netstat);
         all
     };
+    let server = process(99_999, "node");
     let resets = |factor: u64| {
         let count = |number| if number > 290 { 20_000 } else { 2_000 };
-        (1..=300).map(|number| sent(number, factor * count(number))).collect()
+        let storms = (1..=300).map(|number| sent(number, factor * count(number)));
+        let late = (1..=300).map(|number| {
+            let requests = if number > 290 { 300 } else { 40 };
+            keepalive_race::late(
+                10_000 + number,
+                crate::facts::Amount::Some,
+                &server,
+                factor * requests,
+            )
+        });
+        storms.chain(late).collect()
     };
+    let closes = (1..=300).map(|number| keepalive_race::closes(10_000 + number, &server, 0, 400));
     watch.resets = Some(resets(0));
     for _ in 0..2 {
         watch.see(listening(0));
         watch.pass(seconds(30));
     }
     watch.resets = Some(resets(1));
+    watch.services = Some(closes.collect());
     watch.see(listening(1_000));
     for kind in FindingKind::ALL {
         assert_eq!(findings_of(&watch, kind), FINDINGS_PER_KIND, "{}", kind.name());

@@ -19,6 +19,7 @@ mod closers;
 mod ephemeral_port_exhaustion;
 mod half_open;
 mod joining;
+mod keepalive_race;
 mod levels;
 mod overrides;
 mod port_users;

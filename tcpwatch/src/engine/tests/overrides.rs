@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::facts::Amount;
 use crate::facts::SeenReset;
 
 /// A process and the port of its service.
@@ -46,6 +47,7 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     watch.see([host()]);
     watch.pass(seconds(600));
     let mut resets = Vec::new();
+    let mut services = Vec::new();
     let began = watch.now;
     let mut now = host();
     let mut then = host();
@@ -115,6 +117,10 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 };
                 10
             ]),
+            FindingKind::KeepaliveRace => {
+                resets.push(keepalive_race::late(*port, Amount::Some, process, 40));
+                services.push(keepalive_race::closes(*port, process, 0, 400));
+            }
             FindingKind::ResetStorm => resets.push(ResetCount {
                 netns: HOST,
                 role: Role::Client,
@@ -132,6 +138,7 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     watch.see([now]);
     watch.pass(seconds(60));
     watch.resets = Some(resets);
+    watch.services = Some(services);
     let found = watch.see([then]).iter().filter(|finding| finding.kind == kind);
     found.filter_map(|finding| finding.subject.port).collect()
 }
@@ -169,6 +176,7 @@ fn every_kind_is_judged_by_the_thresholds_of_the_override() {
             FindingKind::SynFlood | FindingKind::HandshakeStall => "warning = 301",
             FindingKind::AcceptQueueOverflow => "warning = 41",
             FindingKind::ResetStorm => "warning = 701",
+            FindingKind::KeepaliveRace => "warning = 41",
             FindingKind::StuckState => "unanswered = \"31s\"",
             // The first two are found whatever the threshold, the third has no overrides.
             FindingKind::BindConflict

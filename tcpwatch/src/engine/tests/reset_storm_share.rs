@@ -112,6 +112,7 @@ fn closed(closed: u64) -> Option<Vec<ServiceCount>> {
         process: process_in(80, "nginx", "nginx.service"),
         opened: 0,
         closed,
+        idle: None,
     }])
 }
 

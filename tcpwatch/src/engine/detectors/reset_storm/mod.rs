@@ -23,7 +23,6 @@
 //! `window`, is thinned out.
 
 mod causes;
-mod counts;
 mod group;
 mod harm;
 mod joined;
@@ -37,7 +36,6 @@ use std::{
 };
 
 use self::{
-    counts::ResetCounts,
     group::{Added, Group, GroupKey},
     harm::Harm,
     joined::InStorm,
@@ -50,6 +48,7 @@ use crate::{
     engine::{
         detector::{Detector, Round, Verdicts},
         finding::Severity,
+        observers::reset_counts::ResetCounts,
         over_time::level::Levels,
     },
     facts::{

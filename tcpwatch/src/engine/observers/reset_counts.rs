@@ -151,8 +151,8 @@ impl Followed {
     }
 }
 
-/// The rows by what they count: the sum of those that count the same (processes that can be
-/// apart no longer), with the largest of them.
+/// The rows by what they count: the sum of those that count the same (processes that can no longer
+/// be distinguished), with the largest of them.
 fn by_service(rows: &[ResetCount]) -> BTreeMap<Service, Rows<'_>> {
     let mut services: BTreeMap<Service, Rows<'_>> = BTreeMap::new();
     for row in rows {
