@@ -27,7 +27,8 @@ pub use focus::Focus;
 pub use inventory::{
     AnswerCount, CloseWaitSocket, CloserCount, DestinationUse, Inventory, Listener, Namespace,
     NetnsId, NetstatCounters, PortHolder, PortUse, PortUser, Progress, Role, Scope,
-    SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
+    SelfConnectedSocket, StalledSocket, StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket,
+    saturating_sum,
 };
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};

@@ -1,10 +1,11 @@
 //! Records of a walk, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
-//! wait for their peer, holders of a port, users of scarce ports.
+//! wait for their peer, stalled ones, holders of a port, users of scarce ports.
 
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use tcpwatch_common::{SocketRecord, listener_flags, socket_flags as flags};
@@ -12,11 +13,11 @@ use tcpwatch_common::{SocketRecord, listener_flags, socket_flags as flags};
 use super::{acceptors::acceptors, owners::OwnerBook};
 use crate::facts::{
     CloseWaitSocket, Endpoint, Listener, Namespace, Owner, PortHolder, PortUser, Progress, Role,
-    SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
+    SelfConnectedSocket, StalledSocket, TcpState, Timestamp, WaitingSocket,
 };
 
-/// Described listeners in one namespace; likewise self-connections and sockets that wait for their
-/// peer. A real host has fewer. A process that opens more on purpose fills this and no more.
+/// Described listeners in one namespace; likewise self-connections, sockets that wait for their
+/// peer, and stalled ones. A real host has fewer. A process that opens more on purpose fills this and no more.
 const DESCRIBED: usize = 16_384;
 /// One service (role and port) gets at most so large a part of the descriptions of CLOSE_WAIT, so
 /// that the largest leak does not hide another.
@@ -48,6 +49,7 @@ pub(super) struct Copied {
     pub(super) listener_inodes: Vec<u64>,
     pub(super) self_connected_inodes: Vec<u64>,
     pub(super) waiting_inodes: Vec<u64>,
+    pub(super) stalled_inodes: Vec<u64>,
     pub(super) port_holder_inodes: Vec<u64>,
     pub(super) port_user_inodes: Vec<u64>,
     /// Listeners, self-connections and sockets that wait for their peer beyond [`DESCRIBED`].
@@ -87,6 +89,9 @@ impl Copied {
         // It was copied only for its port.
         if record.flags & flags::MINISOCKET != 0 {
             return;
+        }
+        if record.stalled != 0 {
+            self.take_stalled(record, state);
         }
         if is_waiting(state) && record.since_ns != 0 {
             self.take_waiting(record, state);
@@ -167,6 +172,36 @@ impl Copied {
         });
     }
 
+    fn take_stalled(&mut self, record: &SocketRecord, state: TcpState) {
+        if self.stalled_inodes.len() >= DESCRIBED {
+            self.undescribed += 1;
+            return;
+        }
+        self.seen.insert(record.sk);
+        self.stalled_inodes.push(record.inode);
+        let local = Endpoint::from_kernel(record.tuple.local, record.tuple.local_port);
+        self.namespace.stalled.push(StalledSocket {
+            id: record.sk,
+            state,
+            local,
+            peer: Endpoint::from_kernel(record.tuple.peer, record.tuple.peer_port),
+            role: self.role_of(record, local.port),
+            orphan: record.flags & flags::ORPHAN != 0,
+            unacked_bytes: record.unacked,
+            segment_sent: (record.segments_out != u32::MAX).then_some(record.segments_out != 0),
+            peer_window_bytes: record.peer_window,
+            retransmits: record.retransmits,
+            backoff: record.backoff,
+            probes: record.probes,
+            user_timeout: (record.user_timeout_ms != 0)
+                .then(|| Duration::from_millis(record.user_timeout_ms.into())),
+            delivered: progress_of(record).map(|progress| progress.delivered),
+            last_segment: Timestamp::from_ns(record.last_segment_ns),
+            owner: None,
+            owner_pending: false,
+        });
+    }
+
     fn take_port_holder(&mut self, record: &SocketRecord, state: TcpState) {
         self.seen.insert(record.sk);
         self.port_holder_inodes.push(record.inode);
@@ -235,6 +270,10 @@ impl Copied {
             socket.owner = owner_of(inode);
         }
         for (socket, &inode) in namespace.waiting.iter_mut().zip(&self.waiting_inodes) {
+            socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
+            socket.owner = owner_of(inode);
+        }
+        for (socket, &inode) in namespace.stalled.iter_mut().zip(&self.stalled_inodes) {
             socket.owner_pending = inode != 0 && !owners.was_looked_for(inode);
             socket.owner = owner_of(inode);
         }
