@@ -236,7 +236,7 @@ pub mod listener_flags {
 }
 
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its
-/// peer, on a requested port, or of a busy destination. 128 bytes, aligned to 8.
+/// peer, stalled, on a requested port, or of a busy destination. 152 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRecord {
@@ -282,9 +282,27 @@ pub struct SocketRecord {
     /// When data was last acknowledged, or sent while nothing was under way, nanoseconds of
     /// CLOCK_MONOTONIC.
     pub delivered_ns: u64,
+    /// When the last segment was sent or received, nanoseconds of CLOCK_MONOTONIC. This and what
+    /// follows is 0 unless [`stalled`](Self::stalled) is 1.
+    pub last_segment_ns: u64,
+    /// The window that the peer has offered last, in bytes.
+    pub peer_window: u32,
+    /// TCP_USER_TIMEOUT in milliseconds, 0 without one.
+    pub user_timeout_ms: u32,
+    /// Segments sent and not acknowledged, [`u32::MAX`] where the kernel does not show it.
+    pub segments_out: u32,
+    /// 1 where the peer acknowledges nothing of what was written, and the timer has sent it again
+    /// or probed a closed window.
+    pub stalled: u8,
+    /// Times that the first unacknowledged segment was sent again (`icsk_retransmits`).
+    pub retransmits: u8,
+    /// How often the timer was doubled (`icsk_backoff`).
+    pub backoff: u8,
+    /// Probes of a closed window that have no answer (`icsk_probes_out`).
+    pub probes: u8,
 }
 
-const _: () = assert!(size_of::<SocketRecord>() == 128);
+const _: () = assert!(size_of::<SocketRecord>() == 152);
 
 /// In whose queue a connection waited in walk `generation`. 16 bytes, aligned to 8.
 #[repr(C)]

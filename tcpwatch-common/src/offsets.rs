@@ -155,6 +155,17 @@ offsets! {
     snd_nxt = "tcp_sock" "snd_nxt";
     /// `u32`: the first byte that is not acknowledged.
     snd_una = "tcp_sock" "snd_una";
+    /// `u32`: the window that the peer has offered last.
+    snd_wnd = "tcp_sock" "snd_wnd";
+    /// `u8`: times that the first unacknowledged segment was sent again, since the last progress.
+    icsk_retransmits = "inet_connection_sock" "icsk_retransmits";
+    /// `u8`: how often the timer was doubled; it is kept while the peer answers probes of a window
+    /// of zero (`tcp_ack_probe`, net/ipv4/tcp_input.c).
+    icsk_backoff = "inet_connection_sock" "icsk_backoff";
+    /// `u8`: probes of a closed window that the peer has not answered.
+    icsk_probes_out = "inet_connection_sock" "icsk_probes_out";
+    /// `u32`, milliseconds: TCP_USER_TIMEOUT, 0 without one.
+    icsk_user_timeout = "inet_connection_sock" "icsk_user_timeout";
     /// `u64`: data bytes received in order.
     bytes_received = "tcp_sock" "bytes_received";
     /// `u64`: data bytes that the peer has acknowledged.

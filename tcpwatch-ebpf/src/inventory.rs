@@ -161,15 +161,17 @@ fn visit_socket(
     // may be many.
     let is_requested = is_requested(walk, tuple.local_port) && !is_unaccepted(sk, sk_state);
     let waits_since_ns = if waits_for_peer(sk_state) { waits_since(sk, sk_state, walk) } else { 0 };
+    let is_stalled = is_stalled(sk, sk_state);
     let user_flags = port_user(sk, sk_state, tuple, walk);
-    if sk_state == state::CLOSE_WAIT
+    if is_stalled
+        || sk_state == state::CLOSE_WAIT
         || sk_state == state::LISTEN
         || waits_since_ns != 0
         || is_requested
         || user_flags != 0
         || tuple.is_self()
     {
-        copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags), walk, seq)?;
+        copy_socket(sk, sk_state, tuple, (waits_since_ns, user_flags, is_stalled), walk, seq)?;
         walk.requested_left -= u64::from(is_requested);
     }
     walk.states[sk_state as usize & (STATES - 1)] += 1;
@@ -196,7 +198,7 @@ fn copy_socket(
     sk: Sock,
     sk_state: u32,
     tuple: Tuple,
-    (since_ns, user_flags): (u64, u8),
+    (since_ns, user_flags, is_stalled): (u64, u8, bool),
     walk: &mut Walk,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
@@ -232,6 +234,15 @@ fn copy_socket(
             record.delivered_ns = tcp.delivered_ns();
             record.unacked = tcp.unacknowledged();
         }
+    }
+    if is_stalled {
+        record.stalled = 1;
+        (record.retransmits, record.backoff, record.probes) = tcp.timer_counts();
+        record.last_segment_ns = tcp.last_segment_ns();
+        record.peer_window = tcp.peer_window();
+        record.user_timeout_ms = tcp.user_timeout_ms();
+        record.segments_out = tcp.segments_out();
+        record.unacked = tcp.unacknowledged();
     }
     if sk_state == state::CLOSE_WAIT {
         let (since_ns, exact) = close_wait_since(address, tcp.last_segment_ns());
@@ -324,6 +335,14 @@ fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
         bytes_sent: 0,
         bytes_received: 0,
         delivered_ns: 0,
+        last_segment_ns: 0,
+        peer_window: 0,
+        user_timeout_ms: 0,
+        segments_out: 0,
+        stalled: 0,
+        retransmits: 0,
+        backoff: 0,
+        probes: 0,
     }
 }
 
@@ -344,6 +363,26 @@ fn is_unaccepted(sk: Sock, sk_state: u32) -> bool {
 #[inline(always)]
 fn waits_for_peer(sk_state: u32) -> bool {
     matches!(sk_state, state::SYN_SENT | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING)
+}
+
+/// Whether the timer has sent something again, or probed a closed window, and nothing of it is
+/// acknowledged. The counts go back to 0 with the first acknowledgement of data, but while the window
+/// is zero `icsk_backoff` stays, whatever the peer answers. Two, because one retransmission is an
+/// ordinary loss.
+#[inline(always)]
+fn is_stalled(sk: Sock, sk_state: u32) -> bool {
+    const REPEATED: u8 = 2;
+    let may_send = matches!(
+        sk_state,
+        state::ESTABLISHED | state::CLOSE_WAIT | state::FIN_WAIT1 | state::LAST_ACK
+    );
+    if !may_send {
+        return false;
+    }
+    let Some(tcp) = sk.tcp() else { return false };
+    let (retransmits, backoff, probes) = tcp.timer_counts();
+    (retransmits >= REPEATED || backoff >= REPEATED || probes >= REPEATED)
+        && tcp.unacknowledged() != 0
 }
 
 /// Since when such a socket has been waiting, 0 where it is less than a second: on a healthy host

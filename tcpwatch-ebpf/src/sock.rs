@@ -357,6 +357,35 @@ impl TcpSock {
         field!(self.0, write_seq: u32).wrapping_sub(field!(self.0, snd_una: u32))
     }
 
+    /// Times that the first unacknowledged segment was sent again, how often the timer was doubled,
+    /// and probes of a closed window without an answer. All are 0 after progress.
+    #[inline(always)]
+    pub(crate) fn timer_counts(self) -> (u8, u8, u8) {
+        (
+            field!(self.0, icsk_retransmits: u8),
+            field!(self.0, icsk_backoff: u8),
+            field!(self.0, icsk_probes_out: u8),
+        )
+    }
+
+    /// The window that the peer has offered last.
+    #[inline(always)]
+    pub(crate) fn peer_window(self) -> u32 {
+        field!(self.0, snd_wnd: u32)
+    }
+
+    /// TCP_USER_TIMEOUT in milliseconds, 0 without one.
+    #[inline(always)]
+    pub(crate) fn user_timeout_ms(self) -> u32 {
+        field!(self.0, icsk_user_timeout: u32)
+    }
+
+    /// Segments sent and not acknowledged; [`u32::MAX`] where the kernel does not show it.
+    #[inline(always)]
+    pub(crate) fn segments_out(self) -> u32 {
+        if has!(packets_out) { field!(self.0, packets_out: u32) } else { u32::MAX }
+    }
+
     #[inline(always)]
     pub(crate) fn bytes_received(self) -> u64 {
         field!(self.0, bytes_received: u64)

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CloseWaitSocket, DescriptorUse, Endpoint, Listener, NotSeen, PortHolder, PortUser, Process,
-    ResetCount, Role, SelfConnectedSocket, ServiceCount, TcpState, Timestamp, WaitingSocket,
+    ResetCount, Role, SelfConnectedSocket, ServiceCount, StalledSocket, TcpState, Timestamp,
+    WaitingSocket,
 };
 
 /// All namespaces, walked one after the other.
@@ -70,6 +71,10 @@ pub struct Namespace {
     /// Sockets that wait for their peer: in SYN_SENT, FIN_WAIT2, LAST_ACK or CLOSING for a second at
     /// least, up to a limit.
     pub waiting: Vec<WaitingSocket>,
+    /// Sockets whose data or FIN the peer does not acknowledge, up to a limit. Empty in older
+    /// recordings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stalled: Vec<StalledSocket>,
     /// Sockets on the ports of [`Focus::ports`](super::Focus::ports).
     pub port_holders: Vec<PortHolder>,
     /// A sample of the sockets that take ports of busy destinations, or pinned ports where these

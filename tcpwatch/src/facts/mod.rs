@@ -17,6 +17,7 @@ mod process;
 mod reset;
 mod sight;
 mod sockets;
+mod stalled;
 mod state;
 mod time;
 mod written;
@@ -40,5 +41,6 @@ pub use sockets::{
     CloseWaitSocket, Listener, PortHolder, PortUser, Progress, Role, SelfConnectedSocket, Unread,
     WaitingSocket,
 };
+pub use stalled::StalledSocket;
 pub use state::TcpState;
 pub use time::Timestamp;

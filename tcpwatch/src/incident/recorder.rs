@@ -42,11 +42,12 @@ impl<W: Write> Recorder<W> {
                 let close_wait = namespace.close_wait.iter_mut().map(|socket| &mut socket.id);
                 let to_itself = namespace.self_connected.iter_mut().map(|socket| &mut socket.id);
                 let waiting = namespace.waiting.iter_mut().map(|socket| &mut socket.id);
+                let stalled = namespace.stalled.iter_mut().map(|socket| &mut socket.id);
                 let listeners = namespace
                     .listeners
                     .iter_mut()
                     .flat_map(|listener| [Some(&mut listener.id), listener.first_waiting.as_mut()]);
-                let sockets = close_wait.chain(to_itself).chain(waiting);
+                let sockets = close_wait.chain(to_itself).chain(waiting).chain(stalled);
                 for id in sockets.chain(listeners.flatten()) {
                     // The same socket has the same number in each inventory.
                     let next = self.numbers.len() as u64 + 1;

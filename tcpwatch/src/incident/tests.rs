@@ -11,8 +11,8 @@ use crate::facts::{
     Amount, AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse,
     DestinationUse, Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner,
     PortHolder, PortUse, PortUser, Process, Progress, RecordedReset, ResetCause, ResetCount,
-    ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, StateCounts, TcpState,
-    TimeWaitUse, TwReuse, Unseen, WaitingSocket,
+    ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, StalledSocket,
+    StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.
@@ -90,6 +90,28 @@ fn waiting(id: u64) -> WaitingSocket {
     }
 }
 
+fn stalled(id: u64) -> StalledSocket {
+    StalledSocket {
+        id,
+        state: TcpState::FinWait1,
+        local: endpoint("10.0.0.1:8388"),
+        peer: endpoint("10.0.0.7:50000"),
+        role: Role::Server,
+        orphan: true,
+        unacked_bytes: 9,
+        segment_sent: Some(true),
+        peer_window_bytes: 65_535,
+        retransmits: 3,
+        backoff: 4,
+        probes: 5,
+        user_timeout: Some(Duration::from_millis(30_001)),
+        delivered: Some(Timestamp::from_ns(6)),
+        last_segment: Timestamp::from_ns(8),
+        owner: owner(),
+        owner_pending: true,
+    }
+}
+
 fn to_itself(id: u64) -> SelfConnectedSocket {
     let endpoint = endpoint("127.0.0.1:40000");
     SelfConnectedSocket { id, endpoint, state: TcpState::CloseWait, owner: owner() }
@@ -146,6 +168,7 @@ fn full_namespace() -> Namespace {
         }],
         self_connected: vec![to_itself(2)],
         waiting: vec![waiting(3)],
+        stalled: vec![stalled(4)],
         port_holders: vec![PortHolder {
             state: TcpState::TimeWait,
             local: endpoint("10.0.0.1:80"),
@@ -273,7 +296,7 @@ fn every_field_of_every_fact_is_read_as_it_was_written() {
 
 #[test]
 fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_written() {
-    let ids = [1, 2, 3, 4, 5].map(|number| KERNEL_ADDRESS + number * 0x40);
+    let ids = [1, 2, 3, 4, 5, 6].map(|number| KERNEL_ADDRESS + number * 0x40);
     let look = |close_wait: Vec<CloseWaitSocket>| {
         let self_connected = vec![to_itself(ids[1])];
         let waiting = vec![waiting(ids[2])];
@@ -286,6 +309,7 @@ fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_writt
             close_wait,
             self_connected,
             waiting,
+            stalled: vec![stalled(ids[5])],
             listeners: vec![listener],
             ..Namespace::default()
         };
@@ -297,13 +321,14 @@ fn a_socket_has_one_small_number_in_all_inventories_and_its_address_is_not_writt
         let Fact::Inventory { found, .. } = fact else { panic!("an event") };
         let namespace = &found.namespaces[0];
         let close_wait = namespace.close_wait.iter().map(|socket| socket.id);
-        let others = [namespace.self_connected[0].id, namespace.waiting[0].id];
+        let others =
+            [namespace.self_connected[0].id, namespace.waiting[0].id, namespace.stalled[0].id];
         let listener = &namespace.listeners[0];
         let of_listener = [Some(listener.id), listener.first_waiting].into_iter().flatten();
         close_wait.chain(others).chain(of_listener).collect::<Vec<_>>()
     };
     let seen: Vec<_> = read(text.as_bytes()).unwrap().into_iter().map(numbers).collect();
-    assert_eq!(seen, [vec![1, 2, 3, 4, 5], vec![2, 3, 4, 5]]);
+    assert_eq!(seen, [vec![1, 2, 3, 4, 5, 6], vec![2, 3, 4, 5, 6]]);
     for id in ids {
         assert!(!text.contains(&id.to_string()), "{text}");
     }

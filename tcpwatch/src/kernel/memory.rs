@@ -18,7 +18,7 @@ pub enum OwnerPolicy {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     inventories: u64,
-    /// In CLOSE_WAIT, or waiting for their peer, in the last inventory.
+    /// In CLOSE_WAIT, waiting for their peer, or stalled, in the last inventory.
     staying: HashSet<u64>,
     /// Sockets without an exact time: since when they are in their state, and the inventory that
     /// saw them last. A socket that a retransmission has hidden is kept for the next.
@@ -33,6 +33,7 @@ impl Memory {
         for namespace in copied {
             staying.extend(namespace.close_wait.iter().map(|it| it.inode));
             staying.extend(namespace.waiting.iter().map(|it| it.inode));
+            staying.extend(namespace.stalled.iter().map(|it| it.inode));
             // A program gives a connect() up after some seconds: there may be no second time.
             let waiting = namespace.waiting.iter();
             let connecting = waiting.filter(|it| it.fact.state == TcpState::SynSent);

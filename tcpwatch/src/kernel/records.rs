@@ -1,7 +1,10 @@
 //! Records of a walk, decoded: listeners, sockets in CLOSE_WAIT, self-connections, sockets that
-//! wait for their peer, holders of a port, users of scarce ports.
+//! wait for their peer, stalled ones, holders of a port, users of scarce ports.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tcpwatch_common::{SocketRecord, listener_flags, socket_flags as flags};
 
@@ -13,11 +16,12 @@ use super::{
 };
 use crate::facts::{
     CloseWaitSocket, Listener, Namespace, PortHolder, PortUser, Progress, Role,
-    SelfConnectedSocket, TcpState, Timestamp, WaitingSocket,
+    SelfConnectedSocket, StalledSocket, TcpState, Timestamp, WaitingSocket,
 };
 
-/// Described listeners in one namespace; likewise self-connections and sockets that wait for their
-/// peer. A real host has fewer. A process that opens more on purpose fills this and no more.
+/// Described listeners in one namespace; likewise self-connections, sockets that wait for their
+/// peer, and stalled ones. A real host has fewer. A process that opens more on purpose fills this
+/// and no more.
 const DESCRIBED: usize = 16_384;
 /// One service (role and port) gets at most so large a part of the descriptions of CLOSE_WAIT, so
 /// that the largest leak does not hide another.
@@ -58,6 +62,7 @@ pub(super) struct Copied {
     pub(super) listeners: Vec<Seen<Listener>>,
     pub(super) self_connected: Vec<Seen<SelfConnectedSocket>>,
     pub(super) waiting: Vec<Seen<WaitingSocket>>,
+    pub(super) stalled: Vec<Seen<StalledSocket>>,
     pub(super) port_holders: Vec<Seen<PortHolder>>,
     pub(super) port_users: Vec<Seen<PortUser>>,
     /// Listeners, self-connections and sockets that wait for their peer beyond [`DESCRIBED`].
@@ -97,6 +102,9 @@ impl Copied {
         // It was copied only for its port.
         if record.flags & flags::MINISOCKET != 0 {
             return;
+        }
+        if record.stalled != 0 {
+            self.take_stalled(record, state);
         }
         if is_waiting(state) && record.since_ns != 0 {
             self.take_waiting(record, state);
@@ -177,6 +185,36 @@ impl Copied {
         self.waiting.push(Seen::of(record, fact));
     }
 
+    fn take_stalled(&mut self, record: &SocketRecord, state: TcpState) {
+        if self.stalled.len() >= DESCRIBED {
+            self.undescribed += 1;
+            return;
+        }
+        self.seen.insert(record.sk);
+        let local = endpoint(record.tuple.local, record.tuple.local_port);
+        let fact = StalledSocket {
+            id: record.sk,
+            state,
+            local,
+            peer: endpoint(record.tuple.peer, record.tuple.peer_port),
+            role: self.role_of(record, local.port),
+            orphan: record.flags & flags::ORPHAN != 0,
+            unacked_bytes: record.unacked,
+            segment_sent: (record.segments_out != u32::MAX).then_some(record.segments_out != 0),
+            peer_window_bytes: record.peer_window,
+            retransmits: record.retransmits,
+            backoff: record.backoff,
+            probes: record.probes,
+            user_timeout: (record.user_timeout_ms != 0)
+                .then(|| Duration::from_millis(record.user_timeout_ms.into())),
+            delivered: progress_of(record).map(|progress| progress.delivered),
+            last_segment: Timestamp::from_ns(record.last_segment_ns),
+            owner: None,
+            owner_pending: false,
+        };
+        self.stalled.push(Seen::of(record, fact));
+    }
+
     fn take_port_holder(&mut self, record: &SocketRecord, state: TcpState) {
         self.seen.insert(record.sk);
         let fact = PortHolder {
@@ -246,6 +284,10 @@ impl Copied {
             fact.owner_pending = is_pending(*inode);
             fact.owner = owner_of(*inode);
         }
+        for Seen { fact, inode, .. } in &mut self.stalled {
+            fact.owner_pending = is_pending(*inode);
+            fact.owner = owner_of(*inode);
+        }
         for Seen { fact, inode, .. } in &mut self.port_holders {
             fact.owner = owner_of(*inode);
         }
@@ -278,6 +320,7 @@ impl Copied {
             listeners: facts(self.listeners),
             self_connected: facts(self.self_connected),
             waiting: facts(self.waiting),
+            stalled: facts(self.stalled),
             port_holders: facts(self.port_holders),
             port_users: facts(self.port_users),
             ..self.namespace
