@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod focus;
 mod inventory;
+mod limits;
 mod name;
 mod process;
 mod reset;
@@ -29,6 +30,7 @@ pub use inventory::{
     NetnsId, NetstatCounters, PortHolder, PortUse, PortUser, Progress, Role, Scope,
     SelfConnectedSocket, StateCounts, TimeWaitUse, TwReuse, Unread, WaitingSocket, saturating_sum,
 };
+pub use limits::{Conntrack, SharedLimits};
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{
