@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloseWaitSocket, DescriptorUse, Endpoint, Listener, NotSeen, PortHolder, PortUser, Process,
-    ResetCount, Role, SelfConnectedSocket, ServiceCount, StalledSocket, TcpState, Timestamp,
-    WaitingSocket,
+    CloseWaitSocket, Conntrack, DescriptorUse, Endpoint, Listener, NotSeen, PortHolder, PortUser,
+    Process, ResetCount, Role, SelfConnectedSocket, ServiceCount, SharedLimits, StalledSocket,
+    TcpState, Timestamp, WaitingSocket,
 };
 
 /// All namespaces, walked one after the other.
@@ -39,6 +39,9 @@ pub struct Inventory {
     pub closers: Vec<CloserCount>,
     /// Connections to the destinations of [`Focus::answers`](super::Focus::answers).
     pub answers: Vec<AnswerCount>,
+    /// Limits that all namespaces share; `None` in recordings of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_limits: Option<SharedLimits>,
 }
 
 /// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
@@ -91,6 +94,9 @@ pub struct Namespace {
     /// Packets that connection tracking could not match and left untranslated (`invalid` of
     /// `/proc/net/stat/nf_conntrack`); `None` without connection tracking.
     pub conntrack_invalid: Option<u64>,
+    /// Connection tracking; `None` without it, and in recordings of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conntrack: Option<Conntrack>,
 }
 
 /// Sockets by state.
@@ -273,4 +279,12 @@ pub struct NetstatCounters {
     pub listen_drops: u64,
     /// `SyncookiesSent`.
     pub syncookies_sent: u64,
+    /// `TCPMemoryPressures`: how often TCP memory of all namespaces went over its pressure mark,
+    /// because of a socket of this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_pressures: Option<u64>,
+    /// `TCPAbortOnMemory`: connections that the kernel ended because orphans were too many or TCP
+    /// memory was over its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_aborts: Option<u64>,
 }

@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod focus;
 mod inventory;
+mod limits;
 mod name;
 mod process;
 mod reset;
@@ -30,6 +31,7 @@ pub use inventory::{
     AnswerCount, CloserCount, DestinationUse, Inventory, Namespace, NetnsId, NetstatCounters,
     PortUse, Scope, StateCounts, TimeWaitUse, TwReuse, saturating_sum,
 };
+pub use limits::{Conntrack, SharedLimits};
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{

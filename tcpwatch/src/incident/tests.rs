@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use super::*;
 use crate::facts::{
-    Amount, AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, DescriptorUse,
+    Amount, AnswerCount, CloseWaitSocket, CloserCount, ConnectFailure, Conntrack, DescriptorUse,
     DestinationUse, Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner,
     PortHolder, PortUse, PortUser, Process, Progress, RecordedReset, ResetCause, ResetCount,
-    ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, StalledSocket,
+    ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, SharedLimits,
+    StalledSocket,
     StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
@@ -131,6 +132,13 @@ fn full_namespace() -> Namespace {
     };
     let counted = BTreeMap::from([((Role::Client, 443), 7), ((Role::Server, 80), u64::MAX)]);
     Namespace {
+        conntrack: Some(Conntrack {
+            entries: 9,
+            limit: Some(10),
+            dropped: Some(1),
+            early_dropped: Some(2),
+            insert_failed: None,
+        }),
         id: 4_026_531_840,
         name: "blue".into(),
         sockets,
@@ -183,6 +191,8 @@ fn full_namespace() -> Namespace {
             owner: owner(),
         }],
         netstat: Some(NetstatCounters {
+            memory_pressures: Some(3),
+            memory_aborts: Some(2),
             time_wait_overflows: 1,
             listen_overflows: 2,
             listen_drops: 3,
@@ -218,6 +228,12 @@ fn full_inventory() -> Inventory {
     };
     let observed = count(RecordedReset::Seen(observation), None);
     Inventory {
+        shared_limits: Some(SharedLimits {
+            orphans: Some(5),
+            orphans_limit: Some(8_192),
+            tcp_memory_limit_pages: Some(575_796),
+            ..SharedLimits::default()
+        }),
         started: Timestamp::from_ns(10),
         finished: Timestamp::from_ns(20),
         walked: Duration::from_nanos(1_000_000_009),

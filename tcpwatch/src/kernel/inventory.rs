@@ -32,6 +32,7 @@ use super::{
     close_look::CloseLook,
     descriptors, endpoint,
     error::InventoryError,
+    limits,
     memory::{Memory, OwnerPolicy},
     namespaces::{self, FoundNamespace, NetnsIds},
     notes::NoteTables,
@@ -215,6 +216,7 @@ impl Walker {
                 self.attribution.closers()
             },
             answers: self.answers.read(),
+            shared_limits: Some(limits::read_shared()),
             started,
             finished: now(),
             walked,
@@ -335,6 +337,7 @@ impl Walker {
     ) -> Result<Copied, InventoryError> {
         let settings = Settings::read();
         let available = settings.available_ports();
+        let (conntrack, conntrack_invalid) = limits::read_conntrack().unzip();
         let mut copied = Copied::of(Namespace {
             id: self.ids.of_thread(handle.inode),
             name: handle.name.clone(),
@@ -351,7 +354,8 @@ impl Walker {
             syncookies: settings.syncookies,
             somaxconn: settings.somaxconn,
             abort_on_overflow: settings.abort_on_overflow,
-            conntrack_invalid: settings::read_conntrack_invalid(),
+            conntrack_invalid: conntrack_invalid.flatten(),
+            conntrack,
             ..Namespace::default()
         });
         if !settings::has_tcp_sockets() {

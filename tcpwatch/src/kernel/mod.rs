@@ -25,6 +25,7 @@ mod events;
 mod hooks;
 mod inventory;
 mod kernel_log;
+mod limits;
 mod lru;
 mod mapped_file;
 mod memory;

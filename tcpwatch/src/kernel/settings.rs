@@ -125,28 +125,17 @@ pub(super) fn read_netstat() -> Option<NetstatCounters> {
     parse_netstat(&fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
 }
 
-/// Packets that connection tracking of the calling thread's namespace found invalid; `None` where
-/// there is none.
-pub(super) fn read_conntrack_invalid() -> Option<u64> {
-    parse_conntrack(&fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok()?)
-}
-
-/// A line of names, then one of hexadecimal numbers for each CPU.
-fn parse_conntrack(text: &str) -> Option<u64> {
-    let mut lines = text.lines();
-    let column = lines.next()?.split_whitespace().position(|name| name == "invalid")?;
-    let of_cpu = |line: &str| {
-        line.split_whitespace().nth(column).and_then(|text| u64::from_str_radix(text, 16).ok())
-    };
-    lines.map(of_cpu).sum()
-}
-
 /// Lines come in pairs: `TcpExt: Name Name …` and `TcpExt: 1 2 …`.
 fn parse_netstat(text: &str) -> Option<NetstatCounters> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next()?, lines.next()?);
     let mut counters = NetstatCounters::default();
     for (name, value) in names.split(' ').zip(values.split(' ')) {
+        match name {
+            "TCPMemoryPressures" => counters.memory_pressures = Some(value.parse().ok()?),
+            "TCPAbortOnMemory" => counters.memory_aborts = Some(value.parse().ok()?),
+            _ => {}
+        }
         let field = match name {
             "TCPTimeWaitOverflow" => &mut counters.time_wait_overflows,
             "ListenOverflows" => &mut counters.listen_overflows,
@@ -196,21 +185,16 @@ mod tests {
     }
 
     #[test]
-    fn invalid_packets_of_all_cpus_are_added_up() {
-        let text = "entries  found new invalid ignore\n00000002  0 0 0000000a 0\n2 0 0 6 0\n";
-        assert_eq!(parse_conntrack(text), Some(16));
-        assert_eq!(parse_conntrack("entries found\n1 2\n"), None);
-    }
-
-    #[test]
     fn netstat_counters_are_found_by_name() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows X TCPTimeWaitOverflow ListenDrops\n\
-                    TcpExt: 1 2 99 3 4\nIpExt: InOctets\nIpExt: 5\n";
+        let text = "TcpExt: SyncookiesSent ListenOverflows X TCPTimeWaitOverflow ListenDrops \
+                    TCPAbortOnMemory\nTcpExt: 1 2 99 3 4 5\nIpExt: InOctets\nIpExt: 5\n";
         let expected = NetstatCounters {
             syncookies_sent: 1,
             listen_overflows: 2,
             time_wait_overflows: 3,
             listen_drops: 4,
+            memory_aborts: Some(5),
+            memory_pressures: None,
         };
         assert_eq!(parse_netstat(text), Some(expected));
         assert_eq!(parse_netstat(""), None);

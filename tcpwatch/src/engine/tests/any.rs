@@ -229,6 +229,8 @@ fn netstat() -> impl Strategy<Value = Option<NetstatCounters>> {
     let counter = || prop_oneof![0_u64..5, any::<u64>()];
     option::of((counter(), counter(), counter(), counter()).prop_map(
         |(time_wait_overflows, listen_overflows, listen_drops, syncookies_sent)| NetstatCounters {
+            memory_pressures: None,
+            memory_aborts: None,
             time_wait_overflows,
             listen_overflows,
             listen_drops,

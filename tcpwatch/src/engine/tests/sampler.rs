@@ -12,6 +12,8 @@ fn watch_with_owners(owners: usize) -> Watch {
 
 fn netstat(overflows: u64) -> Option<NetstatCounters> {
     Some(NetstatCounters {
+        memory_pressures: None,
+        memory_aborts: None,
         time_wait_overflows: overflows,
         listen_overflows: overflows * 2,
         listen_drops: overflows * 3,
