@@ -7,7 +7,7 @@
 //! host that has vanished.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -84,6 +84,20 @@ impl Stuck {
         Self::made(ns, server, State::LastAck, Vec::new(), servers, count)
     }
 
+    /// `count` clients that have sent a request to a server that has vanished.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn in_established(ns: &Namespace, count: usize, port: u16) -> Result<Self> {
+        let (server, mut pairs) = connections(ns, count, port)?;
+        for (client, server) in &mut pairs {
+            deafen(server)?;
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").context("sending a request")?;
+        }
+        let (clients, servers) = pairs.into_iter().map(|(c, s)| (c.into(), s)).unzip();
+        Self::made(ns, server, State::Established, clients, servers, count)
+    }
+
     /// `count` clients that have closed at the same moment as their server,
     /// which does not receive their FIN.
     ///
@@ -119,7 +133,7 @@ impl Stuck {
     /// # Errors
     /// When the sockets do not go.
     pub fn end(self) -> Result<()> {
-        if matches!(self.state, State::LastAck | State::Closing) {
+        if matches!(self.state, State::LastAck | State::Closing | State::Established) {
             for server in &self.servers {
                 SockRef::from(server).set_linger(Some(Duration::ZERO)).context("SO_LINGER 0")?;
             }

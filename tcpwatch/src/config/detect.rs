@@ -42,6 +42,7 @@ section! {
         pub bind_conflict: Overridable<BindConflict>;
         pub stuck_state: Overridable<StuckState>;
         pub keepalive_race: Overridable<KeepaliveRace>;
+        pub stalled_send: Overridable<StalledSend>;
     }
 }
 
@@ -467,5 +468,34 @@ section! {
         /// inventories.
         #[serde(with = "Window")]
         pub window: Duration = Duration::from_secs(60);
+    }
+}
+
+section! {
+    /// stalled-send: one owner's sockets have sent data, or their FIN, and get no acknowledgement: the
+    /// peer or the path is gone, or the peer does not read. LAST_ACK and CLOSING are of stuck-state.
+    pub struct StalledSend {
+        /// true or false. On, because the program learns nothing for some 15 minutes, and keeps the
+        /// connection in its pool.
+        pub enabled: bool = true;
+
+        /// How long there must have been no acknowledgement, from 0s to 24h; three times as long for
+        /// a warning. 10s: by then a segment has been sent again six times (RFC 6298). The nearest
+        /// healthy programs are clients that change their network, for some seconds, and a router
+        /// that fails over, for less than 30s.
+        #[serde(with = "Age")]
+        pub min_age: Duration = Duration::from_secs(10);
+
+        /// Sockets of one owner at one port, from 1 to 1000000, that raise an info; a warning where
+        /// so many towards one host are silent. Of a server's connections they must be a hundredth.
+        /// 10 is a connection pool of common default size (HikariCP). The nearest healthy program is
+        /// a web server for phones, of whose clients some in a thousand are out of reach.
+        #[serde(with = "Sockets")]
+        pub warning: u64 = 10;
+
+        /// Silent sockets of one owner towards one host, from 1 to 1000000, that are critical. Each
+        /// holds a descriptor: 200 are a fifth of the customary limit of 1024 open files.
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 200;
     }
 }

@@ -42,11 +42,13 @@ pub enum FindingKind {
     StuckState,
     /// A server closes idle connections that its clients still use.
     KeepaliveRace,
+    /// Sockets whose data is not acknowledged.
+    StalledSend,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -59,6 +61,7 @@ impl FindingKind {
         Self::BindConflict,
         Self::StuckState,
         Self::KeepaliveRace,
+        Self::StalledSend,
     ];
 
     /// The stable name, kebab-case.
@@ -77,6 +80,7 @@ impl FindingKind {
             Self::BindConflict => "bind-conflict",
             Self::StuckState => "stuck-state",
             Self::KeepaliveRace => "keepalive-race",
+            Self::StalledSend => "stalled-send",
         }
     }
 

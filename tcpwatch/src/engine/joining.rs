@@ -36,7 +36,7 @@ impl Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 8] = [
+pub(crate) const RULES: [Rule; 9] = [
     Rule {
         leader: FindingKind::AcceptQueueOverflow,
         led: FindingKind::StuckState,
@@ -71,6 +71,11 @@ pub(crate) const RULES: [Rule; 8] = [
         leader: FindingKind::EphemeralPortExhaustion,
         led: FindingKind::BindConflict,
         leads: no_port_is_left_to_bind,
+    },
+    Rule {
+        leader: FindingKind::StalledSend,
+        led: FindingKind::StuckState,
+        leads: silent_host_answers_no_connect,
     },
     Rule {
         leader: FindingKind::KeepaliveRace,
@@ -158,6 +163,29 @@ fn leak_keeps_the_other_ends(leak: &Verdict, stuck: &Verdict, _: &Inventory) -> 
     let Some(Evidence::Object(peer)) = stuck.evidence.get("peer_process") else { return false };
     let Some(Evidence::Count(pid)) = peer.get("pid") else { return false };
     leak.subject.pid.is_some_and(|leaks| u64::from(leaks) == *pid)
+}
+
+/// A host that acknowledges nothing does not answer a connect() either.
+fn silent_host_answers_no_connect(
+    stalled: &Verdict,
+    stuck: &Verdict,
+    inventory: &Inventory,
+) -> bool {
+    let is_silent = stalled.evidence.get("cause") == Some(&Evidence::Text("silence".to_owned()));
+    let connects = format!("{}/{}/", FindingKind::StuckState.name(), TcpState::SynSent.label());
+    let peer = endpoint(&stalled.subject, End::Peer);
+    is_silent
+        && stuck.id.starts_with(&connects)
+        && peer.is_some()
+        && peer == endpoint(&stuck.subject, End::Peer)
+        && inventory.namespaces.iter().any(|namespace| {
+            stuck.id.starts_with(&format!("{connects}{}/", namespace.id))
+                && stalled.id.starts_with(&format!(
+                    "{}/silent/{}/",
+                    FindingKind::StalledSend.name(),
+                    namespace.id
+                ))
+        })
 }
 
 /// A relay holds what the process behind it does not close; its evidence names that process.

@@ -276,8 +276,7 @@ pub struct ServiceCount {
     pub idle: Option<Vec<IdleClosed>>,
 }
 
-/// Connections that a server closed first after about the same time without a segment. The bounds
-/// are [`tcpwatch_common::IDLE_BUCKETS_MS`].
+/// Connections that a server closed first after about the same time without a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdleClosed {
     /// Which bucket; 0 is what closes with its answer.
@@ -286,4 +285,9 @@ pub struct IdleClosed {
     pub count: u64,
     /// How long the last of them had been idle.
     pub last_ms: u32,
+}
+
+impl IdleClosed {
+    /// How many buckets there are; the bounds are those of the kernel side (`IDLE_BUCKETS_MS`).
+    pub const BUCKETS: usize = 12;
 }

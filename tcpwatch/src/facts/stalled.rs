@@ -48,6 +48,12 @@ pub struct StalledSocket {
 }
 
 impl StalledSocket {
+    /// When it last got an acknowledgement, as far as the kernel shows that.
+    #[must_use]
+    pub fn quiet_since(&self) -> Timestamp {
+        self.delivered.unwrap_or(self.last_segment)
+    }
+
     /// Whether the peer has closed its window: it is there, and its process does not read. Nothing is
     /// under way then, and the kernel probes the window. A peer that has gone leaves the window as
     /// it was.

@@ -12,8 +12,7 @@ use crate::facts::{
     DestinationUse, Endpoint, Listener, Namespace, NetstatCounters, NoConnect, NotSeen, Owner,
     PortHolder, PortUse, PortUser, Process, Progress, RecordedReset, ResetCause, ResetCount,
     ResetObservation, ResetReason, Role, SelfConnectedSocket, ServiceCount, SharedLimits,
-    StalledSocket,
-    StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
+    StalledSocket, StateCounts, TcpState, TimeWaitUse, TwReuse, Unseen, WaitingSocket,
 };
 
 /// Where the kernel's own addresses begin on x86-64.

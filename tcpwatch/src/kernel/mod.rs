@@ -66,9 +66,10 @@ pub use symbols::{OWN_PROGRAM, SYMBOLS_COMMAND};
 
 // The facts know nothing of the kernel side; its tables hold what the engine may request.
 const _: () = {
-    use tcpwatch_common::{STACK_PROCESSES, maps};
+    use tcpwatch_common::{IDLE_BUCKETS_MS, STACK_PROCESSES, maps};
 
-    use crate::facts::Focus;
+    use crate::facts::{Focus, IdleClosed};
+    assert!(IdleClosed::BUCKETS == IDLE_BUCKETS_MS.len() + 1);
     assert!(Focus::STACKS == STACK_PROCESSES);
     assert!(Focus::ANSWERS == maps::ANSWERS_LIMIT as usize);
     assert!(Focus::CLOSERS_IN == maps::CLOSERS_IN_LIMIT as usize);

@@ -45,7 +45,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 36] = {
+pub(crate) const SCENES: [Scene; 38] = {
     use FindingKind::*;
     [
         Scene::new(
@@ -142,6 +142,19 @@ pub(crate) const SCENES: [Scene; 36] = {
             "A server restarts without SO_REUSEADDR while its port is in TIME_WAIT.",
         )
         .named("bind-conflict-time-wait"),
+        Scene::new(
+            StalledSend,
+            "checkout",
+            play::connects::unacknowledged,
+            "A server vanishes; each of 12 connections of a pool has sent a request.",
+        ),
+        Scene::new(
+            StalledSend,
+            "download",
+            play::connects::unread_answers,
+            "A server closes 12 connections whose clients do not read what it has sent.",
+        )
+        .named("stalled-send-unread"),
         Scene::new(
             KeepaliveRace,
             "storefront",

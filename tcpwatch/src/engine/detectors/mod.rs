@@ -9,6 +9,7 @@ mod keepalive_race;
 mod reset_storm;
 mod self_connect_risk;
 mod self_connection;
+mod stalled_send;
 mod stuck_state;
 mod syn_flood;
 mod time_wait_exhaustion;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Box<dyn Detector>> {
         Box::new(reset_storm::ResetStorm::default()),
         Box::new(self_connect_risk::SelfConnectRisk::default()),
         Box::new(self_connection::SelfConnection::default()),
+        Box::new(stalled_send::StalledSend::default()),
         Box::new(stuck_state::StuckState::default()),
         Box::new(syn_flood::SynFlood::default()),
         Box::new(time_wait_exhaustion::TimeWaitExhaustion::default()),

@@ -4,7 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     engine::{evidence::EvidenceMap, finding::Subject},
-    facts::{CloseWaitSocket, Endpoint, Owner, Process, Role, Timestamp, WaitingSocket},
+    facts::{
+        CloseWaitSocket, Endpoint, Owner, Process, Role, StalledSocket, Timestamp, WaitingSocket,
+    },
 };
 
 /// Descriptors named in the subject.
@@ -27,7 +29,7 @@ pub(crate) trait Held {
 }
 
 macro_rules! held {
-    ($($socket:ty),+) => {
+    ($($socket:ty: $since:expr),+) => {
         $(impl Held for $socket {
             fn owner(&self) -> Option<&Owner> {
                 self.owner.as_ref()
@@ -50,12 +52,17 @@ macro_rules! held {
             }
 
             fn since(&self) -> Timestamp {
-                self.since
+                let since: fn(&$socket) -> Timestamp = $since;
+                since(self)
             }
         })+
     };
 }
-held!(CloseWaitSocket, WaitingSocket);
+held!(
+    CloseWaitSocket: |it| it.since,
+    WaitingSocket: |it| it.since,
+    StalledSocket: |it| it.quiet_since()
+);
 
 /// Sockets by process, those of the largest first, the oldest of each first.
 pub(crate) type Holders<'a, S> = Vec<(u32, Vec<&'a S>)>;

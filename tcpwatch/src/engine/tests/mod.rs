@@ -33,6 +33,7 @@ mod sampler;
 mod schema;
 mod self_connect_risk;
 mod self_connection;
+mod stalled_send;
 mod stuck_state;
 mod stuck_state_given_up;
 mod stuck_state_half_closed;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::facts::Amount;
 use crate::facts::SeenReset;
+use crate::facts::{Amount, StalledSocket};
 
 /// A process and the port of its service.
 type Service = (Arc<Process>, u16);
@@ -117,6 +117,13 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 };
                 10
             ]),
+            FindingKind::StalledSend => then.stalled.extend(vec![
+                StalledSocket {
+                    peer,
+                    ..stalled_send::stalled(process, 1, 20, began + seconds(60))
+                };
+                10
+            ]),
             FindingKind::KeepaliveRace => {
                 resets.push(keepalive_race::late(*port, Amount::Some, process, 40));
                 services.push(keepalive_race::closes(*port, process, 0, 400));
@@ -177,6 +184,7 @@ fn every_kind_is_judged_by_the_thresholds_of_the_override() {
             FindingKind::AcceptQueueOverflow => "warning = 41",
             FindingKind::ResetStorm => "warning = 701",
             FindingKind::KeepaliveRace => "warning = 41",
+            FindingKind::StalledSend => "min_age = \"21s\"",
             FindingKind::StuckState => "unanswered = \"31s\"",
             // The first two are found whatever the threshold, the third has no overrides.
             FindingKind::BindConflict

@@ -2,7 +2,8 @@
 //! peer does not acknowledge.
 
 use std::{
-    net::TcpStream,
+    io::Write as _,
+    net::{TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -10,6 +11,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use scenes::Stuck;
+use socket2::{Domain, Socket, Type};
 
 use super::Stage;
 
@@ -43,6 +45,37 @@ pub(crate) fn given_up(stage: &mut Stage<'_>) -> Result<()> {
         ensure!(workers.join().is_ok_and(|it| it.is_ok()), "a worker panicked");
         raised
     })?;
+    stage.watch_until_cleared()
+}
+
+/// A pool whose server has vanished: each request stays unacknowledged.
+pub(crate) fn unacknowledged(stage: &mut Stage<'_>) -> Result<()> {
+    let stuck = Stuck::in_established(stage.namespace(), 12, 5_432)?;
+    stage.watch_until_raised()?;
+    stage.watch(5)?;
+    stuck.end()?;
+    stage.watch_until_cleared()
+}
+
+/// A server closes what its clients do not read: the FIN waits behind the data.
+pub(crate) fn unread_answers(stage: &mut Stage<'_>) -> Result<()> {
+    let clients = stage.namespace().clone().enter(|| -> Result<Vec<TcpStream>> {
+        let listener = TcpListener::bind((super::LOCALHOST, 8_388))?;
+        (0..12)
+            .map(|_| {
+                let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                client.set_recv_buffer_size(4_096)?;
+                client.connect(&listener.local_addr()?.into())?;
+                let (mut server, _) = listener.accept()?;
+                server.set_nonblocking(true)?;
+                while server.write(&[b'x'; 65_536]).is_ok() {}
+                Ok(client.into())
+            })
+            .collect()
+    })??;
+    stage.watch_until_raised()?;
+    stage.watch(1)?;
+    drop(clients);
     stage.watch_until_cleared()
 }
 

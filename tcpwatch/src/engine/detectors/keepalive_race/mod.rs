@@ -15,8 +15,6 @@ mod words;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use tcpwatch_common::IDLE_BUCKETS_MS;
-
 use self::words::Case;
 use crate::{
     engine::{
@@ -66,9 +64,9 @@ struct Counts {
     /// Of these, those whose data was larger than a close_notify.
     large: u64,
     /// The server's closes, by how long the connection had been idle.
-    closed: [u64; IDLE_BUCKETS_MS.len() + 1],
+    closed: [u64; IdleClosed::BUCKETS],
     /// The last time in each.
-    last_ms: [u32; IDLE_BUCKETS_MS.len() + 1],
+    last_ms: [u32; IdleClosed::BUCKETS],
 }
 
 /// The idle time-out that closes most.
@@ -159,7 +157,7 @@ impl KeepaliveRace {
             let (counts, port) = added.entry((service.netns, service.port)).or_default();
             port.process.get_or_insert_with(|| Arc::clone(&service.process));
             for closes in idle {
-                let bucket = usize::from(closes.bucket).min(IDLE_BUCKETS_MS.len());
+                let bucket = usize::from(closes.bucket).min(IdleClosed::BUCKETS - 1);
                 counts.closed[bucket] = counts.closed[bucket].saturating_add(closes.count);
                 counts.last_ms[bucket] = closes.last_ms;
             }

@@ -1,0 +1,140 @@
+//! `stalled-send`: sockets whose data, or FIN, is not acknowledged.
+//!
+//! Signal: sockets in ESTABLISHED, CLOSE_WAIT and FIN_WAIT1 with unacknowledged bytes, whose timer has
+//! repeated at least twice (`StalledSocket`), by owner, role and port. A closed window of the peer is
+//! apart from silence: there the peer's kernel answers, and its process does not read.
+//! Trip: info at `warning` of a group that are older than `min_age`; of a server's connections only
+//! where they are a hundredth of all, because each public server has clients that vanish. `warning` or
+//! `critical` of them towards one host, silent for three times as long. A closed window is info, and
+//! so is silence of many hosts: no single path or peer is gone.
+//! Cold start: ages are of the last acknowledgement, so none; before 4.6 the kernel does not show it,
+//! and the last segment is taken.
+//! Recovery: below 0.9 of the threshold.
+//! Misses: LAST_ACK and CLOSING, which are of `stuck-state`; data that is acknowledged now and then;
+//! a peer behind a proxy that acknowledges for it.
+
+mod words;
+
+use std::collections::BTreeMap;
+
+use self::words::{Group, by_host};
+use crate::{
+    config::{self, Overridable},
+    engine::{
+        detector::{Detector, Round, Verdicts},
+        finding::{FindingKind, Severity, Verdict},
+        groups::{
+            held::{Held as _, holders},
+            owners::OwnerKey,
+        },
+        over_time::level::Levels,
+    },
+    facts::{Namespace, Role, StalledSocket, TcpState},
+};
+
+/// A warning takes so many times `min_age`: a laptop that changes its network is silent for some
+/// seconds, a router that fails over for up to half a minute.
+const PATIENCE: u32 = 3;
+/// The part of a server's open connections that must stall: the nearest healthy program is a web
+/// server for phones, of whose clients some in a thousand are out of reach at any time.
+const SHARE: f64 = 0.01;
+
+#[derive(Debug, Default)]
+pub(crate) struct StalledSend {
+    levels: Levels,
+}
+
+/// Sockets that are judged together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupKey<'a> {
+    owner: OwnerKey<'a>,
+    role: Role,
+    port: u16,
+    is_window_closed: bool,
+}
+
+impl Detector for StalledSend {
+    fn judge(&mut self, round: &Round<'_>, verdicts: &mut Verdicts<'_>) {
+        self.levels.begin();
+        for namespace in &round.inventory.namespaces {
+            for (key, sockets) in groups(namespace, round) {
+                let weight = sockets.len() as u64;
+                if let Some(verdict) = self.judge_group(&key, &sockets, namespace, round) {
+                    verdicts.push(verdict, weight);
+                }
+            }
+        }
+    }
+}
+
+impl StalledSend {
+    fn judge_group(
+        &mut self,
+        key: &GroupKey<'_>,
+        sockets: &[&StalledSocket],
+        namespace: &Namespace,
+        round: &Round<'_>,
+    ) -> Option<Verdict> {
+        let config = round.detect.stalled_send.at(key.owner.place);
+        let cause = if key.is_window_closed { "window" } else { "silent" };
+        let (role, port) = (key.role.label(), key.port);
+        let kind = FindingKind::StalledSend.name();
+        let id = format!("{kind}/{cause}/{}/{role}/{port}", key.owner);
+        let (warning, critical) = (config.warning as f64, config.critical as f64);
+        let by_count = self.levels.judge(&id, sockets.len() as f64, warning, f64::INFINITY);
+        let is_part = key.role == Role::Client || part_of_open(sockets.len(), namespace) >= SHARE;
+        by_count.filter(|_| is_part)?;
+        let patience = config.min_age.saturating_mul(PATIENCE);
+        let is_long = |it: &&&StalledSocket| round.now.since(it.quiet_since()) >= patience;
+        let long: Vec<_> = sockets.iter().filter(is_long).copied().collect();
+        let at_one_host = by_host(&long).first().map_or(0, |(_, sockets)| *sockets);
+        let by_host =
+            self.levels.judge(&format!("{id}/host"), at_one_host as f64, warning, critical);
+        let severity = by_host.filter(|_| !key.is_window_closed).unwrap_or(Severity::Info);
+        let holders = holders(sockets);
+        let limits = round.inventory.shared_limits;
+        let group = Group {
+            namespace,
+            sockets,
+            holders: &holders,
+            role: key.role,
+            port,
+            is_window_closed: key.is_window_closed,
+            limits,
+            now: round.now,
+        };
+        Some(group.verdict(id, severity))
+    }
+}
+
+fn groups<'a>(
+    namespace: &'a Namespace,
+    round: &Round<'_>,
+) -> BTreeMap<GroupKey<'a>, Vec<&'a StalledSocket>> {
+    let config: &Overridable<config::StalledSend> = &round.detect.stalled_send;
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for socket in &namespace.stalled {
+        let place = config.place_of(socket.process(), socket.service_port());
+        let config = config.at(place);
+        let age = round.now.since(socket.quiet_since());
+        let is_of_another_kind = socket.state == TcpState::LastAck;
+        if !config.enabled || socket.owner_pending || is_of_another_kind || age < config.min_age {
+            continue;
+        }
+        let key = GroupKey {
+            owner: OwnerKey::of(namespace.id, socket, place),
+            role: socket.role,
+            port: socket.service_port(),
+            is_window_closed: socket.is_window_closed(),
+        };
+        groups.entry(key).or_default().push(socket);
+    }
+    groups
+}
+
+/// The part of the open connections of a namespace that so many are.
+fn part_of_open(count: usize, namespace: &Namespace) -> f64 {
+    let of = |state| namespace.sockets.get(state);
+    let open = of(TcpState::Established) + of(TcpState::CloseWait) + of(TcpState::FinWait1);
+    count as f64 / open.max(1) as f64
+}
