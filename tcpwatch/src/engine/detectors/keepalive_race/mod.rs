@@ -25,7 +25,8 @@ use crate::{
         resets::seen_reset,
     },
     facts::{
-        Amount, NetnsId, Process, RecordedReset, ResetCause, ResetCount, Role, SeenReset, Timestamp,
+        Amount, IdleClosed, NetnsId, Process, RecordedReset, ResetCause, ResetCount, Role,
+        SeenReset, Timestamp,
     },
 };
 
