@@ -42,7 +42,8 @@ impl Board {
             let old = known.map(|index| before.swap_remove(index));
             let since = old.as_ref().map_or(now, |old| old.since);
             let mut finding = Finding::new(verdict, links, since, now);
-            let led = finding.related.iter().filter_map(|id| severities.get(id).copied());
+            let led = finding.related.iter().filter(|id| links.raises(id));
+            let led = led.filter_map(|id| severities.get(id).copied());
             finding.severity = led.fold(finding.severity, Severity::max);
             match old {
                 None => self.changes.push_back(FindingChange::Raised(finding.clone())),

@@ -83,11 +83,20 @@ pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) 
             for led in of_kind(rule.led) {
                 if links.may_link(&leader.id, &led.id) && (rule.leads)(leader, led, inventory) {
                     links.link(&leader.id, &led.id);
+                    if is_mild(leader, led) {
+                        links.keep_mild(&led.id);
+                    }
                 }
             }
         }
     }
     links
+}
+
+/// Whether the leader's own severity stands. A full queue is judged by how long it lasts; clients of a
+/// burst wait for their second or third SYN, 3 s, and add nothing to that.
+fn is_mild(leader: &Verdict, led: &Verdict) -> bool {
+    leader.kind == FindingKind::AcceptQueueOverflow && led.kind == FindingKind::StuckState
 }
 
 /// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own
