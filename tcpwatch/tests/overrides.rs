@@ -94,10 +94,10 @@ fn an_override_by_port_silences_a_leak_and_one_by_process_lowers_its_threshold()
     Ok(())
 }
 
-/// A day in UTC, relative to now.
-fn day(relative: &str) -> Result<String> {
-    let output = std::process::Command::new("date").args(["-u", "-d", relative, "+%F"]).output()?;
-    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+/// The day in UTC that is so many days from now.
+fn day(days: i64) -> Result<String> {
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    Ok(today.checked_add(jiff::Span::new().try_days(days)?)?.to_string())
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn what_has_ended_is_reported_once_for_each_reading_and_silences_nothing() -> Re
     if !scenes::root_or_skip() {
         return Ok(());
     }
-    let (past, future) = (day("-2 days")?, day("+2 days")?);
+    let (past, future) = (day(-2)?, day(2)?);
     let config = format!(
         "{QUICK}{OVERRIDE}\nport = {MANY}\nuntil = \"{past}\"\nenabled = false\n\
          [ignore]\nports = [{{ port = {FEW}, until = \"{future}\" }}]\n"

@@ -2,9 +2,9 @@
 //!
 //! Detectors report all that holds in each round; the board compares by id. A finding keeps its
 //! `since` while it lasts. A finding that leads others is at least as severe as the worst of them,
-//! because only the leader alerts. Changes queue up until they are polled, and the queue is bounded by the
-//! findings that there can be: an id stands for one finding and changes at most once in each
-//! update.
+//! because only the leader alerts; but a full accept queue is not raised by the clients that wait
+//! for it. Changes queue up until they are polled, and the queue is bounded by the findings that
+//! there can be: an id stands for one finding and changes at most once in each update.
 
 use std::{
     cmp::Reverse,
@@ -42,7 +42,8 @@ impl Board {
             let old = known.map(|index| before.swap_remove(index));
             let since = old.as_ref().map_or(now, |old| old.since);
             let mut finding = Finding::new(verdict, links, since, now);
-            let led = finding.related.iter().filter_map(|id| severities.get(id).copied());
+            let led = finding.related.iter().filter(|id| links.raises(id));
+            let led = led.filter_map(|id| severities.get(id).copied());
             finding.severity = led.fold(finding.severity, Severity::max);
             match old {
                 None => self.changes.push_back(FindingChange::Raised(finding.clone())),

@@ -4,8 +4,7 @@
 //! the verdicts of a round, after `[ignore]` and the cut: a finding that is not shown leads
 //! nothing. A finding that is led leads nothing and has one leader, so there are no chains and no
 //! cycles. Earlier rules go first, and within a rule the worst leader. A led finding keeps its id,
-//! its
-//! `since` and its place in the metrics.
+//! its `since` and its place in the metrics.
 
 use std::net::SocketAddr;
 
@@ -18,6 +17,7 @@ use crate::{
     },
     facts::{Endpoint, Inventory, Namespace, Role, TcpState},
 };
+use FindingKind as Kind;
 
 /// When a finding leads another.
 pub(crate) struct Rule {
@@ -25,63 +25,44 @@ pub(crate) struct Rule {
     led: FindingKind,
     /// Whether the first is the cause of the second.
     leads: fn(&Verdict, &Verdict, &Inventory) -> bool,
+    /// The leader takes a higher severity of the led finding.
+    raises: bool,
 }
 
-#[cfg(test)]
 impl Rule {
+    const fn new(
+        leader: FindingKind,
+        led: FindingKind,
+        leads: fn(&Verdict, &Verdict, &Inventory) -> bool,
+    ) -> Self {
+        Self { leader, led, leads, raises: true }
+    }
+
+    /// The leader's own severity stands.
+    const fn without_severity(self) -> Self {
+        Self { raises: false, ..self }
+    }
+
     /// For tests of the code that uses the links.
-    pub(crate) fn always(leader: FindingKind, led: FindingKind) -> Self {
-        Self { leader, led, leads: |_, _, _| true }
+    #[cfg(test)]
+    pub(crate) const fn always(leader: FindingKind, led: FindingKind) -> Self {
+        Self::new(leader, led, |_, _, _| true)
     }
 }
 
 /// All rules.
 pub(crate) const RULES: [Rule; 9] = [
-    Rule {
-        leader: FindingKind::AcceptQueueOverflow,
-        led: FindingKind::StuckState,
-        leads: overflow_leaves_connects_unanswered,
-    },
-    Rule {
-        leader: FindingKind::AcceptQueueOverflow,
-        led: FindingKind::CloseWaitPileup,
-        leads: queue_holds_unaccepted,
-    },
-    Rule {
-        leader: FindingKind::CloseWaitPileup,
-        led: FindingKind::StuckState,
-        leads: leak_keeps_the_other_ends,
-    },
-    Rule {
-        leader: FindingKind::CloseWaitPileup,
-        led: FindingKind::CloseWaitPileup,
-        leads: leak_shows_in_relay,
-    },
-    Rule {
-        leader: FindingKind::CloseWaitPileup,
-        led: FindingKind::EphemeralPortExhaustion,
-        leads: pileup_keeps_the_ports,
-    },
-    Rule {
-        leader: FindingKind::EphemeralPortExhaustion,
-        led: FindingKind::TimeWaitExhaustion,
-        leads: ports_are_in_time_wait,
-    },
-    Rule {
-        leader: FindingKind::EphemeralPortExhaustion,
-        led: FindingKind::BindConflict,
-        leads: no_port_is_left_to_bind,
-    },
-    Rule {
-        leader: FindingKind::StalledSend,
-        led: FindingKind::StuckState,
-        leads: silent_host_answers_no_connect,
-    },
-    Rule {
-        leader: FindingKind::KeepaliveRace,
-        led: FindingKind::ResetStorm,
-        leads: race_makes_the_resets,
-    },
+    // A full queue is judged by how long it lasts. Clients of a burst wait 3 s for their second or
+    // third SYN and add nothing to that.
+    Rule::new(Kind::AcceptQueueOverflow, Kind::StuckState, overflow_leaves_connects_unanswered).without_severity(),
+    Rule::new(Kind::AcceptQueueOverflow, Kind::CloseWaitPileup, queue_holds_unaccepted),
+    Rule::new(Kind::CloseWaitPileup, Kind::StuckState, leak_keeps_the_other_ends),
+    Rule::new(Kind::CloseWaitPileup, Kind::CloseWaitPileup, leak_shows_in_relay),
+    Rule::new(Kind::CloseWaitPileup, Kind::EphemeralPortExhaustion, pileup_keeps_the_ports),
+    Rule::new(Kind::EphemeralPortExhaustion, Kind::TimeWaitExhaustion, ports_are_in_time_wait),
+    Rule::new(Kind::EphemeralPortExhaustion, Kind::BindConflict, no_port_is_left_to_bind),
+    Rule::new(Kind::StalledSend, Kind::StuckState, silent_host_answers_no_connect),
+    Rule::new(Kind::KeepaliveRace, Kind::ResetStorm, race_makes_the_resets),
 ];
 
 /// Applies `rules` to the verdicts of a round, the worst of each kind first.
@@ -93,6 +74,9 @@ pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) 
             for led in of_kind(rule.led) {
                 if links.may_link(&leader.id, &led.id) && (rule.leads)(leader, led, inventory) {
                     links.link(&leader.id, &led.id);
+                    if !rule.raises {
+                        links.keep_mild(&led.id);
+                    }
                 }
             }
         }
@@ -314,7 +298,7 @@ mod tests {
         let same_number = |leader: &Verdict, led: &Verdict, _: &Inventory| {
             leader.id.ends_with('2') && led.id.ends_with('2')
         };
-        let links = joined(&verdicts, &[Rule { leader: A, led: B, leads: same_number }]);
+        let links = joined(&verdicts, &[Rule::new(A, B, same_number)]);
         assert_eq!((links.led_by("a1"), links.leader_of("b1")), (&[][..], None));
         assert_eq!(links.led_by("a2"), ["b2"]);
         assert_eq!(joined(&verdicts, &[]), Links::default());

@@ -1,12 +1,14 @@
 //! Which finding leads which others: the result of [`joining`](super::joining).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Leading findings and those that they lead, by id.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Links {
     leaders: BTreeMap<String, String>,
     related: BTreeMap<String, Vec<String>>,
+    /// Led findings that say nothing of how bad their leader is.
+    mild: BTreeSet<String>,
 }
 
 impl Links {
@@ -24,6 +26,16 @@ impl Links {
     pub(crate) fn may_link(&self, leader: &str, led: &str) -> bool {
         let is_free = !self.leaders.contains_key(led) && !self.related.contains_key(led);
         leader != led && is_free && !self.leaders.contains_key(leader)
+    }
+
+    /// Whether the leader of `led` is at least as severe as `led`.
+    pub(crate) fn raises(&self, led: &str) -> bool {
+        !self.mild.contains(led)
+    }
+
+    /// Has `led` not raise its leader.
+    pub(crate) fn keep_mild(&mut self, led: &str) {
+        self.mild.insert(led.to_owned());
     }
 
     /// Has `leader` lead `led`.

@@ -273,7 +273,7 @@ impl Copied {
         self.close_wait.push(Seen::of(record, socket));
     }
 
-    /// The sockets whose owners are found.
+    /// Gives each socket its owner, where one is known.
     pub(super) fn set_owners(&mut self, owners: &OwnerBook) {
         let owner_of = |inode| owners.get(inode).cloned();
         let is_pending = |inode: u64| inode != 0 && !owners.was_looked_for(inode);

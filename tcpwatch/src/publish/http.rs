@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -113,7 +113,7 @@ pub async fn serve(
             }
             (stream, peer, listening) = acceptor.accept() => {
                 let peer = Peer::of(peer);
-                places.make(peer);
+                make_place(&mut places, &mut connections, peer).await;
                 let activity = Activity::new();
                 let service = Service::new(router.clone(), activity.clone(), listening);
                 let connection = serve_connection(
@@ -131,6 +131,23 @@ pub async fn serve(
     let finished = async { while connections.join_next().await.is_some() {} };
     // Connections that have not finished are aborted with the set.
     let _ = timeout(limits.finish, finished).await;
+}
+
+/// Makes a place for a connection of `peer`, if need be of another connection.
+async fn make_place(places: &mut Places, connections: &mut JoinSet<()>, peer: Peer) {
+    loop {
+        if places.are_taken(peer) {
+            // Requests that have arrived are read first: their connections stay.
+            yield_now().await;
+            while let Some(ended) = connections.try_join_next_with_id() {
+                places.free(ended.map_or_else(|error| error.id(), |(id, ())| id));
+            }
+        }
+        match places.make(peer) {
+            Ok(()) => return,
+            Err(until) => sleep_until(until).await,
+        }
+    }
 }
 
 fn listening(listener: &TcpListener) -> Listening {

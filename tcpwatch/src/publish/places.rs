@@ -3,7 +3,8 @@
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
 //! connections. When all places are taken one connection is closed. It is the one that waits
 //! longest for its client, else the one with the client that has not read for longest, else the
-//! oldest. A peer that has its share closes one of its own.
+//! oldest. A peer that has its share closes one of its own. A client has a moment to send its
+//! request; a burst of others waits for the end of it.
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,12 @@ const NOT_FOR_LOOPBACK: usize = 8;
 
 /// A client that reads takes a written answer within this time.
 const STALLED: Duration = Duration::from_secs(1);
+
+/// No connection that waits for its request is closed within this time. The agent reads a request
+/// that came with the connection far sooner, and so a burst does not close the connection of a
+/// scraper before its request is read. A full queue of 1,024 connections still gets its 56 places
+/// in turn within half a second.
+const MOMENT: Duration = Duration::from_millis(25);
 
 /// One client: this host, an IPv4 address, or the network of an IPv6 address, of
 /// which a host can use each address.
@@ -139,6 +146,12 @@ impl Activity {
         }
     }
 
+    /// Until when the connection keeps its place, whatever comes.
+    fn kept_until(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.phase == Phase::Request).then(|| state.since + MOMENT)
+    }
+
     /// The least is closed first.
     fn worth(&self, began: Instant) -> (u8, Instant) {
         let state = self.state();
@@ -168,23 +181,44 @@ impl Places {
         Self { limit, taken: HashMap::with_capacity(limit) }
     }
 
-    /// Makes a place for a connection of `peer`, which it must [`take`](Self::take) then.
-    pub(super) fn make(&mut self, peer: Peer) {
-        let own = self.taken.values().filter(|place| place.peer == peer).count();
-        if own >= peer.share(self.limit) {
-            self.close_one(|place| place.peer == peer);
-        } else if self.taken.len() >= self.limit {
-            self.close_one(|_| true);
-        }
+    /// Whether a connection of `peer` gets a place only if another is closed.
+    pub(super) fn are_taken(&self, peer: Peer) -> bool {
+        self.taken.len() >= self.limit || self.share_is_taken(peer)
     }
 
-    fn close_one(&mut self, may: impl Fn(&Place) -> bool) {
+    fn share_is_taken(&self, peer: Peer) -> bool {
+        let own = self.taken.values().filter(|place| place.peer == peer).count();
+        own >= peer.share(self.limit)
+    }
+
+    /// Makes a place for a connection of `peer`, which it must [`take`](Self::take) then.
+    ///
+    /// # Errors
+    ///
+    /// Each connection that may be closed is new: the time to come again.
+    pub(super) fn make(&mut self, peer: Peer) -> Result<(), Instant> {
+        if self.share_is_taken(peer) {
+            return self.close_one(|place| place.peer == peer);
+        }
+        if self.taken.len() >= self.limit {
+            return self.close_one(|_| true);
+        }
+        Ok(())
+    }
+
+    fn close_one(&mut self, may: impl Fn(&Place) -> bool) -> Result<(), Instant> {
         let candidates = self.taken.iter().filter(|(_, place)| may(place));
         let worst = candidates.min_by_key(|(_, place)| place.activity.worth(place.began));
-        let Some(id) = worst.map(|(id, _)| *id) else { return };
+        let Some((id, place)) = worst else { return Ok(()) };
+        match place.activity.kept_until() {
+            Some(until) if Instant::now() < until => return Err(until),
+            Some(_) | None => {}
+        }
+        let id = *id;
         if let Some(place) = self.taken.remove(&id) {
             place.task.abort();
         }
+        Ok(())
     }
 
     pub(super) fn take(&mut self, peer: Peer, activity: Activity, task: AbortHandle) {
@@ -211,6 +245,29 @@ mod tests {
         assert_eq!((share("::ffff:127.0.0.9", 64), share("2001:db8::1", 64)), (56, 16));
         assert_eq!((share("127.0.0.1", 1), share("192.0.2.1", 1)), (1, 1));
         assert_eq!((share("127.0.0.1", 10), share("192.0.2.1", 10)), (9, 8));
+    }
+
+    #[tokio::test]
+    async fn connection_that_waits_for_its_request_is_closed_after_a_moment() {
+        let peer = Peer::of("192.0.2.1".parse().expect("an address"));
+        let mut places = Places::new(1);
+        let activity = Activity::new();
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert!(!places.are_taken(peer) && places.make(peer).is_ok());
+        places.take(peer, activity.clone(), task.abort_handle());
+        assert!(places.are_taken(peer));
+        let until = places.make(peer).expect_err("it came just now");
+        assert!(until - Instant::now() <= MOMENT);
+
+        tokio::time::sleep_until(until).await;
+        assert!(places.make(peer).is_ok() && !places.are_taken(peer));
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+
+        // A connection with an answer under way gives its place at once if all are alike.
+        activity.request_came();
+        let task = tokio::spawn(std::future::pending::<()>());
+        places.take(peer, activity, task.abort_handle());
+        assert!(places.make(peer).is_ok());
     }
 
     #[test]

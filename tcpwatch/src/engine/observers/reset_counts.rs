@@ -17,7 +17,7 @@ use crate::facts::{NetnsId, RecordedReset, ResetCount, Role, Timestamp};
 
 /// Rows that are followed, of 250 bytes at most: as many as the kernel's two tables have together,
 /// so that a live reading never has more. Of other facts the services that have moved longest ago
-/// are evicted, and what finds none is left out and counted.
+/// are evicted, and what finds no place is left out and counted.
 const FOLLOWED: usize = 16_384;
 
 /// Readings after which a row that has not grown is taken for forgotten by the kernel's reader, as
@@ -151,8 +151,8 @@ impl Followed {
     }
 }
 
-/// The rows by what they count: the sum of those that count the same (processes that can no longer
-/// be distinguished), with the largest of them.
+/// The rows by what they count: the sum of those that count the same (processes that can no
+/// longer be distinguished), with the largest of them.
 fn by_service(rows: &[ResetCount]) -> BTreeMap<Service, Rows<'_>> {
     let mut services: BTreeMap<Service, Rows<'_>> = BTreeMap::new();
     for row in rows {

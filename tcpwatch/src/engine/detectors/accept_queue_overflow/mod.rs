@@ -4,9 +4,9 @@
 //! `ListenOverflows` of its namespace moved too, because a listener drops for other reasons as
 //! well; and a queue whose first connection stays the same, because then nothing is accepted.
 //! Listeners that share a place (`SO_REUSEPORT`) are one, but each has a queue of its own.
-//! Trip: `warning` or `critical` drops within `window`, info until they have gone on for `min_age`; a
-//! queue that stays full for `min_age`; `waiting` connections, or half of a shorter queue, of which
-//! none is accepted for `min_age`. A lasting one takes two inventories.
+//! Trip: `warning` or `critical` drops within `window`, info until they have gone on for `min_age`;
+//! a queue that stays full for `min_age`; `waiting` connections, or half of a shorter queue, of
+//! which none is accepted for `min_age`. A lasting one takes two inventories.
 //! Cold start: drops before the first inventory are not counted.
 //! Recovery: `window` after the last drop; the inventory that finds a place in the queue; two in a
 //! row that find something accepted, or one that finds fewer than 0.9 of those that may wait.

@@ -5,13 +5,13 @@
 //! port is in the next inventory, because the detector requests it ([`Focus::ports`]).
 //! Trip: info at the first failure, warning at `warning` of them within `window`, but not where a
 //! listener of the same program has the port: that one serves, and a second instance, or a check of
-//! its configuration (`nginx -t`), does not. A bind() of port 0, which
-//! stands for any, that fails is a warning at once: a program has no other to try.
+//! its configuration (`nginx -t`), does not. A bind() of port 0, which stands for any, that fails
+//! is a warning at once: a program has no other to try.
 //! Cold start: none; what failed before the agent began is not known.
 //! Recovery: `window` after the last failure, or when the process, or one of that name that was
-//! started since, listens there; or when it has come to listen on another port instead, as sshd does
-//! for X11, until it fails again. A program that binds the same port for both families, and learns
-//! that it has one of them already, raises nothing.
+//! started since, listens there; or when it has come to listen on another port instead, as sshd
+//! does for X11, until it fails again. A program that binds the same port for both families, and
+//! learns that it has one of them already, raises nothing.
 //! Misses: a holder that is bound but neither listens nor is connected, which is in no table; one
 //! that was gone before the inventory. On kernels without the hook, everything.
 

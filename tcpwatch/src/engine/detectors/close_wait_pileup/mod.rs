@@ -6,10 +6,11 @@
 //! `info`, `warning` or `critical` of them; `growing` of them that have become more in every
 //! quarter of `window`; a share of its limit of open files; critical near that limit. Of a unit or
 //! container: `info` of them in all processes together; a warning only if these grow beyond what
-//! pools of all its processes reach. Cold start: the ages of sockets older than the agent are lower
-//! bounds, so a leak that was there before is seen as soon as its age is proven. There is no
-//! verdict before half a window. Recovery: below 0.9 of the threshold; where only growth raised it,
-//! below 0.9 of what there were at most: a quiet hour is no cure, what has leaked is still there.
+//! pools of all its processes reach.
+//! Cold start: the ages of sockets older than the agent are lower bounds, so a leak that was there
+//! before is seen as soon as its age is proven. There is no verdict before half a window.
+//! Recovery: below 0.9 of the threshold; where only growth raised it, below 0.9 of what there were
+//! at most: a quiet hour is no cure, what has leaked is still there.
 //! Misses: a leak spread over more processes than there are sockets; one whose sockets never reach
 //! `min_age` because a keep-alive ends them. A leak of less than two sockets in a window is called
 //! stuck. A program that sends and never closes is no leak until it is silent.

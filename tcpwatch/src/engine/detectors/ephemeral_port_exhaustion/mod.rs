@@ -5,13 +5,15 @@
 //! which shows as CLOSE -> SYN_SENT -> CLOSE without a source port. A socket's own range that is
 //! used up, and a bound socket whose two ends are taken, are findings of their own (`apart`). Ports
 //! that bind() has taken are taken for every destination: where they are so many they are one
-//! finding of the namespace, and no destination has one of its own. Trip: a part of the usable
-//! ports; critical when a connect() has failed within `window`. From 0.8 of the warning on the
-//! programs that close the connections are counted, see `closers`. Cold start: none; the ports are
-//! counted, not their rate. The minutes to the last port need a minute of growth. Recovery: below
-//! 0.9 of the threshold, and `window` after the last failure. Misses: ports of sockets that are
-//! bound but neither listen nor are connected are in no table that the inventory walks, and of many
-//! busy destinations the inventory names 32 and the worst; a real failure outranks the count.
+//! finding of the namespace, and no destination has one of its own.
+//! Trip: a part of the usable ports; critical when a connect() has failed within `window`. From 0.8
+//! of the warning on the programs that close the connections are counted, see `closers`.
+//! Cold start: none; the ports are counted, not their rate. The minutes to the last port need a
+//! minute of growth.
+//! Recovery: below 0.9 of the threshold, and `window` after the last failure.
+//! Misses: ports of sockets that are bound but neither listen nor are connected are in no table
+//! that the inventory walks, and of many busy destinations the inventory names 32 and the worst; a
+//! real failure outranks the count.
 
 mod apart;
 mod failures;

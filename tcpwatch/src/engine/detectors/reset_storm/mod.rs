@@ -2,22 +2,24 @@
 //!
 //! Signal: the kernel's counts of resets by process, role, service port and what was seen of them,
 //! and of the connections that the same process and service closed in order. A reset that did no
-//! harm (`harm`) is an end as any other. Trip: `warning` or `critical` resets within `window`,
-//! `factor` times the number that a window of the last `history` had (see `rate`), and `share` of
-//! the connections that ended. A constant rate is no change, however high. Resets that one side
-//! decides without loss are info; so is a burst that is over sooner than half a window, as a
-//! restart is. Resets at a port whose accept queue is full belong to `accept-queue-overflow` under
-//! tcp_abort_on_overflow. Both sides of a storm on one host are one finding, led by the side that
-//! sends (`joined`). A scan is one finding for its source (`sources`). Cold start: what was counted
-//! before the first inventory is not known. Nothing is raised until `factor` windows have been
-//! watched, or a `history` where that is less: one such window among fewer is not `factor` times
-//! their mean. For a container or a scope, whose name is new with each start, that time begins with
-//! its first process: what its forerunner of another name had is not known. A service of systemd
-//! keeps its name, so that one which was quiet can storm at once after a restart; and so can a port
-//! without a listener. Recovery: `window` after the rate was last nearer to what raises it than to
-//! the one before; or after a `history`, when the rate of the storm is no change any more. Misses:
-//! a storm that was under way when watching began, or when a container started; a middlebox that
-//! cuts a server's connections, which looks as clients that leave do, and so is info; a stray
+//! harm (`harm`) is an end as any other.
+//! Trip: `warning` or `critical` resets within `window`, `factor` times the number that a window of
+//! the last `history` had (see `rate`), and `share` of the connections that ended. A constant rate
+//! is no change, however high. Resets that one side decides without loss are info; so is a burst
+//! that is over sooner than half a window, as a restart is. Resets at a port whose accept queue is
+//! full belong to `accept-queue-overflow` under tcp_abort_on_overflow. Both sides of a storm on one
+//! host are one finding, led by the side that sends (`joined`). A scan is one finding for its
+//! source (`sources`).
+//! Cold start: what was counted before the first inventory is not known. Nothing is raised until
+//! `factor` windows have been watched, or a `history` where that is less: one such window among
+//! fewer is not `factor` times their mean. For a container or a scope, whose name is new with each
+//! start, that time begins with its first process: what its forerunner of another name had is not
+//! known. A service of systemd keeps its name, so that one which was quiet can storm at once after
+//! a restart; and so can a port without a listener.
+//! Recovery: `window` after the rate was last nearer to what raises it than to the one before; or
+//! after a `history`, when the rate of the storm is no change any more.
+//! Misses: a storm that was under way when watching began, or when a container started; a middlebox
+//! that cuts a server's connections, which looks as clients that leave do, and so is info; a stray
 //! segment between two ports whose service has the higher one; rows that the kernel's table had no
 //! place for. A burst that is shorter than the inventory's interval, where that is longer than
 //! `window`, is thinned out.

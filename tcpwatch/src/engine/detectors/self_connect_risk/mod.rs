@@ -3,11 +3,12 @@
 //! Signal: listeners on ports inside `ip_local_port_range` that bind() named and that are not
 //! reserved, together for each owner; and a port in there that a local client retries while nothing
 //! listens (ECONNREFUSED from its own address).
-//! Trip: info for listeners that have been there for `min_age`; for `warning` refused connects within
-//! `window` info, and a warning once they have had the chance [`CHANCE`] to meet their own port.
+//! Trip: info for listeners that have been there for `min_age`; for `warning` refused connects
+//! within `window` info, and a warning once they have had the chance [`CHANCE`] to meet their own
+//! port.
 //! Cold start: a listener's age counts from the first inventory that saw it.
-//! Recovery: the ports are reserved, the listeners gone, or `window` after the last refusal. A service
-//! that starts while its clients retry takes their finding over, so there is one.
+//! Recovery: the ports are reserved, the listeners gone, or `window` after the last refusal. A
+//! service that starts while its clients retry takes their finding over, so there is one.
 //! Misses: a port that a program picks at random and names in bind() is taken for a configured one.
 
 mod retries;

@@ -3,10 +3,12 @@
 //! Signal: a socket in the inventory whose local and peer address and port are equal. It comes from
 //! connecting to a port inside the ephemeral range while no process listens there: the kernel may
 //! pick that very port as the source, and TCP's simultaneous open (RFC 9293 section 3.5) then
-//! connects the socket to itself. Trip: one such socket; the severity is configured. Cold start:
-//! none, also one that is older than the agent is seen. Recovery: the inventory that no longer
-//! finds it. Misses: one that lives less than an inventory interval raises nothing; it is counted
-//! in `tcpwatch_self_connections_total`.
+//! connects the socket to itself.
+//! Trip: one such socket; the severity is configured.
+//! Cold start: none, also one that is older than the agent is seen.
+//! Recovery: the inventory that no longer finds it.
+//! Misses: one that lives less than an inventory interval raises nothing; it is counted in
+//! `tcpwatch_self_connections_total`.
 
 mod words;
 

@@ -5,23 +5,25 @@
 //! connects that a program gave up after `given_up_after`, with the answers of their destination
 //! (see `given_up`). A socket in FIN_WAIT2 that no process holds ends by `tcp_fin_timeout`, one
 //! whose peer still sends is half-closed on purpose (see `half_closed`), and one that is connected
-//! to itself is of another kind: none of them counts. Trip: info at `warning` of a group, and
-//! `warning` or `critical` of them towards one host; of connects that were given up, so many that
-//! waited at the same moment. A program that connects or serves many hosts (a mail server, a
-//! crawler, a scraper, a proxy) always has some that do not answer, and clients that vanish one by
-//! one are the ordinary weather of the internet. FIN_WAIT2 is info until ten times `min_age`,
-//! because a client may shut down its side and wait for its answer; a process that holds a quarter
-//! of its descriptors there is a warning at once, and critical with nine tenths of them open.
-//! LAST_ACK and CLOSING end by a timer of the kernel: never critical. Cold start: ages are lower
-//! bounds, but for SYN_SENT; what was stuck before the agent began is seen as soon as its age is
-//! proven. Connects that are given up count from the second inventory after the first of them: only
-//! then is it known who answers. Recovery: the second inventory below 0.9 of the threshold. One may
-//! have met the moment at which a program has given up all its connects and has begun anew, so that
-//! none of them is old. In SYN_SENT, `window` after the last that was not below: a job that
-//! connects each minute pauses longer. Connects that were given up stand for `window`, or until the
-//! destination answers. Misses: connects that are given up within `given_up_after`; a destination
-//! of which one connect in ten is answered; a service of many addresses that is down as a whole is
-//! info; what is beyond the sockets that the inventory describes.
+//! to itself is of another kind: none of them counts.
+//! Trip: info at `warning` of a group, and `warning` or `critical` of them towards one host; of
+//! connects that were given up, so many that waited at the same moment. A program that connects or
+//! serves many hosts (a mail server, a crawler, a scraper, a proxy) always has some that do not
+//! answer, and clients that vanish one by one are the ordinary weather of the internet. FIN_WAIT2
+//! is info until ten times `min_age`, because a client may shut down its side and wait for its
+//! answer; a process that holds a quarter of its descriptors there is a warning at once, and
+//! critical with nine tenths of them open. LAST_ACK and CLOSING end by a timer of the kernel: never
+//! critical.
+//! Cold start: ages are lower bounds, but for SYN_SENT; what was stuck before the agent began is
+//! seen as soon as its age is proven. Connects that are given up count from the second inventory
+//! after the first of them: only then is it known who answers.
+//! Recovery: the second inventory below 0.9 of the threshold. One may have met the moment at which
+//! a program has given up all its connects and has begun anew, so that none of them is old. In
+//! SYN_SENT, `window` after the last that was not below: a job that connects each minute pauses
+//! longer. Connects that were given up stand for `window`, or until the destination answers.
+//! Misses: connects that are given up within `given_up_after`; a destination of which one connect
+//! in ten is answered; a service of many addresses that is down as a whole is info; what is beyond
+//! the sockets that the inventory describes.
 
 mod given_up;
 mod given_up_words;

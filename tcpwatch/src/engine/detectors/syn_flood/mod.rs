@@ -5,9 +5,9 @@
 //! Cold start: none.
 //! Recovery: below 0.9 of the threshold; the kernel gives a request up after about a minute
 //! (`tcp_synack_retries` 5), sooner when the queue is half full.
-//! Misses: under SYN cookies a flood leaves no more requests than the queue holds, so
-//! their number says nothing of its size. The requests of a port that a full accept queue explains:
-//! there the kernel itself drops the answers, and `accept-queue-overflow` says so.
+//! Misses: under SYN cookies a flood leaves no more requests than the queue holds, so their number
+//! says nothing of its size. The requests of a port that a full accept queue explains: there the
+//! kernel itself drops the answers, and `accept-queue-overflow` says so.
 
 mod words;
 

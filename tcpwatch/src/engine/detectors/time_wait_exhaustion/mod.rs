@@ -1,15 +1,17 @@
 //! `time-wait-exhaustion`: TIME_WAIT near its limit.
 //!
 //! Signal: minisockets of a namespace (TIME_WAIT and orphaned FIN_WAIT2) against its
-//! `tcp_max_tw_buckets`, and `TCPTimeWaitOverflow`. Trip: a part of the limit, or the overflow
-//! counter that has moved within `window`. It is info while nothing fails: what the kernel does at
-//! the limit, to destroy a socket early, breaks no connection, and a small host that closes 81
-//! connections a second is there all day. A warning where TIME_WAIT takes the ports of a
-//! destination that nears its last; beyond that only while connect() finds none. From 0.8 of the
-//! warning on the closing programs are counted, see `closers`. Cold start: overflows before the
-//! first inventory are not counted. The minutes to the limit need a minute of growth. Recovery:
-//! below 0.9 of the threshold, and `window` after the last overflow. Misses: nothing of what the
-//! kernel counts; the programs that closed before they were counted.
+//! `tcp_max_tw_buckets`, and `TCPTimeWaitOverflow`.
+//! Trip: a part of the limit, or the overflow counter that has moved within `window`. It is info
+//! while nothing fails: what the kernel does at the limit, to destroy a socket early, breaks no
+//! connection, and a small host that closes 81 connections a second is there all day. A warning
+//! where TIME_WAIT takes the ports of a destination that nears its last; beyond that only while
+//! connect() finds none. From 0.8 of the warning on the closing programs are counted, see
+//! `closers`.
+//! Cold start: overflows before the first inventory are not counted. The minutes to the limit need
+//! a minute of growth.
+//! Recovery: below 0.9 of the threshold, and `window` after the last overflow.
+//! Misses: nothing of what the kernel counts; the programs that closed before they were counted.
 
 mod harm;
 mod words;
