@@ -319,6 +319,8 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
             owner_pending: false,
         };
         namespace.waiting.extend(vec![waiting; count]);
+        let silent = stalled_send::stalled(&process(number, &name), 1, 60, START + seconds(60));
+        namespace.stalled.extend(vec![silent; count]);
         for _ in 0..if number <= 10 { 3 } else { 1 } {
             watch.engine.handle_event(&Event::BindFailed {
                 at: START + seconds(60),
