@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What all namespaces share. Its limits are visible only in the first network namespace.
+/// Resources that all namespaces share. Their limits are visible only in the first network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SharedLimits {

@@ -8,7 +8,7 @@ use std::fs;
 
 use crate::facts::{Conntrack, SharedLimits};
 
-/// What all namespaces share; the calling thread is in the agent's own.
+/// Resources that all namespaces share; the calling thread is in the agent's own.
 pub(super) fn read_shared() -> SharedLimits {
     let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap_or_default();
     let memory = numbers("/proc/sys/net/ipv4/tcp_mem");

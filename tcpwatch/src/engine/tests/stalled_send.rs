@@ -75,7 +75,7 @@ fn clients_that_vanish_one_by_one_are_nothing_beside_many_and_info_beside_few() 
 }
 
 #[test]
-fn a_closed_window_is_told_from_silence_and_is_info() {
+fn a_closed_window_is_no_silence_and_is_info() {
     let app = process(7, "app");
     let mut watch = Watch::new();
     let closed = StalledSocket {
@@ -109,7 +109,7 @@ fn a_closed_window_is_told_from_silence_and_is_info() {
 #[test]
 fn orphans_are_named_by_their_port_with_the_limit_of_the_host() {
     let mut watch = Watch::new();
-    let nobody = process(1, "gone");
+    let gone = process(1, "gone");
     let orphan = StalledSocket {
         state: TcpState::FinWait1,
         role: Role::Server,
@@ -118,7 +118,7 @@ fn orphans_are_named_by_their_port_with_the_limit_of_the_host() {
         peer_window_bytes: 0,
         segment_sent: Some(false),
         owner: None,
-        ..stalled(&nobody, 1, 60, watch.now)
+        ..stalled(&gone, 1, 60, watch.now)
     };
     let mut found = inventory([Namespace { stalled: vec![orphan; 80], ..host() }], watch.now);
     found.shared_limits = Some(SharedLimits {

@@ -48,7 +48,7 @@ pub(crate) struct KeepaliveRace {
     judged: Option<Timestamp>,
 }
 
-/// What is remembered of a port.
+/// Recent counts of a port.
 #[derive(Debug, Default)]
 struct Port {
     window: Window<Counts>,
