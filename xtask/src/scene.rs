@@ -6,7 +6,7 @@
 
 use std::{
     ffi::CString,
-    io::{self, Read},
+    io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
@@ -15,7 +15,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use scenes::{Namespace, PortRange, SelfConnection, TimeWaits};
+use rustix::net::sockopt::set_socket_linger;
+use scenes::{Namespace, PortRange, SelfConnection, Stuck, TimeWaits};
 
 /// An actor, with its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +33,14 @@ pub(crate) enum Actor {
     ModuleA,
     /// Listens on its port, if it gets it
     ModuleB,
+    /// A server that closes connections after a second of idleness
+    Storefront,
+    /// Its client, whose pool keeps them for longer
+    Balancer,
+    /// A client whose database host vanishes
+    Ledger,
+    /// Has many connections at a time
+    Gateway,
 }
 
 /// How many connections the pool keeps: between the limits warning 20 and
@@ -59,6 +68,22 @@ const PAYMENT_PORT: u16 = 8443;
 /// port (32768), which connect() tries first.
 const MODULE_B_PORT: u16 = 45_454;
 
+/// Where the storefront and the gateway listen.
+const WEB_PORT: u16 = 8080;
+
+/// PostgreSQL's port.
+const DATABASE_PORT: u16 = 5432;
+
+/// The storefront's idle time-out, and that of the balancer's pool.
+const SERVER_IDLE: Duration = Duration::from_secs(1);
+const POOL_IDLE: Duration = Duration::from_millis(1_200);
+
+/// Connections of the balancer's pool: each has a request in a round.
+const POOL: usize = 20;
+
+/// Connections that the gateway has at least when the demo calls them many.
+pub(crate) const TRACKED: u32 = 150;
+
 /// The range has 14,116 ports of that parity and connect() goes through
 /// them in turn, so one round is enough; two, in case others take some.
 const CONNECT_TRIES: u32 = 30_000;
@@ -73,6 +98,10 @@ impl Actor {
             Self::Checkout => "checkout",
             Self::ModuleA => "module-a",
             Self::ModuleB => "module-b",
+            Self::Storefront => "storefront",
+            Self::Balancer => "balancer",
+            Self::Ledger => "ledger",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -90,6 +119,10 @@ pub(crate) fn play(actor: Actor, netns: &str) -> Result<()> {
         Actor::Checkout => checkout(&ns),
         Actor::ModuleA => module_a(),
         Actor::ModuleB => module_b(),
+        Actor::Storefront => storefront(),
+        Actor::Balancer => balancer(),
+        Actor::Ledger => ledger(&ns),
+        Actor::Gateway => gateway(),
     }
 }
 
@@ -164,6 +197,72 @@ fn module_b() -> Result<()> {
             until_stdin_closes();
         }
     }
+    Ok(())
+}
+
+fn storefront() -> Result<()> {
+    let listener = TcpListener::bind(localhost(WEB_PORT)).context("listening")?;
+    // It ends with the process.
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || answer_until_idle(connection));
+        }
+    });
+    println!("listens on {WEB_PORT} and closes connections that are idle for {SERVER_IDLE:?}");
+    until_stdin_closes();
+    Ok(())
+}
+
+fn answer_until_idle(mut connection: TcpStream) -> io::Result<()> {
+    connection.set_read_timeout(Some(SERVER_IDLE))?;
+    let mut request = [0; 1_024];
+    while connection.read(&mut request)? > 0 {
+        connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+    }
+    Ok(())
+}
+
+fn balancer() -> Result<()> {
+    let request = format!("GET /products HTTP/1.1\r\nHost: shop\r\n{}\r\n", "X: 1\r\n".repeat(16));
+    let open = || -> io::Result<TcpStream> {
+        let mut connection = TcpStream::connect(localhost(WEB_PORT))?;
+        connection.write_all(request.as_bytes())?;
+        match connection.read(&mut [0; 1_024])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(connection),
+        }
+    };
+    let mut pool = (0..POOL).map(|_| open()).collect::<io::Result<Vec<_>>>()?;
+    println!("has {POOL} connections in its pool, and uses each again after {POOL_IDLE:?}");
+    let stop = stdin_closed();
+    while stop.recv_timeout(POOL_IDLE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        for connection in &mut pool {
+            // The request that is lost.
+            let _ = connection.write_all(request.as_bytes());
+            *connection = open().context("connecting to the storefront")?;
+        }
+    }
+    Ok(())
+}
+
+fn ledger(ns: &Namespace) -> Result<()> {
+    let stuck = Stuck::in_established(ns, 12, DATABASE_PORT)?;
+    println!("has sent 12 requests to a database host that has vanished");
+    until_stdin_closes();
+    stuck.end()
+}
+
+fn gateway() -> Result<()> {
+    let listener = TcpListener::bind(localhost(WEB_PORT)).context("listening")?;
+    let mut connections = Vec::new();
+    // One entry for both ends, and some more than are called many.
+    for _ in 0..TRACKED + TRACKED / 3 {
+        let client = TcpStream::connect(localhost(WEB_PORT)).context("connecting")?;
+        set_socket_linger(&client, Some(Duration::ZERO))?;
+        connections.push((client, listener.accept()?.0));
+    }
+    println!("has {} connections", connections.len());
+    until_stdin_closes();
     Ok(())
 }
 

@@ -43,6 +43,7 @@ section! {
         pub stuck_state: Overridable<StuckState>;
         pub keepalive_race: Overridable<KeepaliveRace>;
         pub stalled_send: Overridable<StalledSend>;
+        pub kernel_limit: KernelLimit;
     }
 }
 
@@ -497,5 +498,42 @@ section! {
         /// holds a descriptor: 200 are a fifth of the customary limit of 1024 open files.
         #[serde(with = "Sockets")]
         pub critical: u64 = 200;
+    }
+}
+
+section! {
+    /// kernel-limit: a resource of the kernel is near its limit: TCP memory (net.ipv4.tcp_mem),
+    /// orphans (net.ipv4.tcp_max_orphans), entries of connection tracking
+    /// (net.netfilter.nf_conntrack_max) or open files (fs.file-max). Calls and packets of every
+    /// program fail at it.
+    pub struct KernelLimit {
+        /// true or false. On, because each program reports a limit of the kernel as a fault of its
+        /// own.
+        pub enabled: bool = true;
+
+        /// Part of the limit, above 0 and at most 1, that raises a finding; of TCP memory the part
+        /// of its pressure mark. It is info while nothing is lost and growth does not reach the
+        /// limit within `horizon`. The nearest healthy host is a gateway whose table is as large as
+        /// its load: it stands at 0.85 all day, and loses nothing.
+        #[serde(with = "Ratio")]
+        pub warning: f64 = 0.8;
+
+        /// Packets or connections lost within `window`, from 1 to 1000000, that are critical near
+        /// the limit; fewer are a warning. 10 is more than one burst brings that just meets the
+        /// limit. A host at its limit of TCP memory or open files is critical by that.
+        #[serde(with = "Sockets")]
+        pub critical: u64 = 10;
+
+        /// How soon growth must reach the limit to be a warning, from 1s to 24h. 2h is the time in
+        /// which a person can act during working hours. Growth counts only where it went on through
+        /// each quarter of ten minutes, so the peaks of a steady load do not.
+        #[serde(with = "Window")]
+        pub horizon: Duration = Duration::from_secs(7_200);
+
+        /// How long a loss counts, from 1s to 24h; so long must TCP memory stay above its pressure
+        /// mark for a warning. 60s is six inventories: a burst that fills the buffers once is over
+        /// by then.
+        #[serde(with = "Window")]
+        pub window: Duration = Duration::from_secs(60);
     }
 }

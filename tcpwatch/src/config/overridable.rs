@@ -55,11 +55,17 @@ pub(super) const EXAMPLE: [&str; 5] = [
 /// that needs more has the wrong thresholds in the section.
 const MOST_OVERRIDES: usize = 100;
 
-/// A section without overrides, and why.
-const NO_OVERRIDE: (&str, &str) = (
-    "detect.time_wait_exhaustion",
-    "no override, for TIME_WAIT is counted by namespace, and has no process, unit or port",
-);
+/// Sections without overrides, and why.
+const NO_OVERRIDE: [(&str, &str); 2] = [
+    (
+        "detect.time_wait_exhaustion",
+        "no override, for TIME_WAIT is counted by namespace, and has no process, unit or port",
+    ),
+    (
+        "detect.kernel_limit",
+        "no override, for the limits are of the kernel, and have no process, unit or port",
+    ),
+];
 
 /// A section, keys that its overrides by process or unit cannot have, and why.
 const BY_PORT_ONLY: (&str, [&str; 2], &str) = (
@@ -176,8 +182,8 @@ impl<S> Override<S> {
 
 /// The refusal of a key that a person may expect at `path`, although there is none.
 pub(super) fn refusal(path: &str, value: &Spanned<DeValue<'_>>) -> Option<Fault> {
-    let (section, why) = NO_OVERRIDE;
-    (path == join(section, OVERRIDE)).then(|| Fault::value(path, why, value))
+    let is_here = |(section, _): &&(&str, &str)| path == join(section, OVERRIDE);
+    NO_OVERRIDE.iter().find(is_here).map(|(_, why)| Fault::value(path, why, value))
 }
 
 /// Turns a section and its overrides into a table that serde reads as [`Overridable`]: each

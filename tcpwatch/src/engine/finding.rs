@@ -44,11 +44,13 @@ pub enum FindingKind {
     KeepaliveRace,
     /// Sockets whose data is not acknowledged.
     StalledSend,
+    /// A resource of the kernel is near its limit.
+    KernelLimit,
 }
 
 impl FindingKind {
     /// Every kind that this version can raise.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CloseWaitPileup,
         Self::TimeWaitExhaustion,
         Self::EphemeralPortExhaustion,
@@ -62,6 +64,7 @@ impl FindingKind {
         Self::StuckState,
         Self::KeepaliveRace,
         Self::StalledSend,
+        Self::KernelLimit,
     ];
 
     /// The stable name, kebab-case.
@@ -81,7 +84,15 @@ impl FindingKind {
             Self::StuckState => "stuck-state",
             Self::KeepaliveRace => "keepalive-race",
             Self::StalledSend => "stalled-send",
+            Self::KernelLimit => "kernel-limit",
         }
+    }
+
+    /// Whether a process, unit or port can own what it is about; a namespace or the host does
+    /// otherwise.
+    #[must_use]
+    pub const fn has_owner(self) -> bool {
+        !matches!(self, Self::TimeWaitExhaustion | Self::KernelLimit)
     }
 
     /// Where its runbook lies, relative to the documentation.
@@ -295,7 +306,7 @@ impl Verdict {
                 || names(&ignore.units, subject.unit_label())
         };
         let by_what_it_is_about = match self.kind {
-            FindingKind::TimeWaitExhaustion => false,
+            kind if !kind.has_owner() => false,
             FindingKind::EphemeralPortExhaustion => by_port(),
             _ => by_port() || by_owner(),
         };

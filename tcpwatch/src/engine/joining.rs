@@ -51,10 +51,11 @@ impl Rule {
 }
 
 /// All rules.
-pub(crate) const RULES: [Rule; 9] = [
+pub(crate) const RULES: [Rule; 11] = [
     // A full queue is judged by how long it lasts. Clients of a burst wait 3 s for their second or
     // third SYN and add nothing to that.
-    Rule::new(Kind::AcceptQueueOverflow, Kind::StuckState, overflow_leaves_connects_unanswered).without_severity(),
+    Rule::new(Kind::AcceptQueueOverflow, Kind::StuckState, overflow_leaves_connects_unanswered)
+        .without_severity(),
     Rule::new(Kind::AcceptQueueOverflow, Kind::CloseWaitPileup, queue_holds_unaccepted),
     Rule::new(Kind::CloseWaitPileup, Kind::StuckState, leak_keeps_the_other_ends),
     Rule::new(Kind::CloseWaitPileup, Kind::CloseWaitPileup, leak_shows_in_relay),
@@ -62,6 +63,8 @@ pub(crate) const RULES: [Rule; 9] = [
     Rule::new(Kind::EphemeralPortExhaustion, Kind::TimeWaitExhaustion, ports_are_in_time_wait),
     Rule::new(Kind::EphemeralPortExhaustion, Kind::BindConflict, no_port_is_left_to_bind),
     Rule::new(Kind::StalledSend, Kind::StuckState, silent_host_answers_no_connect),
+    Rule::new(Kind::KernelLimit, Kind::StuckState, full_table_drops_the_syns),
+    Rule::new(Kind::StalledSend, Kind::KernelLimit, stalled_sockets_are_the_orphans),
     Rule::new(Kind::KeepaliveRace, Kind::ResetStorm, race_makes_the_resets),
 ];
 
@@ -128,11 +131,7 @@ fn overflow_leaves_connects_unanswered(
 /// Connections whose clients left before they were accepted wait in the queue that is full or
 /// stalls.
 fn queue_holds_unaccepted(queue: &Verdict, pileup: &Verdict, inventory: &Inventory) -> bool {
-    let count = |key| match pileup.evidence.get(key) {
-        Some(Evidence::Count(count)) => *count,
-        _ => 0,
-    };
-    let are_unaccepted = count("unaccepted_sockets") * 2 > count("sockets");
+    let are_unaccepted = count(pileup, "unaccepted_sockets") * 2 > count(pileup, "sockets");
     let is_of_both =
         |namespace: &Namespace| is_within(queue, namespace) && is_within(pileup, namespace);
     are_unaccepted
@@ -170,6 +169,25 @@ fn silent_host_answers_no_connect(
                     namespace.id
                 ))
         })
+}
+
+/// Connection tracking that is full drops each SYN of the namespace: as many packets at least as
+/// there are sockets that wait for an answer.
+fn full_table_drops_the_syns(limit: &Verdict, stuck: &Verdict, inventory: &Inventory) -> bool {
+    let dropped = count(limit, "dropped_packets");
+    let syn_sent = format!("{}/{}", FindingKind::StuckState.name(), TcpState::SynSent.label());
+    let is_of_both = |namespace: &Namespace| {
+        let table = format!("{}/conntrack/{}", FindingKind::KernelLimit.name(), namespace.id);
+        limit.id == table && stuck.id.starts_with(&format!("{syn_sent}/{}/", namespace.id))
+    };
+    dropped > 0 && dropped >= count(stuck, "sockets") && inventory.namespaces.iter().any(is_of_both)
+}
+
+/// Half of all orphans are of one port, whose peers do not acknowledge.
+fn stalled_sockets_are_the_orphans(stalled: &Verdict, limit: &Verdict, _: &Inventory) -> bool {
+    limit.evidence.get("resource") == Some(&Evidence::Text("orphans".to_owned()))
+        && stalled.evidence.get("orphans") == Some(&Evidence::Flag(true))
+        && count(stalled, "sockets").saturating_mul(2) > count(limit, "used_sockets")
 }
 
 /// A relay holds what the process behind it does not close; its evidence names that process.
@@ -222,6 +240,14 @@ fn part_in(ports: &Verdict, state: TcpState) -> f64 {
     match of_state {
         Some(Evidence::Count(ports)) => *ports as f64 / (*used).max(1) as f64,
         _ => 0.0,
+    }
+}
+
+/// A number of the evidence; 0 where it is absent.
+fn count(verdict: &Verdict, key: &str) -> u64 {
+    match verdict.evidence.get(key) {
+        Some(Evidence::Count(count)) => *count,
+        _ => 0,
     }
 }
 

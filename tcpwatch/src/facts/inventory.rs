@@ -41,7 +41,7 @@ pub struct Inventory {
     pub answers: Vec<AnswerCount>,
     /// Limits that all namespaces share; `None` in recordings of earlier versions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shared_limits: Option<SharedLimits>,
+    pub shared_limits: Option<Box<SharedLimits>>,
 }
 
 /// Identifies a network namespace: its cookie, which is never used again (`SO_NETNS_COOKIE`, 5.14
@@ -91,6 +91,12 @@ pub struct Namespace {
     pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_abort_on_overflow`: a full accept queue answers with a reset.
     pub abort_on_overflow: Option<bool>,
+    /// `net.ipv4.tcp_retries2`: how often a segment is sent again before the connection ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries2: Option<u64>,
+    /// `net.ipv4.tcp_orphan_retries`: the same for an orphan; 0 stands for 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orphan_retries: Option<u64>,
     /// Packets that connection tracking could not match and left untranslated (`invalid` of
     /// `/proc/net/stat/nf_conntrack`); `None` without connection tracking.
     pub conntrack_invalid: Option<u64>,

@@ -131,6 +131,8 @@ fn full_namespace() -> Namespace {
     };
     let counted = BTreeMap::from([((Role::Client, 443), 7), ((Role::Server, 80), u64::MAX)]);
     Namespace {
+        retries2: Some(15),
+        orphan_retries: Some(0),
         conntrack: Some(Conntrack {
             entries: 9,
             limit: Some(10),
@@ -227,12 +229,12 @@ fn full_inventory() -> Inventory {
     };
     let observed = count(RecordedReset::Seen(observation), None);
     Inventory {
-        shared_limits: Some(SharedLimits {
+        shared_limits: Some(Box::new(SharedLimits {
             orphans: Some(5),
             orphans_limit: Some(8_192),
             tcp_memory_limit_pages: Some(575_796),
             ..SharedLimits::default()
-        }),
+        })),
         started: Timestamp::from_ns(10),
         finished: Timestamp::from_ns(20),
         walked: Duration::from_nanos(1_000_000_009),

@@ -216,7 +216,7 @@ impl Walker {
                 self.attribution.closers()
             },
             answers: self.answers.read(),
-            shared_limits: Some(limits::read_shared()),
+            shared_limits: Some(Box::new(limits::read_shared())),
             started,
             finished: now(),
             walked,
@@ -354,6 +354,8 @@ impl Walker {
             syncookies: settings.syncookies,
             somaxconn: settings.somaxconn,
             abort_on_overflow: settings.abort_on_overflow,
+            retries2: settings.retries2,
+            orphan_retries: settings.orphan_retries,
             conntrack_invalid: conntrack_invalid.flatten(),
             conntrack,
             ..Namespace::default()

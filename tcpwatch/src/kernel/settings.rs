@@ -22,6 +22,10 @@ pub(super) struct Settings {
     pub(super) syncookies: Option<u64>,
     /// `net.ipv4.tcp_abort_on_overflow`.
     pub(super) abort_on_overflow: Option<bool>,
+    /// `net.ipv4.tcp_retries2`.
+    pub(super) retries2: Option<u64>,
+    /// `net.ipv4.tcp_orphan_retries`.
+    pub(super) orphan_retries: Option<u64>,
     /// `net.ipv4.tcp_tw_reuse`.
     pub(super) tw_reuse: TwReuse,
     /// `net.ipv4.tcp_tw_reuse_delay`, 6.14 and later; it was a second before.
@@ -45,6 +49,8 @@ impl Settings {
             reserved: reserved.trim().to_owned(),
             syncookies: sysctl("tcp_syncookies").and_then(|text| text.trim().parse().ok()),
             abort_on_overflow: sysctl("tcp_abort_on_overflow").map(|text| text.trim() != "0"),
+            retries2: sysctl("tcp_retries2").and_then(|text| text.trim().parse().ok()),
+            orphan_retries: sysctl("tcp_orphan_retries").and_then(|text| text.trim().parse().ok()),
             tw_reuse: sysctl("tcp_tw_reuse")
                 .and_then(|text| text.trim().parse().ok())
                 .and_then(TwReuse::of_number)
@@ -171,6 +177,8 @@ mod tests {
             syncookies: None,
             abort_on_overflow: None,
             tw_reuse_delay_ms: 1_000,
+            retries2: Some(15),
+            orphan_retries: Some(0),
             tw_reuse: TwReuse::Never,
             timestamps: true,
             time_wait_limit: None,

@@ -45,7 +45,7 @@ impl Scene {
 }
 
 /// Every recording; each kind has one of its name.
-pub(crate) const SCENES: [Scene; 38] = {
+pub(crate) const SCENES: [Scene; 39] = {
     use FindingKind::*;
     [
         Scene::new(
@@ -155,6 +155,12 @@ pub(crate) const SCENES: [Scene; 38] = {
             "A server closes 12 connections whose clients do not read what it has sent.",
         )
         .named("stalled-send-unread"),
+        Scene::new(
+            KernelLimit,
+            "gateway",
+            play::limits::conntrack,
+            "Connection tracking has 40 entries, and a client opens 60 connections.",
+        ),
         Scene::new(
             KeepaliveRace,
             "storefront",

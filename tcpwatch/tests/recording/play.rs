@@ -4,6 +4,7 @@
 pub(super) mod aborts;
 pub(super) mod connects;
 pub(super) mod leaks;
+pub(super) mod limits;
 pub(super) mod ports;
 pub(super) mod queues;
 

@@ -7,7 +7,10 @@
 
 mod cast;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -20,20 +23,22 @@ use crate::{
     command::as_root,
     interrupt::Interrupt,
     repository,
-    scene::{Actor, TIME_WAIT_LIMIT},
+    scene::{Actor, TIME_WAIT_LIMIT, TRACKED},
 };
 
 /// Faster than the defaults, so that a demo takes seconds.
 const CONFIG: &str = "[inventory]\ninterval = \"1s\"\n\n\
     [detect.close_wait_pileup]\nmin_age = \"2s\"\n\n\
-    [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n";
+    [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n\n\
+    [detect.keepalive_race]\nwindow = \"5s\"\n\n\
+    [detect.stalled_send]\nmin_age = \"2s\"\n\n";
 
 /// How long a finding may take: two intervals of 1 s and a busy machine.
 const FINDING_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long it may take to clear: the demo's `window` of 5 s, two intervals,
-/// and a busy machine.
-const CLEARED_DEADLINE: Duration = Duration::from_secs(30);
+/// How long it may take to clear: the demo's `window` of 5 s, two intervals, and a busy machine.
+/// Connection tracking counts an entry that has ended until a worker finds it, a minute later.
+const CLEARED_DEADLINE: Duration = Duration::from_secs(150);
 
 /// Which situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,6 +51,12 @@ pub(crate) enum Story {
     Ports,
     /// A module connects to a port whose owner restarts, until it reaches itself
     SelfConnect,
+    /// A server closes idle connections that its client still uses
+    KeepaliveRace,
+    /// A database host vanishes while its clients wait for answers
+    StalledSend,
+    /// A gateway fills its connection tracking
+    KernelLimit,
 }
 
 pub(crate) fn demo(story: Story) -> Result<()> {
@@ -66,7 +77,7 @@ fn play(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
     // Declared first, so dropped last.
     let ns = Namespace::new(story.tag())?;
     println!("\n{}\n", story.opening());
-    let agent = Agent::start(binary, CONFIG, interrupt)?;
+    let agent = Agent::start(binary, &format!("{CONFIG}{}", story.config(&ns)?), interrupt)?;
     println!("  tcpwatch watches; its findings: http://{}/api/v1/findings", agent.address());
 
     let mut cast = Cast::new(&ns, interrupt);
@@ -126,6 +137,9 @@ impl Story {
             Self::TimeWait => "images",
             Self::Ports => "pay",
             Self::SelfConnect => "modules",
+            Self::KeepaliveRace => "store",
+            Self::StalledSend => "billing",
+            Self::KernelLimit => "gateway",
         }
     }
 
@@ -135,7 +149,21 @@ impl Story {
             Self::TimeWait => "time-wait-exhaustion",
             Self::Ports => "ephemeral-port-exhaustion",
             Self::SelfConnect => "self-connection",
+            Self::KeepaliveRace => "keepalive-race",
+            Self::StalledSend => "stalled-send",
+            Self::KernelLimit => "kernel-limit",
         }
+    }
+
+    /// Additions to its agent's configuration.
+    fn config(self, ns: &Namespace) -> Result<String> {
+        if self != Self::KernelLimit {
+            return Ok(String::new());
+        }
+        let limit = track_connections(ns)?;
+        println!("  {limit} entries are the limit; this demo calls {TRACKED} of them many\n");
+        let part = f64::from(TRACKED) / f64::from(limit);
+        Ok(format!("[detect.kernel_limit]\nwarning = {part}\nwindow = \"5s\"\n"))
     }
 
     const fn opening(self) -> &'static str {
@@ -155,6 +183,18 @@ impl Story {
             Self::SelfConnect => {
                 "module-b listens on a port inside the ephemeral range. It restarts, and \
                  meanwhile\nmodule-a keeps connecting to that port."
+            }
+            Self::KeepaliveRace => {
+                "storefront closes connections that have been idle for a second. balancer keeps \
+                 them\nin its pool for longer, and sends its next request on them."
+            }
+            Self::StalledSend => {
+                "ledger has sent a request on each of its 12 connections when the database host\n\
+                 vanishes. Nothing answers, and nothing says so."
+            }
+            Self::KernelLimit => {
+                "gateway tracks each connection that passes through, and more and more do. The \
+                 limit\nis of the whole host, so the demo does not touch it and lowers its threshold."
             }
         }
     }
@@ -177,6 +217,12 @@ impl Story {
                 cast.enter(Actor::ModuleA)?;
                 cast.enter(Actor::ModuleB)
             }
+            Self::KeepaliveRace => {
+                cast.enter(Actor::Storefront)?;
+                cast.enter(Actor::Balancer)
+            }
+            Self::StalledSend => cast.enter(Actor::Ledger),
+            Self::KernelLimit => cast.enter(Actor::Gateway),
         }
     }
 
@@ -201,6 +247,30 @@ impl Story {
                 cast.leave(Actor::ModuleA)?;
                 Ok("module-a drops its connection (and compares both ends next time).")
             }
+            Self::KeepaliveRace => {
+                cast.leave(Actor::Balancer)?;
+                Ok("balancer ends (its pool should drop connections within the second).")
+            }
+            Self::StalledSend => {
+                cast.leave(Actor::Ledger)?;
+                Ok("the host is back, and answers with resets.")
+            }
+            Self::KernelLimit => {
+                cast.leave(Actor::Gateway)?;
+                Ok("the connections end; the kernel removes their entries within two minutes.")
+            }
         }
     }
+}
+
+/// Switches connection tracking on in a namespace, and returns the limit of its entries. A rule that
+/// looks at the state of connections is what switches it on.
+fn track_connections(ns: &Namespace) -> Result<u32> {
+    const RULES: &str = "table ip demo { chain input { type filter hook input priority 0; \
+                         ct state invalid drop; }; }";
+    let rules = ns.spawn_in(Command::new("nft").arg(RULES)).context("nft (package nftables)")?;
+    let output = rules.wait_with_output()?;
+    ensure!(output.status.success(), "nft does not track connections here: {}", output.status);
+    let limit = ns.sysctl("net.netfilter.nf_conntrack_max")?;
+    Ok(limit.trim().parse()?)
 }

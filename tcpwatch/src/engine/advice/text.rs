@@ -34,13 +34,43 @@ pub(crate) fn in_netns(netns: &str) -> String {
     }
 }
 
-/// `1 socket`, `2 sockets`, `2 processes`.
+/// `1 socket`, `2 sockets`, `2 processes`, `1,085 sockets`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     match number {
         1 => format!("1 {noun}"),
-        _ if noun.ends_with('s') => format!("{number} {noun}es"),
-        _ => format!("{number} {noun}s"),
+        _ if noun.ends_with('s') => format!("{} {noun}es", self::number(number)),
+        _ => format!("{} {noun}s", self::number(number)),
     }
+}
+
+/// A number for a reader: `999`, `1,085`, `12,345,678`.
+pub(crate) fn number(number: impl Into<u64>) -> String {
+    let digits = number.into().to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An amount of memory: `999 bytes`, `1.5 KiB`, `256 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1_024 {
+        return count(bytes, "byte");
+    }
+    let mut amount = bytes as f64 / 1_024.0;
+    let mut unit = 0;
+    while amount >= 1_023.5 && unit + 1 < UNITS.len() {
+        amount /= 1_024.0;
+        unit += 1;
+    }
+    // Three digits at most, and no `.0` for a round number.
+    let digits = if amount < 9.95 { format!("{amount:.1}") } else { format!("{amount:.0}") };
+    format!("{} {}", digits.trim_end_matches(".0"), UNITS[unit])
 }
 
 /// `text` up to `most` characters, with an ellipsis where there were more.
@@ -75,6 +105,23 @@ pub(crate) fn minutes(minutes: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let of = [0, 999, 1_000, 12_345, 999_999, 1_000_000, u64::MAX].map(number);
+        let expected =
+            ["0", "999", "1,000", "12,345", "999,999", "1,000,000", "18,446,744,073,709,551,615"];
+        assert_eq!(of, expected);
+        assert_eq!(count(1_085, "socket"), "1,085 sockets");
+    }
+
+    #[test]
+    fn memory_has_three_digits_and_a_unit() {
+        let of = [1, 1_023, 1_024, 1_536, 10_240, 1_048_575, 1 << 28, u64::MAX].map(bytes);
+        let expected =
+            ["1 byte", "1,023 bytes", "1 KiB", "1.5 KiB", "10 KiB", "1 MiB", "256 MiB", "16 EiB"];
+        assert_eq!(of, expected);
+    }
 
     #[test]
     fn minutes_are_said_however_many_they_are() {

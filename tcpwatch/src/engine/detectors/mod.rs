@@ -6,6 +6,7 @@ mod close_wait_pileup;
 mod ephemeral_port_exhaustion;
 mod handshake_stall;
 mod keepalive_race;
+mod kernel_limit;
 mod reset_storm;
 mod self_connect_risk;
 mod self_connection;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Box<dyn Detector>> {
         Box::new(ephemeral_port_exhaustion::EphemeralPortExhaustion::default()),
         Box::new(handshake_stall::HandshakeStall::default()),
         Box::new(keepalive_race::KeepaliveRace::default()),
+        Box::new(kernel_limit::KernelLimit::default()),
         Box::new(reset_storm::ResetStorm::default()),
         Box::new(self_connect_risk::SelfConnectRisk::default()),
         Box::new(self_connection::SelfConnection::default()),

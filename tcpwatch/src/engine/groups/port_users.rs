@@ -146,7 +146,7 @@ pub(crate) fn by_state<'a>(
 
 /// `200 ESTABLISHED`, `12 in TIME_WAIT`.
 pub(crate) fn in_state(ports: u64, state: TcpState) -> String {
-    let name = state.label().to_uppercase();
+    let (name, ports) = (state.label().to_uppercase(), text::number(ports));
     match state {
         TcpState::Established => format!("{ports} {name}"),
         _ => format!("{ports} in {name}"),

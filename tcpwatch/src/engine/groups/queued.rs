@@ -28,6 +28,7 @@ impl<'a> Queued<'a> {
 
     /// The calls that free them, and the processes that accept.
     pub(crate) fn explanation(&self, waiting: u64, total: u64) -> String {
+        let (waiting, total) = (text::number(waiting), text::number(total));
         let mut text = format!(
             "The peers have closed before accept() returned their connections. {waiting} of {total} \
              wait in the accept queue: the thread that calls accept() is stuck or too slow. accept() \

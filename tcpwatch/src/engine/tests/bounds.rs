@@ -3,7 +3,7 @@
 //! The engine's memory is measured by its `Debug` text, which shows every table in full.
 
 use super::{super::finding::FINDINGS_PER_KIND, *};
-use crate::facts::{ResetCause, SeenReset};
+use crate::facts::{Conntrack, ResetCause, SeenReset};
 
 const GARBAGE: u32 = 100_000;
 
@@ -334,7 +334,13 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
     for id in 1..=300 {
         let used = if id > 290 { 1_000 } else { 900 };
         let time_wait = TimeWaitUse { used, limit: Some(1_000) };
-        namespaces.push(Namespace { time_wait, ..super::namespace(id, "") });
+        let conntrack = Some(Conntrack {
+            entries: 900,
+            limit: Some(1_000),
+            dropped: Some(0),
+            ..Conntrack::default()
+        });
+        namespaces.push(Namespace { time_wait, conntrack, ..super::namespace(id, "") });
     }
     // Each drops, and half-open connections crowd each: a flood of even ports, a stall of odd ones.
     let crowded = |number: u16| {
@@ -368,6 +374,9 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         let netstat =
             NetstatCounters { listen_overflows: drops.into(), ..NetstatCounters::default() };
         all[0].netstat = Some(netstat);
+        for namespace in all.iter_mut().rev().take(10) {
+            namespace.conntrack.as_mut().unwrap().dropped = Some(drops.into());
+        }
         all
     };
     let server = process(99_999, "node");

@@ -158,7 +158,7 @@ fn the_minutes_to_the_limit_follow_from_the_growth() {
     assert_eq!(text_of(finding, "limit_descriptors"), "1024");
     assert_eq!(text_of(finding, "time_to_limit_minutes"), "157.333");
     let said =
-        "80 of 1024 descriptors are open; at this growth socket() and open() fail in 2 h 37 min.";
+        "80 of 1,024 descriptors are open; at this growth socket() and open() fail in 2 h 37 min.";
     assert_says(&finding.explanation, &[said]);
     assert!(!finding.title.contains("descriptors"), "{}", finding.title);
 }
@@ -169,7 +169,7 @@ fn without_growth_there_are_no_minutes_to_the_limit() {
     assert_eq!(watch.only().severity, Severity::Warning, "nearly full, but it stays so");
     assert_eq!(text_of(watch.only(), "open_descriptors"), "920");
     assert_eq!(text_of(watch.only(), "time_to_limit_minutes"), "absent");
-    assert_says(&watch.only().explanation, &["920 of 1024 descriptors are open."]);
+    assert_says(&watch.only().explanation, &["920 of 1,024 descriptors are open."]);
     // So it is where /proc tells nothing, and where there is no limit.
     let watch = watch_until(600, |second| 0..20 + second / 10);
     assert_eq!(text_of(watch.only(), "open_descriptors"), "absent");

@@ -465,7 +465,7 @@ fn sockets_that_were_too_many_to_describe_are_counted_without_an_owner() {
     let finding = watch.only();
     assert_eq!(finding.severity, Severity::Critical);
     assert!(finding.title.contains("keeps 20 connections"), "{}", finding.title);
-    assert!(finding.title.contains("; 83616 more of that service"), "{}", finding.title);
+    assert!(finding.title.contains("; 83,616 more of that service"), "{}", finding.title);
     let key = "sockets_not_examined";
     assert_eq!(finding.evidence.get(key), Some(&Evidence::Count(83_616)));
 }

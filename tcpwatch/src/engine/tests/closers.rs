@@ -250,7 +250,7 @@ fn a_client_that_makes_time_wait_is_named_and_advised_to_keep_its_connections() 
     let closes = "pgbench (pid 12) closes 410/s to 10.0.0.9:5432";
     assert_eq!(
         finding.title,
-        format!("850 of at most 1000 sockets are in TIME_WAIT (85 %); {closes}")
+        format!("850 of at most 1,000 sockets are in TIME_WAIT (85 %); {closes}")
     );
     assert_says(&finding.explanation, &[closes]);
     assert_eq!(finding.subject.unit.as_deref(), Some("bench.service"));

@@ -205,11 +205,11 @@ fn most_is_said_only_where_others_failed_too() {
 #[test]
 fn the_title_of_a_ratio_names_both_ends_in_either_family() {
     let table = [
-        (SOURCE, PEER, "25000 of 28232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"),
+        (SOURCE, PEER, "25,000 of 28,232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"),
         (
             "fe80::1",
             "[fe80::9]:80",
-            "25000 of 28232 local ports from fe80::1 to [fe80::9]:80 are taken",
+            "25,000 of 28,232 local ports from fe80::1 to [fe80::9]:80 are taken",
         ),
     ];
     for (local, peer, title) in table {
@@ -379,7 +379,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     for (remedy, begin) in remedies.iter().zip(begins) {
         assert!(remedy.starts_with(begin), "{remedy}");
     }
-    assert_says(&remedies[1], &["3000 ports here belong to connections that called bind()"]);
+    assert_says(&remedies[1], &["3,000 ports here belong to connections that called bind()"]);
     assert_says(&remedies[6], &["not by SO_LINGER 0"]);
     assert_eq!(text_of(watch.only(), "bound_before_connect_ports"), "3000");
     // Where no process binds before connect() it is no remedy.
@@ -476,7 +476,7 @@ fn a_range_of_the_sockets_own_is_no_shortage_of_the_namespace() {
         "4 connect() calls to 10.0.0.9:6379 by session (pid 7) failed: every port of the program's \
          own range 40000-40007 is taken for this destination"
     );
-    assert_says(&finding.explanation, &["IP_LOCAL_PORT_RANGE", "28232 ports"]);
+    assert_says(&finding.explanation, &["IP_LOCAL_PORT_RANGE", "28,232 ports"]);
     assert_says(&finding.remedies[0], &["A wider IP_LOCAL_PORT_RANGE in session (pid 7)"]);
     assert!(!remedies_of(finding).contains("sysctl -w"), "{:?}", finding.remedies);
     assert_eq!(text_of(finding, "own_port_range.first_port"), "40000");

@@ -20,6 +20,7 @@ mod ephemeral_port_exhaustion;
 mod half_open;
 mod joining;
 mod keepalive_race;
+mod kernel_limit;
 mod levels;
 mod overrides;
 mod port_users;

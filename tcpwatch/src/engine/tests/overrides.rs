@@ -27,7 +27,7 @@ const NAMES_OF_BACKUPD: [&str; 4] = [
 
 /// Every kind whose findings have an owner.
 fn kinds() -> impl Iterator<Item = FindingKind> {
-    FindingKind::ALL.into_iter().filter(|kind| *kind != FindingKind::TimeWaitExhaustion)
+    FindingKind::ALL.into_iter().filter(|kind| kind.has_owner())
 }
 
 fn section(kind: FindingKind) -> String {
@@ -60,7 +60,6 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                     CloseWaitSocket { peer, ..close_wait(process, began - seconds(3_600)) };
                 then.close_wait.extend(times(20, &socket));
             }
-            FindingKind::TimeWaitExhaustion => then.time_wait.used = 900,
             FindingKind::EphemeralPortExhaustion => {
                 let peer = peer.to_string();
                 let failed = no_port(began, HOST, "10.0.0.1", &peer, Some(process));
@@ -128,6 +127,8 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
                 resets.push(keepalive_race::late(*port, Amount::Some, process, 40));
                 services.push(keepalive_race::closes(*port, process, 0, 400));
             }
+            // No process, unit or port owns them.
+            FindingKind::TimeWaitExhaustion | FindingKind::KernelLimit => {}
             FindingKind::ResetStorm => resets.push(ResetCount {
                 netns: HOST,
                 role: Role::Client,
@@ -189,7 +190,8 @@ fn every_kind_is_judged_by_the_thresholds_of_the_override() {
             // The first two are found whatever the threshold, the third has no overrides.
             FindingKind::BindConflict
             | FindingKind::SelfConnection
-            | FindingKind::TimeWaitExhaustion => continue,
+            | FindingKind::TimeWaitExhaustion
+            | FindingKind::KernelLimit => continue,
         };
         for name in NAMES_OF_BACKUPD {
             let file = format!("[[{}.override]]\n{name}\n{keys}", section(kind));

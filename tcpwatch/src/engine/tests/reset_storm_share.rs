@@ -185,7 +185,7 @@ fn both_ends_of_a_storm_on_one_host_are_one_finding_of_the_side_that_sends() {
     let mut host = Host::quiet([server, unowned, of_client(received), of_client(REFUSED)]);
     host.repeat(3, &[500, 400, 500, 400]);
     let finding = host.only();
-    assert_says(&finding.title, &["nginx (pid 80) sent 1500 resets from port 443"]);
+    assert_says(&finding.title, &["nginx (pid 80) sent 1,500 resets from port 443"]);
     let also = text_of(finding, "also");
     assert_says(&also, &["process checkout, pid 7, role client, netns blue, port 443"]);
     assert_says(&also, &["role server, netns host, port 443, cause no_listener, resets 1200"]);

@@ -32,7 +32,7 @@ fn a_scan_is_one_info_of_its_source_and_no_service_is_named() {
     }
     let finding = host.only();
     assert_eq!(finding.severity, Severity::Info);
-    assert_says(&finding.title, &["10.0.0.7 scans this host", "4000 probes of many ports"]);
+    assert_says(&finding.title, &["10.0.0.7 scans this host", "4,000 probes of many ports"]);
     assert_eq!(finding.subject.peer.as_deref(), Some("10.0.0.7:41000"));
     assert_eq!((finding.subject.port, finding.subject.local.as_deref()), (None, None));
     assert!(!finding.title.contains("port 0"), "{}", finding.title);
@@ -67,7 +67,7 @@ fn connection_tracking_is_named_where_it_finds_packets_invalid_meanwhile() {
                 .see([Namespace { conntrack_invalid: Some(7 + grows * step), ..super::host() }]);
         }
         let finding = host.only();
-        assert_says(&finding.title, &["this host sent 1200 resets to port 80"]);
+        assert_says(&finding.title, &["this host sent 1,200 resets to port 80"]);
         assert_eq!(finding.explanation.contains("conntrack"), named, "{}", finding.explanation);
         assert_eq!(remedies_of(finding).contains("ctstate INVALID"), named);
         assert_eq!(text_of(finding, "last_local_port"), "41000");

@@ -10,7 +10,7 @@ fn several_causes_are_one_storm_named_after_the_largest() {
     let finding = host.only();
     assert_eq!(
         finding.title,
-        "nginx (pid 80) sent 1200 resets from port 443 within 60 s, and had none before, most of \
+        "nginx (pid 80) sent 1,200 resets from port 443 within 60 s, and had none before, most of \
          them by close() with data unread; the last to 10.0.0.7"
     );
     assert_eq!(
@@ -35,7 +35,7 @@ fn a_service_that_is_down_is_reported_with_its_client() {
     let finding = host.only();
     assert_eq!(
         finding.title,
-        "this host sent 1504 resets from port 8080 within 60 s in network namespace blue, 251 \
+        "this host sent 1,504 resets from port 8080 within 60 s in network namespace blue, 251 \
          times as many as before, all of them because no process listens there; the last to \
          2001:db8::7"
     );
@@ -83,7 +83,7 @@ fn a_refused_client_is_reported_with_its_service() {
     let finding = host.only();
     assert_eq!(
         finding.title,
-        "api (pid 7) received 2000 resets from port 5432 within 60 s, and had none before, all of \
+        "api (pid 7) received 2,000 resets from port 5432 within 60 s, and had none before, all of \
          them in answer to connect(); the last from 10.0.0.9"
     );
     assert_eq!(text_of(finding, "by_state"), "state syn_sent, resets 2000");

@@ -364,7 +364,7 @@ fn the_expected_time_is_half_the_range_at_the_present_rate() {
         "worker (pid 70) keeps connecting to 127.0.0.1:40000, where nothing listens: refused 61 times, \
          and at this rate connected to itself in about 3 h 55 min"
     );
-    assert_says(&finding.explanation, &["about once in 14116 times", "cannot bind"]);
+    assert_says(&finding.explanation, &["about once in 14,116 times", "cannot bind"]);
     assert_eq!(finding.subject.role, Some(Role::Client));
     assert_eq!(finding.subject.peer.as_deref(), Some(AT));
     assert_eq!(finding.subject.pid, Some(70));

@@ -93,16 +93,22 @@ fn a_closed_window_is_no_silence_and_is_info() {
     };
     let (window, silence) = (of("zero_window"), of("silence"));
     assert_eq!((window.severity, silence.severity), (Severity::Info, Severity::Warning));
-    assert_says(&window.title, &["10.0.9.1:5432 does not read: 20 connections of app (pid 7)"]);
+    assert_says(
+        &window.title,
+        &["10.0.9.1:5432 does not read 20 connections of app (pid 7): ESTABLISHED"],
+    );
     assert_says(&window.remedies[1], &["names the process that does not read"]);
     assert_says(
         &silence.title,
         &[
-            "10.0.9.1:5432 does not acknowledge: 20 connections of app (pid 7) to port 5432",
-            "are ESTABLISHED with 2000 bytes unacknowledged, the oldest for 5 min",
+            "10.0.9.1:5432 does not acknowledge 20 connections of app (pid 7): ESTABLISHED",
+            "2 KiB unacknowledged, the oldest for 5 min",
         ],
     );
-    assert_says(&silence.explanation, &["15 min (tcp_retries2)", "no TCP_USER_TIMEOUT"]);
+    assert_says(
+        &silence.explanation,
+        &["about 15 min (tcp_retries2 is 15)", "no TCP_USER_TIMEOUT"],
+    );
     assert_says(&remedies_of(&silence), &["tcpdump", "TCP_USER_TIMEOUT", "restart"]);
 }
 
@@ -121,22 +127,22 @@ fn orphans_are_named_by_their_port_with_the_limit_of_the_host() {
         ..stalled(&gone, 1, 60, watch.now)
     };
     let mut found = inventory([Namespace { stalled: vec![orphan; 80], ..host() }], watch.now);
-    found.shared_limits = Some(SharedLimits {
+    found.shared_limits = Some(Box::new(SharedLimits {
         orphans: Some(81),
         orphans_limit: Some(8_192),
         ..SharedLimits::default()
-    });
+    }));
     watch.take(&found);
     let finding = watch.only();
     assert_eq!(finding.severity, Severity::Info);
     assert_says(
         &finding.title,
         &[
-            "10.0.9.1 does not read: 80 connections that no process holds any more on port 8388",
-            "in FIN_WAIT1",
+            "10.0.9.1 does not read 80 connections that no process holds any more on port 8388",
+            ": FIN_WAIT1",
         ],
     );
-    assert_says(&finding.explanation, &["tcp_orphan_retries", "81 orphans of at most 8192"]);
+    assert_says(&finding.explanation, &["tcp_orphan_retries", "81 orphans of at most 8,192"]);
     assert_eq!(text_of(finding, "host_orphans"), "81");
 }
 

@@ -205,7 +205,7 @@ fn time_wait_says_how_many_of_how_many_where() {
     let finding = watch.only();
     assert_eq!(
         finding.title,
-        "859 of at most 1000 sockets are in TIME_WAIT in network namespace blue (85 %)"
+        "859 of at most 1,000 sockets are in TIME_WAIT in network namespace blue (85 %)"
     );
     assert_eq!(finding.id, format!("time-wait-exhaustion/{HOST}"));
     // Orphaned FIN_WAIT2 sockets count against the limit too.
@@ -219,7 +219,7 @@ fn time_wait_says_how_many_of_how_many_where() {
     watch.see([time_wait(1_000, 8)]);
     assert_eq!(
         watch.only().title,
-        "TIME_WAIT met its limit: 3 connections skipped it, 1000 of 1000 sockets are held now"
+        "TIME_WAIT met its limit: 3 connections skipped it, 1,000 of 1,000 sockets are held now"
     );
 }
 

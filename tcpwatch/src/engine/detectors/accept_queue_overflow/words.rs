@@ -59,7 +59,7 @@ impl Overflow<'_> {
         let who = text::named(listener.accepting());
         let netns = text::in_netns(&self.place.namespace.name);
         let local = listener.local;
-        let (waiting, limit) = (listener.accept_queue, listener.accept_limit);
+        let [waiting, limit] = [listener.accept_queue, listener.accept_limit].map(text::number);
         let queue = if listener.is_full() && self.is_burst {
             format!("it is full ({waiting} wait, the limit is {limit})")
         } else if listener.is_full() {
@@ -70,7 +70,7 @@ impl Overflow<'_> {
         let dropped = match self.course.moves.total {
             0 => String::new(),
             1 => ", 1 attempt to connect was dropped".to_owned(),
-            dropped => format!(", {dropped} attempts to connect were dropped"),
+            dropped => format!(", {} attempts to connect were dropped", text::number(dropped)),
         };
         let workers = match listener.acceptors.len() as u64 {
             0 | 1 => String::new(),

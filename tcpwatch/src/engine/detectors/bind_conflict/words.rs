@@ -87,7 +87,7 @@ impl BindRefusal<'_> {
         };
         let times = match self.failures.total {
             0 | 1 => String::new(),
-            total => format!("; refused {total} times"),
+            total => format!("; refused {} times", text::number(total)),
         };
         format!("{who} cannot bind {local}{netns}: {cause}{times}")
     }

@@ -35,8 +35,26 @@ pub(super) fn of(
             descriptors.more(pid)
         ));
     }
+    remedies.extend(kill(group, subject, services));
     remedies.push(free(group, subject));
     remedies
+}
+
+/// The command that ends the connections without a restart. Sockets that wait for
+/// accept() come out of it as connections that are over, which is no gain.
+fn kill(group: &Group<'_>, subject: &Subject, services: &Services<'_>) -> Option<String> {
+    let (role, port) = services.main().filter(|_| group.relay.is_none())?;
+    if matches!(group.reading(), Reading::Unaccepted) {
+        return None;
+    }
+    let side = if role == Role::Client { "dport" } else { "sport" };
+    let command = format!("ss -K state close-wait '( {side} = :{port} )'");
+    Some(format!(
+        "Without a restart: {}, where the kernel has CONFIG_INET_DIAG_DESTROY. It ends each \
+         connection in CLOSE_WAIT there: its port and memory are free, its descriptor is not, and \
+         calls on it fail with ECONNABORTED.",
+        text::in_its_namespace(subject, &command)
+    ))
 }
 
 /// The command that lists the sockets.

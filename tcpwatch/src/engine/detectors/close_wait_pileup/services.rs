@@ -91,7 +91,9 @@ impl<'a> Services<'a> {
             (Role::Server, true) => {
                 format!("{} {place} {STATE}", text::count(total, &format!("{accepted} connection")))
             }
-            (_, false) => format!("{connections} {STATE}, {count} of them {place}"),
+            (_, false) => {
+                format!("{connections} {STATE}, {} of them {place}", text::number(count))
+            }
         }
     }
 
@@ -101,19 +103,24 @@ impl<'a> Services<'a> {
         let one = peers.iter().next().filter(|_| peers.len() == 1);
         match (role, one) {
             (Role::Client, Some(_)) => format!("to {}", self.peer_of(port).unwrap_or_default()),
-            (Role::Client, None) => format!("to port {port} of {} hosts", peers.len()),
+            (Role::Client, None) => {
+                format!("to port {port} of {}", text::count(peers.len() as u64, "host"))
+            }
             (Role::Server, Some(peer)) => format!("on port {port} from {peer}"),
-            (Role::Server, None) => format!("on port {port} from {} hosts", peers.len()),
+            (Role::Server, None) => {
+                format!("on port {port} from {}", text::count(peers.len() as u64, "host"))
+            }
         }
     }
 
     /// Those of several services, none of which has nearly all.
     fn spread_in_words(&self, accepted: &str) -> String {
         let total = self.all.len() as u64;
-        let ports = self.counts.len();
+        let ports = text::number(self.counts.len() as u64);
         let peers = self.peers_of(None);
         let one = peers.iter().next().filter(|_| peers.len() == 1);
-        let hosts = one.map_or_else(|| format!("{} hosts", peers.len()), ToString::to_string);
+        let hosts =
+            one.map_or_else(|| text::count(peers.len() as u64, "host"), ToString::to_string);
         match self.role() {
             Some(Role::Client) => {
                 format!("{} to {ports} ports of {hosts}", text::count(total, "connection"))

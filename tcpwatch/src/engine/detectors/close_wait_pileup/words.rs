@@ -91,10 +91,13 @@ impl Group<'_> {
         let netns = if is_named { String::new() } else { text::in_netns(&self.namespace.name) };
         let beyond = match self.beyond(services) {
             0 => String::new(),
-            beyond => format!("; {beyond} more of that service were too many to look at"),
+            beyond => {
+                format!("; {} more of that service were too many to look at", text::number(beyond))
+            }
         };
         let near = match self.worst.descriptors {
             Some(Descriptors { open, limit, .. }) if self.worst.is_near_limit => {
+                let (open, limit) = (text::number(open), text::number(limit));
                 format!("; {open} of {limit} descriptors are open")
             }
             _ => String::new(),
@@ -182,15 +185,18 @@ impl Group<'_> {
             text.push_str(" Their number keeps growing.");
         } else if let Some(most) = self.shown.grown_to {
             text.push_str(&format!(
-                " Their number has grown to {most}. The growth pauses, and the finding stands until \
-                 a tenth of them is closed."
+                " Their number has grown to {}. The growth pauses, and the finding stands until a \
+                 tenth of them is closed.",
+                text::number(most)
             ));
         }
         text.push_str(&self.reading_of_verdict());
         text.push_str(&self.reading_of_info());
         if let Some((opener, count)) = stacks.opener() {
             let known = stacks.known();
-            let of = match (count == known, known == total) {
+            let is_of_all = (count == known, known == total);
+            let [count, known, total] = [count, known, total].map(text::number);
+            let of = match is_of_all {
                 (true, true) => "All".to_owned(),
                 (false, true) => format!("{count} of {total}"),
                 // The others were open before the stacks were recorded.
@@ -252,7 +258,7 @@ impl Group<'_> {
                 (self.count_of(Unread::Data), reading)
             }
         };
-        format!("{number} of {total} {reading}")
+        format!("{} of {} {reading}", text::number(number), text::number(total as u64))
     }
 
     fn reading_of_verdict(&self) -> String {
@@ -262,6 +268,7 @@ impl Group<'_> {
             return String::new();
         };
         let window = text::duration(self.window);
+        let [followed, left_in_words] = [followed, left].map(text::number);
         match verdict {
             // The finding of the other end says it.
             _ if self.relay.is_some() => String::new(),
@@ -269,7 +276,7 @@ impl Group<'_> {
                 format!(" This is a leak: more come and none of {followed} watched left.")
             }
             Course::Leak => format!(
-                " This is a leak: more come, and within {window} only {left} left while {followed} \
+                " This is a leak: more come, and within {window} only {left_in_words} left while {followed} \
                  were watched."
             ),
             Course::Stuck => " They are stuck: their number does not grow and they do not leave; \
@@ -306,6 +313,7 @@ impl Group<'_> {
         let Some(Descriptors { open, limit, minutes_left, .. }) = self.worst.descriptors else {
             return String::new();
         };
+        let (open, limit) = (text::number(open), text::number(limit));
         let state = format!(" {open} of {limit} descriptors are open");
         let Some(minutes) = minutes_left else { return format!("{state}.") };
         let call = match services.role() {

@@ -116,7 +116,7 @@ impl Apart<'_> {
                 "The program limits its sockets with IP_LOCAL_PORT_RANGE, and connect() fails with \
                  EADDRNOTAVAIL when none of these ports is free. The network namespace has {} \
                  ports for a destination; other programs are not affected.",
-                ports.available
+                text::number(ports.available)
             ),
             Cause::EndsTaken { port } => format!(
                 "Two addresses and two ports identify a connection (RFC 9293 section 3.3.1). The \

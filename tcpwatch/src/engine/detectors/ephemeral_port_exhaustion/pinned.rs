@@ -45,13 +45,17 @@ impl<'a> Pinned<'a> {
         let in_time_wait = self.namespace.ports.pinned_in_time_wait.unwrap_or_default();
         let mut parts = Vec::new();
         if bound.ports > 0 {
-            parts.push(format!("{} by bind() before connect(){}", bound.ports, bound.by_whom()));
+            parts.push(format!(
+                "{} by bind() before connect(){}",
+                text::number(bound.ports),
+                bound.by_whom()
+            ));
         }
         if self.listening() > 0 {
-            parts.push(format!("{} by listeners", self.listening()));
+            parts.push(format!("{} by listeners", text::number(self.listening())));
         }
         if in_time_wait > 0 {
-            parts.push(format!("{in_time_wait} still in TIME_WAIT"));
+            parts.push(format!("{} still in TIME_WAIT", text::number(in_time_wait)));
         }
         parts.join(", ")
     }
@@ -61,8 +65,8 @@ impl<'a> Pinned<'a> {
         let netns = text::in_netns(&self.namespace.name);
         let state = format!(
             "{} of {} local ports{netns} are taken for every destination, {}",
-            ports.pinned,
-            ports.available,
+            text::number(ports.pinned),
+            text::number(ports.available),
             self.by_what()
         );
         let Some(failures) = self.failures else { return state };

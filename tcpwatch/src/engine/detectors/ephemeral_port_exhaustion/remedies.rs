@@ -84,7 +84,7 @@ fn of_state(
     users: &Users<'_>,
     subject: &Subject,
 ) -> Option<String> {
-    let ports = users.ports;
+    let ports = text::number(users.ports);
     let who = users.who();
     let whose = who.clone().unwrap_or_else(|| "the client".to_owned());
     Some(match state {

@@ -107,15 +107,15 @@ impl<'a> Shortage<'a> {
         }
     }
 
-    /// `25000 of 28232 local ports from A to B are taken, 24000 ESTABLISHED by hitch (pid 7)`, with
+    /// `25,000 of 28,232 local ports from A to B are taken, 24,000 ESTABLISHED by hitch (pid 7)`, with
     /// `netns` after the verb.
     fn state_of_ports(&self, netns: &str) -> Option<String> {
         let Destination { local, peer, .. } = self.key;
-        let (used, available) = (self.used?, self.namespace.ports.available);
+        let [used, available] = [self.used?, self.namespace.ports.available].map(text::number);
         let mut text =
             format!("{used} of {available} local ports from {local} to {peer} are taken{netns}");
         if let Some(bound) = self.bound_worth_a_word() {
-            let (ports, by_whom) = (bound.ports, bound.by_whom());
+            let (ports, by_whom) = (text::number(bound.ports), bound.by_whom());
             text.push_str(&format!(", {ports} for every destination by bind(){by_whom}"));
         }
         for (state, users) in self.main_states().iter().take(STATES_IN_TITLE) {
@@ -224,7 +224,7 @@ fn which_ports(namespace: &Namespace) -> String {
     format!(
         "A connection needs a local port that is free for its source, destination and destination \
          port. ip_local_port_range {low}-{high} less the reserved ones leaves {}.",
-        ports.available
+        text::number(ports.available)
     )
 }
 

@@ -137,7 +137,7 @@ pub(crate) fn retried_port(
     let netns = text::in_netns(&namespace.name);
     let times = match refused.total {
         1 => "once".to_owned(),
-        total => format!("{total} times"),
+        total => format!("{} times", text::number(total)),
     };
     let keeps =
         format!("{who} keeps connecting to {peer}{netns}, where nothing listens: refused {times}");
@@ -156,9 +156,10 @@ pub(crate) fn retried_port(
                 format!("{keeps}, and at this rate connected to itself in about {expected}"),
                 format!(
                     "Port {port} lies inside ip_local_port_range, so connect() may be given it as \
-                     its source: about once in {tries} times. TCP then connects the socket to \
+                     its source: about once in {} times. TCP then connects the socket to \
                      itself (simultaneous open, RFC 9293 section 3.5), and the service that should \
-                     listen there cannot bind."
+                     listen there cannot bind.",
+                    text::number(tries)
                 ),
             )
         }

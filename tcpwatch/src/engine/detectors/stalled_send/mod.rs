@@ -92,7 +92,7 @@ impl StalledSend {
             self.levels.judge(&format!("{id}/host"), at_one_host as f64, warning, critical);
         let severity = by_host.filter(|_| !key.is_window_closed).unwrap_or(Severity::Info);
         let holders = holders(sockets);
-        let limits = round.inventory.shared_limits;
+        let limits = round.inventory.shared_limits.as_deref().copied();
         let group = Group {
             namespace,
             sockets,

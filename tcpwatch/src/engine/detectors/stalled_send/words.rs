@@ -110,21 +110,21 @@ impl Group<'_> {
             0 | 1 => String::new(),
             processes => format!(" and {}", text::count(processes - 1, "more process")),
         };
-        let side = if self.role == Role::Client { "to" } else { "on" };
-        let connections = text::count(self.sockets.len() as u64, "connection");
-        let bytes = self.unacknowledged_bytes();
-        let (state, _) = self.by_state().first().copied().unwrap_or((TcpState::Established, 0));
-        let state = match (self.by_state().len(), state) {
-            (1, TcpState::Established) => "ESTABLISHED".to_owned(),
-            (1, state) => format!("in {}", state.label().to_uppercase()),
-            (_, state) => format!("mostly in {}", state.label().to_uppercase()),
+        // The peer's name has the port already.
+        let port = match (self.role, by_host(self.sockets).len()) {
+            (Role::Client, 1) => String::new(),
+            (Role::Client, _) => format!(" to port {}", self.port),
+            (Role::Server, _) => format!(" on port {}", self.port),
         };
+        let connections = text::count(self.sockets.len() as u64, "connection");
+        let bytes = text::bytes(self.unacknowledged_bytes());
+        let (state, _) = self.by_state().first().copied().unwrap_or((TcpState::Established, 0));
+        let state = state.label().to_uppercase();
+        let most = if self.by_state().len() == 1 { "" } else { "most in " };
         format!(
-            "{peers} {does_not}: {connections} {whose}{more} {side} port {}{} are {state} with {} \
+            "{peers} {does_not} {connections} {whose}{more}{port}{}: {most}{state}, {bytes} \
              unacknowledged, the oldest for {}",
-            self.port,
             text::in_netns(&self.namespace.name),
-            text::count(bytes, "byte"),
             text::duration(self.oldest_age()),
         )
     }
@@ -133,7 +133,7 @@ impl Group<'_> {
         let mut text = if self.is_window_closed {
             "The peers' kernels answer, but offer a window of 0: their processes do not read what has \
              come. This side may send nothing more, and probes the window again and again (RFC 9293 \
-             section 3.8.6.1). It lasts for as long as the peer's kernel answers the probes."
+             section 3.8.6.1)."
                 .to_owned()
         } else {
             "The kernel sends each segment again at doubling intervals, and no acknowledgement comes: \
@@ -141,32 +141,54 @@ impl Group<'_> {
              forgotten the connection. The program learns nothing of it and waits."
                 .to_owned()
         };
+        text.push_str(&self.end());
+        text
+    }
+
+    /// How long the kernel goes on.
+    fn end(&self) -> String {
+        let Namespace { retries2, orphan_retries, .. } = self.namespace;
         if self.are_orphans() {
-            text.push_str(
+            let retries = orphan_retries.filter(|retries| *retries > 0).unwrap_or(8);
+            let after = if self.is_window_closed {
+                // `tcp_probe_timer`: the interval has doubled to TCP_RTO_MAX.
+                "when its probes are 2 min apart, some 4 min after the first".to_owned()
+            } else {
+                format!("after about {}", text::duration(time_of(retries)))
+            };
+            let mut text = format!(
                 " The process has closed them: the FIN waits behind the data, and no process holds \
-                 them any more. The kernel gives them up by tcp_orphan_retries (0 means 8, about 2 \
-                 min of silence), sooner when orphans are many.",
+                 them any more. The kernel gives them up {after} (tcp_orphan_retries is {}), sooner \
+                 when orphans are many.",
+                orphan_retries.unwrap_or_default()
             );
             let limits = self.limits.and_then(|it| Some((it.orphans?, it.orphans_limit?)));
             if let Some((orphans, limit)) = limits {
                 text.push_str(&format!(
-                    " This host has {} of at most {limit} (tcp_max_orphans).",
-                    text::count(orphans, "orphan")
+                    " This host has {} of at most {} (tcp_max_orphans).",
+                    text::count(orphans, "orphan"),
+                    text::number(limit)
                 ));
             }
-        } else if !self.is_window_closed {
-            match self.user_timeout() {
-                Some(timeout) => text.push_str(&format!(
-                    " The kernel gives up after {} (TCP_USER_TIMEOUT of the program).",
-                    text::duration(timeout)
-                )),
-                None => text.push_str(
-                    " The kernel gives up after some 15 min (tcp_retries2), because the program has \
-                     set no TCP_USER_TIMEOUT.",
-                ),
+            return text;
+        }
+        if self.is_window_closed {
+            return " It lasts for as long as the peer's kernel answers the probes.".to_owned();
+        }
+        match self.user_timeout() {
+            Some(timeout) => format!(
+                " The kernel gives up after {} (TCP_USER_TIMEOUT of the program).",
+                text::duration(timeout)
+            ),
+            None => {
+                let retries = retries2.unwrap_or(15);
+                format!(
+                    " The kernel gives up after about {} (tcp_retries2 is {retries}), because the \
+                     program has set no TCP_USER_TIMEOUT.",
+                    text::duration(time_of(retries))
+                )
             }
         }
-        text
     }
 
     fn evidence(&self) -> EvidenceMap {
@@ -265,10 +287,27 @@ impl Group<'_> {
                  TCP keep-alive sooner than the idle time-out of NAT and balancers."
                     .to_owned(),
             );
-            remedies.push(format!("To be rid of them now: {}", text::restart(subject)));
+            let kill = here(&format!("ss -K dst {host} {side} = :{port}"));
+            remedies.push(format!(
+                "To be rid of them now: {kill}, where the kernel has CONFIG_INET_DIAG_DESTROY (each \
+                 call on them fails with ECONNABORTED), else {}",
+                text::restart(subject)
+            ));
         }
         remedies
     }
+}
+
+/// How long the kernel sends a segment again so many times, as `tcp_model_timeout` has it: first after
+/// 200 ms (TCP_RTO_MIN), then doubled up to 2 min (TCP_RTO_MAX).
+fn time_of(retries: u64) -> Duration {
+    const FIRST: Duration = Duration::from_millis(200);
+    const MOST: Duration = Duration::from_secs(120);
+    // More is beyond an hour, and sysctl allows 255.
+    (0..=retries.min(255)).fold(Duration::ZERO, |sum, retry| {
+        let doubled = 1_u32.checked_shl(u32::try_from(retry).unwrap_or(u32::MAX));
+        sum + doubled.map_or(MOST, |times| FIRST.saturating_mul(times)).min(MOST)
+    })
 }
 
 /// The hosts at the other end, those with the most sockets first.
@@ -280,4 +319,18 @@ pub(super) fn by_host(sockets: &[&StalledSocket]) -> Vec<(IpAddr, u64)> {
     let mut hosts: Vec<_> = hosts.into_iter().collect();
     hosts.sort_by_key(|(_, sockets)| Reverse(*sockets));
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_goes_on_for_924_s_by_default() {
+        // Documentation/networking/ip-sysctl.rst: 924.6 s for 15.
+        assert_eq!(time_of(15), Duration::from_millis(924_600));
+        assert_eq!(time_of(8), Duration::from_millis(102_200));
+        assert_eq!(time_of(0), Duration::from_millis(200));
+        assert_eq!(time_of(u64::MAX), time_of(255));
+    }
 }

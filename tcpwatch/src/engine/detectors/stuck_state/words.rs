@@ -158,6 +158,7 @@ impl Group<'_> {
                     true => String::new(),
                     false => format!(" of pid {pid}"),
                 };
+                let (limit, open) = (text::number(limit), text::number(open));
                 format!("; {sockets} of the {limit} descriptors{whose}, {open} are open")
             }
             None => String::new(),
@@ -204,8 +205,8 @@ impl Group<'_> {
                  full on {} ({} wait, the limit is {}), and the kernel drops each SYN that comes.",
                 text::named(listener.accepting()),
                 listener.local,
-                listener.accept_queue,
-                listener.accept_limit
+                text::number(listener.accept_queue),
+                text::number(listener.accept_limit)
             ),
             (TcpState::FinWait2, ..) | (_, false, _) => text.to_owned(),
             (_, true, _) => format!("{text} {LOCAL}"),

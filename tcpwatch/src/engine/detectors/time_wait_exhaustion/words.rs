@@ -56,6 +56,7 @@ impl Crowd<'_> {
     fn title(&self) -> String {
         let netns = text::in_netns(&self.namespace.name);
         let TimeWaitUse { used, limit } = self.namespace.time_wait;
+        let (used, limit) = (text::number(used), limit.map(text::number));
         let closer = self.closers.first().map(|closer| format!("; {}", closer.in_words()));
         let closer = closer.unwrap_or_default();
         if self.overflowed > 0 {
