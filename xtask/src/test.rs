@@ -39,6 +39,7 @@ pub(crate) fn test() -> Result<()> {
         tools::ensure_programs(&[
             ("ip", "iproute2"),
             ("ss", "iproute2"),
+            ("nft", "nftables"),
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
             ("strace", "strace"),

@@ -131,7 +131,8 @@ fn overflow_leaves_connects_unanswered(
 /// Connections whose clients left before they were accepted wait in the queue that is full or
 /// stalls.
 fn queue_holds_unaccepted(queue: &Verdict, pileup: &Verdict, inventory: &Inventory) -> bool {
-    let are_unaccepted = count(pileup, "unaccepted_sockets") * 2 > count(pileup, "sockets");
+    let are_unaccepted =
+        count(pileup, "unaccepted_sockets").saturating_mul(2) > count(pileup, "sockets");
     let is_of_both =
         |namespace: &Namespace| is_within(queue, namespace) && is_within(pileup, namespace);
     are_unaccepted

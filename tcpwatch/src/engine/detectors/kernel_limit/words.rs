@@ -174,7 +174,9 @@ impl Case<'_> {
                 text::count(self.losses.clashed, "packet")
             ));
         }
-        if let Some(sockets) = self.own_sockets().filter(|own| self.reading.used > own * 2) {
+        if let Some(sockets) =
+            self.own_sockets().filter(|own| self.reading.used > own.saturating_mul(2))
+        {
             text.push_str(&format!(
                 " The namespace itself has {}: most entries are of connections that pass through, \
                  or of other protocols.",

@@ -134,7 +134,7 @@ fn groups<'a>(
 
 /// The part of the open connections of a namespace that so many are.
 fn part_of_open(count: usize, namespace: &Namespace) -> f64 {
-    let of = |state| namespace.sockets.get(state);
-    let open = of(TcpState::Established) + of(TcpState::CloseWait) + of(TcpState::FinWait1);
-    count as f64 / open.max(1) as f64
+    let states = [TcpState::Established, TcpState::CloseWait, TcpState::FinWait1];
+    let open: f64 = states.iter().map(|state| namespace.sockets.get(*state) as f64).sum();
+    count as f64 / open.max(1.0)
 }
