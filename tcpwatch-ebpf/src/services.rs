@@ -7,6 +7,8 @@
 //! A server that closes first leaves how long the connection had been idle: since its last segment
 //! in either direction, keep-alive probes and a close_notify of TLS among them.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use tcpwatch_common::{IDLE_BUCKETS_MS, IdleCloses, Service, ServiceUse};
 
@@ -34,8 +36,12 @@ pub(crate) fn count_closed(sk: Sock, is_first: bool) {
 }
 
 /// Adds the time since the last segment of `tcp` to its bucket.
+///
+/// # Safety
+///
+/// `entry` is an entry of the map.
 #[inline(always)]
-fn add_idle(idle: &mut [IdleCloses; IDLE_BUCKETS_MS.len() + 1], tcp: TcpSock) {
+unsafe fn add_idle(entry: *mut ServiceUse, tcp: TcpSock) {
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let idle_ms = (now_ns.saturating_sub(tcp.last_segment_ns()) / 1_000_000) as u32;
@@ -43,8 +49,13 @@ fn add_idle(idle: &mut [IdleCloses; IDLE_BUCKETS_MS.len() + 1], tcp: TcpSock) {
     while bucket < IDLE_BUCKETS_MS.len() && idle_ms > IDLE_BUCKETS_MS[bucket] {
         bucket += 1;
     }
-    idle[bucket].count = idle[bucket].count.wrapping_add(1);
-    idle[bucket].last_ms = idle_ms;
+    // SAFETY: the caller's entry, and a bucket that there is: the loop ends at the last one.
+    unsafe {
+        let idle = &raw mut (*entry).idle[bucket];
+        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*idle).count, 1);
+        // The last of two CPUs is as good as the other.
+        (*idle).last_ms = idle_ms;
+    }
 }
 
 #[inline(always)]
@@ -58,23 +69,32 @@ fn count(sk: Sock, (port, is_client): (u16, u8), is_opened: bool, idle: Option<T
         is_client: u16::from(is_client),
         reserved: 0,
     };
-    let (opened, closed) = (u64::from(is_opened), u64::from(!is_opened));
-    match SERVICES.get_ptr_mut(&service) {
-        // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a share bears.
-        Some(entry) => unsafe {
-            (*entry).opened += opened;
-            (*entry).closed += closed;
-            if let Some(tcp) = idle {
-                add_idle(&mut (*entry).idle, tcp);
-            }
-        },
-        None => {
-            // The first one's time is left out: one close of a service decides nothing.
-            let idle = [IdleCloses { count: 0, last_ms: 0 }; IDLE_BUCKETS_MS.len() + 1];
-            let first = ServiceUse { opened, closed, comm: current_leader_comm(), idle };
-            if SERVICES.insert(&service, first, 0).is_err() {
-                log::origins_full(port);
-            }
+    let Some(entry) = entry_of(&service) else {
+        log::origins_full(port);
+        return;
+    };
+    // SAFETY: an entry of the map, whose counts are aligned and only changed like this. A share of
+    // resets would be too large if connections that two CPUs count at once were lost.
+    unsafe {
+        let sum = if is_opened { &raw mut (*entry).opened } else { &raw mut (*entry).closed };
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(sum, 1);
+        if let Some(tcp) = idle {
+            add_idle(entry, tcp);
         }
     }
+}
+
+/// The entry of a service, which begins here if there is none. Two CPUs may begin the same: one
+/// insertion fails then, and both find the entry of the other.
+#[inline(always)]
+fn entry_of(service: &Service) -> Option<*mut ServiceUse> {
+    /// `BPF_NOEXIST`: an entry that is there stays.
+    const NO_EXIST: u64 = 1;
+    if let Some(entry) = SERVICES.get_ptr_mut(service) {
+        return Some(entry);
+    }
+    let idle = [IdleCloses { count: 0, last_ms: 0 }; IDLE_BUCKETS_MS.len() + 1];
+    let first = ServiceUse { opened: 0, closed: 0, comm: current_leader_comm(), idle };
+    let _ = SERVICES.insert(service, first, NO_EXIST);
+    SERVICES.get_ptr_mut(service)
 }

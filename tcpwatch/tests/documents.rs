@@ -1,22 +1,21 @@
 //! The documents that are made from the code agree with it, and all texts are in plain language.
 //!
-//! README.md holds the table of metrics, deploy/tcpwatch.toml is the default configuration. Both
-//! are rewritten by `UPDATE_README=1 cargo test --package tcpwatch --test documents`.
+//! README.md holds the tables of metrics and kinds, deploy/tcpwatch.toml is the default
+//! configuration. They are rewritten by
+//! `UPDATE_README=1 cargo test --package tcpwatch --test documents`.
 
 mod plain_language;
 
 use std::{
-    env, fs, io,
+    env,
+    fmt::Write as _,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tcpwatch::{config::Config, engine::FindingKind, publish::catalog_markdown};
-
-/// Around the table of metrics in README.md.
-const TABLE_BEGIN: &str = "<!-- metrics -->";
-/// See [`TABLE_BEGIN`].
-const TABLE_END: &str = "<!-- /metrics -->";
 
 /// A longer one is not read from end to end before the first change.
 const ARCHITECTURE_LINES: usize = 150;
@@ -50,12 +49,20 @@ fn assert_document(path: &str, found: &str, expected: &str) -> Result<()> {
 
 #[test]
 fn readme_has_the_table_of_all_metrics() -> Result<()> {
+    assert_readme_has("metrics", &catalog_markdown())
+}
+
+/// README.md has this table between the comments of that name.
+fn assert_readme_has(name: &str, table: &str) -> Result<()> {
+    // Two tests may rewrite the file.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("the other table failed"))?;
+    let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
     let readme = read("README.md")?;
-    let markers = || format!("README.md has no {TABLE_BEGIN} followed by {TABLE_END}");
-    let (before, table) = readme.split_once(TABLE_BEGIN).with_context(markers)?;
-    let (_, after) = table.split_once(TABLE_END).with_context(markers)?;
-    let table = catalog_markdown();
-    let expected = format!("{before}{TABLE_BEGIN}\n\n{table}\n{TABLE_END}{after}");
+    let markers = || format!("README.md has no {begin} followed by {end}");
+    let (before, now) = readme.split_once(&begin).with_context(markers)?;
+    let (_, after) = now.split_once(&end).with_context(markers)?;
+    let expected = format!("{before}{begin}\n\n{table}\n{end}{after}");
     assert_document("README.md", &readme, &expected)
 }
 
@@ -72,16 +79,20 @@ fn packaged_configuration_is_the_default_one() -> Result<()> {
     Ok(())
 }
 
+/// Each with the first sentence of its runbook.
 #[test]
-fn every_kind_of_finding_is_in_the_readme_and_has_a_runbook() -> Result<()> {
-    let readme = read("README.md")?;
+fn readme_has_the_table_of_all_kinds_of_findings() -> Result<()> {
+    let mut table = "| kind | what is found |\n|---|---|\n".to_owned();
     for kind in FindingKind::ALL {
         let runbook = kind.runbook();
-        ensure!(in_repository(&runbook).is_file(), "{runbook} does not exist");
-        let link = format!("[`{}`]({runbook})", kind.name());
-        ensure!(readme.contains(&link), "README.md does not have {link}");
+        let text = read(&runbook)?;
+        let first = text.split("\n\n").nth(1).with_context(|| format!("{runbook} is empty"))?;
+        let first = first.replace('\n', " ");
+        let sentence = first.split_once(". ").map_or(&*first, |(sentence, _)| sentence);
+        let sentence = sentence.strip_suffix('.').unwrap_or(sentence);
+        writeln!(table, "| [`{}`]({runbook}) | {sentence} |", kind.name())?;
     }
-    Ok(())
+    assert_readme_has("kinds", &table)
 }
 
 /// A finding's alert leads to the runbook of its kind, an alert about the agent to its own section.

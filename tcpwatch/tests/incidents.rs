@@ -27,7 +27,7 @@ use findings_document::Incident;
 use serde_json::{Value, json};
 use tcpwatch::{
     config::Config,
-    engine::{Engine, Finding, FindingChange, FindingKind},
+    engine::{Engine, Finding, FindingChange, FindingKind, Severity},
     incident::{Fact, Recording},
     publish::{Origin, WallClock, findings_json},
 };
@@ -223,6 +223,34 @@ fn a_reload_reaches_the_detector_of_every_kind() -> Result<()> {
         ensure!(holds(&kept), "{kind:?} does not hold without a reload");
         ensure!(!holds(&reloaded), "{kind:?} is switched off and holds");
     }
+    Ok(())
+}
+
+#[test]
+fn one_cause_is_one_finding_that_leads_with_one_alert() -> Result<()> {
+    let config = config()?;
+    let mut joined = Vec::new();
+    for name in names()? {
+        let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
+        for fact in open(&name)? {
+            fact?.give_to(&mut engine);
+            let findings = engine.findings();
+            if !findings.iter().any(|it| it.led_by.is_some() && it.severity > Severity::Info) {
+                continue;
+            }
+            // Each alert is of one series of this metric.
+            let samples = engine.samples();
+            let alerts = samples.findings.iter().filter(|row| !row.is_led);
+            let alerts: Vec<_> = alerts.filter(|row| row.severity > Severity::Info).collect();
+            // None as long as the leader is info by its own measure: a burst.
+            assert!(alerts.len() <= 1, "{name}: {alerts:#?}");
+            if !alerts.is_empty() {
+                joined.push(name.clone());
+            }
+        }
+    }
+    joined.dedup();
+    assert!(joined.len() >= 5, "{joined:?}");
     Ok(())
 }
 

@@ -145,10 +145,10 @@ fn log_of_the_kernel_side_costs_no_instruction_unless_it_is_on() -> Result<()> {
 }
 
 /// Bytes of `set_state` after the verifier, with a margin for kernels that inline helpers
-/// differently. On 6.18 they are 16,632, connects, closes and idle times among them. Without aya-log
-/// they were 224 fewer: 28 instructions are left. The sources test the frozen level on error paths
-/// only, so they should lie there; the program was not disassembled to see it.
-const MOST_SET_STATE: u32 = 17_000;
+/// differently. On 6.18 they are 16,888, connects, closes and idle times among them, and some 530 more
+/// on 5.10. Without aya-log they were 224 fewer: 28 instructions are left. The sources test the frozen
+/// level on error paths only, so they should lie there; the program was not disassembled to see it.
+const MOST_SET_STATE: u32 = 18_000;
 
 /// Bytes that each program of the agent has after the verifier has removed what cannot run.
 fn instructions(agent: &Agent) -> Result<BTreeMap<String, u32>> {

@@ -170,15 +170,15 @@ fn every_key_reacts_by_itself() {
             "\"all\"" => "\"host\"".to_owned(),
             "\"warning\"" => "\"critical\"".to_owned(),
             "262144" => "524288".to_owned(),
-            "0.01" => "0.02".to_owned(),
-            "0.1" => "0.2".to_owned(),
-            "0.8" => "0.9".to_owned(),
-            "0.95" => "1".to_owned(),
             "[]" if key == "ports" => "[77]".to_owned(),
             "[]" => "[\"a.service\"]".to_owned(),
             "\"\"" => "\"https://a.example/\"".to_owned(),
             text if text.starts_with('[') => "[\"[::1]:1\"]".to_owned(),
             text if text.starts_with('"') => "\"77s\"".to_owned(),
+            part if part.contains('.') => {
+                let part = f64::from_str(part).expect("a part of a whole");
+                f64::midpoint(part, 1.0).to_string()
+            }
             number => (u64::from_str(number).expect("all else is an integer") + 1).to_string(),
         };
         let changed = parse(&format!("[{section}]\n{key} = {other}")).expect(key);

@@ -97,3 +97,40 @@ fn cut(kept: &mut Vec<(u64, Verdict)>) {
     });
     kept.truncate(FINDINGS_PER_KIND);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        evidence::EvidenceMap,
+        finding::{Severity, Subject},
+    };
+
+    #[test]
+    fn the_worst_hundred_of_each_kind_are_kept_whatever_the_kind() {
+        let ignore = Ignore::default();
+        let mut verdicts = Verdicts::new(&ignore);
+        for (number, kind) in (0_u64..300).flat_map(|it| FindingKind::ALL.map(|kind| (it, kind))) {
+            let is_worse = number.is_multiple_of(30);
+            let verdict = Verdict {
+                id: format!("{}/{number}", kind.name()),
+                kind,
+                severity: if is_worse { Severity::Critical } else { Severity::Warning },
+                title: String::new(),
+                explanation: String::new(),
+                evidence: EvidenceMap::default(),
+                subject: Subject::default(),
+                remedies: Vec::new(),
+            };
+            verdicts.push(verdict, number);
+        }
+        let kept = verdicts.into_worst();
+        for kind in FindingKind::ALL {
+            let of_kind: Vec<_> = kept.iter().filter(|it| it.kind == kind).collect();
+            assert_eq!(of_kind.len(), FINDINGS_PER_KIND, "{}", kind.name());
+            assert!(of_kind[..10].iter().all(|it| it.severity == Severity::Critical));
+            // The largest of the others.
+            assert_eq!(of_kind[10].id, format!("{}/299", kind.name()));
+        }
+    }
+}

@@ -3,8 +3,8 @@
 //! A [`Rule`] says when a finding of one kind leads one of another kind. The rules are applied to
 //! the verdicts of a round, after `[ignore]` and the cut: a finding that is not shown leads
 //! nothing. A finding that is led leads nothing and has one leader, so there are no chains and no
-//! cycles. Earlier rules go first, and within a rule the worst leader. A led finding keeps its id,
-//! its `since` and its place in the metrics.
+//! cycles. Earlier rules go first, and within a rule the worst leader. A led finding keeps its id and
+//! its `since`; it has no alert of its own.
 
 use std::net::SocketAddr;
 

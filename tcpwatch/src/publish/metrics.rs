@@ -110,7 +110,7 @@ families! {
 
     /// Active findings.
     findings: Gauge = "tcpwatch_findings" [kind, severity];
-    /// 1 for each active finding, with its owner; those cut as "other" are summed.
+    /// 1 for each active finding that no other one leads; those cut as "other" are summed.
     finding_info: Gauge = "tcpwatch_finding_info" [kind, severity, netns, process, unit, port];
 
     /// Namespaces that the agent is in, `host` or `own`, and how it walks; always 1.
@@ -268,7 +268,9 @@ impl Metrics {
             let (owner, port) = (&sample.owner, port_label(sample.port));
             let labels = [kind, severity, &*sample.netns, &owner.process, &owner.unit, &port];
             families.findings.add([kind, severity], sample.count as f64);
-            families.finding_info.add(labels, sample.count as f64);
+            if !sample.is_led {
+                families.finding_info.add(labels, sample.count as f64);
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod bursts;
 mod databases;
 mod half_closed;
 mod https;
+mod keep_alive;
 mod pools;
 mod random_ports;
 mod readings;
@@ -77,6 +78,7 @@ const GROUPS: &[&[Scene]] = &[
     scans::SCENES,
     bursts::SCENES,
     web::SCENES,
+    keep_alive::SCENES,
     databases::SCENES,
 ];
 

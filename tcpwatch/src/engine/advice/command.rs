@@ -12,18 +12,23 @@ use crate::{
     facts::{is_short_id, is_unit},
 };
 
-/// The command that runs in the subject's network namespace.
+/// The command that runs in the subject's network namespace. A name leads there also when the
+/// process has ended.
 pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
-    match (&*subject.netns, subject.pid) {
-        ("host", _) => command.to_owned(),
-        (_, Some(pid)) => format!("nsenter -t {pid} -n {command}"),
-        // `ip netns` knows only bind mounts, and the runtimes make none under /run/netns.
-        (id, None) if is_short_id(id) => {
-            format!("nsenter -t PID -n {command} (PID: any process of container or pod {id})")
+    let name = &*subject.netns;
+    // `ip netns` knows only bind mounts, and the runtimes make none under /run/netns. It takes no
+    // `--`.
+    let is_mounted = is_netns(name)
+        && !is_short_id(name)
+        && subject.container.as_deref().is_none_or(|container| container != name);
+    match subject.pid {
+        _ if name == "host" => command.to_owned(),
+        _ if is_mounted => format!("ip netns exec {name} {command}"),
+        Some(pid) => format!("nsenter -t {pid} -n {command}"),
+        None if is_short_id(name) => {
+            format!("nsenter -t PID -n {command} (PID: any process of container or pod {name})")
         }
-        // It takes no `--`.
-        (name, None) if is_netns(name) => format!("ip netns exec {name} {command}"),
-        (_, None) => format!("{command} (in that network namespace)"),
+        None => format!("{command} (in that network namespace)"),
     }
 }
 
@@ -124,8 +129,10 @@ mod tests {
         let said = |netns, pid| in_its_namespace(&of(netns, pid), "ss -t");
         assert_eq!(said("host", None), "ss -t");
         assert_eq!(said("host", Some(7)), "ss -t");
-        assert_eq!(said("blue", Some(7)), "nsenter -t 7 -n ss -t");
+        assert_eq!(said("blue", Some(7)), "ip netns exec blue ss -t");
         assert_eq!(said("blue", None), "ip netns exec blue ss -t");
+        let web = Subject { container: Some("web01".into()), ..of("web01", Some(7)) };
+        assert_eq!(in_its_namespace(&web, "ss -t"), "nsenter -t 7 -n ss -t");
         for id in ["0123456789ab", "1a2b3c4d_5e6"] {
             let whose = format!("(PID: any process of container or pod {id})");
             assert_eq!(said(id, None), format!("nsenter -t PID -n ss -t {whose}"));

@@ -116,6 +116,8 @@ pub struct FindingSample {
     pub owner: OwnerLabels,
     /// Which service, where the finding has one.
     pub port: Option<u16>,
+    /// Another finding leads it: it has no owner's labels here, and no alert.
+    pub is_led: bool,
     /// Findings that share these labels: those under [`OTHER`], and destinations that differ only
     /// in their address.
     pub count: u64,

@@ -295,7 +295,8 @@ impl Sampler {
 
     fn findings(&self, findings: &[Finding]) -> Vec<FindingSample> {
         let mut rows: Vec<FindingSample> = Vec::new();
-        for (index, finding) in findings.iter().enumerate() {
+        let mut leaders = 0;
+        for finding in findings {
             let subject = &finding.subject;
             let mut sample = FindingSample {
                 kind: finding.kind,
@@ -306,13 +307,20 @@ impl Sampler {
                     unit: subject.unit_label().to_owned(),
                 },
                 port: subject.port,
+                is_led: finding.led_by.is_some(),
                 count: 1,
             };
-            // Findings come worst first, so what is cut is the mildest.
-            if index >= self.owners {
+            if sample.is_led {
+                sample.netns = "".into();
+                sample.owner = OwnerLabels::default();
+                sample.port = None;
+            } else if leaders == self.owners {
+                // Findings come worst first, so what is cut is the mildest.
                 sample.netns = "".into();
                 sample.owner = OwnerLabels { process: OTHER.to_owned(), unit: String::new() };
                 sample.port = None;
+            } else {
+                leaders += 1;
             }
             match rows.iter_mut().find(|row| FindingSample { count: 1, ..(*row).clone() } == sample)
             {

@@ -505,7 +505,7 @@ fn it_names_listener_limit_owner_and_drops() {
     }
     assert_says(
         &remedies_of(finding),
-        &["nsenter -t 12 -n ss -ltnp '( sport = :8080 )'", "listen(), now 5", "somaxconn"],
+        &["ip netns exec blue ss -ltnp '( sport = :8080 )'", "listen(), now 5", "somaxconn"],
     );
     watch.pass(INTERVAL);
     watch.see([blue(0, 45)]);
@@ -561,4 +561,19 @@ fn new_thresholds_and_windows_count_from_the_next_look_on() {
     watch.pass(seconds(10));
     watch.reconfigure(|detect| detect.accept_queue_overflow.window = seconds(9));
     assert_eq!(watch.see([dropped(5)]), []);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::AcceptQueueOverflow,
+    make: drop_clients,
+    milder: Some("warning = 41"),
+};
+
+fn drop_clients(making: &mut Making, service: &Service) {
+    let dropping = |drops| Listener { drops, ..overrides::listener(service) };
+    making.now.listeners.push(dropping(1));
+    making.then.listeners.push(dropping(41));
+    let overflows = NetstatCounters { listen_overflows: 80, ..Default::default() };
+    making.then.netstat = Some(overflows);
 }

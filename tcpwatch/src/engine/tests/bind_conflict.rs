@@ -347,7 +347,7 @@ fn commands_run_in_the_namespace_of_the_one_that_holds_the_port() {
     assert_says(&remedies_of(watch.only()), &["ip netns exec blue ss -Htanp"]);
     assert_says(&watch.only().title, &["0.0.0.0:80 in network namespace blue: "]);
     watch.see([blue(listening("0.0.0.0:80", owner(&process(9, "caddy"))))]);
-    assert_says(&remedies_of(watch.only()), &["nsenter -t 9 -n ss -Htlnp"]);
+    assert_says(&remedies_of(watch.only()), &["ip netns exec blue ss -Htlnp"]);
 }
 
 #[test]
@@ -438,4 +438,16 @@ fn who_has_taken_another_port_instead_is_spoken_of_no_more_until_it_fails_again(
     elsewhere.listeners.extend(listening("127.0.0.1:6011", owner(&process(32, "x"))).listeners);
     watch.see([elsewhere]);
     assert_eq!(watch.severities(), [Severity::Warning]);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned =
+    Owned { kind: FindingKind::BindConflict, make: be_refused, milder: None };
+
+fn be_refused(making: &mut Making, (process, port): &Service) {
+    let local = Endpoint { address: address("0.0.0.0"), port: *port };
+    for after in [0, 55, 60] {
+        let (at, process) = (making.began + seconds(after), Some(Arc::clone(process)));
+        making.events.push(Event::BindFailed { at, netns: HOST, local, process });
+    }
 }

@@ -415,7 +415,7 @@ fn a_pileup_elsewhere_names_its_namespace_and_enters_it() {
     let leak = close_wait(&process(12, "backupd"), START - seconds(100));
     let table = [
         ("host", "in CLOSE_WAIT, the oldest", "Look at them: ss "),
-        ("blue", "in CLOSE_WAIT in network namespace blue, ", "nsenter -t 12 -n ss "),
+        ("blue", "in CLOSE_WAIT in network namespace blue, ", "ip netns exec blue ss "),
         ("", "in CLOSE_WAIT in an unnamed network namespace, ", "nsenter -t 12 -n ss "),
     ];
     for (name, title, remedy) in table {
@@ -468,4 +468,15 @@ fn sockets_that_were_too_many_to_describe_are_counted_without_an_owner() {
     assert!(finding.title.contains("; 83,616 more of that service"), "{}", finding.title);
     let key = "sockets_not_examined";
     assert_eq!(finding.evidence.get(key), Some(&Evidence::Count(83_616)));
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned =
+    Owned { kind: FindingKind::CloseWaitPileup, make: keep, milder: Some("info = 21") };
+
+fn keep(making: &mut Making, (process, port): &Service) {
+    let peer = Endpoint { address: address("10.0.0.9"), port: *port };
+    let since = making.began - seconds(3_600);
+    let socket = CloseWaitSocket { peer, ..close_wait(process, since) };
+    making.then.close_wait.extend(times(20, &socket));
 }

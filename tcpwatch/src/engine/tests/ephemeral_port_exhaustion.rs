@@ -20,7 +20,7 @@ fn used(used: u32) -> Namespace {
 #[test]
 fn a_destination_is_judged_by_its_part_of_the_usable_ports() {
     use Severity::{Critical, Warning};
-    // 0.8 and 0.95 of 28232 are 22585.6 and 26820.4.
+    // 0.8 and 0.95 of 28,232 are 22585.6 and 26820.4.
     let table = [
         (0, None),
         (22_585, None),
@@ -53,7 +53,7 @@ fn a_range_without_a_usable_port_is_no_division_by_zero() {
 #[test]
 fn a_destination_is_released_below_nine_tenths_of_the_threshold() {
     let mut watch = Watch::new();
-    // 0.72 and 0.855 of 28232 are 20327.04 and 24138.36.
+    // 0.72 and 0.855 of 28,232 are 20327.04 and 24138.36.
     let steps =
         [(26_821, "critical"), (24_139, "critical"), (24_138, "warning"), (20_328, "warning")];
     for (ports, severity) in steps {
@@ -146,8 +146,8 @@ fn a_failed_connect_and_its_busy_destination_are_one_finding() {
     assert_eq!(watch.only().id, id);
     assert_eq!(
         watch.only().title,
-        "1 connect() call to 10.0.0.9:443 found no free local port, by curl (pid 70): 25000 of \
-         28232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"
+        "1 connect() call to 10.0.0.9:443 found no free local port, by curl (pid 70): 25,000 of \
+         28,232 local ports from 10.0.0.1 to 10.0.0.9:443 are taken"
     );
     assert_eq!(watch.reported(), ["raised warning", "warning to critical"]);
     // When the window is over the ratio still stands.
@@ -331,7 +331,7 @@ fn settings_are_changed_in_the_namespace_that_is_short_of_ports() {
     watch.see([blue]);
     assert_says(
         &remedies_of(watch.only()),
-        &["nsenter -t 70 -n sysctl -w net.ipv4.tcp_tw_reuse=1 "],
+        &["ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 "],
     );
 }
 
@@ -504,4 +504,16 @@ fn a_bound_socket_whose_ends_are_taken_is_no_shortage_either() {
     }
     let findings = watch.see([host()]);
     assert!(findings.iter().all(|it| !it.id.contains("own_range") && !it.id.contains("ends")));
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::EphemeralPortExhaustion,
+    make: fail,
+    milder: Some("window = \"59s\""),
+};
+
+fn fail(making: &mut Making, (process, port): &Service) {
+    let peer = format!("10.0.0.9:{port}");
+    making.events.push(no_port(making.began, HOST, "10.0.0.1", &peer, Some(process)));
 }

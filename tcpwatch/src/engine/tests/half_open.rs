@@ -249,7 +249,7 @@ fn a_flood_says_how_many_from_where_and_what_cookies_do() {
     assert_says(&watch.only().explanation, &["SYN cookies are off", "are turned away"]);
     assert_eq!(
         watch.only().remedies[1],
-        "Now: nsenter -t 80 -n sysctl -w net.ipv4.tcp_syncookies=1"
+        "Now: ip netns exec blue sysctl -w net.ipv4.tcp_syncookies=1"
     );
     off.syncookies = None;
     watch.see([off]);
@@ -293,4 +293,27 @@ fn each_of_the_two_can_be_switched_off_and_its_thresholds_set() {
     assert_eq!(watch.see([listening([crowded(300, 300)])]), []);
     watch.reconfigure(|detect| detect.syn_flood.critical = 300);
     assert_eq!(watch.see([listening([crowded(300, 300)])])[0].severity, Severity::Critical);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: [Owned; 2] = [
+    Owned {
+        kind: FindingKind::SynFlood,
+        make: |making, service| crowd(making, service, 300),
+        milder: Some("warning = 301"),
+    },
+    Owned {
+        kind: FindingKind::HandshakeStall,
+        make: |making, service| crowd(making, service, 3),
+        milder: Some("warning = 301"),
+    },
+];
+
+fn crowd(making: &mut Making, service: &Service, unanswered_sources: u32) {
+    making.then.listeners.push(Listener {
+        unanswered: 300,
+        half_open: 300,
+        unanswered_sources,
+        ..overrides::listener(service)
+    });
 }

@@ -126,3 +126,12 @@ fn a_recording_without_idle_times_is_not_judged() {
     watch.services = Some(vec![ServiceCount { idle: None, ..closes(443, &node(), 0, 400) }]);
     assert_eq!(watch.see([host()]).len(), 0);
 }
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned =
+    Owned { kind: FindingKind::KeepaliveRace, make: race, milder: Some("warning = 41") };
+
+fn race(making: &mut Making, (process, port): &Service) {
+    making.resets.push(late(*port, Amount::Some, process, 40));
+    making.services.push(closes(*port, process, 0, 400));
+}

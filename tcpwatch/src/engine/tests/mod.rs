@@ -42,6 +42,7 @@ mod time_wait_exhaustion;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use self::overrides::{Making, Owned, Service};
 use super::{Engine, Evidence, Finding, FindingChange, FindingKind, Severity};
 use crate::{
     config::{Config, Detect, Ignore},
@@ -52,6 +53,22 @@ use crate::{
         StateCounts, TcpState, TimeWaitUse, Timestamp, TwReuse, WaitingSocket,
     },
 };
+
+/// Every kind that a process, unit or port can own, from its own tests.
+const OWNED: [Owned; 12] = [
+    close_wait_pileup::OWNED,
+    ephemeral_port_exhaustion::OWNED,
+    self_connection::OWNED,
+    self_connect_risk::OWNED,
+    half_open::OWNED[0],
+    half_open::OWNED[1],
+    accept_queue_overflow::OWNED,
+    reset_storm::OWNED,
+    bind_conflict::OWNED,
+    stuck_state::OWNED,
+    stalled_send::OWNED,
+    keepalive_race::OWNED,
+];
 
 /// When every test begins: late enough for anything to be older than the agent.
 const START: Timestamp = Timestamp::from_ns(1_000_000 * 1_000_000_000);

@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::facts::SeenReset;
-use crate::facts::{Amount, StalledSocket};
 
 /// A process and the port of its service.
-type Service = (Arc<Process>, u16);
+pub(super) type Service = (Arc<Process>, u16);
 
 fn backupd() -> Service {
     (process_in(12, "backupd", "backup.service"), 1_001)
@@ -30,119 +28,59 @@ fn kinds() -> impl Iterator<Item = FindingKind> {
     FindingKind::ALL.into_iter().filter(|kind| kind.has_owner())
 }
 
+/// A kind that has owners, as its own tests know it.
+#[derive(Clone, Copy)]
+pub(super) struct Owned {
+    pub(super) kind: FindingKind,
+    /// Brings it about for one owner.
+    pub(super) make: fn(&mut Making, &Service),
+    /// A threshold that it does not reach then; `None` where it has none.
+    pub(super) milder: Option<&'static str>,
+}
+
+/// Two looks, a minute apart, and all that happens between them.
+pub(super) struct Making {
+    pub(super) began: Timestamp,
+    pub(super) now: Namespace,
+    pub(super) then: Namespace,
+    pub(super) resets: Vec<ResetCount>,
+    pub(super) services: Vec<ServiceCount>,
+    pub(super) events: Vec<Event>,
+}
+
+fn owned(kind: FindingKind) -> &'static Owned {
+    OWNED.iter().find(|owned| owned.kind == kind).expect("each kind with owners is in the list")
+}
+
 fn section(kind: FindingKind) -> String {
     format!("detect.{}", kind.name().replace('-', "_"))
 }
 
-fn listener((process, port): &Service) -> Listener {
+/// A listener of the service.
+pub(super) fn listener((process, port): &Service) -> Listener {
     let local = Endpoint { address: address("0.0.0.0"), port: *port };
     Listener { accept_limit: 4_096, owner: owner(process), ..Listener::at(local) }
 }
 
 /// Brings `kind` about for both, and says at whose ports it is found a minute later.
 fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
-    let everybody = [backupd(), restored()];
     // The baseline must be known first.
     watch.resets = Some(Vec::new());
     watch.see([host()]);
     watch.pass(seconds(600));
-    let mut resets = Vec::new();
-    let mut services = Vec::new();
-    let began = watch.now;
-    let mut now = host();
-    let mut then = host();
-    for who in &everybody {
-        let (process, port) = who;
-        let peer = Endpoint { address: address("10.0.0.9"), port: *port };
-        match kind {
-            FindingKind::CloseWaitPileup => {
-                let socket =
-                    CloseWaitSocket { peer, ..close_wait(process, began - seconds(3_600)) };
-                then.close_wait.extend(times(20, &socket));
-            }
-            FindingKind::EphemeralPortExhaustion => {
-                let peer = peer.to_string();
-                let failed = no_port(began, HOST, "10.0.0.1", &peer, Some(process));
-                watch.engine.handle_event(&failed);
-            }
-            FindingKind::SelfConnection => then.self_connected.push(SelfConnectedSocket {
-                id: 1,
-                endpoint: peer,
-                state: TcpState::Established,
-                owner: owner(process),
-            }),
-            FindingKind::SelfConnectRisk => {
-                let listener = Listener { in_port_range: true, ..listener(who) };
-                now.listeners.push(listener.clone());
-                then.listeners.push(listener);
-            }
-            FindingKind::SynFlood | FindingKind::HandshakeStall => {
-                let unanswered_sources = if kind == FindingKind::SynFlood { 300 } else { 3 };
-                let crowd = Listener {
-                    unanswered: 300,
-                    half_open: 300,
-                    unanswered_sources,
-                    ..listener(who)
-                };
-                then.listeners.push(crowd);
-            }
-            FindingKind::AcceptQueueOverflow => {
-                now.listeners.push(Listener { drops: 1, ..listener(who) });
-                then.listeners.push(Listener { drops: 41, ..listener(who) });
-                let overflows = NetstatCounters { listen_overflows: 80, ..Default::default() };
-                then.netstat = Some(overflows);
-            }
-            FindingKind::BindConflict => {
-                let local = Endpoint { address: address("0.0.0.0"), port: *port };
-                let process = Some(Arc::clone(process));
-                for at in [began, began + seconds(55), began + seconds(60)] {
-                    let process = process.clone();
-                    let event = Event::BindFailed { at, netns: HOST, local, process };
-                    watch.engine.handle_event(&event);
-                }
-            }
-            FindingKind::StuckState => then.waiting.extend(vec![
-                WaitingSocket {
-                    id: 1,
-                    state: TcpState::SynSent,
-                    local: endpoint("10.0.0.1:40000"),
-                    peer,
-                    role: Role::Client,
-                    since: began + seconds(30),
-                    orphan: false,
-                    progress: None,
-                    owner: owner(process),
-                    owner_pending: false,
-                };
-                10
-            ]),
-            FindingKind::StalledSend => then.stalled.extend(vec![
-                StalledSocket {
-                    peer,
-                    ..stalled_send::stalled(process, 1, 20, began + seconds(60))
-                };
-                10
-            ]),
-            FindingKind::KeepaliveRace => {
-                resets.push(keepalive_race::late(*port, Amount::Some, process, 40));
-                services.push(keepalive_race::closes(*port, process, 0, 400));
-            }
-            // No process, unit or port owns them.
-            FindingKind::TimeWaitExhaustion | FindingKind::KernelLimit => {}
-            FindingKind::ResetStorm => resets.push(ResetCount {
-                netns: HOST,
-                role: Role::Client,
-                port: *port,
-                what: SeenReset::Received(TcpState::SynSent).into(),
-                process: Some(Arc::clone(process)),
-                last_peer: None,
-                count: 700,
-                other_port: None,
-                peers: None,
-                other_ports: None,
-            }),
-        }
+    let mut making = Making {
+        began: watch.now,
+        now: host(),
+        then: host(),
+        resets: Vec::new(),
+        services: Vec::new(),
+        events: Vec::new(),
+    };
+    for service in [backupd(), restored()] {
+        (owned(kind).make)(&mut making, &service);
     }
+    let Making { now, then, resets, services, events, .. } = making;
+    events.iter().for_each(|event| watch.engine.handle_event(event));
     watch.see([now]);
     watch.pass(seconds(60));
     watch.resets = Some(resets);
@@ -176,25 +114,9 @@ fn every_kind_can_be_switched_off_and_on_for_one_process_unit_or_port() {
 #[test]
 fn every_kind_is_judged_by_the_thresholds_of_the_override() {
     for kind in kinds() {
-        // Thresholds that would not be reached, or be over.
-        let keys = match kind {
-            FindingKind::CloseWaitPileup => "info = 21",
-            FindingKind::EphemeralPortExhaustion => "window = \"59s\"",
-            FindingKind::SelfConnectRisk => "min_age = \"61s\"",
-            FindingKind::SynFlood | FindingKind::HandshakeStall => "warning = 301",
-            FindingKind::AcceptQueueOverflow => "warning = 41",
-            FindingKind::ResetStorm => "warning = 701",
-            FindingKind::KeepaliveRace => "warning = 41",
-            FindingKind::StalledSend => "min_age = \"21s\"",
-            FindingKind::StuckState => "unanswered = \"31s\"",
-            // The first two are found whatever the threshold, the third has no overrides.
-            FindingKind::BindConflict
-            | FindingKind::SelfConnection
-            | FindingKind::TimeWaitExhaustion
-            | FindingKind::KernelLimit => continue,
-        };
+        let Some(milder) = owned(kind).milder else { continue };
         for name in NAMES_OF_BACKUPD {
-            let file = format!("[[{}.override]]\n{name}\n{keys}", section(kind));
+            let file = format!("[[{}.override]]\n{name}\n{milder}", section(kind));
             let mut watch = Watch::configured(&file);
             assert_eq!(ports_found(&mut watch, kind), [1_002].into(), "{file}");
         }

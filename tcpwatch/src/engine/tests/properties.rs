@@ -338,11 +338,11 @@ fn assert_cut(samples: &Samples, owners: usize) {
         most,
     );
     assert_unique(samples.listeners.iter().map(|row| (&row.netns, &row.owner, row.port)), most);
-    // The other findings keep their kind and severity.
-    let others = FindingKind::ALL.len() * Severity::ALL.len();
+    // The other findings, and those that are led, keep their kind and severity.
+    let others = 2 * FindingKind::ALL.len() * Severity::ALL.len();
     let rows = samples.findings.iter();
     assert_unique(
-        rows.map(|row| (row.kind, row.severity, &row.netns, &row.owner, row.port)),
+        rows.map(|row| (row.kind, row.severity, &row.netns, &row.owner, row.port, row.is_led)),
         owners + others,
     );
 }

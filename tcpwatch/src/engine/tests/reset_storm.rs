@@ -539,3 +539,22 @@ fn a_scan_of_all_ports_pushes_no_service_out() {
     host.repeat(6, &[1_500]);
     assert_eq!(host.only().subject.port, Some(443));
 }
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned =
+    Owned { kind: FindingKind::ResetStorm, make: be_reset, milder: Some("warning = 701") };
+
+fn be_reset(making: &mut Making, (process, port): &Service) {
+    making.resets.push(ResetCount {
+        netns: HOST,
+        role: Role::Client,
+        port: *port,
+        what: SeenReset::Received(TcpState::SynSent).into(),
+        process: Some(Arc::clone(process)),
+        last_peer: None,
+        count: 700,
+        other_port: None,
+        peers: None,
+        other_ports: None,
+    });
+}

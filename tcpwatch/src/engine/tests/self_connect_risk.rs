@@ -229,7 +229,7 @@ fn the_remedy_prints_the_exact_value_merged_with_what_is_reserved() {
     let (mut watch, namespace) = long_listening([listener(AT)]);
     watch.see([Namespace { name: "blue".into(), ..namespace }]);
     let remedy = &watch.only().remedies[0];
-    assert_says(remedy, &["nsenter -t 12 -n sysctl -w net.ipv4.ip_local_reserved_ports=40000 ("]);
+    assert_says(remedy, &["ip netns exec blue sysctl -w net.ipv4.ip_local_reserved_ports=40000 ("]);
     assert!(!remedy.contains("/etc/sysctl.d"), "{remedy}");
     assert_says(&remedies_of(watch.only()), &["below 32768", "getsockname() equals"]);
 }
@@ -479,4 +479,17 @@ fn new_ages_and_thresholds_count_from_the_next_look_on() {
         detect.self_connect_risk.min_age = seconds(6);
     });
     assert_eq!(watch.see(look()), []);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::SelfConnectRisk,
+    make: listen_in_the_range,
+    milder: Some("min_age = \"61s\""),
+};
+
+fn listen_in_the_range(making: &mut Making, service: &Service) {
+    let listener = Listener { in_port_range: true, ..overrides::listener(service) };
+    making.now.listeners.push(listener.clone());
+    making.then.listeners.push(listener);
 }

@@ -133,7 +133,7 @@ fn the_command_that_closes_it_touches_no_other_socket() {
     watch.see([blue]);
     assert_eq!(
         watch.only().remedies[1],
-        "Close it: restart child (pid 71), or nsenter -t 71 -n ss -K 'src 127.0.0.1:40000 and dst \
+        "Close it: restart child (pid 71), or ip netns exec blue ss -K 'src 127.0.0.1:40000 and dst \
          127.0.0.1:40000'"
     );
 }
@@ -159,6 +159,19 @@ fn the_whole_list_of_reserved_ports_is_printed_before_anything_is_ended() {
     };
     blue.ports.reserved = "8080,39999".to_owned();
     watch.see([blue]);
-    let set = "nsenter -t 71 -n sysctl -w net.ipv4.ip_local_reserved_ports=8080,39999-40000 (";
+    let set = "ip netns exec blue sysctl -w net.ipv4.ip_local_reserved_ports=8080,39999-40000 (";
     assert_says(&watch.only().remedies[0], &[set]);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned =
+    Owned { kind: FindingKind::SelfConnection, make: meet_itself, milder: None };
+
+fn meet_itself(making: &mut Making, (process, port): &Service) {
+    making.then.self_connected.push(SelfConnectedSocket {
+        id: 1,
+        endpoint: Endpoint { address: address("10.0.0.9"), port: *port },
+        state: TcpState::Established,
+        owner: owner(process),
+    });
 }

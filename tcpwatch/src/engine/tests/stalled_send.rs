@@ -161,3 +161,16 @@ fn last_ack_is_of_stuck_state_and_a_program_with_a_time_out_says_it() {
     watch.pass(INTERVAL);
     assert_eq!(watch.see([host()]), []);
 }
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::StalledSend,
+    make: send_into_silence,
+    milder: Some("min_age = \"21s\""),
+};
+
+fn send_into_silence(making: &mut Making, (process, port): &Service) {
+    let peer = Endpoint { address: address("10.0.0.9"), port: *port };
+    let silent = StalledSocket { peer, ..stalled(process, 1, 20, making.began + seconds(60)) };
+    making.then.stalled.extend(vec![silent; 10]);
+}

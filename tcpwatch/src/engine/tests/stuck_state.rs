@@ -324,7 +324,7 @@ fn an_unanswered_connect_names_the_hosts_and_tells_a_drop_from_a_refusal() {
     );
     assert_says(&finding.explanation, &["not even a refusal", "firewall", "accept queue is full"]);
     let remedies = remedies_of(finding);
-    let commands = ["nsenter -t 12 -n ip route get 10.0.0.9", "nsenter -t 12 -n tcpdump"];
+    let commands = ["ip netns exec blue ip route get 10.0.0.9", "ip netns exec blue tcpdump"];
     assert_says(&remedies, &commands);
     assert_eq!(
         text_of(finding, "sockets_by_host"),
@@ -390,4 +390,27 @@ fn disabled_it_raises_nothing_and_clears_what_it_had_raised() {
     watch.reconfigure(|detect| detect.stuck_state.enabled = false);
     assert_eq!(see(&mut watch, many(500, &stuck)), []);
     assert_eq!(watch.reported(), ["raised critical", "cleared critical"]);
+}
+
+/// For the tests of all kinds.
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::StuckState,
+    make: wait_for_an_answer,
+    milder: Some("unanswered = \"31s\""),
+};
+
+fn wait_for_an_answer(making: &mut Making, (process, port): &Service) {
+    let waiting = WaitingSocket {
+        id: 1,
+        state: TcpState::SynSent,
+        local: endpoint("10.0.0.1:40000"),
+        peer: Endpoint { address: address("10.0.0.9"), port: *port },
+        role: Role::Client,
+        since: making.began + seconds(30),
+        orphan: false,
+        progress: None,
+        owner: owner(process),
+        owner_pending: false,
+    };
+    making.then.waiting.extend(vec![waiting; 10]);
 }

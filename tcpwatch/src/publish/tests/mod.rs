@@ -115,6 +115,7 @@ fn samples() -> Samples {
                 netns: host.clone(),
                 owner: owner("backupd", "backup.service"),
                 port: Some(443),
+                is_led: false,
                 count: 1,
             },
             FindingSample {
@@ -123,7 +124,17 @@ fn samples() -> Samples {
                 netns: host,
                 owner: owner("", ""),
                 port: None,
+                is_led: false,
                 count: 1,
+            },
+            FindingSample {
+                kind: FindingKind::StuckState,
+                severity: Severity::Warning,
+                netns: "".into(),
+                owner: owner("", ""),
+                port: None,
+                is_led: true,
+                count: 2,
             },
         ],
     }
