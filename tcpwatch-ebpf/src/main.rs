@@ -4,7 +4,7 @@
 //! decision, and every table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
-//! walks: [`inventory`], [`owners`]. All of them read kernel memory through [`sock`] and
+//! walks: [`inventory`] with [`ports`], [`owners`]. All of them read kernel memory through [`sock`] and
 //! [`segment`]; [`scope`] selects the namespaces that the hooks count.
 #![no_std]
 #![no_main]
@@ -23,6 +23,7 @@ mod notes;
 mod origins;
 mod owners;
 mod passive_reset;
+mod ports;
 mod receive_reset;
 mod scope;
 mod segment;
@@ -30,6 +31,7 @@ mod send_reset;
 mod services;
 mod set_state;
 mod sock;
+mod tcp_sock;
 
 /// The verifier proves that no panic is reachable.
 #[cfg(not(test))]

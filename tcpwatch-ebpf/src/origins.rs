@@ -13,7 +13,8 @@ use tcpwatch_common::{Address, ResetKey, ResetOrigin, ResetOriginUse};
 use crate::{
     log,
     maps::{RESET_ORIGINS, STRAY_RESETS},
-    sock::{Namespace, Sock, TcpSock, current_leader_comm, state},
+    sock::{Namespace, Sock, current_leader_comm, state},
+    tcp_sock::TcpSock,
 };
 
 /// The process that caused a reset.

@@ -18,7 +18,8 @@ use crate::{
     origins::{self, Culprit, Ends},
     scope,
     segment::Segment,
-    sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, TcpSock, are_given, offset, state},
+    sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, are_given, offset, state},
+    tcp_sock::TcpSock,
 };
 
 /// Arguments of the tracepoint on kernels that give a reason.

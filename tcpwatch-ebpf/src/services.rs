@@ -16,7 +16,8 @@ use crate::{
     log,
     maps::SERVICES,
     origins,
-    sock::{Sock, TcpSock, current_leader_comm},
+    sock::{Sock, current_leader_comm},
+    tcp_sock::TcpSock,
 };
 
 /// Counts a connect().

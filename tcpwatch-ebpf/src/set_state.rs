@@ -25,7 +25,8 @@ use crate::{
     maps::{Share, counters, emit},
     notes::{self, Put},
     scope, services,
-    sock::{IPPROTO_TCP, Sock, TcpSock, current_leader_comm, state},
+    sock::{IPPROTO_TCP, Sock, current_leader_comm, state},
+    tcp_sock::TcpSock,
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]

@@ -488,9 +488,10 @@ section! {
         pub min_age: Duration = Duration::from_secs(10);
 
         /// Sockets of one owner at one port, from 1 to 1000000, that raise an info; a warning where
-        /// so many towards one host are silent. Of a server's connections they must be a hundredth.
-        /// 10 is a connection pool of common default size (HikariCP). The nearest healthy program is
-        /// a web server for phones, of whose clients some in a thousand are out of reach.
+        /// so many towards one host are silent. Of a server's connections they must be a hundredth,
+        /// for a warning half. 10 is a connection pool of common default size (HikariCP). The nearest
+        /// healthy programs are a web server for phones, of whose clients some in a thousand are out
+        /// of reach, and an office tool: a laptop that goes to sleep takes ten connections with it.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 

@@ -335,7 +335,7 @@ fn the_worst_hundred_findings_of_a_kind_are_kept() {
         let used = if id > 290 { 1_000 } else { 900 };
         let time_wait = TimeWaitUse { used, limit: Some(1_000) };
         let conntrack = Some(Conntrack {
-            entries: 900,
+            entries: 960,
             limit: Some(1_000),
             dropped: Some(0),
             ..Conntrack::default()

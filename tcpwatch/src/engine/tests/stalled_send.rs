@@ -75,6 +75,17 @@ fn clients_that_vanish_one_by_one_are_nothing_beside_many_and_info_beside_few() 
 }
 
 #[test]
+fn a_laptop_that_sleeps_is_info_and_a_balancer_that_vanishes_a_warning() {
+    let server = process(80, "tool");
+    let vanished = |now| -> Vec<StalledSocket> {
+        let local = endpoint("10.0.0.1:443");
+        vec![StalledSocket { role: Role::Server, local, ..stalled(&server, 1, 300, now) }; 12]
+    };
+    assert_eq!(look_at(vanished, 40), [Severity::Info]);
+    assert_eq!(look_at(vanished, 20), [Severity::Warning]);
+}
+
+#[test]
 fn a_closed_window_is_no_silence_and_is_info() {
     let app = process(7, "app");
     let mut watch = Watch::new();

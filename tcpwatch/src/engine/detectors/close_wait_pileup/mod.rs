@@ -55,7 +55,7 @@ use crate::{
 };
 
 /// Processes and services that are followed; more owners than that with old sockets is no leak of
-/// one. The largest of each namespace come first.
+/// one. The largest of all namespaces come first.
 const FOLLOWED: usize = 1_024;
 /// A socket on which data was acknowledged so lately is in use, however short `min_age` is.
 const IN_USE: Duration = Duration::from_secs(2);
@@ -89,22 +89,26 @@ impl Detector for CloseWaitPileup {
             mirrors: BTreeSet::new(),
         };
         let peers = Peers::of(round.inventory);
-        for namespace in &round.inventory.namespaces {
-            let look = Look {
-                inventory: round.inventory,
-                namespace,
-                present: Present::new(&namespace.close_wait),
-                beyond: Beyond::of(namespace),
-                peers: &peers,
-                now: round.now,
-            };
-            let mut owners: Vec<_> = owners(round, namespace, verdicts).into_iter().collect();
-            owners.retain(|(_, found)| !found.sockets.is_empty());
-            owners.sort_by_key(|(_, found)| Reverse(found.sockets.len()));
-            for (key, found) in &owners {
-                let config = round.detect.close_wait_pileup.at(key.place);
-                judging.judge_owner(key, found, &look, config, verdicts);
-            }
+        let look_at = |namespace| Look {
+            inventory: round.inventory,
+            namespace,
+            present: Present::new(&namespace.close_wait),
+            beyond: Beyond::of(namespace),
+            peers: &peers,
+            now: round.now,
+        };
+        let looks: Vec<_> = round.inventory.namespaces.iter().map(look_at).collect();
+        let mut all = Vec::new();
+        for look in &looks {
+            let owners = owners(round, look.namespace, verdicts).into_iter();
+            all.extend(owners.map(|(key, found)| (look, key, found)));
+        }
+        all.retain(|(_, _, found)| !found.sockets.is_empty());
+        // Of all namespaces together: the owners of one do not take the places of the others.
+        all.sort_by_key(|(_, _, found)| Reverse(found.sockets.len()));
+        for (look, key, found) in &all {
+            let config = round.detect.close_wait_pileup.at(key.place);
+            judging.judge_owner(key, found, look, config, verdicts);
         }
         let Judging { growing, reported, mirrors, .. } = judging;
         self.growing = largest(growing);

@@ -38,6 +38,10 @@ const GROWTH_WINDOW: Duration = Duration::from_secs(600);
 /// The kernel ends orphans from a quarter of `tcp_max_orphans` on, because it counts each up to
 /// four times (`tcp_out_of_resources`).
 const ORPHANS_END_FROM: f64 = 0.25;
+/// From this part on a packet that connection tracking drops counts as dropped for want of an entry.
+/// Entries last for minutes, so a table that was full is still near it at the next look; a gateway
+/// that stands lower drops a packet now and then for other reasons.
+const CROWDED: f64 = 0.95;
 /// Part of a limit that counts as reached: each CPU keeps some of the resource for itself, so the
 /// sum seldom is the limit.
 const FULL: f64 = 0.98;
@@ -169,7 +173,7 @@ impl KernelLimit {
                 })
             }
             Resource::Conntrack(_) => {
-                let was_full = near.is_some() || losses.evicted > 0;
+                let was_full = reading.part() >= CROWDED || losses.evicted > 0;
                 let evicted = (losses.evicted > 0).then_some(Severity::Info);
                 losses.severity(config).filter(|_| was_full).max(evicted)
             }

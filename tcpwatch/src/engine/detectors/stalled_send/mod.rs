@@ -5,7 +5,8 @@
 //! apart from silence: there the peer's kernel answers, and its process does not read.
 //! Trip: info at `warning` of a group that are older than `min_age`; of a server's connections only
 //! where they are a hundredth of all, because each public server has clients that vanish. `warning` or
-//! `critical` of them towards one host, silent for three times as long. A closed window is info, and
+//! `critical` of them towards one host, silent for three times as long; of a server's connections they
+//! must be half of all. A closed window is info, and
 //! so is silence of many hosts: no single path or peer is gone.
 //! Cold start: ages are of the last acknowledgement, so none; before 4.6 the kernel does not show it,
 //! and the last segment is taken.
@@ -38,6 +39,11 @@ const PATIENCE: u32 = 3;
 /// The part of a server's open connections that must stall: the nearest healthy program is a web
 /// server for phones, of whose clients some in a thousand are out of reach at any time.
 const SHARE: f64 = 0.01;
+
+/// The part of them that must be of one silent host for a warning. The nearest healthy program is a
+/// tool of a small office: a laptop that goes to sleep takes its ten connections with it. A balancer
+/// that vanishes takes nearly all.
+const SHARE_OF_HOST: f64 = 0.5;
 
 #[derive(Debug, Default)]
 pub(crate) struct StalledSend {
@@ -81,16 +87,23 @@ impl StalledSend {
         let kind = FindingKind::StalledSend.name();
         let id = format!("{kind}/{cause}/{}/{role}/{port}", key.owner);
         let (warning, critical) = (config.warning as f64, config.critical as f64);
-        let by_count = self.levels.judge(&id, sockets.len() as f64, warning, f64::INFINITY);
-        let is_part = key.role == Role::Client || part_of_open(sockets.len(), namespace) >= SHARE;
+        let count = sockets.len() as f64;
+        let by_count = self.levels.judge(&id, count, warning, f64::INFINITY);
+        let is_client = key.role == Role::Client;
+        let open = open_sockets(namespace);
+        let is_part = is_client || self.reaches(&format!("{id}/part"), count / open, SHARE);
         by_count.filter(|_| is_part)?;
         let patience = config.min_age.saturating_mul(PATIENCE);
         let is_long = |it: &&&StalledSocket| round.now.since(it.quiet_since()) >= patience;
         let long: Vec<_> = sockets.iter().filter(is_long).copied().collect();
-        let at_one_host = by_host(&long).first().map_or(0, |(_, sockets)| *sockets);
-        let by_host =
-            self.levels.judge(&format!("{id}/host"), at_one_host as f64, warning, critical);
-        let severity = by_host.filter(|_| !key.is_window_closed).unwrap_or(Severity::Info);
+        let at_one_host = by_host(&long).first().map_or(0.0, |(_, sockets)| *sockets as f64);
+        let host = format!("{id}/host");
+        let by_host = self.levels.judge(&host, at_one_host, warning, critical);
+        let part_of_host = at_one_host / open;
+        let is_peer =
+            is_client || self.reaches(&format!("{host}/part"), part_of_host, SHARE_OF_HOST);
+        let is_incident = is_peer && !key.is_window_closed;
+        let severity = by_host.filter(|_| is_incident).unwrap_or(Severity::Info);
         let holders = holders(sockets);
         let limits = round.inventory.shared_limits.as_deref().copied();
         let group = Group {
@@ -104,6 +117,10 @@ impl StalledSend {
             now: round.now,
         };
         Some(group.verdict(id, severity))
+    }
+
+    fn reaches(&mut self, id: &str, part: f64, threshold: f64) -> bool {
+        self.levels.judge(id, part, threshold, f64::INFINITY).is_some()
     }
 }
 
@@ -132,9 +149,9 @@ fn groups<'a>(
     groups
 }
 
-/// The part of the open connections of a namespace that so many are.
-fn part_of_open(count: usize, namespace: &Namespace) -> f64 {
+/// Open connections of a namespace, at least one.
+fn open_sockets(namespace: &Namespace) -> f64 {
     let states = [TcpState::Established, TcpState::CloseWait, TcpState::FinWait1];
     let open: f64 = states.iter().map(|state| namespace.sockets.get(*state) as f64).sum();
-    count as f64 / open.max(1.0)
+    open.max(1.0)
 }
