@@ -38,18 +38,17 @@ pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
 pub(crate) fn restart(subject: &Subject) -> String {
     match subject.container.as_deref() {
         Some(id) if is_short_id(id) => {
-            return format!("restart the process, or its container or pod {id}.");
+            return format!("restart container {id} (on Kubernetes delete its pod).");
         }
         Some(name) => {
-            return format!("restart the process, by the service manager in container {name}.");
+            return format!("restart its service inside container {name}.");
         }
         None => {}
     }
     match (subject.unit.as_deref(), subject.pid) {
-        (Some(unit), Some(pid)) if unit.starts_with("user@") => format!(
-            "restart the process. A user's service manager runs it: systemctl --user status {pid}, \
-             as that user, names its unit."
-        ),
+        (Some(unit), Some(pid)) if unit.starts_with("user@") => {
+            format!("restart its user unit: systemctl --user status {pid}, as that user, names it.")
+        }
         (Some(unit), _) if is_unit(unit) && unit.ends_with(".service") => {
             format!("systemctl restart -- {}", quoted(unit))
         }
@@ -118,8 +117,8 @@ mod tests {
         );
         let within =
             |name: &str| restart(&Subject { container: Some(name.into()), ..of_unit("a.service") });
-        assert!(within("0123456789ab").ends_with("container or pod 0123456789ab."));
-        assert!(within("web01").ends_with("in container web01."));
+        assert!(within("0123456789ab").starts_with("restart container 0123456789ab"));
+        assert!(within("web01").ends_with("inside container web01."));
         assert!(restart(&Subject::default()).contains("NFS"));
     }
 

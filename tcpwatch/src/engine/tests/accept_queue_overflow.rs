@@ -219,8 +219,8 @@ fn a_holder_that_does_nothing_with_the_listener_may_have_inherited_it() {
 #[test]
 fn the_remedy_says_which_of_backlog_and_somaxconn_cuts() {
     let table = [
-        (511, Some(4_096), "now 511; the program must listen() again. net.core.somaxconn is 4096"),
-        (4_096, Some(4_096), "a larger net.core.somaxconn, which is 4096 and cuts there"),
+        (511, Some(4_096), "now 511; the program must listen() again. net.core.somaxconn is 4,096"),
+        (4_096, Some(4_096), "a larger net.core.somaxconn, which is 4,096 and cuts there"),
         (4_096, Some(128), "net.core.somaxconn is 128 now and was larger"),
         (511, None, "net.core.somaxconn, which cuts it"),
     ];

@@ -239,7 +239,7 @@ fn a_self_connection_is_the_first_to_blame_after_a_listener() {
     let found = finding(at, namespace.clone());
     assert_says(&found.title, &["client (pid 70) is connected to itself there"]);
     assert_says(&found.explanation, &["32768-60999", "connected to this very port"]);
-    let close = "restart client (pid 70), or ss -K 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'";
+    let close = "restart client (pid 70), or ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'";
     assert_says(&remedies_of(&found), &[close, "ip_local_reserved_ports=39999-40000 "]);
     namespace.listeners = listening(at, None).listeners;
     assert_says(&finding(at, namespace).title, &["an unknown process listens on 127.0.0.1:40000"]);
@@ -251,7 +251,7 @@ fn a_self_connection_outside_the_range_is_not_blamed_on_it() {
     let found = finding(at, held_by([holder(TcpState::Established, at, at, None)]));
     assert_says(&found.title, &["an unknown process is connected to itself there"]);
     assert_says(&found.explanation, &["bound port 8080 before connect()"]);
-    assert_says(&found.remedies[0], &["Free the port now: ss -K"]);
+    assert_says(&found.remedies[0], &["Free the port now: ss -tK"]);
     assert!(!remedies_of(&found).contains("reserved_ports"));
 }
 
@@ -264,7 +264,7 @@ fn the_source_port_of_another_programs_connection_is_to_be_reserved() {
     let found = finding("0.0.0.0:50000", held("crawler"));
     let title = "crawler (pid 70) is connected from that port to 10.0.0.9:443";
     assert_says(&found.title, &[title]);
-    let kill = "ss -K 'src 10.0.0.1:50000 and dst 10.0.0.9:443'";
+    let kill = "ss -tK 'src 10.0.0.1:50000 and dst 10.0.0.9:443'";
     assert_says(&remedies_of(&found), &["ip_local_reserved_ports=50000 ", kill]);
     // Of the same name it is what an older one has accepted; and so it is where the kernel could
     // not have given the port away.

@@ -298,13 +298,11 @@ fn owners_of_one_namespace_take_no_place_of_a_larger_one_elsewhere() {
     let sockets = |pid: u32, count| times(count, &close_wait(&process(pid, "worker"), since));
     // More owners than are followed, in the namespace that comes first.
     let crowd: Vec<_> = (1_000..2_100).flat_map(|pid| sockets(pid, 2)).collect();
-    let mut count = 40;
-    for _ in 0..70 {
+    for count in 40..110 {
         let crowd = Namespace { close_wait: crowd.clone(), ..host() };
         let leak = Namespace { close_wait: sockets(7, count), ..super::namespace(9, "blue") };
         watch.see([crowd, leak]);
         watch.pass(INTERVAL);
-        count += 1;
     }
     // Its growth is known.
     assert_says(&watch.only().explanation, &["Their number keeps growing"]);

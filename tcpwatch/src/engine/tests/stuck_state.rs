@@ -348,7 +348,7 @@ fn last_ack_of_a_process_that_has_closed_has_no_owner_and_says_so() {
                  any more on port 8080 stay in {name}, the oldest for at least 90 s"
             )
         );
-        assert_says(&finding.explanation, &["vanished", "after 2 min"]);
+        assert_says(&finding.explanation, &["vanished", "after about 102 s"]);
         assert_eq!(finding.subject.process, None);
         assert_says(&remedies_of(finding), &["Nothing is to be freed here", "tcpdump"]);
         // Held still, they are given as many tries as any other connection.

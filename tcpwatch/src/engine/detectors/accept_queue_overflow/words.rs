@@ -240,20 +240,21 @@ impl Overflow<'_> {
                  net.core.somaxconn, which cuts it; {again}."
             );
         };
+        let [limit_in_words, cut] = [limit, somaxconn].map(text::number);
         if limit < somaxconn {
             format!(
-                "For bursts a longer queue: a larger backlog in listen(), now {limit}; {again}. \
-                 net.core.somaxconn is {somaxconn} and is not what cuts."
+                "For bursts a longer queue: a larger backlog in listen(), now {limit_in_words}; \
+                 {again}. net.core.somaxconn is {cut} and is not what cuts."
             )
         } else if limit == somaxconn {
             format!(
-                "For bursts a longer queue: a larger net.core.somaxconn, which is {somaxconn} and \
+                "For bursts a longer queue: a larger net.core.somaxconn, which is {cut} and \
                  cuts there, then a backlog in listen() as large; {again}."
             )
         } else {
             format!(
-                "net.core.somaxconn is {somaxconn} now and was larger when the program listened: \
-                 after a restart the queue is shorter than {limit}."
+                "net.core.somaxconn is {cut} now and was larger when the program listened: \
+                 after a restart the queue is shorter than {limit_in_words}."
             )
         }
     }

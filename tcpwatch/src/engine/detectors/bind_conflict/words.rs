@@ -120,7 +120,7 @@ impl BindRefusal<'_> {
         let look = format!("Look at it: {}", here(format!("ss -Htanp '( sport = :{port} )'")));
         let owner = text::named(holding.owner.as_deref());
         let Holding { local, peer, .. } = holding;
-        let kill = here(format!("ss -K 'src {local} and dst {peer}'"));
+        let kill = here(format!("ss -tK 'src {local} and dst {peer}'"));
         let (low, high) = self.namespace.ports.range;
         let (given, never_again) = if holder::is_automatic(&self.namespace.ports, port) {
             (

@@ -47,12 +47,16 @@ fn kill(group: &Group<'_>, subject: &Subject, services: &Services<'_>) -> Option
     if matches!(group.reading(), Reading::Unaccepted) {
         return None;
     }
+    // The command would end those too.
+    if group.half_closed > 0 {
+        return None;
+    }
     let side = if role == Role::Client { "dport" } else { "sport" };
-    let command = format!("ss -K state close-wait '( {side} = :{port} )'");
+    let command = format!("ss -tK state close-wait '( {side} = :{port} )'");
     Some(format!(
         "Without a restart: {}, where the kernel has CONFIG_INET_DIAG_DESTROY. It ends each \
-         connection in CLOSE_WAIT there: its port and memory are free, its descriptor is not, and \
-         calls on it fail with ECONNABORTED.",
+         connection in CLOSE_WAIT there, those of other processes too. Ports and memory are free \
+         then; the descriptors stay open, and calls on them fail with ECONNABORTED.",
         text::in_its_namespace(subject, &command)
     ))
 }

@@ -178,7 +178,7 @@ impl Group<'_> {
             text.push_str(&format!(
                 " {} more of this owner are half-closed on purpose, data is still acknowledged on \
                  them: they are not counted.",
-                self.half_closed
+                text::number(self.half_closed)
             ));
         }
         if self.shown.grows {
@@ -226,9 +226,9 @@ impl Group<'_> {
                 None => format!("{peer}"),
             };
             return format!(
-                "It is a relay that has passed the end on: it also holds {sockets} connections in \
-                 FIN_WAIT2 to {peer}. {behind} does not close them, so the relay cannot end either \
-                 half."
+                "It is a relay that has passed the end on: it also holds {} in FIN_WAIT2 to {peer}. \
+                 {behind} does not close them, so the relay cannot end either half.",
+                text::count(*sockets, "connection")
             );
         }
         let (number, reading) = match self.reading() {
@@ -241,6 +241,10 @@ impl Group<'_> {
                 let reading = "are older than the process that holds them: it inherited their \
                                descriptors from what started it, and may not know of them.";
                 (self.inherited(), reading)
+            }
+            // The next sentence says why: a pool that is stale.
+            Reading::Left(Unread::Nothing) if !self.reading_of_info().is_empty() => {
+                (self.count_of(Unread::Nothing), "were read to the end (Recv-Q 0) and not closed.")
             }
             Reading::Left(Unread::Nothing) => {
                 let reading = "were read to the end (Recv-Q 0) and not closed: a code path sees \
@@ -283,7 +287,7 @@ impl Group<'_> {
                 a thread hangs, or a pool keeps them."
                 .to_owned(),
             Course::Slow => format!(
-                " They are closed in the end, but late: within {window} {left} left while \
+                " They are closed in the end, but late: within {window} {left_in_words} left while \
                  {followed} were watched."
             ),
         }

@@ -51,7 +51,7 @@ impl Case<'_> {
             title: self.title(&subject, &holders),
             explanation: self.explanation(),
             evidence: self.evidence(&holders),
-            remedies: self.remedies(&holders),
+            remedies: self.remedies(&subject, &holders),
             subject,
         }
     }
@@ -239,12 +239,12 @@ impl Case<'_> {
         evidence
     }
 
-    fn remedies(&self, holders: &[Holder]) -> Vec<String> {
+    fn remedies(&self, subject: &Subject, holders: &[Holder]) -> Vec<String> {
         let limit = self.reading.limit;
         let doubled = limit.saturating_mul(2);
         match self.reading.resource {
             Resource::TcpMemory => vec![
-                "Find the sockets with the fullest queues: ss -tnmp 'state connected' (r and t of \
+                "Find the sockets with the fullest queues: ss -tnmp state connected (r and t of \
                  skmem are bytes in the receive and send queue)."
                     .to_owned(),
                 "Look at stalled-send and close-wait-pileup first: data that is not read, or not \
@@ -265,8 +265,8 @@ impl Case<'_> {
                         "See whose peers do not read or have gone: ss -tno state fin-wait-1{filter} \
                          (Send-Q, and timer: on is silence, persist a peer that does not read)."
                     ),
-                    "In the server: a time-out for writing, with SO_LINGER 0 for a client that \
-                     missed it, so that no orphan is left."
+                    "In the server: a time-out for writing, and TCP_USER_TIMEOUT before close(), \
+                     which bounds the orphan too."
                         .to_owned(),
                     "Shorten the life of orphans: sysctl -w net.ipv4.tcp_orphan_retries=3 (0 means \
                      8). Slow networks lose the end of answers by it."
@@ -284,22 +284,31 @@ impl Case<'_> {
                 "Repair the leak there; LimitNOFILE= of a unit bounds its service.".to_owned(),
                 format!("For now: sysctl -w fs.file-max={doubled}"),
             ],
-            Resource::Conntrack(_) => vec![
-                "Find the addresses that fill it: conntrack -L 2>/dev/null | grep -o 'dst=[^ ]*' | \
-                 sort | uniq -c | sort -rn | head"
-                    .to_owned(),
-                format!(
-                    "For now, on the host: sysctl -w net.netfilter.nf_conntrack_max={doubled} (one \
-                     value for all namespaces; an entry takes some 300 bytes) and a quarter of it \
-                     as net.netfilter.nf_conntrack_buckets."
-                ),
-                "Where idle connections fill it: sysctl -w \
-                 net.netfilter.nf_conntrack_tcp_timeout_established=86400 (the default is 5 days)."
-                    .to_owned(),
-                "Take traffic that needs no state out of it: notrack in the raw table (nft: \
-                 notrack), for example of a DNS server."
-                    .to_owned(),
-            ],
+            Resource::Conntrack(_) => {
+                let here = |command: &str| text::in_its_namespace(subject, command);
+                let quarter = doubled / 4;
+                vec![
+                    format!(
+                        "Find the addresses that fill it: {}",
+                        here(
+                            "conntrack -L 2>/dev/null | awk 'match($0, /src=[^ ]+ dst=[^ ]+/) \
+                             {print substr($0, RSTART, RLENGTH)}' | sort | uniq -c | sort -rn | head"
+                        )
+                    ),
+                    format!(
+                        "For now, on the host: sysctl -w net.netfilter.nf_conntrack_max={doubled} \
+                         net.netfilter.nf_conntrack_buckets={quarter} (one value for all \
+                         namespaces; an entry takes some 300 bytes)."
+                    ),
+                    format!(
+                        "Where idle connections fill it: {} (the default is 5 days).",
+                        here("sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400")
+                    ),
+                    "Take traffic that needs no state out of it: notrack in the raw table (nft: \
+                     notrack), for example of a DNS server."
+                        .to_owned(),
+                ]
+            }
         }
     }
 }

@@ -132,10 +132,14 @@ pub(crate) fn remedies(
     subject: &Subject,
     port: u16,
     last_peer: Option<IpAddr>,
+    is_over: bool,
 ) -> Vec<String> {
     let here = |command: &str| text::in_its_namespace(subject, command);
     let capture = here(&format!("tcpdump -ni any -c 40 'tcp port {port} and {IS_RESET}'"));
-    let mut remedies = vec![format!("See who, on the wire: {capture}")];
+    let mut remedies = Vec::new();
+    if !is_over {
+        remedies.push(format!("See who, on the wire: {capture}"));
+    }
     let peer = last_peer.map_or_else(|| "the peer".to_owned(), |peer| peer.to_string());
     let side = match subject.role {
         Some(Role::Client) => "dport",
@@ -147,6 +151,9 @@ pub(crate) fn remedies(
         SeenReset::Received(state) => for_received(state, &ss, &peer, port),
     };
     remedies.extend(steps);
+    if is_over {
+        remedies.push(format!("If it returns, see who, on the wire: {capture}"));
+    }
     remedies
 }
 
@@ -158,9 +165,11 @@ pub(super) fn against_untranslated(subject: &Subject) -> Vec<String> {
             "Is it connection tracking? {} before and after a minute: does `invalid` grow?",
             here("cat /proc/net/stat/nf_conntrack")
         ),
-        "Drop what it finds invalid before it is taken for this host's own: iptables -I INPUT -p \
-         tcp -m conntrack --ctstate INVALID -j DROP (nft: ct state invalid drop)."
-            .to_owned(),
+        format!(
+            "Drop what it finds invalid before it is taken for this host's own: {} (IPv6: \
+             ip6tables).",
+            here("iptables -I INPUT -p tcp -m conntrack --ctstate INVALID -j DROP")
+        ),
         format!(
             "If segments outside the window are common on the way: {} lets them through.",
             here("sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1")

@@ -40,7 +40,10 @@ impl Case<'_> {
         let remedies = match self.scanner {
             Some(source) => causes::against_scan(source),
             None if self.is_untranslated() => causes::against_untranslated(&subject),
-            None => causes::remedies(self.most(), &subject, self.port, self.last.peer),
+            None => {
+                let is_over = self.quiet_seconds() > 0;
+                causes::remedies(self.most(), &subject, self.port, self.last.peer, is_over)
+            }
         };
         Verdict {
             id,

@@ -39,7 +39,7 @@ pub(crate) fn verdict(
         .object("port_range", reserved_ports::evidence_of_range(&namespace.ports))
         .flag("port_is_in_range", inside);
     let who = text::named(holder);
-    let close = format!("ss -K 'src {endpoint} and dst {endpoint}'");
+    let close = format!("ss -tK 'src {endpoint} and dst {endpoint}'");
     let close = text::in_its_namespace(&subject, &close);
     let netns = text::in_netns(&namespace.name);
     Verdict {

@@ -4,7 +4,10 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     engine::{
-        advice::text,
+        advice::{
+            giving_up, text,
+            this_host::{is_of_this_host, own_rules},
+        },
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
         groups::held::{Holders, name_holder, oldest_samples},
@@ -65,10 +68,15 @@ impl Group<'_> {
         states
     }
 
-    /// The time-out that the program has set on all of them.
-    fn user_timeout(&self) -> Option<Duration> {
-        let first = self.sockets.first()?.user_timeout?;
-        self.sockets.iter().all(|it| it.user_timeout == Some(first)).then_some(first)
+    /// The shortest and the longest time-out that the program has set; `None` where some have none.
+    fn user_timeouts(&self) -> Option<(Duration, Duration)> {
+        let all = || self.sockets.iter().map(|it| it.user_timeout);
+        Some((all().min()??, all().max()??))
+    }
+
+    /// Whether no other host is involved.
+    fn are_local(&self) -> bool {
+        self.sockets.iter().all(|it| is_of_this_host(self.namespace, it.local, it.peer))
     }
 
     fn subject(&self) -> Subject {
@@ -130,38 +138,42 @@ impl Group<'_> {
     }
 
     fn explanation(&self) -> String {
-        let mut text = if self.is_window_closed {
-            "The peers' kernels answer, but offer a window of 0: their processes do not read what has \
-             come. This side may send nothing more, and probes the window again and again (RFC 9293 \
-             section 3.8.6.1)."
-                .to_owned()
-        } else {
-            "The kernel sends each segment again at doubling intervals, and no acknowledgement comes: \
-             the peer is gone, or a router, firewall or NAT on the way drops the segments or has \
-             forgotten the connection. The program learns nothing of it and waits."
-                .to_owned()
+        let text = match (self.is_window_closed, self.are_local()) {
+            (true, _) => {
+                "The peers' kernels answer, but offer a window of 0: their processes do not read \
+                 what has come. This side may send nothing more, and probes the window again and \
+                 again (RFC 9293 section 3.8.6.1)."
+            }
+            (false, true) => {
+                "The kernel sends each segment again at doubling intervals, and no acknowledgement \
+                 comes. The peer's address is this host's own: a firewall rule or a filter on the \
+                 peer's socket drops the segments. The program learns nothing of it and waits."
+            }
+            (false, false) => {
+                "The kernel sends each segment again at doubling intervals, and no acknowledgement \
+                 comes: the peer is gone, or a router, firewall or NAT on the way drops the \
+                 segments or has forgotten the connection. The program learns nothing of it and \
+                 waits."
+            }
         };
-        text.push_str(&self.end());
-        text
+        format!("{text}{}", self.end())
     }
 
     /// How long the kernel goes on.
     fn end(&self) -> String {
-        let Namespace { retries2, orphan_retries, .. } = self.namespace;
         if self.are_orphans() {
-            let retries = orphan_retries.filter(|retries| *retries > 0).unwrap_or(8);
-            let after = if self.is_window_closed {
+            let mut text = " The process has closed them: the FIN waits behind the data, and no \
+                            process holds them any more. "
+                .to_owned();
+            text.push_str(&match self.is_window_closed {
                 // `tcp_probe_timer`: the interval has doubled to TCP_RTO_MAX.
-                "when its probes are 2 min apart, some 4 min after the first".to_owned()
-            } else {
-                format!("after about {}", text::duration(time_of(retries)))
-            };
-            let mut text = format!(
-                " The process has closed them: the FIN waits behind the data, and no process holds \
-                 them any more. The kernel gives them up {after} (tcp_orphan_retries is {}), sooner \
-                 when orphans are many.",
-                orphan_retries.unwrap_or_default()
-            );
+                true => format!(
+                    "The kernel gives them up when its probes are 2 min apart, some 4 min after the \
+                     first (tcp_orphan_retries is {}), sooner when orphans are many.",
+                    self.namespace.orphan_retries.unwrap_or_default()
+                ),
+                false => giving_up::orphans_end(self.namespace),
+            });
             let limits = self.limits.and_then(|it| Some((it.orphans?, it.orphans_limit?)));
             if let Some((orphans, limit)) = limits {
                 text.push_str(&format!(
@@ -175,20 +187,14 @@ impl Group<'_> {
         if self.is_window_closed {
             return " It lasts for as long as the peer's kernel answers the probes.".to_owned();
         }
-        match self.user_timeout() {
-            Some(timeout) => format!(
-                " The kernel gives up after {} (TCP_USER_TIMEOUT of the program).",
-                text::duration(timeout)
-            ),
-            None => {
-                let retries = retries2.unwrap_or(15);
-                format!(
-                    " The kernel gives up after about {} (tcp_retries2 is {retries}), because the \
-                     program has set no TCP_USER_TIMEOUT.",
-                    text::duration(time_of(retries))
-                )
+        let of_program = match self.user_timeouts() {
+            None => return format!(" {}", giving_up::sockets_end(self.namespace)),
+            Some((shortest, longest)) if shortest == longest => text::duration(longest),
+            Some((shortest, longest)) => {
+                format!("{} to {}", text::duration(shortest), text::duration(longest))
             }
-        }
+        };
+        format!(" The kernel gives up after {of_program} (TCP_USER_TIMEOUT of the program).")
     }
 
     fn evidence(&self) -> EvidenceMap {
@@ -206,7 +212,7 @@ impl Group<'_> {
             .count("most_retransmits", most(|it| it.retransmits).into())
             .count("most_probes", most(|it| it.probes).into())
             .count("hosts", hosts.len() as u64);
-        if let Some(timeout) = self.user_timeout() {
+        if let Some((timeout, _)) = self.user_timeouts().filter(|(short, long)| short == long) {
             evidence.number("user_timeout_seconds", timeout.as_secs_f64());
         }
         if let Some(limits) = self.limits.filter(|_| self.are_orphans())
@@ -249,65 +255,61 @@ impl Group<'_> {
         let host = by_host(self.sockets).first().map(|(host, _)| host.to_string());
         let host = host.unwrap_or_default();
         if self.is_window_closed {
+            let other = if side == "dport" { "sport" } else { "dport" };
+            let reader = format!("ss -tnp '( {other} = :{port} )'");
+            let reader = match self.are_local() {
+                true => here(&reader),
+                false => format!("at {host}: {reader}"),
+            };
             let end = if self.are_orphans() {
-                "Orphans end by themselves. Where they are many: a time-out for writing in the \
-                 program that closed them, with SO_LINGER 0 for a peer that missed it."
-                    .to_owned()
+                "In the program that closed them: TCP_USER_TIMEOUT before close(), which bounds the \
+                 orphan too. Orphans end by themselves."
             } else {
                 "In the program here: a time-out for writing, and a bound on what waits for one peer."
-                    .to_owned()
             };
             return vec![
                 look,
                 format!(
-                    "At {host}: ss -tnp (Recv-Q above 0) names the process that does not read; dump \
-                     its threads (Java jstack, Python py-spy dump, Go SIGQUIT, else gdb)."
+                    "Find the process that does not read, {reader} (Recv-Q above 0), and dump its \
+                     threads (Java jstack, Python py-spy dump, Go goroutine profile, else gdb)."
                 ),
-                end,
+                end.to_owned(),
             ];
         }
         let capture = here(&format!("tcpdump -ni any 'host {host} and tcp port {port}'"));
-        let mut remedies = vec![
-            look,
-            format!(
-                "Follow a segment: {capture} here and the same at {host}: where it is seen last is \
-                 the hop before the one that drops it."
-            ),
-            format!(
+        let mut remedies = vec![look];
+        if self.are_local() {
+            remedies.push(own_rules(subject, port));
+            remedies.push(format!("Proof: {capture} shows the segments, sent again on this host."));
+        } else {
+            remedies.push(format!(
+                "Follow a segment: {capture} here and the same at {host}. The hop after the last \
+                 one that shows it drops it."
+            ));
+            remedies.push(format!(
                 "Is {host} up, and does it still have the address? Was a firewall, NAT or load \
                  balancer on the way restarted, or does it forget idle connections?"
-            ),
-        ];
+            ));
+        }
         if self.are_orphans() {
             remedies
                 .push("Nothing is to be freed here: the kernel ends them by itself.".to_owned());
         } else {
+            let kill = here(&format!("ss -tK state {state} '( dst {host} and {side} = :{port} )'"));
+            remedies.push(format!(
+                "To be rid of them now: {kill}, where the kernel has CONFIG_INET_DIAG_DESTROY. It \
+                 also ends healthy connections to {host} in that state; each call on them fails \
+                 with ECONNABORTED. Else {}",
+                text::restart(subject)
+            ));
             remedies.push(
                 "In the code: a time-out for each answer, TCP_USER_TIMEOUT of some seconds more, and \
                  TCP keep-alive sooner than the idle time-out of NAT and balancers."
                     .to_owned(),
             );
-            let kill = here(&format!("ss -K dst {host} {side} = :{port}"));
-            remedies.push(format!(
-                "To be rid of them now: {kill}, where the kernel has CONFIG_INET_DIAG_DESTROY (each \
-                 call on them fails with ECONNABORTED), else {}",
-                text::restart(subject)
-            ));
         }
         remedies
     }
-}
-
-/// How long the kernel sends a segment again so many times, as `tcp_model_timeout` has it: first after
-/// 200 ms (TCP_RTO_MIN), then doubled up to 2 min (TCP_RTO_MAX).
-fn time_of(retries: u64) -> Duration {
-    const FIRST: Duration = Duration::from_millis(200);
-    const MOST: Duration = Duration::from_secs(120);
-    // More is beyond an hour, and sysctl allows 255.
-    (0..=retries.min(255)).fold(Duration::ZERO, |sum, retry| {
-        let doubled = 1_u32.checked_shl(u32::try_from(retry).unwrap_or(u32::MAX));
-        sum + doubled.map_or(MOST, |times| FIRST.saturating_mul(times)).min(MOST)
-    })
 }
 
 /// The hosts at the other end, those with the most sockets first.
@@ -319,18 +321,4 @@ pub(super) fn by_host(sockets: &[&StalledSocket]) -> Vec<(IpAddr, u64)> {
     let mut hosts: Vec<_> = hosts.into_iter().collect();
     hosts.sort_by_key(|(_, sockets)| Reverse(*sockets));
     hosts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_goes_on_for_924_s_by_default() {
-        // Documentation/networking/ip-sysctl.rst: 924.6 s for 15.
-        assert_eq!(time_of(15), Duration::from_millis(924_600));
-        assert_eq!(time_of(8), Duration::from_millis(102_200));
-        assert_eq!(time_of(0), Duration::from_millis(200));
-        assert_eq!(time_of(u64::MAX), time_of(255));
-    }
 }

@@ -3,11 +3,14 @@
 use super::{
     given_up::{Unanswered, UnansweringHost},
     owner::GroupKey,
-    words::{LOCAL, full_queue, own_rules},
+    words::full_queue,
 };
 use crate::{
     engine::{
-        advice::text,
+        advice::{
+            text,
+            this_host::{LOCAL, own_rules},
+        },
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
     },

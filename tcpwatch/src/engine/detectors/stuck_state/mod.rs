@@ -403,17 +403,6 @@ fn id_of(state: TcpState, key: &GroupKey) -> String {
     format!("{}/{}/{key}", FindingKind::StuckState.name(), state.label())
 }
 
-/// Whether the peer's address is this host's, as far as the namespace shows: then no other host, and
-/// no network, is involved.
-pub(crate) fn is_of_this_host(namespace: &Namespace, socket: &WaitingSocket) -> bool {
-    let peer = socket.peer;
-    peer.address.is_loopback()
-        || peer.address == socket.local.address
-        || namespace.listeners.iter().any(|it| it.local.address == peer.address)
-        || namespace.waiting.iter().any(|it| it.local == peer && it.peer == socket.local)
-        || namespace.close_wait.iter().any(|it| it.local == peer && it.peer == socket.local)
-}
-
 /// The condition of the one host with the most sockets. An id ends in a port, in "any" or in an
 /// override, so this is no other group's.
 fn host_id(id: &str) -> String {

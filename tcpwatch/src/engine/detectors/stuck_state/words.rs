@@ -2,10 +2,13 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
-use super::{Pressed, is_of_this_host, owner::GroupKey};
+use super::{Pressed, owner::GroupKey};
 use crate::{
     engine::{
-        advice::text,
+        advice::{
+            giving_up, text,
+            this_host::{LOCAL, is_of_this_host, own_rules},
+        },
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
         groups::{
@@ -64,7 +67,7 @@ impl Group<'_> {
 
     /// Whether all peers are of this host.
     fn are_local(&self) -> bool {
-        self.sockets.iter().all(|socket| is_of_this_host(self.namespace, socket))
+        self.sockets.iter().all(|it| is_of_this_host(self.namespace, it.local, it.peer))
     }
 
     /// The process at the other end of most of them, where that end is in CLOSE_WAIT on this host.
@@ -212,10 +215,11 @@ impl Group<'_> {
             (_, true, _) => format!("{text} {LOCAL}"),
         };
         let end = match self.state {
-            TcpState::SynSent | TcpState::FinWait2 => "",
-            // `tcp_orphan_retries` 0 means 8, which took 108 s on 6.18.
-            _ if self.are_orphans() => " No process holds them; the kernel gives up after 2 min.",
-            _ => " The kernel gives up after some 15 min (tcp_retries2).",
+            TcpState::SynSent | TcpState::FinWait2 => String::new(),
+            _ if self.are_orphans() => {
+                format!(" No process holds them. {}", giving_up::orphans_end(self.namespace))
+            }
+            _ => format!(" {}", giving_up::sockets_end(self.namespace)),
         };
         let half_closed = match self.half_closed {
             0 => String::new(),
@@ -366,23 +370,9 @@ impl Group<'_> {
     }
 }
 
-/// The meaning of a peer's address that is this host's.
-pub(crate) const LOCAL: &str = "The peer's address is this host's own, so no other host and no \
-    network is involved: a rule of this host drops the packets (nftables, iptables, a BPF program).";
-
 /// The last advice for a connect() without an answer.
 pub(crate) const TIME_OUT: &str = "In the code: a time-out of a few seconds for connect(), and a \
     pause that grows before the next one.";
-
-/// Where the rules of this host are found.
-pub(crate) fn own_rules(subject: &Subject, port: u16) -> String {
-    format!(
-        "This host's own rules: {} and {}; look for one that drops port {port} and whose counter \
-         grows.",
-        text::in_its_namespace(subject, "nft list ruleset"),
-        text::in_its_namespace(subject, "iptables-save -c"),
-    )
-}
 
 /// A listener of this host drops SYNs without an answer when its queue is full.
 pub(crate) fn full_queue(subject: &Subject, port: u16) -> String {
