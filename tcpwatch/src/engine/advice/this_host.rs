@@ -8,7 +8,8 @@ use crate::{
 
 /// The meaning of a peer's address that is this host's.
 pub(crate) const LOCAL: &str = "The peer's address is this host's own, so no other host and no \
-    network is involved: a rule of this host drops the packets (nftables, iptables, a BPF program).";
+    network is involved: this host drops the packets itself, by a rule (nftables, iptables, a BPF \
+    program) or because its connection tracking is full.";
 
 /// Whether the peer's address is this host's, as far as the namespace shows.
 pub(crate) fn is_of_this_host(namespace: &Namespace, local: Endpoint, peer: Endpoint) -> bool {
