@@ -481,7 +481,7 @@ section! {
         pub enabled: bool = true;
 
         /// How long there must have been no acknowledgement, from 0s to 24h; three times as long for
-        /// a warning. 10s: by then a segment has been sent again six times (RFC 6298). The nearest
+        /// a warning. 10s: by then a segment has been sent again five times (RFC 6298). The nearest
         /// healthy programs are clients that change their network, for some seconds, and a router
         /// that fails over, for less than 30s.
         #[serde(with = "Age")]
@@ -489,9 +489,10 @@ section! {
 
         /// Sockets of one owner at one port, from 1 to 1000000, that raise an info; a warning where
         /// so many towards one host are silent. Of a server's connections they must be a hundredth,
-        /// for a warning half. 10 is a connection pool of common default size (HikariCP). The nearest
-        /// healthy programs are a web server for phones, of whose clients some in a thousand are out
-        /// of reach, and an office tool: a laptop that goes to sleep takes ten connections with it.
+        /// for a warning three times as many and two fifths of all. 10 is a connection pool of
+        /// common default size (HikariCP). The nearest healthy programs are a web server for
+        /// phones, of whose clients some in a thousand are out of reach, and an office tool: a
+        /// laptop that goes to sleep takes ten to twenty connections.
         #[serde(with = "Sockets")]
         pub warning: u64 = 10;
 
@@ -527,7 +528,8 @@ section! {
 
         /// How soon growth must reach the limit to be a warning, from 1s to 24h. 2h is the time in
         /// which a person can act during working hours. Growth counts only where it went on through
-        /// each quarter of ten minutes, so the peaks of a steady load do not.
+        /// each quarter of ten minutes, and from 0.9 of the limit on: the morning of a gateway ends
+        /// below.
         #[serde(with = "Window")]
         pub horizon: Duration = Duration::from_secs(7_200);
 

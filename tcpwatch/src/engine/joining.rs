@@ -88,7 +88,7 @@ pub(crate) fn join(verdicts: &[Verdict], rules: &[Rule], inventory: &Inventory) 
 }
 
 /// Requests that come after the close are late data of the same port.
-fn race_makes_the_resets(race: &Verdict, storm: &Verdict, _: &Inventory) -> bool {
+fn race_makes_the_resets(race: &Verdict, storm: &Verdict, inventory: &Inventory) -> bool {
     let is_late = match storm.evidence.get("by_cause") {
         Some(Evidence::List(causes)) => causes.first().is_some_and(|first| match first {
             Evidence::Object(first) => {
@@ -98,8 +98,12 @@ fn race_makes_the_resets(race: &Verdict, storm: &Verdict, _: &Inventory) -> bool
         }),
         _ => false,
     };
-    let of = |subject: &Subject| (subject.netns.clone(), subject.role, subject.port);
-    is_late && of(&race.subject) == of(&storm.subject)
+    let of = |subject: &Subject| (subject.role, subject.port);
+    let is_of_both =
+        |namespace: &Namespace| is_within(race, namespace) && is_within(storm, namespace);
+    is_late
+        && of(&race.subject) == of(&storm.subject)
+        && inventory.namespaces.iter().any(is_of_both)
 }
 
 /// A listener whose accept queue is full drops SYNs (`tcp_conn_request`), so connects of its own

@@ -48,18 +48,23 @@ pub struct StalledSocket {
 }
 
 impl StalledSocket {
-    /// When it last got an acknowledgement, as far as the kernel shows that.
+    /// When it last got an acknowledgement, as far as the kernel shows that. A segment that failed to
+    /// leave this host leaves `delivered` as it was, maybe hours ago; the times that the timer was
+    /// doubled bound the age then, from a first interval of a second.
     #[must_use]
     pub fn quiet_since(&self) -> Timestamp {
-        self.delivered.unwrap_or(self.last_segment)
+        let doubled = self.backoff.max(self.retransmits).max(self.probes);
+        let tried = Duration::from_secs(1_u64 << (doubled.min(30) + 1));
+        let first = self.last_segment - tried;
+        self.delivered.unwrap_or(self.last_segment).max(first)
     }
 
-    /// Whether the peer has closed its window: it is there, and its process does not read. Nothing is
-    /// under way then, and the kernel probes the window. A peer that has gone leaves the window as
-    /// it was.
+    /// Whether the peer has closed its window: it is there, and its process does not read. The kernel
+    /// probes the window, and the peer's kernel answers. Each answer sets `probes` to 0; a peer that
+    /// vanishes then is silent.
     #[must_use]
     pub const fn is_window_closed(&self) -> bool {
-        self.peer_window_bytes == 0 && !matches!(self.segment_sent, Some(true))
+        self.peer_window_bytes == 0 && self.probes < 2
     }
 
     /// The `port` label: the peer's port for a client, the listening port for a server.

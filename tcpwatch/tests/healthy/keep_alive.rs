@@ -24,7 +24,7 @@ fn reopening(stage: &Stage) -> Result<()> {
     let script = stage.program("reopening_pool.js").display().to_string();
     let mut client = stage.run("node", &[&script, &PORT.to_string()])?;
     stage.keep(&mut [&mut server, &mut client])?;
-    stage.must_have_accepted(300)
+    stage.must_have_accepted(60)
 }
 
 fn phones(stage: &Stage) -> Result<()> {

@@ -19,8 +19,8 @@ pub(super) fn stalled(
         unacked_bytes: 100,
         segment_sent: Some(true),
         peer_window_bytes: 64_000,
-        retransmits: 6,
-        backoff: 6,
+        retransmits: 10,
+        backoff: 10,
         probes: 0,
         user_timeout: None,
         delivered: Some(now - seconds(age)),
@@ -79,10 +79,11 @@ fn a_laptop_that_sleeps_is_info_and_a_balancer_that_vanishes_a_warning() {
     let server = process(80, "tool");
     let vanished = |now| -> Vec<StalledSocket> {
         let local = endpoint("10.0.0.1:443");
-        vec![StalledSocket { role: Role::Server, local, ..stalled(&server, 1, 300, now) }; 12]
+        vec![StalledSocket { role: Role::Server, local, ..stalled(&server, 1, 300, now) }; 30]
     };
-    assert_eq!(look_at(vanished, 40), [Severity::Info]);
-    assert_eq!(look_at(vanished, 20), [Severity::Warning]);
+    assert_eq!(look_at(vanished, 100), [Severity::Info]);
+    assert_eq!(look_at(vanished, 60), [Severity::Warning]);
+    assert_eq!(look_at(|now| vanished(now)[..29].to_vec(), 60), [Severity::Info]);
 }
 
 #[test]

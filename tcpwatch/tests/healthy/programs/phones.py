@@ -1,7 +1,7 @@
 """600 phones keep a connection to a server, which sends 200 bytes to each every 2 s.
 
-Five lose their network for good: they take no segment and send none (a filter drops all). Five put a
-player to sleep: they read nothing, and their buffer is small, so their window closes.
+Twenty lose their network for good: they take no segment and send none (a filter drops all). Twenty put
+a player to sleep: they read nothing, and their buffer is small, so their window closes.
 """
 
 import ctypes
@@ -31,19 +31,19 @@ def main():
     phones, served = [], []
     for number in range(PHONES):
         phone = socket.socket()
-        if number >= PHONES - 5:
+        if number >= PHONES - 20:
             phone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         phone.connect(("127.0.0.1", port))
         connection, _ = listener.accept()
         connection.setblocking(False)
         phones.append(phone)
         served.append(connection)
-    for phone in phones[:5]:
+    for phone in phones[:20]:
         drop_all(phone)
 
     def read():
         while True:
-            for phone in phones[5:-5]:
+            for phone in phones[20:-20]:
                 try:
                     phone.recv(65536, socket.MSG_DONTWAIT)
                 except BlockingIOError:

@@ -280,8 +280,8 @@ impl Group<'_> {
                 format!(" This is a leak: more come and none of {followed} watched left.")
             }
             Course::Leak => format!(
-                " This is a leak: more come, and within {window} only {left_in_words} left while {followed} \
-                 were watched."
+                " This is a leak: more come, and within {window} only {left_in_words} left while \
+                 {followed} were watched."
             ),
             Course::Stuck => " They are stuck: their number does not grow and they do not leave; \
                 a thread hangs, or a pool keeps them."

@@ -8,8 +8,10 @@
 //! Where no data exceeds a close_notify of TLS it is info.
 //! Cold start: what was counted before the first inventory is not known.
 //! Recovery: `window` after the last such reset.
-//! Misses: a server that sends a close_notify of TLS before its close, because that ends the idleness;
-//! a service that closes more connections right after an answer; a server whose backlog is 0.
+//! Misses: a server that sends a close_notify of TLS before its close, or whose connections have TCP
+//! keep-alive sooner than its time-out, because both end the idleness; a request more than
+//! tcp_fin_timeout after the close; a service that closes more connections right after an answer; a
+//! server whose backlog is 0.
 
 mod words;
 
@@ -52,8 +54,9 @@ pub(crate) struct KeepaliveRace {
 #[derive(Debug, Default)]
 struct Port {
     window: Window<Counts>,
-    /// The process that closed most of the last connections.
+    /// The process that closed most of the last connections, and how many.
     process: Option<Arc<Process>>,
+    closes: u64,
     last_peer: Option<IpAddr>,
 }
 
@@ -156,7 +159,10 @@ impl KeepaliveRace {
         for service in services.filter(|service| service.role == Role::Server) {
             let Some(idle) = &service.idle else { continue };
             let (counts, port) = added.entry((service.netns, service.port)).or_default();
-            port.process.get_or_insert_with(|| Arc::clone(&service.process));
+            let closes = idle.iter().fold(0, |sum: u64, it| sum.saturating_add(it.count));
+            if closes > port.closes {
+                (port.closes, port.process) = (closes, Some(Arc::clone(&service.process)));
+            }
             for closes in idle {
                 let bucket = usize::from(closes.bucket).min(IdleClosed::BUCKETS - 1);
                 counts.closed[bucket] = counts.closed[bucket].saturating_add(closes.count);

@@ -27,7 +27,7 @@ use crate::{
         finding::{FindingKind, Severity},
         over_time::{counter::Counter, level::Levels, moved::Moved, trend::Trend},
     },
-    facts::Timestamp,
+    facts::{Inventory, NetnsId, Timestamp},
 };
 
 /// From this part of a limit on growth is followed.
@@ -42,6 +42,9 @@ const ORPHANS_END_FROM: f64 = 0.25;
 /// Entries last for minutes, so a table that was full is still near it at the next look; a gateway
 /// that stands lower drops a packet now and then for other reasons.
 const CROWDED: f64 = 0.95;
+/// From this part on growth is a warning. The nearest healthy host is a gateway in the morning, whose
+/// table grows for an hour to 0.85.
+const CLOSE: f64 = 0.9;
 /// Part of a limit that counts as reached: each CPU keeps some of the resource for itself, so the
 /// sum seldom is the limit.
 const FULL: f64 = 0.98;
@@ -56,6 +59,8 @@ pub(crate) struct KernelLimit {
 #[derive(Debug, Default)]
 struct Followed {
     lost: Counted,
+    /// Connections that the kernel ended for want of memory or orphans, by namespace.
+    ends: BTreeMap<NetnsId, Counter>,
     evicted: Counted,
     clashed: Counted,
     /// Growth, of a resource that is half used.
@@ -97,7 +102,7 @@ impl Detector for KernelLimit {
         let mut before = std::mem::take(&mut self.followed);
         for reading in readings(round.inventory) {
             let mut followed = before.remove(&reading.resource).unwrap_or_default();
-            let losses = followed.observe(&reading, config.window, round.now);
+            let losses = followed.observe(&reading, round.inventory, config.window, round.now);
             let minutes_left = followed.minutes_left(&reading, round.now);
             let is_pressed = followed.pressed.is_some_and(|since| {
                 // At the first look it is not known for how long.
@@ -119,18 +124,42 @@ impl Detector for KernelLimit {
 }
 
 impl Followed {
-    fn observe(&mut self, reading: &Reading<'_>, window: Duration, now: Timestamp) -> Losses {
+    fn observe(
+        &mut self,
+        reading: &Reading<'_>,
+        inventory: &Inventory,
+        window: Duration,
+        now: Timestamp,
+    ) -> Losses {
         let clashed = self.clashed.added(reading.clashed);
         // A clash is counted as a drop too (`nf_ct_resolve_clash`), and no limit made it.
-        let lost = self.lost.added(reading.lost).saturating_sub(clashed);
+        let lost = match reading.resource {
+            Resource::Orphans => self.ended(inventory),
+            _ => self.lost.added(reading.lost).saturating_sub(clashed),
+        };
         let evicted = self.evicted.added(reading.evicted);
         let is_pressed = reading.pressure.is_some_and(|mark| reading.used > mark);
         self.pressed = self.pressed.or(Some(now)).filter(|_| is_pressed);
         Losses {
-            lost: self.lost.moved.observe(lost, window, now).total,
-            evicted: self.evicted.moved.observe(evicted, window, now).total,
-            clashed: self.clashed.moved.observe(clashed, window, now).total,
+            lost: self.lost.moved.observe(lost, window, now).in_window,
+            evicted: self.evicted.moved.observe(evicted, window, now).in_window,
+            clashed: self.clashed.moved.observe(clashed, window, now).in_window,
         }
+    }
+
+    /// Connections that the kernel has ended since the last look. Each namespace has a counter of its
+    /// own, so that one that comes or goes is no loss.
+    fn ended(&mut self, inventory: &Inventory) -> u64 {
+        let mut before = std::mem::take(&mut self.ends);
+        let mut ended: u64 = 0;
+        for namespace in &inventory.namespaces {
+            let total = namespace.netstat.as_ref().and_then(|netstat| netstat.memory_aborts);
+            let Some(total) = total else { continue };
+            let mut counter = before.remove(&namespace.id).unwrap_or_default();
+            ended = ended.saturating_add(counter.added(total).unwrap_or(0));
+            self.ends.insert(namespace.id, counter);
+        }
+        ended
     }
 
     /// Until the limit is met; `None` while the resource does not grow through the whole window.
@@ -154,12 +183,7 @@ impl KernelLimit {
             reading.part_of_mark(),
             &[(Severity::Info, config.warning)],
         );
-        let full = self.levels.judge_steps(
-            &format!("{id}/full"),
-            reading.part(),
-            &[(Severity::Critical, FULL)],
-        );
-        let is_full = full.is_some();
+        let is_full = self.reaches(&format!("{id}/full"), reading.part(), FULL);
         let harm = match reading.resource {
             Resource::TcpMemory if is_full => Some(Severity::Critical),
             Resource::TcpMemory if is_pressed => Some(Severity::Warning),
@@ -178,10 +202,19 @@ impl KernelLimit {
                 losses.severity(config).filter(|_| was_full).max(evicted)
             }
         };
-        let is_soon =
-            case.minutes_left.is_some_and(|minutes| minutes * 60.0 <= config.horizon.as_secs_f64());
-        let growth = near.filter(|_| is_soon).map(|_| Severity::Warning);
+        let soon = case.minutes_left.map_or(0.0, |it| config.horizon.as_secs_f64() / (it * 60.0));
+        let is_soon = self.levels.judge(&format!("{id}/soon"), soon, 1.0, f64::INFINITY).is_some();
+        let is_close = self.reaches(&format!("{id}/close"), reading.part(), CLOSE);
+        let growth = (is_soon && is_close).then_some(Severity::Warning);
         near.max(harm).max(growth)
+    }
+
+    /// Whether a part of a limit reaches this one, and how long it stays so: down to a hundredth or two
+    /// below, because a spike to the limit must not stand for hours at nine tenths of it.
+    fn reaches(&mut self, id: &str, part: f64, threshold: f64) -> bool {
+        const FLOOR: f64 = 0.8;
+        let above = |part: f64| (part - FLOOR).max(0.0);
+        self.levels.judge(id, above(part), above(threshold), f64::INFINITY).is_some()
     }
 }
 

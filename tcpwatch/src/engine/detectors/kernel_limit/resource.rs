@@ -96,19 +96,6 @@ pub(super) fn readings(inventory: &Inventory) -> Vec<Reading<'_>> {
             ..reading
         })
     });
-    let shared = [
-        memory.map(|it| Reading { pressure, ..it }),
-        orphans.map(|it| Reading { lost: aborts(inventory), ..it }),
-        files,
-    ];
+    let shared = [memory.map(|it| Reading { pressure, ..it }), orphans, files];
     shared.into_iter().flatten().chain(tracked).collect()
-}
-
-/// Connections that the kernel ended for want of memory or orphans, in all namespaces. A namespace
-/// that has gone makes the sum fall, which a counter takes for a new beginning.
-fn aborts(inventory: &Inventory) -> Option<u64> {
-    let of_namespaces = inventory.namespaces.iter();
-    let mut known = of_namespaces.filter_map(|it| it.netstat.as_ref()?.memory_aborts).peekable();
-    known.peek()?;
-    Some(known.fold(0, u64::saturating_add))
 }

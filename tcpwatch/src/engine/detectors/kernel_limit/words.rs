@@ -13,7 +13,7 @@ use crate::{
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
     },
-    facts::{Inventory, StalledSocket},
+    facts::{Inventory, Role, StalledSocket},
 };
 
 /// Holders named in the evidence, those with most.
@@ -31,6 +31,8 @@ pub(super) struct Case<'a> {
 /// Stalled sockets that have one thing in common.
 struct Holder {
     name: String,
+    /// The filter of `ss` that finds its sockets, and the port.
+    side: Option<&'static str>,
     port: Option<u16>,
     /// Sockets, or bytes.
     holds: u64,
@@ -59,20 +61,21 @@ impl Case<'_> {
     /// Holders of most of it, as far as sockets that make no progress show them.
     fn holders(&self, inventory: &Inventory) -> Vec<Holder> {
         let stalled = inventory.namespaces.iter().flat_map(|namespace| &namespace.stalled);
-        let mut holders: BTreeMap<(String, Option<u16>), u64> = BTreeMap::new();
+        let mut holders: BTreeMap<(String, Option<&str>, Option<u16>), u64> = BTreeMap::new();
         for socket in stalled {
             let (of, holds) = match self.reading.resource {
                 Resource::Orphans if socket.orphan => {
                     let port = socket.service_port();
-                    ((format!("port {port}"), Some(port)), 1)
+                    let side = if socket.role == Role::Client { "dport" } else { "sport" };
+                    ((format!("port {port}"), Some(side), Some(port)), 1)
                 }
-                Resource::TcpMemory => ((owner(socket), None), socket.unacked_bytes.into()),
+                Resource::TcpMemory => ((owner(socket), None, None), socket.unacked_bytes.into()),
                 Resource::Orphans | Resource::Files | Resource::Conntrack(_) => continue,
             };
             let sum = holders.entry(of).or_default();
             *sum = sum.saturating_add(holds);
         }
-        let holder = |((name, port), holds)| Holder { name, port, holds };
+        let holder = |((name, side, port), holds)| Holder { name, side, port, holds };
         let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
         holders.sort_by_key(|holder| Reverse(holder.holds));
         holders.truncate(HOLDERS);
@@ -103,11 +106,11 @@ impl Case<'_> {
         let lost = match self.reading.resource {
             _ if self.losses.lost == 0 => String::new(),
             Resource::Conntrack(_) => format!(
-                "; {} dropped for want of an entry, the last within {window}",
+                "; {} dropped for want of an entry within {window}",
                 text::count(self.losses.lost, "packet")
             ),
             _ => format!(
-                "; {} ended by the kernel, the last within {window}",
+                "; {} ended by the kernel within {window}",
                 text::count(self.losses.lost, "connection")
             ),
         };
@@ -140,8 +143,8 @@ impl Case<'_> {
             Resource::Orphans => {
                 "An orphan is a socket that its process has closed and whose data, or FIN, is not \
                  acknowledged yet. From a quarter of net.ipv4.tcp_max_orphans on the kernel ends \
-                 orphans early. Above the limit it resets each connection that is closed with \
-                 unsent data, so healthy clients lose the end of their answer."
+                 orphans early. Above the limit it resets each connection that is closed, so \
+                 healthy clients lose the end of their answer."
                     .to_owned()
             }
             Resource::Files => {
@@ -158,8 +161,8 @@ impl Case<'_> {
         };
         if self.losses.evicted > 0 {
             text.push_str(&format!(
-                " Lately the kernel removed {} of unanswered connections for new ones: the table \
-                 was full.",
+                " Lately the kernel removed {} for new ones, of connections that were not answered \
+                 or not yet confirmed: the table was full.",
                 if self.losses.evicted == 1 {
                     "1 entry".to_owned()
                 } else {
@@ -169,8 +172,8 @@ impl Case<'_> {
         }
         if self.losses.clashed > 0 {
             text.push_str(&format!(
-                " Besides, {} lost against an equal one (insert_failed), which is a race of two \
-                 packets and no lack of entries.",
+                " Besides, {} lost against an equal one (insert_failed), most often a race of \
+                 two packets and no lack of entries.",
                 text::count(self.losses.clashed, "packet")
             ));
         }
@@ -179,7 +182,7 @@ impl Case<'_> {
         {
             text.push_str(&format!(
                 " The namespace itself has {}: most entries are of connections that pass through, \
-                 or of other protocols.",
+                 were closed lately, or are of other protocols.",
                 text::count(sockets, "TCP socket")
             ));
         }
@@ -257,9 +260,12 @@ impl Case<'_> {
                     .to_owned(),
             ],
             Resource::Orphans => {
-                let port = holders.first().and_then(|holder| holder.port);
-                let filter =
-                    port.map_or_else(String::new, |port| format!(" '( sport = :{port} )'"));
+                let filter = match holders.first() {
+                    Some(Holder { side: Some(side), port: Some(port), .. }) => {
+                        format!(" '( {side} = :{port} )'")
+                    }
+                    _ => String::new(),
+                };
                 vec![
                     format!(
                         "See whose peers do not read or have gone: ss -tno state fin-wait-1{filter} \
@@ -268,7 +274,7 @@ impl Case<'_> {
                     "In the server: a time-out for writing, and TCP_USER_TIMEOUT before close(), \
                      which bounds the orphan too."
                         .to_owned(),
-                    "Shorten the life of orphans: sysctl -w net.ipv4.tcp_orphan_retries=3 (0 means \
+                    "Shorten the life of silent orphans: sysctl -w net.ipv4.tcp_orphan_retries=3 (0 means \
                      8). Slow networks lose the end of answers by it."
                         .to_owned(),
                     format!(
@@ -286,7 +292,6 @@ impl Case<'_> {
             ],
             Resource::Conntrack(_) => {
                 let here = |command: &str| text::in_its_namespace(subject, command);
-                let quarter = doubled / 4;
                 vec![
                     format!(
                         "Find the addresses that fill it: {}",
@@ -297,8 +302,8 @@ impl Case<'_> {
                     ),
                     format!(
                         "For now, on the host: sysctl -w net.netfilter.nf_conntrack_max={doubled} \
-                         net.netfilter.nf_conntrack_buckets={quarter} (one value for all \
-                         namespaces; an entry takes some 300 bytes)."
+                         (an entry takes some 300 bytes), and nf_conntrack_buckets where it is \
+                         below a quarter of that."
                     ),
                     format!(
                         "Where idle connections fill it: {} (the default is 5 days).",

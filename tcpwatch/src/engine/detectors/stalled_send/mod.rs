@@ -4,9 +4,9 @@
 //! repeated at least twice (`StalledSocket`), by owner, role and port. A closed window of the peer is
 //! apart from silence: there the peer's kernel answers, and its process does not read.
 //! Trip: info at `warning` of a group that are older than `min_age`; of a server's connections only
-//! where they are a hundredth of all, because each public server has clients that vanish. `warning` or
-//! `critical` of them towards one host, silent for three times as long; of a server's connections they
-//! must be half of all. A closed window is info, and
+//! where they are a hundredth of all, because each public server has clients that vanish. `warning`
+//! or `critical` of them towards one host, silent for three times as long; of a server's connections
+//! three times as many, and two fifths of all. A closed window is info, and
 //! so is silence of many hosts: no single path or peer is gone.
 //! Cold start: ages are of the last acknowledgement, so none; before 4.6 the kernel does not show it,
 //! and the last segment is taken.
@@ -40,10 +40,13 @@ const PATIENCE: u32 = 3;
 /// server for phones, of whose clients some in a thousand are out of reach at any time.
 const SHARE: f64 = 0.01;
 
-/// The part of them that must be of one silent host for a warning. The nearest healthy program is a
-/// tool of a small office: a laptop that goes to sleep takes its ten connections with it. A balancer
-/// that vanishes takes nearly all.
-const SHARE_OF_HOST: f64 = 0.5;
+/// The part of them that must be of one silent host for a warning. A proxy has a connection behind for
+/// each in front, so a balancer that vanishes takes half of all. The nearest healthy program is a
+/// server for a few people, of whom one goes to sleep.
+const SHARE_OF_HOST: f64 = 0.4;
+/// A server needs so many times as many silent connections of one host as a client does. A person's
+/// laptop has ten to twenty to one server, a balancer hundreds.
+const SERVERS_PATIENCE: f64 = 3.0;
 
 #[derive(Debug, Default)]
 pub(crate) struct StalledSend {
@@ -57,6 +60,8 @@ struct GroupKey<'a> {
     role: Role,
     port: u16,
     is_window_closed: bool,
+    /// Its process has closed it.
+    is_orphan: bool,
 }
 
 impl Detector for StalledSend {
@@ -85,7 +90,8 @@ impl StalledSend {
         let cause = if key.is_window_closed { "window" } else { "silent" };
         let (role, port) = (key.role.label(), key.port);
         let kind = FindingKind::StalledSend.name();
-        let id = format!("{kind}/{cause}/{}/{role}/{port}", key.owner);
+        let orphans = if key.is_orphan { "/orphans" } else { "" };
+        let id = format!("{kind}/{cause}/{}/{role}/{port}{orphans}", key.owner);
         let (warning, critical) = (config.warning as f64, config.critical as f64);
         let count = sockets.len() as f64;
         let by_count = self.levels.judge(&id, count, warning, f64::INFINITY);
@@ -98,7 +104,8 @@ impl StalledSend {
         let long: Vec<_> = sockets.iter().filter(is_long).copied().collect();
         let at_one_host = by_host(&long).first().map_or(0.0, |(_, sockets)| *sockets as f64);
         let host = format!("{id}/host");
-        let by_host = self.levels.judge(&host, at_one_host, warning, critical);
+        let of_client = if is_client { 1.0 } else { SERVERS_PATIENCE };
+        let by_host = self.levels.judge(&host, at_one_host / of_client, warning, critical);
         let part_of_host = at_one_host / open;
         let is_peer =
             is_client || self.reaches(&format!("{host}/part"), part_of_host, SHARE_OF_HOST);
@@ -143,6 +150,7 @@ fn groups<'a>(
             role: socket.role,
             port: socket.service_port(),
             is_window_closed: socket.is_window_closed(),
+            is_orphan: socket.orphan,
         };
         groups.entry(key).or_default().push(socket);
     }
