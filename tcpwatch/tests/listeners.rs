@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{self, Write},
     net::{Ipv4Addr, TcpStream},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -340,7 +341,7 @@ fn program_that_inherited_a_listener_is_named_with_what_to_do() -> Result<()> {
     let ns = Namespace::new("heir")?;
     let listener = listen(&ns, 7_122, 5)?;
     socket2::SockRef::from(&listener).set_cloexec(false)?;
-    let mut heir = std::process::Command::new("sleep").arg("600").spawn()?;
+    let mut heir = Command::new("sleep").arg("600").spawn()?;
     socket2::SockRef::from(&listener).set_cloexec(true)?;
     drop(listener);
     let clients = begin_connects(&ns, 20, 7_122)?;
@@ -395,12 +396,14 @@ fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
     Ok(())
 }
 
-/// The value that a finding's first remedy sets `ip_local_reserved_ports` to.
-fn proposed_ports(finding: &Value) -> Result<String> {
+/// Runs the command of a finding's first remedy as a person would paste it.
+fn reserve(finding: &Value) -> Result<()> {
     let remedy = finding["remedies"][0].as_str().context("a finding without remedies")?;
-    let (_, value) =
-        remedy.split_once("ip_local_reserved_ports=").with_context(|| remedy.to_owned())?;
-    Ok(value.split(' ').next().unwrap_or_default().to_owned())
+    let (_, command) = remedy.split_once(": ").with_context(|| remedy.to_owned())?;
+    let (command, _) = command.split_once(" (").with_context(|| remedy.to_owned())?;
+    let status = Command::new("sh").args(["-ec", command]).status()?;
+    ensure!(status.success(), "{command}: {status}");
+    Ok(())
 }
 
 #[test]
@@ -433,11 +436,9 @@ fn listener_in_the_range_is_at_risk_until_its_port_is_reserved() -> Result<()> {
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
 
-    let value = proposed_ports(&finding)?;
-    assert_eq!(value, "8080,40020-40030");
-    ns.sysctl_set("net.ipv4.ip_local_reserved_ports", &value)?;
+    reserve(&finding)?;
+    assert_eq!(ns.sysctl("net.ipv4.ip_local_reserved_ports")?, "8080,40020-40030");
     wait_until_clear(&agent, "self-connect-risk", &ns)?;
-    assert_eq!(ns.sysctl("net.ipv4.ip_local_reserved_ports")?, value);
     agent.wait_for_inventory()?;
     assert_logged(&agent, &ns, "self-connect-risk", 1, 1)?;
     drop((listener, outside, reserved, picked));
@@ -496,10 +497,9 @@ fn port_that_is_retried_without_listener_is_at_risk_with_the_time_it_will_take()
     let title = finding["title"].as_str().unwrap_or_default();
     assert!(title.contains("connected to itself in about"), "{title}");
 
-    // The remedy's own value, while the client goes on retrying.
-    let value = proposed_ports(&finding)?;
-    assert_eq!(value, "45678");
-    ns.sysctl_set("net.ipv4.ip_local_reserved_ports", &value)?;
+    // The remedy, while the client goes on retrying.
+    reserve(&finding)?;
+    assert_eq!(ns.sysctl("net.ipv4.ip_local_reserved_ports")?, "45678");
     poll("the warning to clear", || {
         retry(45_678)?;
         Ok(agent.findings("self-connect-risk", ns.name())?.is_empty().then_some(()))

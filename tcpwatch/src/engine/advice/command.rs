@@ -7,29 +7,54 @@
 
 use std::borrow::Cow;
 
+use super::text;
 use crate::{
     engine::finding::Subject,
-    facts::{is_short_id, is_unit},
+    facts::{Process, is_short_id, is_unit},
 };
 
-/// The command that runs in the subject's network namespace. A name leads there also when the
-/// process has ended.
-pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
-    let name = &*subject.netns;
-    // `ip netns` knows only bind mounts, and the runtimes make none under /run/netns. It takes no
-    // `--`.
-    let is_mounted = is_netns(name)
-        && !is_short_id(name)
-        && subject.container.as_deref().is_none_or(|container| container != name);
-    match subject.pid {
-        _ if name == "host" => command.to_owned(),
-        _ if is_mounted => format!("ip netns exec {name} {command}"),
-        Some(pid) => format!("nsenter -t {pid} -n {command}"),
-        None if is_short_id(name) => {
-            format!("nsenter -t PID -n {command} (PID: any process of container or pod {name})")
-        }
-        None => format!("{command} (in that network namespace)"),
+/// The way into a subject's network namespace. A name leads there also when the process has ended.
+pub(crate) struct Way {
+    before: String,
+    /// Words for a reader, at the end of the last command.
+    note: String,
+}
+
+impl Way {
+    pub(crate) fn into_namespace_of(subject: &Subject) -> Self {
+        let name = &*subject.netns;
+        // `ip netns` knows only bind mounts, and the runtimes make none under /run/netns. It takes no
+        // `--`.
+        let is_mounted = is_netns(name)
+            && !is_short_id(name)
+            && subject.container.as_deref().is_none_or(|container| container != name);
+        let (before, note) = match subject.pid {
+            _ if name == "host" => (String::new(), String::new()),
+            _ if is_mounted => (format!("ip netns exec {name} "), String::new()),
+            Some(pid) => (format!("nsenter -t {pid} -n "), String::new()),
+            None if is_short_id(name) => (
+                "nsenter -t PID -n ".to_owned(),
+                format!(" (PID: any process of container or pod {name})"),
+            ),
+            None => (String::new(), " (in that network namespace)".to_owned()),
+        };
+        Self { before, note }
     }
+
+    /// The command there.
+    pub(crate) fn run(&self, command: &str) -> String {
+        format!("{}{command}", self.before)
+    }
+
+    pub(crate) fn note(&self) -> &str {
+        &self.note
+    }
+}
+
+/// The command that runs in the subject's network namespace.
+pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
+    let way = Way::into_namespace_of(subject);
+    format!("{}{}", way.run(command), way.note())
 }
 
 /// How to restart the subject's service: a command, or words that end in a full stop. A container's
@@ -52,13 +77,33 @@ pub(crate) fn restart(subject: &Subject) -> String {
         (Some(unit), _) if is_unit(unit) && unit.ends_with(".service") => {
             format!("systemctl restart -- {}", quoted(unit))
         }
-        (_, Some(_)) => "restart the process.".to_owned(),
+        (_, Some(pid)) => match &subject.process {
+            Some(name) => format!("restart {}.", text::named_as(name, pid)),
+            None => "restart the process.".to_owned(),
+        },
         (_, None) => {
             "restart the process that holds them. Where there is none, the kernel does: NFS, CIFS, \
              iSCSI and Ceph are unmounted or logged out."
                 .to_owned()
         }
     }
+}
+
+/// How to restart another process than the subject's.
+pub(crate) fn restart_of(process: &Process) -> String {
+    let mut subject = Subject::default();
+    subject.set_process(process);
+    restart(&subject)
+}
+
+/// How to make the threads of a process say where they are. SIGQUIT makes a Go program do so too, and
+/// ends it.
+pub(crate) fn dump(pid: Option<u32>) -> String {
+    let pid = pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
+    format!(
+        "jstack {pid} (Java), py-spy dump --pid {pid} (Python), the goroutine page of net/http/pprof \
+         (Go), else gdb -p {pid} -batch -ex 'thread apply all bt'"
+    )
 }
 
 /// Whether a name under /run/netns is a word of a command.

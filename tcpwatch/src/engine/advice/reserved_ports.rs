@@ -1,13 +1,16 @@
 //! `ip_local_reserved_ports`: ports that a socket gets only if its program names them.
 //!
 //! The value as the kernel prints it, the command that adds ports to it, and what must be reserved
-//! before `ip_local_port_range` is widened. Writing it replaces the whole list, so the command has
-//! what is reserved already.
+//! before `ip_local_port_range` is widened.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    engine::{advice::text, evidence::EvidenceMap, finding::Subject},
+    engine::{
+        advice::{command::Way, text},
+        evidence::EvidenceMap,
+        finding::Subject,
+    },
     facts::{Namespace, PortUse},
 };
 
@@ -36,27 +39,27 @@ pub(crate) fn evidence_of_range(ports: &PortUse) -> EvidenceMap {
 }
 
 /// Adds `port` in the subject's namespace, in words.
-pub(crate) fn remedy(subject: &Subject, reserved: &str, port: u16) -> String {
-    remedy_all(subject, reserved, &BTreeSet::from([port]))
+pub(crate) fn remedy(subject: &Subject, port: u16) -> String {
+    remedy_all(subject, &BTreeSet::from([port]))
 }
 
 /// Adds `ports` in the subject's namespace, in words.
-pub(crate) fn remedy_all(subject: &Subject, reserved: &str, ports: &BTreeSet<u16>) -> String {
+pub(crate) fn remedy_all(subject: &Subject, ports: &BTreeSet<u16>) -> String {
     let to_last = match &*subject.netns {
-        "host" => "the same line under /etc/sysctl.d keeps it",
-        _ => "it goes with the namespace, so set it where that is made",
+        "host" => "the line that it prints keeps the list, in a file of /etc/sysctl.d",
+        _ => "the list goes with the namespace, so set it where that is made",
     };
     let it = if ports.len() == 1 { "it" } else { "them" };
     format!(
-        "Keep the kernel off {it}: {} (the whole list, with what is reserved now; the service \
-         binds as before; {to_last})",
-        command(subject, reserved, ports)
+        "Keep the kernel off {it}: {} (ports that are reserved already stay so; the service binds as \
+         before; {to_last})",
+        command(subject, ports)
     )
 }
 
 /// `ports` as the kernel writes them: sorted, neighbours joined.
 pub(crate) fn list(ports: &BTreeSet<u16>) -> String {
-    merged("", ports)
+    merged(ports)
 }
 
 /// How to widen the range of the subject's namespace, in words; `None` where it is wide enough.
@@ -75,9 +78,8 @@ pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> 
     let reserve = match listeners.len() {
         0 => String::new(),
         1..=LISTENERS => format!(
-            "first reserve the ports of the listeners there, {} (the whole list, with what is \
-             reserved now), then ",
-            command(subject, &ports.reserved, &listeners)
+            "first reserve the ports of the listeners there: {}; then ",
+            command(subject, &listeners)
         ),
         many => format!("first reserve the {many} ports of the listeners there (ss -Htln), then "),
     };
@@ -89,10 +91,17 @@ pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> 
     ))
 }
 
-fn command(subject: &Subject, reserved: &str, ports: &BTreeSet<u16>) -> String {
-    let value = merged(reserved, ports);
-    let set = format!("sysctl -w net.ipv4.ip_local_reserved_ports={value}");
-    text::in_its_namespace(subject, &set)
+/// Writing the list replaces it. The command reads the list when it runs, because another finding's
+/// command may have added a port by then.
+fn command(subject: &Subject, ports: &BTreeSet<u16>) -> String {
+    const KEY: &str = "net.ipv4.ip_local_reserved_ports";
+    let way = Way::into_namespace_of(subject);
+    format!(
+        "old=$({}); {}{}",
+        way.run(&format!("sysctl -n {KEY}")),
+        way.run(&format!("sysctl -w {KEY}=\"${{old:+$old,}}{}\"", merged(ports))),
+        way.note()
+    )
 }
 
 /// Whether `port` is among them.
@@ -108,13 +117,10 @@ fn ranges(reserved: &str) -> impl Iterator<Item = (u16, u16)> {
     })
 }
 
-/// `reserved` and `ports` as one value for the sysctl: sorted, neighbours joined.
-fn merged(reserved: &str, ports: &BTreeSet<u16>) -> String {
-    let mut all: Vec<(u16, u16)> =
-        ranges(reserved).chain(ports.iter().map(|port| (*port, *port))).collect();
-    all.sort_unstable();
+/// `ports` as one value for the sysctl: sorted, neighbours joined.
+fn merged(ports: &BTreeSet<u16>) -> String {
     let mut joined: Vec<(u16, u16)> = Vec::new();
-    for (low, high) in all {
+    for (low, high) in ports.iter().map(|port| (*port, *port)) {
         match joined.last_mut() {
             Some((_, end)) if low <= end.saturating_add(1) => *end = (*end).max(high),
             _ => joined.push((low, high)),
@@ -129,13 +135,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_merged_into_what_is_reserved_already() {
-        let merged = |reserved, ports: &[u16]| merged(reserved, &ports.iter().copied().collect());
-        assert_eq!(merged("", &[40_000]), "40000");
-        assert_eq!(merged("8080,50000-50010\n", &[40_000]), "8080,40000,50000-50010");
-        assert_eq!(merged("39999,40001", &[40_000]), "39999-40001");
-        assert_eq!(merged("30000-40000", &[35_000]), "30000-40000");
-        assert_eq!(merged("65535", &[65_534]), "65534-65535");
-        assert_eq!(merged("8080", &[19_001, 19_000, 8_081, 20_000]), "8080-8081,19000-19001,20000");
+    fn ports_are_a_value_of_the_sysctl() {
+        let merged = |ports: &[u16]| merged(&ports.iter().copied().collect());
+        assert_eq!(merged(&[40_000]), "40000");
+        assert_eq!(merged(&[65_534, 65_535]), "65534-65535");
+        assert_eq!(merged(&[19_001, 19_000, 8_081, 20_000]), "8081,19000-19001,20000");
+    }
+
+    #[test]
+    fn the_command_adds_to_what_is_reserved_when_it_runs() {
+        let ports = BTreeSet::from([40_000]);
+        let of = |netns: &str| Subject { netns: netns.into(), ..Subject::default() };
+        let key = "net.ipv4.ip_local_reserved_ports";
+        let expected = format!("old=$(sysctl -n {key}); sysctl -w {key}=\"${{old:+$old,}}40000\"");
+        assert_eq!(command(&of("host"), &ports), expected);
+        let blue = expected.replace("sysctl", "ip netns exec blue sysctl");
+        assert_eq!(command(&of("blue"), &ports), blue);
     }
 }

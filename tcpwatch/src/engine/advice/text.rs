@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub(crate) use crate::engine::advice::command::{in_its_namespace, restart};
+pub(crate) use crate::engine::advice::command::{dump, in_its_namespace, restart, restart_of};
 use crate::facts::Process;
 
 /// `nginx (pid 12)`, or "an unknown process".

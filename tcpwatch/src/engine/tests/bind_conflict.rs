@@ -218,7 +218,7 @@ fn time_wait_of_an_outgoing_connection_is_not_cured_by_so_reuseaddr() {
     let found = finding("0.0.0.0:50000", held_by(holders));
     assert_says(&found.title, &["a connection from that port to 10.0.0.9:443 is in TIME_WAIT"]);
     let remedies = remedies_of(&found);
-    assert_says(&remedies, &["ip_local_reserved_ports=50000 ", "SO_REUSEADDR does not help"]);
+    assert_says(&remedies, &["${old:+$old,}50000", "SO_REUSEADDR does not help"]);
     // A client of this port: its own is one of the range.
     let holders = [holder(TcpState::TimeWait, "10.0.0.1:50000", "10.0.0.7:40000", None)];
     let found = finding("0.0.0.0:50000", held_by(holders));
@@ -239,8 +239,8 @@ fn a_self_connection_is_the_first_to_blame_after_a_listener() {
     let found = finding(at, namespace.clone());
     assert_says(&found.title, &["client (pid 70) is connected to itself there"]);
     assert_says(&found.explanation, &["32768-60999", "connected to this very port"]);
-    let close = "restart client (pid 70), or ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'";
-    assert_says(&remedies_of(&found), &[close, "ip_local_reserved_ports=39999-40000 "]);
+    let close = "ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000', or restart client (pid 70).";
+    assert_says(&remedies_of(&found), &[close, "${old:+$old,}40000"]);
     namespace.listeners = listening(at, None).listeners;
     assert_says(&finding(at, namespace).title, &["an unknown process listens on 127.0.0.1:40000"]);
 }
@@ -265,7 +265,7 @@ fn the_source_port_of_another_programs_connection_is_to_be_reserved() {
     let title = "crawler (pid 70) is connected from that port to 10.0.0.9:443";
     assert_says(&found.title, &[title]);
     let kill = "ss -tK 'src 10.0.0.1:50000 and dst 10.0.0.9:443'";
-    assert_says(&remedies_of(&found), &["ip_local_reserved_ports=50000 ", kill]);
+    assert_says(&remedies_of(&found), &["${old:+$old,}50000", kill]);
     // Of the same name it is what an older one has accepted; and so it is where the kernel could
     // not have given the port away.
     let held_by_it = |found: &Finding| text_of(found, "holder.kind");

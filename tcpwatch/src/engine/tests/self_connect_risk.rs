@@ -135,7 +135,7 @@ fn all_ports_of_an_owner_are_one_finding_however_many_processes_listen() {
     assert_eq!(text_of(many, "listening_ports"), "60");
     assert_eq!(text_of(many, "processes"), "60");
     assert_eq!(text_of(many, "port_list"), "32768-32827");
-    assert_says(&many.remedies[0], &["off them", "ip_local_reserved_ports=32768-32827 ("]);
+    assert_says(&many.remedies[0], &["off them", "${old:+$old,}32768-32827"]);
     assert_eq!((many.subject.local.as_deref(), many.subject.port), (None, None));
     assert_eq!(watch.reported(), ["raised info", "raised info"]);
 }
@@ -212,24 +212,15 @@ fn only_the_parity_that_connect_takes_first_can_become_itself() {
 }
 
 #[test]
-fn the_remedy_prints_the_exact_value_merged_with_what_is_reserved() {
-    let table = [
-        ("", "40000"),
-        ("8080,50000-50010", "8080,40000,50000-50010"),
-        ("39999,40001", "39999-40001"),
-        ("50000-50010\n", "40000,50000-50010"),
-    ];
-    for (reserved, value) in table {
-        let (mut watch, mut namespace) = long_listening([listener(AT)]);
-        namespace.ports.reserved = reserved.to_owned();
-        watch.see([namespace]);
-        let command = format!("sysctl -w net.ipv4.ip_local_reserved_ports={value} (");
-        assert_says(&watch.only().remedies[0], &[&command, "/etc/sysctl.d"]);
-    }
+fn the_remedy_adds_the_port_to_what_is_reserved() {
+    let (mut watch, namespace) = long_listening([listener(AT)]);
+    watch.see([namespace]);
+    let command = "sysctl -w net.ipv4.ip_local_reserved_ports=\"${old:+$old,}40000\" (";
+    assert_says(&watch.only().remedies[0], &[command, "/etc/sysctl.d"]);
     let (mut watch, namespace) = long_listening([listener(AT)]);
     watch.see([Namespace { name: "blue".into(), ..namespace }]);
     let remedy = &watch.only().remedies[0];
-    assert_says(remedy, &["ip netns exec blue sysctl -w net.ipv4.ip_local_reserved_ports=40000 ("]);
+    assert_says(remedy, &["old=$(ip netns exec blue sysctl -n ", "ip netns exec blue sysctl -w "]);
     assert!(!remedy.contains("/etc/sysctl.d"), "{remedy}");
     assert_says(&remedies_of(watch.only()), &["below 32768", "getsockname() equals"]);
 }
@@ -408,7 +399,7 @@ fn a_refused_port_that_connect_takes_last_is_info_without_a_time() {
     );
     assert_says(&finding.explanation, &["other parity first", "bind() with port 0"]);
     assert_eq!(text_of(finding, "self_connection_expected_seconds"), "absent");
-    assert_says(&finding.remedies[0], &["ip_local_reserved_ports=40001 "]);
+    assert_says(&finding.remedies[0], &["${old:+$old,}40001"]);
 }
 
 #[test]

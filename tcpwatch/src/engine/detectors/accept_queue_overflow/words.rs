@@ -201,25 +201,32 @@ impl Overflow<'_> {
             let who = text::named(listener.accepting());
             if let Some(pid) = subject.pid {
                 remedies.push(format!(
-                    "If {who} is not the server, it inherited the listener: end it (kill {pid}); \
-                     the port is free once its last holder has gone. In the program that opened \
-                     the listener set SOCK_CLOEXEC or FD_CLOEXEC, so that no program that it \
-                     starts inherits it."
+                    "See what {who} is: tr '\\0' ' ' < /proc/{pid}/cmdline. It may be the server, or a \
+                     program that inherited the listener."
                 ));
             }
             remedies.push(format!(
-                "If it is the server: dump the threads of {who} (Java jstack, Python py-spy dump, \
-                 Go SIGQUIT, else gdb) and find what keeps the accepting one: a lock, a slow \
-                 upstream, or no file descriptor left (EMFILE)."
+                "If it is the server: dump its threads, {}. Find what keeps the accepting one: a \
+                 lock, a slow upstream, or no file descriptor left (EMFILE). Then {}",
+                text::dump(subject.pid),
+                text::restart(subject)
             ));
+            if let Some(pid) = subject.pid {
+                remedies.push(format!(
+                    "If it inherited the listener: end it (kill {pid}); the port is free once its last \
+                     holder has gone. In the program that opened the listener set SOCK_CLOEXEC or \
+                     FD_CLOEXEC, so that no program that it starts inherits it."
+                ));
+            }
             return remedies;
         }
         if self.stalled.is_some() {
-            remedies.push(
-                "Find what keeps the process from accept(): a thread that hangs, a lock, a slow \
-                 upstream, or no file descriptor left (EMFILE)."
-                    .to_owned(),
-            );
+            remedies.push(format!(
+                "Dump the threads of {}: {}. Find what keeps the accepting one: a lock, a slow \
+                     upstream, or no file descriptor left (EMFILE).",
+                text::named(listener.accepting()),
+                text::dump(subject.pid)
+            ));
         } else {
             remedies.push(
                 "In the program: accept in a loop of its own and hand the work on; more workers if \

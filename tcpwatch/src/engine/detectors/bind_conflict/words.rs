@@ -128,7 +128,7 @@ impl BindRefusal<'_> {
                     "Port {port} lies inside ip_local_port_range {low}-{high} and is not \
                      reserved, so the kernel gave it to a connect() while no process listened there"
                 ),
-                reserved_ports::remedy(&place, &self.namespace.ports.reserved, port),
+                reserved_ports::remedy(&place, port),
             )
         } else {
             (
@@ -140,7 +140,7 @@ impl BindRefusal<'_> {
             )
         };
         let free = match &holding.owner {
-            Some(_) => format!("Free the port now: restart {owner}, or {kill}"),
+            Some(process) => format!("Free the port now: {kill}, or {}", text::restart_of(process)),
             None => format!("Free the port now: {kill}"),
         };
         match holding.by {

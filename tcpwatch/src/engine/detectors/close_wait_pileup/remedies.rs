@@ -11,9 +11,6 @@ use crate::{
     facts::{Role, Unread, is_short_id},
 };
 
-/// How the threads of a process are made to say where they are.
-const DUMP: &str = "Java jstack, Python py-spy dump, Go the goroutine profile, else gdb";
-
 pub(super) fn of(
     group: &Group<'_>,
     subject: &Subject,
@@ -98,16 +95,19 @@ fn cure(group: &Group<'_>, subject: &Subject) -> String {
     };
     let side = group.oldest().role;
     match (group.reading(), side) {
-        (Reading::Unaccepted, _) => "Find what keeps the accepting thread from accept(): a full \
-             pool of workers, a lock, or no file descriptor left (EMFILE)."
-            .to_owned(),
+        (Reading::Unaccepted, _) => format!(
+            "Dump the threads of {name}: {}. Find what keeps the accepting one from accept(): a full \
+             pool of workers, a lock, or no file descriptor left (EMFILE).",
+            text::dump(subject.pid)
+        ),
         (Reading::Inherited, _) => format!(
             "In the program that started {name}: open sockets with SOCK_CLOEXEC, or set FD_CLOEXEC \
              (close-on-exec) before it starts another program; in Python close_fds=True."
         ),
         (Reading::Left(Unread::Data), _) | (Reading::Left(Unread::End), Role::Server) => format!(
-            "Dump the threads of {name} ({DUMP}) and find what keeps them from reading these \
-             sockets: a lock, a full pool, a call without a time-out."
+            "Dump the threads of {name}: {}. Find what keeps them from reading these sockets: a lock, \
+             a full pool, a call without a time-out.",
+            text::dump(subject.pid)
         ),
         (Reading::Left(_), Role::Client) => "In the code: close the connection on every path that \
              ends its use, and let the pool drop idle connections sooner than the server does."
@@ -125,6 +125,11 @@ fn free(group: &Group<'_>, subject: &Subject) -> String {
     }
     let processes = group.holders.len();
     let restart = match (&group.relay, group.service(), subject.container.as_deref()) {
+        (Some(Relay { process: Some(process), .. }), _, _) => format!(
+            "{} That is {}; the relay then ends its halves itself.",
+            sentence(&text::restart_of(process)),
+            text::named(Some(process))
+        ),
         (Some(Relay { peer, .. }), _, _) => {
             format!("restart what is behind {peer}; the relay then ends its halves itself.")
         }
@@ -135,4 +140,9 @@ fn free(group: &Group<'_>, subject: &Subject) -> String {
         _ => text::restart(subject),
     };
     format!("To free the sockets now: {restart}")
+}
+
+/// Words that end in a full stop, as a command does not.
+fn sentence(restart: &str) -> String {
+    if restart.ends_with('.') { restart.to_owned() } else { format!("{restart}.") }
 }

@@ -217,7 +217,7 @@ impl Parity {
 fn remedies(subject: &Subject, ports: &PortUse, at_risk: &BTreeSet<u16>) -> Vec<String> {
     let (low, _) = ports.range;
     vec![
-        reserved_ports::remedy_all(subject, &ports.reserved, at_risk),
+        reserved_ports::remedy_all(subject, at_risk),
         format!("Or let the service listen below {low}."),
         "In the client: wait longer after each refusal, and close a connection whose getsockname() \
          equals its getpeername()."

@@ -59,15 +59,14 @@ pub(crate) fn verdict(
         remedies: vec![
             // Before it is closed: the client connects again at once, and may be given it again.
             if inside {
-                let reserved = &namespace.ports.reserved;
-                let reserve = reserved_ports::remedy(&subject, reserved, endpoint.port);
+                let reserve = reserved_ports::remedy(&subject, endpoint.port);
                 format!("{reserve}, or move the service out of {low}-{high}.")
             } else {
                 "In the code: do not bind() the port of the destination as the source port."
                     .to_owned()
             },
             match holder {
-                Some(_) => format!("Close it: restart {who}, or {close}"),
+                Some(_) => format!("Close it: {close}, or {}", text::restart(&subject)),
                 None => format!("Close it: {close}"),
             },
             "In the code: after connect(), close the socket and try again if getsockname() \

@@ -271,7 +271,8 @@ impl Group<'_> {
                 look,
                 format!(
                     "Find the process that does not read, {reader} (Recv-Q above 0), and dump its \
-                     threads (Java jstack, Python py-spy dump, Go goroutine profile, else gdb)."
+                     threads: {}.",
+                    text::dump(None)
                 ),
                 end.to_owned(),
             ];

@@ -325,7 +325,7 @@ impl Group<'_> {
             ],
             TcpState::FinWait2 => vec![
                 look,
-                self.at_the_peer(host, &filter(other_side)),
+                self.at_the_peer(subject, host, &filter(other_side)),
                 "In the code here: a time-out for reading after shutdown(), then close(), which \
                  leaves the socket to the kernel (tcp_fin_timeout)."
                     .to_owned(),
@@ -354,12 +354,18 @@ impl Group<'_> {
 
 impl Group<'_> {
     /// Where the process is found that does not close.
-    fn at_the_peer(&self, host: IpAddr, filter: &str) -> String {
+    fn at_the_peer(&self, subject: &Subject, host: IpAddr, filter: &str) -> String {
         match self.peer_process() {
             Some(process) => format!(
                 "{} on this host holds the other ends in CLOSE_WAIT: find out why it does not \
-                 close them, and repair or restart that process.",
-                text::named_as(&process.name, process.pid)
+                 close them. Until that is repaired: {}",
+                text::named_as(&process.name, process.pid),
+                text::restart_of(process)
+            ),
+            None if self.are_local() => format!(
+                "{} names the process that does not close. An empty answer: it has forgotten the \
+                 connections, and only keep-alive here would have found out.",
+                text::in_its_namespace(subject, &format!("ss -tnp state close-wait{filter}"))
             ),
             None => format!(
                 "At {host}: ss -tnp state close-wait{filter} names the process that does not \
