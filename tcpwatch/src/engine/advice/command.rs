@@ -7,9 +7,8 @@
 
 use std::borrow::Cow;
 
-use super::text;
 use crate::{
-    engine::finding::Subject,
+    engine::{advice::names, finding::Subject},
     facts::{Process, is_short_id, is_unit},
 };
 
@@ -78,7 +77,7 @@ pub(crate) fn restart(subject: &Subject) -> String {
             format!("systemctl restart -- {}", quoted(unit))
         }
         (_, Some(pid)) => match &subject.process {
-            Some(name) => format!("restart {}.", text::named_as(name, pid)),
+            Some(name) => format!("restart {}.", names::named_as(name, pid)),
             None => "restart the process.".to_owned(),
         },
         (_, None) => {

@@ -2,28 +2,10 @@
 
 use std::time::Duration;
 
-pub(crate) use crate::engine::advice::command::{dump, in_its_namespace, restart, restart_of};
-use crate::facts::Process;
-
-/// `nginx (pid 12)`, or "an unknown process".
-pub(crate) fn named(process: Option<&Process>) -> String {
-    match process {
-        Some(process) => named_as(&process.name, process.pid),
-        None => "an unknown process".to_owned(),
-    }
-}
-
-/// `nginx (pid 12)`; a process may have taken its name off.
-pub(crate) fn named_as(name: &str, pid: u32) -> String {
-    let name = if name.is_empty() { "a process without a name" } else { name };
-    format!("{name} (pid {pid})")
-}
-
-/// `curl (several processes)`.
-pub(crate) fn named_as_several(name: &str) -> String {
-    let name = if name.is_empty() { "processes without a name" } else { name };
-    format!("{name} (several processes)")
-}
+pub(crate) use crate::engine::advice::{
+    command::{dump, in_its_namespace, restart, restart_of},
+    names::{named, named_as, named_as_several},
+};
 
 /// ` in network namespace NAME`, nothing for the host's own.
 pub(crate) fn in_netns(netns: &str) -> String {

@@ -1,0 +1,23 @@
+//! How a process is named in a sentence.
+
+use crate::facts::Process;
+
+/// `nginx (pid 12)`, or "an unknown process".
+pub(crate) fn named(process: Option<&Process>) -> String {
+    match process {
+        Some(process) => named_as(&process.name, process.pid),
+        None => "an unknown process".to_owned(),
+    }
+}
+
+/// `nginx (pid 12)`; a process may have taken its name off.
+pub(crate) fn named_as(name: &str, pid: u32) -> String {
+    let name = if name.is_empty() { "a process without a name" } else { name };
+    format!("{name} (pid {pid})")
+}
+
+/// `curl (several processes)`.
+pub(crate) fn named_as_several(name: &str) -> String {
+    let name = if name.is_empty() { "processes without a name" } else { name };
+    format!("{name} (several processes)")
+}
