@@ -95,6 +95,22 @@ pub(crate) fn restart_of(process: &Process) -> String {
     restart(&subject)
 }
 
+/// How to stop a process for good: a command, or words that end in a full stop. systemd listens for
+/// its socket units.
+pub(crate) fn stop(process: &Process, subject: &Subject) -> String {
+    match (&subject.container, &process.unit) {
+        _ if process.pid == 1 => {
+            "systemctl list-sockets names the socket unit; stop that one.".to_owned()
+        }
+        (None, Some(unit))
+            if is_unit(unit) && unit.ends_with(".service") && !unit.starts_with("user@") =>
+        {
+            format!("systemctl stop -- {}", quoted(unit))
+        }
+        _ => format!("kill {}", process.pid),
+    }
+}
+
 /// How to make the threads of a process say where they are. SIGQUIT makes a Go program do so too, and
 /// ends it.
 pub(crate) fn dump(pid: Option<u32>) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub(crate) use crate::engine::advice::{
-    command::{dump, in_its_namespace, restart, restart_of},
+    command::{dump, in_its_namespace, restart, restart_of, stop},
     names::{named, named_as, named_as_several},
 };
 

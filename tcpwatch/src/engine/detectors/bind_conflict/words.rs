@@ -238,7 +238,22 @@ impl BindRefusal<'_> {
                  is to be replaced, let it close its listener first."
             )
         } else {
-            format!("Stop {holder}, or give one of the two another port or another address.")
+            match &holding.owner {
+                Some(owner) => {
+                    format!("If {holder} is to give the port up: {}", text::stop(owner, place))
+                }
+                None => format!("Stop {holder}, if it is to give the port up."),
+            }
+        };
+        let share = if is_same {
+            "If several processes are to share the port: SO_REUSEPORT before bind() in each of them, \
+             under the same user."
+                .to_owned()
+        } else {
+            format!(
+                "Otherwise give {} another port, or each of the two an address of its own.",
+                text::named(self.process)
+            )
         };
         (
             format!(
@@ -246,13 +261,7 @@ impl BindRefusal<'_> {
                  SO_REUSEADDR nor a moment's wait changes that.{same}",
                 holding.local, requested.port, requested.address
             ),
-            vec![
-                look,
-                one_of_them,
-                "If several processes are to share the port: SO_REUSEPORT before bind() in each of \
-                 them, under the same user."
-                    .to_owned(),
-            ],
+            vec![look, one_of_them, share],
         )
     }
 

@@ -144,6 +144,16 @@ impl Case<'_> {
             (false, Role::Server) => ("received", "on"),
         };
         let port = self.port;
+        if self.storm.counts.len() == 1 && self.most() == SeenReset::Sent(ResetCause::NoListener) {
+            let last = self.last.peer.map(|peer| format!("; the last from {peer}"));
+            return format!(
+                "no process listens on port {port}{netns}: this host refused {} within {window}, \
+                 {before}{last}",
+                text::count(self.total(), "connect"),
+                before = self.against_before(),
+                last = last.unwrap_or_default(),
+            );
+        }
         let part = if self.storm.counts.len() == 1 { "all" } else { "most" };
         let how = causes::how(self.most());
         let last = match self.last.peer {
