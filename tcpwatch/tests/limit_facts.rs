@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use scenes::Namespace;
+use socket2::SockRef;
 use tcpwatch::{
     facts::{Focus, Inventory},
     kernel::{LoadOptions, OwnerPolicy, Programs, Scope},
@@ -79,13 +80,19 @@ fn limits_that_all_namespaces_share_are_those_of_proc() -> Result<()> {
         return Ok(());
     }
     const ORPHANS: usize = 30;
+    /// Of each queue: with the default a machine of 1 GiB runs out of TCP memory, and its kernel ends
+    /// orphans.
+    const BUFFER: usize = 8_192;
     let ns = Namespace::new("orphans")?;
     // Closed while their peer reads nothing: FIN_WAIT1 behind a full window, held by no process.
     let peers = ns.enter(|| -> Result<_> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // Accepted sockets have it too.
+        SockRef::from(&listener).set_recv_buffer_size(BUFFER)?;
         let mut peers = Vec::new();
         for _ in 0..ORPHANS {
             let client = TcpStream::connect(listener.local_addr()?)?;
+            SockRef::from(&client).set_send_buffer_size(BUFFER)?;
             peers.push(listener.accept()?.0);
             client.set_nonblocking(true)?;
             while std::io::Write::write(&mut &client, &[0; 65_536]).is_ok() {}

@@ -194,8 +194,10 @@ fn ten_thousand_completed_connections_as_fast_as_they_go_are_nothing() -> Result
         }
         Ok(())
     })??;
+    // Where the client changes its CPU, its reset may overtake the ACK of the handshake.
     let completed = ns.snmp_counter("PassiveOpens")?;
-    ensure!(completed == CONNECTIONS, "{completed} of {CONNECTIONS} were completed");
+    let nearly_all = CONNECTIONS / 100 * 99..=CONNECTIONS;
+    ensure!(nearly_all.contains(&completed), "{completed} of {CONNECTIONS} were completed");
     agent.wait_for_inventory()?;
     agent.wait_for_inventory()?;
     assert_logged(&agent, &ns, "none", 0, 0)?;

@@ -63,14 +63,16 @@ fn assert_logged(agent: &Agent, ns: &Namespace, storms: usize) -> Result<()> {
     Ok(())
 }
 
-/// All resets have this cause or state, and there are as many as a storm has at least, and no more
-/// than were provoked.
+/// Of the resets 99 in 100 have this cause or state, and there are as many as a storm has at least, and
+/// about as many as were provoked. Where a process changes its CPU, a segment may overtake the one
+/// before it and be answered with a reset of its own.
 fn assert_all(finding: &Value, key: &str, label: &str, provoked: u64) -> Result<()> {
     let resets = finding["evidence"]["resets_in_window"].as_u64().context("no number")?;
-    ensure!((600..=provoked).contains(&resets), "{finding:#}");
+    ensure!((600..=provoked + provoked / 100).contains(&resets), "{finding:#}");
     let name = key.strip_prefix("by_").context("a key that says by what")?;
-    let all = serde_json::json!([{name: label, "resets": resets}]);
-    assert_eq!(finding["evidence"][key], all, "{finding:#}");
+    let most = &finding["evidence"][key][0];
+    let of_most = most["resets"].as_u64().context("no number of the most frequent")?;
+    ensure!(most[name] == label && of_most * 100 >= resets * 99, "{finding:#}");
     assert_eq!(finding["evidence"]["last_peer"], "127.0.0.1", "{finding:#}");
     Ok(())
 }
