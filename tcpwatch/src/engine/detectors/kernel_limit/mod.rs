@@ -4,10 +4,13 @@
 //! (`fs.file-max`) of the host, and in each namespace the entries of connection tracking
 //! (`nf_conntrack_max`); packets and connections that were lost at the limit.
 //! Trip: `warning`, a part of the limit. It is info while nothing is lost, and a warning where
-//! something is, or where growth reaches the limit within `horizon`. It is critical from `critical`
-//! losses within `window` on, and where memory or files are at the limit itself.
+//! something is, or where growth from 0.9 of the limit on reaches it within `horizon`. It is critical
+//! from `critical` losses within `window` on, and where memory or files are at the limit itself.
+//! Packets that connection tracking drops count from 0.95 of its limit on, ended orphans from a
+//! quarter of theirs.
 //! Cold start: losses before the first inventory are not counted. Growth takes ten minutes.
-//! Recovery: below 0.9 of the threshold, and `window` after the last loss.
+//! Recovery: below 0.9 of the threshold, a hundredth or two below the limit itself, and `window`
+//! after the last loss.
 //! Misses: a limit of one process or cgroup; connection tracking that fills up and empties between
 //! two inventories without a loss.
 
