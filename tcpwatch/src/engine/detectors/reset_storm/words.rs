@@ -144,7 +144,8 @@ impl Case<'_> {
             (false, Role::Server) => ("received", "on"),
         };
         let port = self.port;
-        if self.storm.counts.len() == 1 && self.most() == SeenReset::Sent(ResetCause::NoListener) {
+        let refused = self.most() == SeenReset::Sent(ResetCause::NoListener);
+        if refused && self.storm.counts.len() == 1 && self.process.is_none() {
             let last = self.last.peer.map(|peer| format!("; the last from {peer}"));
             return format!(
                 "no process listens on port {port}{netns}: this host refused {} within {window}, \
