@@ -327,7 +327,9 @@ fn burst_that_is_served_in_seconds_is_info() -> Result<()> {
     assert_eq!(finding["severity"], "info", "{finding:#}");
     wait_until_clear(&agent, "accept-queue-overflow", &ns)?;
     let log = agent.log()?;
-    let of_ours = |line: &&str| line.contains(ns.name()) && line.contains("accept-queue-overflow");
+    let of_ours = |line: &&str| {
+        line.contains(ns.name()) && line.contains(r#"finding="accept-queue-overflow""#)
+    };
     assert!(log.lines().filter(of_ours).all(|line| !line.contains("warning")), "{log}");
     assert_logged(&agent, &ns, "accept-queue-overflow", 1, 1)?;
     drop(clients);
