@@ -226,7 +226,7 @@ fn connects_that_are_given_up_are_named_with_how_long_they_waited() -> Result<()
     assert_is_ours(&finding)?;
     let start = format!("{server} does not answer: ");
     assert!(title(&finding)?.starts_with(&start), "{finding:#}");
-    assert!(title(&finding)?.contains("given up after 1 s"), "{finding:#}");
+    assert!(title(&finding)?.contains("connects after 1 s"), "{finding:#}");
     let counted = agent.sum("tcpwatch_connect_failures_total", &["reason=\"given_up\""])?;
     assert!(counted >= 12.0, "{counted}");
     assert_clears(&agent, &ns, "syn_sent")

@@ -156,8 +156,7 @@ fn another_listener_is_named_with_its_pid_and_unit() {
     );
     assert_says(&found.explanation, &["A listener on 0.0.0.0:80", "neither SO_REUSEADDR"]);
     let remedies = remedies_of(&found);
-    let parts =
-        ["ss -Htlnp '( sport = :80 )'", "systemctl stop -- caddy.service", "another port"];
+    let parts = ["ss -Htlnp '( sport = :80 )'", "systemctl stop -- caddy.service", "another port"];
     assert_says(&remedies, &parts);
     assert_eq!(text_of(&found, "holder.kind"), "listener");
     assert_eq!(text_of(&found, "holder.pid"), "9");

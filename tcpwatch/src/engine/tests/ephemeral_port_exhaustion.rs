@@ -370,10 +370,10 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     let begins = [
         "Fewer connections: ",
         "IP_BIND_ADDRESS_NO_PORT ",
+        "Look at them: ss -tanp dst ",
         "More ports: ",
         "Ports in TIME_WAIT again ",
         "More destinations or sources: ",
-        "Look at them: ss -tanp dst ",
         "Not by tcp_tw_recycle ",
     ];
     let remedies = &watch.only().remedies;

@@ -116,9 +116,9 @@ fn the_first_remedy_follows_the_state_of_most_and_time_wait_is_explained_where_t
     let table = [
         (Established, "Fewer connections at once: api (pid 7) has 180 open"),
         (CloseWait, "The leak first: api (pid 7) keeps 180 sockets in CLOSE_WAIT"),
-        (SynSent, "An answer of 10.0.0.9:443, or a shorter connect time-out in api (pid 7)"),
-        (FinWait2, "The peer must close: 180 connections wait"),
-        (LastAck, "A peer that answers: 180 connections wait"),
+        (SynSent, "Find out why 10.0.0.9:443 does not answer: 180 connects of api (pid 7) wait"),
+        (FinWait2, "Find out why the peer does not close: 180 connections wait"),
+        (LastAck, "Find out why the peer does not answer: 180 connections wait"),
         (TimeWait, "Fewer connections: keep-alive or a connection pool"),
     ];
     for (state, first) in table {

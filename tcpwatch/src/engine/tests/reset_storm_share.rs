@@ -204,7 +204,7 @@ fn a_storm_keeps_its_finding_when_another_of_its_groups_tells_it() {
     let id = host.only().id.clone();
     host.repeat(9, &[0, 200]);
     assert_eq!(host.only().id, id);
-    assert_says(&host.only().title, &["no process listens on port "]);
+    assert_says(&host.only().title, &["no process listens there"]);
     host.repeat(12, &[0, 0]);
     assert_eq!(host.watch.reported(), ["raised info", "info to warning", "cleared warning"]);
 }

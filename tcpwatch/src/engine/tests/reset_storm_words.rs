@@ -35,8 +35,8 @@ fn a_service_that_is_down_is_reported_with_its_client() {
     let finding = host.only();
     assert_eq!(
         finding.title,
-        "no process listens on port 8080 in network namespace blue: this host refused 1,504 \
-         connects within 60 s, 251 times as many as before; the last from 2001:db8::7"
+        "this host refused 1,504 connects to port 8080 within 60 s in network namespace blue, 251 \
+         times as many as before: no process listens there; the last from 2001:db8::7"
     );
     assert_says(
         &finding.explanation,

@@ -114,7 +114,7 @@ fn it_says_who_gives_up_after_how_long_and_that_silence_is_no_refusal() {
     let finding = host.watch.only();
     assert_eq!(
         finding.title,
-        "10.0.0.9:443 does not answer: 60 connections of billing (pid 12) given up after 2 s in \
+        "10.0.0.9:443 does not answer: billing (pid 12) gave up 60 connects after 2 s in \
          the last 2 min"
     );
     assert_says(

@@ -129,7 +129,7 @@ fn an_overflow_is_reported_until_the_window_after_the_last_one_is_over() {
     watch.see([time_wait(10, 5_000)]);
     watch.pass(INTERVAL);
     assert_eq!(watch.see([time_wait(10, 5_001)])[0].severity, Severity::Info);
-    assert_says(&watch.only().title, &["1 connection skipped it"]);
+    assert_says(&watch.only().title, &["1 connection ended without it"]);
     // It goes on: the window begins anew and the count adds up.
     watch.pass(seconds(60));
     watch.see([time_wait(10, 5_007)]);
@@ -190,7 +190,7 @@ fn overflows_count_without_a_limit_that_means_something() {
         assert_eq!(watch.see([with(1)]), [], "{limit:?}");
         watch.see([with(3)]);
         assert_eq!(watch.only().severity, Severity::Info);
-        assert_says(&watch.only().title, &["2 connections skipped it", "3"]);
+        assert_says(&watch.only().title, &["2 connections ended without it", "3"]);
         assert_eq!(text_of(watch.only(), "used_ratio"), "absent");
         assert_says(&remedies_of(watch.only()), &["tcp_max_tw_buckets=4096; "]);
     }
@@ -219,7 +219,7 @@ fn time_wait_says_how_many_of_how_many_where() {
     watch.see([time_wait(1_000, 8)]);
     assert_eq!(
         watch.only().title,
-        "TIME_WAIT met its limit: 3 connections skipped it, 1,000 of 1,000 sockets are held now"
+        "TIME_WAIT is at its limit: 3 connections ended without it, 1,000 of 1,000 sockets are in it now"
     );
 }
 

@@ -201,7 +201,7 @@ impl Overflow<'_> {
             let who = text::named(listener.accepting());
             if let Some(pid) = subject.pid {
                 remedies.push(format!(
-                    "See what {who} is: tr '\\0' ' ' < /proc/{pid}/cmdline. It may be the server, or a \
+                    "See what {who} is: ps -fp {pid}. It may be the server, or a \
                      program that inherited the listener."
                 ));
             }

@@ -126,7 +126,7 @@ fn free(group: &Group<'_>, subject: &Subject) -> String {
     let processes = group.holders.len();
     let restart = match (&group.relay, group.service(), subject.container.as_deref()) {
         (Some(Relay { process: Some(process), .. }), _, _) => format!(
-            "{} That is {}; the relay then ends its halves itself.",
+            "{} Once {} has closed its ends, the relay ends its halves itself.",
             sentence(&text::restart_of(process)),
             text::named(Some(process))
         ),

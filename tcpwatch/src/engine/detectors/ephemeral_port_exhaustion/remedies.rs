@@ -27,6 +27,8 @@ pub(crate) fn of_destination(shortage: &Shortage<'_>, subject: &Subject) -> Vec<
     // A sort that keeps what is equal in its order.
     remedies.sort_by_key(|(ports, _)| std::cmp::Reverse(*ports));
     let mut remedies: Vec<String> = remedies.into_iter().map(|(_, remedy)| remedy).collect();
+    let list = format!("ss -tanp dst {}", shortage.key.peer);
+    remedies.push(format!("Look at them: {}", text::in_its_namespace(subject, &list)));
     remedies.extend(reserved_ports::widen(subject, shortage.namespace));
     if shortage.may_be_time_wait() {
         remedies.push(shortage.reuse().remedy(subject));
@@ -39,8 +41,6 @@ pub(crate) fn of_destination(shortage: &Shortage<'_>, subject: &Subject) -> Vec<
         more.push_str(" Over loopback a UNIX socket needs no port at all.");
     }
     remedies.push(more);
-    let list = format!("ss -tanp dst {}", shortage.key.peer);
-    remedies.push(format!("Look at them: {}", text::in_its_namespace(subject, &list)));
     if shortage.may_be_time_wait() {
         remedies.push(not_by());
     }
@@ -103,17 +103,17 @@ fn of_state(
             )
         }
         TcpState::SynSent | TcpState::SynRecv => format!(
-            "An answer of {}, or a shorter connect time-out in {whose}: {ports} connects wait for \
-             one.",
+            "Find out why {} does not answer: {ports} connects of {whose} wait for it. A shorter \
+             connect time-out there frees their ports sooner.",
             shortage.key.peer
         ),
         TcpState::FinWait2 => format!(
-            "The peer must close: {ports} connections wait for its FIN; close() instead of \
-             shutdown() here lets them end after tcp_fin_timeout."
+            "Find out why the peer does not close: {ports} connections wait for its FIN. With \
+             close() instead of shutdown() here they end after tcp_fin_timeout."
         ),
         TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing => format!(
-            "A peer that answers: {ports} connections wait for its acknowledgement, and end by \
-             tcp_orphan_retries."
+            "Find out why the peer does not answer: {ports} connections wait for its \
+             acknowledgement, and end by tcp_orphan_retries."
         ),
         TcpState::TimeWait => reuse_connections(shortage.opener()),
         TcpState::Close | TcpState::Listen => return None,

@@ -144,12 +144,14 @@ impl Case<'_> {
             (false, Role::Server) => ("received", "on"),
         };
         let port = self.port;
-        let refused = self.most() == SeenReset::Sent(ResetCause::NoListener);
-        if refused && self.storm.counts.len() == 1 && self.process.is_none() {
+        let refused = self.most() == SeenReset::Sent(ResetCause::NoListener)
+            && self.role == Role::Server
+            && self.process.is_none();
+        if refused && self.storm.counts.len() == 1 {
             let last = self.last.peer.map(|peer| format!("; the last from {peer}"));
             return format!(
-                "no process listens on port {port}{netns}: this host refused {} within {window}, \
-                 {before}{last}",
+                "this host refused {} to port {port} within {window}{netns}, {before}: no process \
+                 listens there{last}",
                 text::count(self.total(), "connect"),
                 before = self.against_before(),
                 last = last.unwrap_or_default(),

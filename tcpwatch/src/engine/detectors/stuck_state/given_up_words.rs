@@ -85,7 +85,7 @@ impl GivenUpGroup<'_> {
             [host] => (format!("{} does", self.peer_of(host)), String::new()),
             hosts => (format!("{} hosts do", hosts.len()), format!(" to port {}", self.port())),
         };
-        let connections = text::count(self.unanswered.given_up(), "connection");
+        let connects = text::count(self.unanswered.given_up(), "connect");
         let whose = match (&subject.process, subject.pid) {
             (Some(name), Some(pid)) => text::named_as(name, pid),
             _ => "an unknown process".to_owned(),
@@ -97,8 +97,8 @@ impl GivenUpGroup<'_> {
         let netns = text::in_netns(&self.namespace.name);
         let local = if self.are_local() { "; the peer is this host itself" } else { "" };
         format!(
-            "{peers} not answer: {connections} of {whose}{more}{to} given up after {}{netns} in \
-             the last {}{local}",
+            "{peers} not answer: {whose}{more} gave up {connects}{to} after {}{netns} in the last \
+             {}{local}",
             self.waited(),
             text::duration(self.unanswered.window),
         )

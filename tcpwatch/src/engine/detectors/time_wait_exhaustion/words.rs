@@ -23,7 +23,7 @@ pub(crate) struct Crowd<'a> {
     pub(crate) namespace: &'a Namespace,
     /// Part of the limit, where there is one.
     pub(crate) ratio: Option<f64>,
-    /// Connections that skipped it lately.
+    /// Connections that ended without it lately.
     pub(crate) overflowed: u64,
     /// Until the limit is met; `None` while their number does not grow.
     pub(crate) minutes_left: Option<f64>,
@@ -61,10 +61,10 @@ impl Crowd<'_> {
         let closer = closer.unwrap_or_default();
         if self.overflowed > 0 {
             let of_limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
-            let skipped = text::count(self.overflowed, "connection");
+            let without = text::count(self.overflowed, "connection");
             return format!(
-                "TIME_WAIT met its limit{netns}: {skipped} skipped it, {used}{of_limit} sockets \
-                 are held now{closer}"
+                "TIME_WAIT is at its limit{netns}: {without} ended without it, {used}{of_limit} \
+                 sockets are in it now{closer}"
             );
         }
         let of_limit = limit.map(|limit| format!(" of at most {limit}")).unwrap_or_default();
@@ -90,9 +90,6 @@ impl Crowd<'_> {
         if let Some(minutes) = self.minutes_left {
             let left = text::minutes(minutes);
             text.push_str(&format!(" At this rate the limit is met in {left}."));
-        }
-        if let Some(closer) = self.closers.first() {
-            text.push_str(&format!(" First to close: {}.", closer.in_words()));
         }
         text
     }
@@ -124,18 +121,20 @@ impl Crowd<'_> {
         let limit = self.namespace.time_wait.limit.unwrap_or_default();
         let higher = limit.saturating_mul(2).clamp(LIMIT_LEAST, LIMIT_MOST);
         let closer = self.closers.first();
-        let mut remedies = vec![match closer.map(|closer| (closer.role, closer.who())) {
-            Some((Role::Client, who)) => {
-                format!("Fewer connections: keep-alive or a connection pool in {who}.")
-            }
+        let purpose = match self.harm {
+            Harm::None => "No action is needed now. For fewer sockets in TIME_WAIT",
+            Harm::PortsRunOut | Harm::ConnectsFail => "Fewer connections",
+        };
+        let how = match closer.map(|closer| (closer.role, closer.who())) {
+            Some((Role::Client, who)) => format!("keep-alive or a connection pool in {who}."),
             Some((Role::Server, who)) => format!(
-                "Fewer connections: keep-alive in {who}, with an idle timeout longer than its \
-                 clients', so that they close first."
+                "keep-alive in {who}, with an idle timeout longer than its clients', so that they \
+                 close first."
             ),
-            None => "Fewer connections: keep-alive or a connection pool at the client that opens \
-                     and closes the most."
+            None => "keep-alive or a connection pool at the client that opens and closes the most."
                 .to_owned(),
-        }];
+        };
+        let mut remedies = vec![format!("{purpose}: {how}")];
         // A server's ports in TIME_WAIT are not taken by any connect().
         if closer.is_none_or(|closer| closer.role == Role::Client) {
             let peer = closer.and_then(Closer::destination);
