@@ -17,13 +17,13 @@ pub(super) fn of(
     stacks: &Stacks,
     services: &Services<'_>,
 ) -> Vec<String> {
-    let mut remedies =
-        vec![format!("Look at them: {}", look(group, subject, services)), cure(group, subject)];
+    let mut remedies = vec![format!("Look at them: {}", look(group, subject, services))];
     if let (Some((opener, _)), None) = (stacks.opener(), &group.relay) {
         remedies.push(format!(
             "Begin with {opener}: follow what it opens to each place where it should be closed."
         ));
     }
+    remedies.push(cure(group, subject));
     if let (true, Some(pid), Some(descriptors)) =
         (group.worst.is_near_limit, subject.pid, group.worst.descriptors)
     {

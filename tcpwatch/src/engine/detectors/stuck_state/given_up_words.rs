@@ -3,14 +3,11 @@
 use super::{
     given_up::{Unanswered, UnansweringHost},
     owner::GroupKey,
-    words::full_queue,
+    words::{SILENCE, cause_of_silence, full_queue},
 };
 use crate::{
     engine::{
-        advice::{
-            text,
-            this_host::{LOCAL, own_rules},
-        },
+        advice::{text, this_host::own_rules},
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
     },
@@ -117,18 +114,10 @@ impl GivenUpGroup<'_> {
             0 => "No connect there was answered meanwhile".to_owned(),
             count => format!("{} there were answered meanwhile", text::count(count, "connect")),
         };
-        let silence = "SYNs were sent, and sent again, and nothing came back, not even a refusal: \
-                       a port on which no process listens would have answered with a reset.";
-        let cause = if self.are_local() {
-            format!("{LOCAL} Or the accept queue of the listener there is full.")
-        } else {
-            "So packets are dropped, there or on the way: by a firewall or a security group, a \
-             wrong route, a host that is down, or a listener whose accept queue is full."
-                .to_owned()
-        };
+        let cause = cause_of_silence(self.are_local());
         let last = text::duration(self.now.since(self.unanswered.last));
         format!(
-            "{silence} The program has a time-out of its own, shorter than the kernel's default \
+            "{SILENCE} The program has a time-out of its own, shorter than the kernel's default \
              (some two minutes), so the sockets are gone soon. {answered}; the last one was given \
              up {last} ago. {cause}"
         )

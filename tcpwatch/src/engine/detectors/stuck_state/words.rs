@@ -21,6 +21,20 @@ use crate::{
     },
 };
 
+/// The meaning of a connect() without an answer.
+pub(super) const SILENCE: &str = "SYNs were sent, and sent again, and nothing came back, not even a \
+    refusal: a port on which no process listens would have answered with a reset.";
+
+/// The reasons for which no answer comes.
+pub(super) fn cause_of_silence(is_local: bool) -> String {
+    if is_local {
+        return format!("{LOCAL} Or the accept queue of the listener there is full.");
+    }
+    "So packets are dropped, there or on the way: by a firewall or a security group, a wrong route, a \
+     host that is down, or a listener whose accept queue is full."
+        .to_owned()
+}
+
 /// Hosts named in the evidence, those with the most sockets.
 const HOSTS: usize = 3;
 
@@ -179,12 +193,7 @@ impl Group<'_> {
 
     fn explanation(&self) -> String {
         let text = match self.state {
-            TcpState::SynSent => {
-                "SYNs were sent, and sent again, and nothing came back, not even a refusal: a port \
-                 on which no process listens would have answered with a reset. So packets are \
-                 dropped, there or on the way: by a firewall or a security group, a wrong route, a \
-                 host that is down, or a listener whose accept queue is full."
-            }
+            TcpState::SynSent => SILENCE,
             TcpState::FinWait2 => {
                 "This side has sent its FIN, the peer has acknowledged it and does not send its \
                  own: there the sockets are in CLOSE_WAIT until the peer's process closes them \
@@ -211,6 +220,7 @@ impl Group<'_> {
                 text::number(listener.accept_queue),
                 text::number(listener.accept_limit)
             ),
+            (TcpState::SynSent, is_local, _) => format!("{text} {}", cause_of_silence(is_local)),
             (TcpState::FinWait2, ..) | (_, false, _) => text.to_owned(),
             (_, true, _) => format!("{text} {LOCAL}"),
         };
