@@ -403,8 +403,7 @@ fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
 /// Runs the command of a finding's first remedy as a person would paste it.
 fn reserve(finding: &Value) -> Result<()> {
     let remedy = finding["remedies"][0].as_str().context("a finding without remedies")?;
-    let (_, command) = remedy.split_once(": ").with_context(|| remedy.to_owned())?;
-    let (command, _) = command.split_once(" (").with_context(|| remedy.to_owned())?;
+    let command = remedy.split('`').nth(1).with_context(|| remedy.to_owned())?;
     let status = Command::new("sh").args(["-ec", command]).status()?;
     ensure!(status.success(), "{command}: {status}");
     Ok(())

@@ -4,6 +4,7 @@
 //!   the list of all metrics, from which the README's table is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
+//! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
 //! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the
 //!   agent: each answer is a [`Query`] to the agent's loop, so nothing here locks the loop's state.
@@ -21,6 +22,7 @@ mod metrics;
 mod page;
 mod places;
 mod process;
+mod remedy;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -33,5 +35,6 @@ pub use incidents::{Incident, incidents};
 pub use json::{Origin, findings_json};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use page::render_page;
+pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::Query;
 pub use wall_clock::WallClock;

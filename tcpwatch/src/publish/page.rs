@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Origin, WallClock, incidents};
+use super::{Origin, RemedyPart, WallClock, incidents, remedy_parts};
 use crate::{
     engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{NotSeen, Role, TcpState},
@@ -116,7 +116,16 @@ fn write_finding(
     if !finding.remedies.is_empty() {
         html.write_str("<h4>Remedies</h4><ol>")?;
         for remedy in &finding.remedies {
-            write!(html, "<li>{}</li>", Escaped(remedy))?;
+            html.write_str("<li>")?;
+            for part in remedy_parts(remedy) {
+                match part {
+                    RemedyPart::Words(words) => write!(html, "{}", Escaped(words))?,
+                    RemedyPart::Command(command) => {
+                        write!(html, "<code>{}</code>", Escaped(command))?;
+                    }
+                }
+            }
+            html.write_str("</li>")?;
         }
         html.write_str("</ol>\n")?;
     }

@@ -96,7 +96,11 @@ fn kind_of(id: &str) -> Result<&str> {
 }
 
 /// Characters that Markdown would take for its own: `tcp_max_tw_buckets` stays as it is, `<` and `*`
-/// do not.
+/// do not. Commands stand between backticks, where Markdown takes none.
 fn escaped(text: &str) -> String {
-    text.replace('<', "\\<").replace('*', "\\*")
+    let escape = |part: &str| part.replace('<', "\\<").replace('*', "\\*");
+    let parts = text.split('`').enumerate();
+    let parts =
+        parts.map(|(place, part)| if place % 2 == 0 { escape(part) } else { part.to_owned() });
+    parts.collect::<Vec<_>>().join("`")
 }

@@ -53,7 +53,13 @@ impl Way {
 /// The command that runs in the subject's network namespace.
 pub(crate) fn in_its_namespace(subject: &Subject, command: &str) -> String {
     let way = Way::into_namespace_of(subject);
-    format!("{}{}", way.run(command), way.note())
+    format!("{}{}", to_paste(&way.run(command)), way.note())
+}
+
+/// A command within a remedy stands between backticks, so that a terminal and a page show it on a
+/// line of its own. No command has one within, and no name in a remedy has one (see [`names`]).
+pub(crate) fn to_paste(command: &str) -> String {
+    format!("`{command}`")
 }
 
 /// How to restart the subject's service: a command, or words that end in a full stop. A container's
@@ -65,16 +71,18 @@ pub(crate) fn restart(subject: &Subject) -> String {
             return format!("restart container {id} (on Kubernetes delete its pod).");
         }
         Some(name) => {
-            return format!("restart its service inside container {name}.");
+            return format!("restart its service inside container {}.", names::shown(name));
         }
         None => {}
     }
     match (subject.unit.as_deref(), subject.pid) {
         (Some(unit), Some(pid)) if unit.starts_with("user@") => {
-            format!("restart its user unit: systemctl --user status {pid}, as that user, names it.")
+            format!(
+                "restart its user unit: `systemctl --user status {pid}`, as that user, names it."
+            )
         }
         (Some(unit), _) if is_unit(unit) && unit.ends_with(".service") => {
-            format!("systemctl restart -- {}", quoted(unit))
+            to_paste(&format!("systemctl restart -- {}", quoted(unit)))
         }
         (_, Some(pid)) => match &subject.process {
             Some(name) => format!("restart {}.", names::named_as(name, pid)),
@@ -100,14 +108,14 @@ pub(crate) fn restart_of(process: &Process) -> String {
 pub(crate) fn stop(process: &Process, subject: &Subject) -> String {
     match (&subject.container, &process.unit) {
         _ if process.pid == 1 => {
-            "systemctl list-sockets names the socket unit; stop that one.".to_owned()
+            "`systemctl list-sockets` names the socket unit; stop that one.".to_owned()
         }
         (None, Some(unit))
             if is_unit(unit) && unit.ends_with(".service") && !unit.starts_with("user@") =>
         {
-            format!("systemctl stop -- {}", quoted(unit))
+            to_paste(&format!("systemctl stop -- {}", quoted(unit)))
         }
-        _ => format!("kill {}", process.pid),
+        _ => to_paste(&format!("kill {}", process.pid)),
     }
 }
 
@@ -116,8 +124,8 @@ pub(crate) fn stop(process: &Process, subject: &Subject) -> String {
 pub(crate) fn dump(pid: Option<u32>) -> String {
     let pid = pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
     format!(
-        "jstack {pid} (Java), py-spy dump --pid {pid} (Python), the goroutine page of net/http/pprof \
-         (Go), else gdb -p {pid} -batch -ex 'thread apply all bt'"
+        "`jstack {pid}` (Java), `py-spy dump --pid {pid}` (Python), the goroutine page of \
+         net/http/pprof (Go), else `gdb -p {pid} -batch -ex 'thread apply all bt'`"
     )
 }
 
@@ -142,8 +150,11 @@ mod tests {
 
     #[test]
     fn a_unit_of_the_host_is_restarted_by_its_name() {
-        assert_eq!(restart(&of_unit("a@1.service")), "systemctl restart -- a@1.service");
-        assert_eq!(restart(&of_unit(r"a\x2d1.service")), r"systemctl restart -- 'a\x2d1.service'");
+        assert_eq!(restart(&of_unit("a@1.service")), "`systemctl restart -- a@1.service`");
+        assert_eq!(
+            restart(&of_unit(r"a\x2d1.service")),
+            r"`systemctl restart -- 'a\x2d1.service'`"
+        );
     }
 
     #[test]
@@ -186,24 +197,24 @@ mod tests {
     fn a_command_is_run_in_the_namespace_by_a_way_that_leads_there() {
         let of = |netns: &str, pid| Subject { netns: netns.into(), pid, ..Subject::default() };
         let said = |netns, pid| in_its_namespace(&of(netns, pid), "ss -t");
-        assert_eq!(said("host", None), "ss -t");
-        assert_eq!(said("host", Some(7)), "ss -t");
-        assert_eq!(said("blue", Some(7)), "ip netns exec blue ss -t");
-        assert_eq!(said("blue", None), "ip netns exec blue ss -t");
+        assert_eq!(said("host", None), "`ss -t`");
+        assert_eq!(said("host", Some(7)), "`ss -t`");
+        assert_eq!(said("blue", Some(7)), "`ip netns exec blue ss -t`");
+        assert_eq!(said("blue", None), "`ip netns exec blue ss -t`");
         let web = Subject { container: Some("web01".into()), ..of("web01", Some(7)) };
-        assert_eq!(in_its_namespace(&web, "ss -t"), "nsenter -t 7 -n ss -t");
+        assert_eq!(in_its_namespace(&web, "ss -t"), "`nsenter -t 7 -n ss -t`");
         for id in ["0123456789ab", "1a2b3c4d_5e6"] {
             let whose = format!("(PID: any process of container or pod {id})");
-            assert_eq!(said(id, None), format!("nsenter -t PID -n ss -t {whose}"));
-            assert_eq!(said(id, Some(7)), "nsenter -t 7 -n ss -t");
+            assert_eq!(said(id, None), format!("`nsenter -t PID -n ss -t` {whose}"));
+            assert_eq!(said(id, Some(7)), "`nsenter -t 7 -n ss -t`");
         }
-        assert_eq!(said("cafe-beef-01", None), "ip netns exec cafe-beef-01 ss -t");
-        assert_eq!(said("0123456789abc", None), "ip netns exec 0123456789abc ss -t");
-        assert_eq!(said("database-one", None), "ip netns exec database-one ss -t");
+        assert_eq!(said("cafe-beef-01", None), "`ip netns exec cafe-beef-01 ss -t`");
+        assert_eq!(said("0123456789abc", None), "`ip netns exec 0123456789abc ss -t`");
+        assert_eq!(said("database-one", None), "`ip netns exec database-one ss -t`");
         for other in ["", "-h", "--help", "a b", "*", "a;b", "a/../b", "é", "a\u{202e}", "$x", "'"]
         {
-            assert_eq!(said(other, None), "ss -t (in that network namespace)", "{other}");
-            assert_eq!(said(other, Some(7)), "nsenter -t 7 -n ss -t");
+            assert_eq!(said(other, None), "`ss -t` (in that network namespace)", "{other}");
+            assert_eq!(said(other, Some(7)), "`nsenter -t 7 -n ss -t`");
         }
     }
 }

@@ -81,7 +81,9 @@ pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> 
             "first reserve the ports of the listeners there: {}; then ",
             command(subject, &listeners)
         ),
-        many => format!("first reserve the {many} ports of the listeners there (ss -Htln), then "),
+        many => {
+            format!("first reserve the {many} ports of the listeners there (`ss -Htln`), then ")
+        }
     };
     let widen = format!("sysctl -w net.ipv4.ip_local_port_range=\"{new_low} {new_high}\"");
     let widen = text::in_its_namespace(subject, &widen);
@@ -96,12 +98,12 @@ pub(crate) fn widen(subject: &Subject, namespace: &Namespace) -> Option<String> 
 fn command(subject: &Subject, ports: &BTreeSet<u16>) -> String {
     const KEY: &str = "net.ipv4.ip_local_reserved_ports";
     let way = Way::into_namespace_of(subject);
-    format!(
-        "old=$({}); {}{}",
+    let command = format!(
+        "old=$({}); {}",
         way.run(&format!("sysctl -n {KEY}")),
         way.run(&format!("sysctl -w {KEY}=\"${{old:+$old,}}{}\"", merged(ports))),
-        way.note()
-    )
+    );
+    format!("{}{}", text::to_paste(&command), way.note())
 }
 
 /// Whether `port` is among them.
@@ -147,7 +149,8 @@ mod tests {
         let ports = BTreeSet::from([40_000]);
         let of = |netns: &str| Subject { netns: netns.into(), ..Subject::default() };
         let key = "net.ipv4.ip_local_reserved_ports";
-        let expected = format!("old=$(sysctl -n {key}); sysctl -w {key}=\"${{old:+$old,}}40000\"");
+        let expected =
+            format!("`old=$(sysctl -n {key}); sysctl -w {key}=\"${{old:+$old,}}40000\"`");
         assert_eq!(command(&of("host"), &ports), expected);
         let blue = expected.replace("sysctl", "ip netns exec blue sysctl");
         assert_eq!(command(&of("blue"), &ports), blue);

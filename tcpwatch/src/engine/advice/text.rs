@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 pub(crate) use crate::engine::advice::{
-    command::{dump, in_its_namespace, restart, restart_of, stop},
-    names::{named, named_as, named_as_several},
+    command::{dump, in_its_namespace, restart, restart_of, stop, to_paste},
+    names::{named, named_as, named_as_several, shown},
 };
 
 /// ` in network namespace NAME`, nothing for the host's own.

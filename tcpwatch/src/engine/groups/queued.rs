@@ -63,7 +63,7 @@ impl<'a> Queued<'a> {
         let [worker] = self.acceptors() else { return None };
         let pid = worker.pid;
         Some(format!(
-            "To free the sockets now: end {} (kill {pid}, or kill -9 {pid} if it hangs); most pools \
+            "To free the sockets now: end {} (`kill {pid}`, or `kill -9 {pid}` if it hangs); most pools \
              then start another worker, which accepts what waits.",
             text::named(Some(worker))
         ))

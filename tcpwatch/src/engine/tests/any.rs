@@ -55,7 +55,7 @@ fn hostile() -> impl Strategy<Value = String> {
         "\u{fe0f}",
         "\u{3164}",
         "$(x)",
-        "`x`",
+        "`evil`",
         "'",
         "\"",
         ";x",

@@ -238,7 +238,8 @@ fn a_self_connection_is_the_first_to_blame_after_a_listener() {
     let found = finding(at, namespace.clone());
     assert_says(&found.title, &["client (pid 70) is connected to itself there"]);
     assert_says(&found.explanation, &["32768-60999", "connected to this very port"]);
-    let close = "ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000', or restart client (pid 70).";
+    let close =
+        "ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'`, or restart client (pid 70).";
     assert_says(&remedies_of(&found), &[close, "${old:+$old,}40000"]);
     namespace.listeners = listening(at, None).listeners;
     assert_says(&finding(at, namespace).title, &["an unknown process listens on 127.0.0.1:40000"]);
@@ -250,7 +251,7 @@ fn a_self_connection_outside_the_range_is_not_blamed_on_it() {
     let found = finding(at, held_by([holder(TcpState::Established, at, at, None)]));
     assert_says(&found.title, &["an unknown process is connected to itself there"]);
     assert_says(&found.explanation, &["bound port 8080 before connect()"]);
-    assert_says(&found.remedies[0], &["Free the port now: ss -tK"]);
+    assert_says(&found.remedies[0], &["Free the port now: `ss -tK"]);
     assert!(!remedies_of(&found).contains("reserved_ports"));
 }
 

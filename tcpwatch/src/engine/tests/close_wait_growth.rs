@@ -189,17 +189,17 @@ fn a_limit_that_is_ten_minutes_away_is_critical() {
     }
     let watch = watch_descriptors(150, 0, 6, 94);
     assert_says(&watch.only().title, &["; 35 of 94 descriptors are open"]);
-    assert_says(&remedies_of(watch.only()), &["prlimit --pid 12 --nofile=188: "]);
+    assert_says(&remedies_of(watch.only()), &["prlimit --pid 12 --nofile=188:` "]);
 }
 
 #[test]
 fn more_descriptors_are_proposed_up_to_the_hard_limit_and_beyond_it_as_root() {
     let table = [
-        (0, "--nofile=188: (the soft limit, up to the hard one)."),
-        (94, "--nofile=188:188 (as root: the hard limit is no higher"),
-        (100, "--nofile=100: (the soft limit, up to the hard one of 100)."),
-        (524_288, "--nofile=188: (the soft limit, up to the hard one of 524288)."),
-        (u64::MAX, "--nofile=188: (the soft limit, up to the hard one)."),
+        (0, "--nofile=188:` (the soft limit, up to the hard one)."),
+        (94, "--nofile=188:188` (as root: the hard limit is no higher"),
+        (100, "--nofile=100:` (the soft limit, up to the hard one of 100)."),
+        (524_288, "--nofile=188:` (the soft limit, up to the hard one of 524288)."),
+        (u64::MAX, "--nofile=188:` (the soft limit, up to the hard one)."),
     ];
     for (hard_limit, command) in table {
         let mut watch = watch_descriptors(150, 0, 6, 94);
@@ -207,7 +207,7 @@ fn more_descriptors_are_proposed_up_to_the_hard_limit_and_beyond_it_as_root() {
         let mut inventory = inventory([Namespace { close_wait, ..host() }], watch.now);
         inventory.descriptors.insert(12, DescriptorUse { open: 35, limit: 94, hard_limit });
         watch.take(&inventory);
-        assert_says(&remedies_of(watch.only()), &[&format!("prlimit --pid 12 {command}")]);
+        assert_says(&remedies_of(watch.only()), &[&format!("`prlimit --pid 12 {command}")]);
     }
 }
 

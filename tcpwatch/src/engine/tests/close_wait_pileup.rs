@@ -414,7 +414,7 @@ fn a_socket_that_several_processes_hold_says_how_many() {
 fn a_pileup_elsewhere_names_its_namespace_and_enters_it() {
     let leak = close_wait(&process(12, "backupd"), START - seconds(100));
     let table = [
-        ("host", "in CLOSE_WAIT, the oldest", "Look at them: ss "),
+        ("host", "in CLOSE_WAIT, the oldest", "Look at them: `ss "),
         ("blue", "in CLOSE_WAIT in network namespace blue, ", "ip netns exec blue ss "),
         ("", "in CLOSE_WAIT in an unnamed network namespace, ", "nsenter -t 12 -n ss "),
     ];
@@ -428,7 +428,7 @@ fn a_pileup_elsewhere_names_its_namespace_and_enters_it() {
     let mut watch = Watch::new();
     let nobodys = CloseWaitSocket { owner: None, ..leak };
     watch.see([Namespace { close_wait: times(20, &nobodys), ..namespace(5, "my netns") }]);
-    assert_says(&watch.only().remedies[0], &[": ss ", "(in that network namespace)"]);
+    assert_says(&watch.only().remedies[0], &[": `ss ", "(in that network namespace)"]);
 }
 
 #[test]

@@ -230,8 +230,8 @@ fn time_wait_is_explained_by_tcp_tw_reuse() {
     let (far, near) = ((SOURCE, PEER), ("127.0.0.1", "127.0.0.1:443"));
     let near6 = ("::1", "[::1]:443");
     // The explanation, and the sysctl that is proposed where one would help.
-    let on = Some("sysctl -w net.ipv4.tcp_tw_reuse=1 ");
-    let both = Some("sysctl -w net.ipv4.tcp_timestamps=1 net.ipv4.tcp_tw_reuse=1 ");
+    let on = Some("sysctl -w net.ipv4.tcp_tw_reuse=1` ");
+    let both = Some("sysctl -w net.ipv4.tcp_timestamps=1 net.ipv4.tcp_tw_reuse=1` ");
     let table = [
         (Never, true, far, "because tcp_tw_reuse is 0", on),
         (Never, true, near, "because tcp_tw_reuse is 0", on),
@@ -306,8 +306,8 @@ fn what_listens_in_the_wider_range_is_reserved_first() {
     assert_says(
         &wider(namespace.clone()).unwrap(),
         &[
-            "first reserve the ports of the listeners there: old=$(sysctl -n ",
-            "\"${old:+$old,}16384,19000-19001,32767\"; then sysctl -w \
+            "first reserve the ports of the listeners there: `old=$(sysctl -n ",
+            "\"${old:+$old,}16384,19000-19001,32767\"`; then `sysctl -w \
              net.ipv4.ip_local_port_range=\"16384 60999\"",
         ],
     );
@@ -315,7 +315,7 @@ fn what_listens_in_the_wider_range_is_reserved_first() {
     let many = (20_000..20_100).map(|port| Listener::at(endpoint(&format!("0.0.0.0:{port}"))));
     namespace.listeners = many.collect();
     let remedy = wider(namespace).unwrap();
-    assert_says(&remedy, &["first reserve the 99 ports of the listeners there (ss -Htln)"]);
+    assert_says(&remedy, &["first reserve the 99 ports of the listeners there (`ss -Htln`)"]);
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn settings_are_changed_in_the_namespace_that_is_short_of_ports() {
     watch.see([blue.clone()]);
     let commands = [
         "ip netns exec blue sysctl -w net.ipv4.ip_local_port_range=",
-        "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 ",
+        "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1` ",
     ];
     assert_says(&remedies_of(watch.only()), &commands);
     let failed = no_port(START, 5, SOURCE, PEER, Some(&process(70, "curl")));
@@ -333,7 +333,7 @@ fn settings_are_changed_in_the_namespace_that_is_short_of_ports() {
     watch.see([blue]);
     assert_says(
         &remedies_of(watch.only()),
-        &["ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 "],
+        &["ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1` "],
     );
 }
 
@@ -370,7 +370,7 @@ fn remedies_begin_with_fewer_connections_and_end_with_what_not_to_do() {
     let begins = [
         "Fewer connections: ",
         "IP_BIND_ADDRESS_NO_PORT ",
-        "Look at them: ss -tanp dst ",
+        "Look at them: `ss -tanp dst ",
         "More ports: ",
         "Ports in TIME_WAIT again ",
         "More destinations or sources: ",

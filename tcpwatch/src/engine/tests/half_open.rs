@@ -239,7 +239,7 @@ fn a_flood_says_how_many_from_where_and_what_cookies_do() {
     assert_eq!(text_of(finding, "tcp_syncookies"), "1");
     assert_eq!(finding.subject.role, Some(Role::Server));
     assert_eq!(finding.subject.fds, [7]);
-    assert_eq!(finding.remedies[0], "Look at them: ss -Htn state syn-recv '( sport = :443 )'");
+    assert_eq!(finding.remedies[0], "Look at them: `ss -Htn state syn-recv '( sport = :443 )'`");
     assert!(!remedies_of(finding).contains("tcp_syncookies=1"), "{:?}", finding.remedies);
 
     let mut off = Namespace { name: "blue".into(), ..listening([crowded(300, 297)]) };
@@ -249,7 +249,7 @@ fn a_flood_says_how_many_from_where_and_what_cookies_do() {
     assert_says(&watch.only().explanation, &["SYN cookies are off", "are turned away"]);
     assert_eq!(
         watch.only().remedies[1],
-        "Now: ip netns exec blue sysctl -w net.ipv4.tcp_syncookies=1"
+        "Now: `ip netns exec blue sysctl -w net.ipv4.tcp_syncookies=1`"
     );
     off.syncookies = None;
     watch.see([off]);

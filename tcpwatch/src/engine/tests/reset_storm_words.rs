@@ -87,7 +87,7 @@ fn a_refused_client_is_reported_with_its_service() {
     );
     assert_eq!(text_of(finding, "by_state"), "state syn_sent, resets 2000");
     assert_eq!(finding.subject.peer.as_deref(), Some("*:5432"));
-    assert_says(&remedies_of(finding), &["At 10.0.0.9: ss -ltnp '( sport = :5432 )'"]);
+    assert_says(&remedies_of(finding), &["At 10.0.0.9: `ss -ltnp '( sport = :5432 )'`"]);
 }
 
 #[test]

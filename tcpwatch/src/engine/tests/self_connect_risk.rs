@@ -215,7 +215,7 @@ fn only_the_parity_that_connect_takes_first_can_become_itself() {
 fn the_remedy_adds_the_port_to_what_is_reserved() {
     let (mut watch, namespace) = long_listening([listener(AT)]);
     watch.see([namespace]);
-    let command = "sysctl -w net.ipv4.ip_local_reserved_ports=\"${old:+$old,}40000\" (";
+    let command = "sysctl -w net.ipv4.ip_local_reserved_ports=\"${old:+$old,}40000\"` (";
     assert_says(&watch.only().remedies[0], &[command, "/etc/sysctl.d"]);
     let (mut watch, namespace) = long_listening([listener(AT)]);
     watch.see([Namespace { name: "blue".into(), ..namespace }]);

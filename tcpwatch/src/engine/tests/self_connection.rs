@@ -125,7 +125,10 @@ fn the_words_depend_on_who_chose_the_port() {
 fn the_command_that_closes_it_touches_no_other_socket() {
     let mut watch = Watch::new();
     watch.see([connected([socket("[::1]:40000", None)])]);
-    assert_eq!(watch.only().remedies[1], "Close it: ss -tK 'src [::1]:40000 and dst [::1]:40000'");
+    assert_eq!(
+        watch.only().remedies[1],
+        "Close it: `ss -tK 'src [::1]:40000 and dst [::1]:40000'`"
+    );
     let blue = Namespace {
         name: "blue".into(),
         ..connected([socket(SELF, owner(&process(71, "child")))])
@@ -133,7 +136,7 @@ fn the_command_that_closes_it_touches_no_other_socket() {
     watch.see([blue]);
     assert_eq!(
         watch.only().remedies[1],
-        "Close it: ip netns exec blue ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000', or \
+        "Close it: `ip netns exec blue ss -tK 'src 127.0.0.1:40000 and dst 127.0.0.1:40000'`, or \
          restart child (pid 71)."
     );
 }

@@ -111,7 +111,7 @@ fn a_closed_window_is_no_silence_and_is_info() {
     );
     assert_says(
         &window.remedies[1],
-        &["Find the process that does not read, at 10.0.9.1: ss -tnp"],
+        &["Find the process that does not read, at 10.0.9.1: `ss -tnp"],
     );
     assert_says(
         &silence.title,

@@ -267,8 +267,8 @@ fn a_fin_wait2_that_lasts_is_the_peers_leak() {
          FIN_WAIT2, the oldest for at least 5 min"
     );
     assert_says(&finding.explanation, &["CLOSE_WAIT", "shutdown(), not close()"]);
-    assert_eq!(finding.remedies[0], "Look at them: ss -tnpo state fin-wait-2 '( dport = :443 )'");
-    let at_the_peer = "At 10.0.0.9: ss -tnp state close-wait '( sport = :443 )' names";
+    assert_eq!(finding.remedies[0], "Look at them: `ss -tnpo state fin-wait-2 '( dport = :443 )'`");
+    let at_the_peer = "At 10.0.0.9: `ss -tnp state close-wait '( sport = :443 )'` names";
     assert_says(&remedies_of(finding), &[at_the_peer, "systemctl restart -- api.service"]);
     assert_eq!(text_of(finding, "state"), "fin_wait2");
     assert_eq!(text_of(finding, "sockets"), "25");
@@ -297,7 +297,7 @@ fn a_server_that_half_closes_names_its_port_and_asks_at_the_client() {
     let remedies = remedies_of(watch.only());
     assert_says(
         &remedies,
-        &["'( sport = :8080 )'", "At 10.0.0.7: ss", "'( dport = :8080 )' names"],
+        &["'( sport = :8080 )'", "At 10.0.0.7: `ss", "'( dport = :8080 )'` names"],
     );
     assert_eq!(watch.only().subject.local.as_deref(), Some("*:8080"));
 }

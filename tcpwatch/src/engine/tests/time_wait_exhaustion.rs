@@ -192,7 +192,7 @@ fn overflows_count_without_a_limit_that_means_something() {
         assert_eq!(watch.only().severity, Severity::Info);
         assert_says(&watch.only().title, &["2 connections ended without it", "3"]);
         assert_eq!(text_of(watch.only(), "used_ratio"), "absent");
-        assert_says(&remedies_of(watch.only()), &["tcp_max_tw_buckets=4096; "]);
+        assert_says(&remedies_of(watch.only()), &["tcp_max_tw_buckets=4096`; "]);
     }
 }
 
@@ -229,7 +229,7 @@ fn the_remedies_name_twice_the_limit_and_what_not_to_do() {
         let mut watch = Watch::new();
         let time_wait = TimeWaitUse { used: limit, limit: Some(limit) };
         watch.see([Namespace { time_wait, ..host() }]);
-        assert_says(&remedies_of(watch.only()), &[&format!("tcp_max_tw_buckets={proposed}; ")]);
+        assert_says(&remedies_of(watch.only()), &[&format!("tcp_max_tw_buckets={proposed}`; ")]);
         assert_recycle_is_only_warned_of(watch.only());
     }
 }
@@ -239,8 +239,8 @@ fn settings_are_changed_in_the_namespace_that_is_full() {
     let mut watch = Watch::new();
     watch.see([Namespace { name: "blue".into(), ..time_wait(900, 0) }]);
     let commands = [
-        "A higher limit: ip netns exec blue sysctl -w net.ipv4.tcp_max_tw_buckets=4096; ",
-        "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1 ",
+        "A higher limit: `ip netns exec blue sysctl -w net.ipv4.tcp_max_tw_buckets=4096`; ",
+        "ip netns exec blue sysctl -w net.ipv4.tcp_tw_reuse=1` ",
     ];
     assert_says(&remedies_of(watch.only()), &commands);
 }

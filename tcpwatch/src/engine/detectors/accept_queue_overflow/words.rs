@@ -201,7 +201,7 @@ impl Overflow<'_> {
             let who = text::named(listener.accepting());
             if let Some(pid) = subject.pid {
                 remedies.push(format!(
-                    "See what {who} is: ps -fp {pid}. It may be the server, or a \
+                    "See what {who} is: `ps -fp {pid}`. It may be the server, or a \
                      program that inherited the listener."
                 ));
             }
@@ -213,7 +213,7 @@ impl Overflow<'_> {
             ));
             if let Some(pid) = subject.pid {
                 remedies.push(format!(
-                    "If it inherited the listener: end it (kill {pid}); the port is free once its last \
+                    "If it inherited the listener: end it (`kill {pid}`); the port is free once its last \
                      holder has gone. In the program that opened the listener set SOCK_CLOEXEC or \
                      FD_CLOEXEC, so that no program that it starts inherits it."
                 ));

@@ -276,11 +276,11 @@ impl BindRefusal<'_> {
                 .to_owned(),
             vec![
                 format!(
-                    "Look whether it is taken still: {} (ss -tnpB also shows sockets that are \
+                    "Look whether it is taken still: {} (`ss -tnpB` also shows sockets that are \
                      only bound, from iproute2 and Linux 6.8 on)",
                     here(format!("ss -Htanp '( sport = :{port} )'"))
                 ),
-                "Before 6.8: lsof -nP | grep 'protocol: TCP' names the processes that have such \
+                "Before 6.8: `lsof -nP | grep 'protocol: TCP'` names the processes that have such \
                  sockets; lsof and fuser do not find them by their port."
                     .to_owned(),
                 "Look into the configuration of the process: the same port twice, or an IPv6 \

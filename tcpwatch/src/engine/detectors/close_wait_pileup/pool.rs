@@ -250,17 +250,17 @@ impl Descriptors {
         match hard_limit {
             // Recorded without it.
             0 => format!(
-                "prlimit --pid {pid} --nofile={twice}: (the soft limit, up to the hard one)"
+                "`prlimit --pid {pid} --nofile={twice}:` (the soft limit, up to the hard one)"
             ),
             hard if hard > limit => {
                 let more = twice.min(hard);
                 let hard = if hard == u64::MAX { String::new() } else { format!(" of {hard}") };
                 format!(
-                    "prlimit --pid {pid} --nofile={more}: (the soft limit, up to the hard one{hard})"
+                    "`prlimit --pid {pid} --nofile={more}:` (the soft limit, up to the hard one{hard})"
                 )
             }
             _ => format!(
-                "prlimit --pid {pid} --nofile={twice}:{twice} (as root: the hard limit is no \
+                "`prlimit --pid {pid} --nofile={twice}:{twice}` (as root: the hard limit is no \
                  higher than the soft one; fs.nr_open bounds both)"
             ),
         }

@@ -20,7 +20,8 @@ pub(super) fn of(
     let mut remedies = vec![format!("Look at them: {}", look(group, subject, services))];
     if let (Some((opener, _)), None) = (stacks.opener(), &group.relay) {
         remedies.push(format!(
-            "Begin with {opener}: follow what it opens to each place where it should be closed."
+            "Begin with {}: follow what it opens to each place where it should be closed.",
+            text::shown(&opener)
         ));
     }
     remedies.push(cure(group, subject));

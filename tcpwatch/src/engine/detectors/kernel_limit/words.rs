@@ -247,7 +247,7 @@ impl Case<'_> {
         let doubled = limit.saturating_mul(2);
         match self.reading.resource {
             Resource::TcpMemory => vec![
-                "Find the sockets with the fullest queues: ss -tnmp state connected (r and t of \
+                "Find the sockets with the fullest queues: `ss -tnmp state connected` (r and t of \
                  skmem are bytes in the receive and send queue)."
                     .to_owned(),
                 "Look at stalled-send and close-wait-pileup first: data that is not read, or not \
@@ -268,27 +268,27 @@ impl Case<'_> {
                 };
                 vec![
                     format!(
-                        "See whose peers do not read or have gone: ss -tno state fin-wait-1{filter} \
+                        "See whose peers do not read or have gone: `ss -tno state fin-wait-1{filter}` \
                          (Send-Q, and timer: on is silence, persist a peer that does not read)."
                     ),
                     "In the server: a time-out for writing, and TCP_USER_TIMEOUT before close(), \
                      which bounds the orphan too."
                         .to_owned(),
-                    "Shorten the life of silent orphans: sysctl -w net.ipv4.tcp_orphan_retries=3 (0 means \
+                    "Shorten the life of silent orphans: `sysctl -w net.ipv4.tcp_orphan_retries=3` (0 means \
                      8). Slow networks lose the end of answers by it."
                         .to_owned(),
                     format!(
-                        "Where memory is free: sysctl -w net.ipv4.tcp_max_orphans={doubled} (each \
+                        "Where memory is free: `sysctl -w net.ipv4.tcp_max_orphans={doubled}` (each \
                          takes up to 64 KiB)."
                     ),
                 ]
             }
             Resource::Files => vec![
-                "Find the processes that hold most: for p in /proc/[0-9]*; do echo \"$(ls $p/fd \
-                 2>/dev/null | wc -l) $p\"; done | sort -rn | head"
+                "Find the processes that hold most: `for p in /proc/[0-9]*; do echo \"$(ls $p/fd \
+                 2>/dev/null | wc -l) $p\"; done | sort -rn | head`"
                     .to_owned(),
                 "Repair the leak there; LimitNOFILE= of a unit bounds its service.".to_owned(),
-                format!("For now: sysctl -w fs.file-max={doubled}"),
+                format!("For now: `sysctl -w fs.file-max={doubled}`"),
             ],
             Resource::Conntrack(_) => {
                 let here = |command: &str| text::in_its_namespace(subject, command);
@@ -301,7 +301,7 @@ impl Case<'_> {
                         )
                     ),
                     format!(
-                        "For now, on the host: sysctl -w net.netfilter.nf_conntrack_max={doubled} \
+                        "For now, on the host: `sysctl -w net.netfilter.nf_conntrack_max={doubled}` \
                          (an entry takes some 300 bytes), and nf_conntrack_buckets where it is \
                          below a quarter of that."
                     ),

@@ -198,7 +198,7 @@ fn for_sent(
         Cause::NoListener => [
             format!(
                 "Should a service listen there? {} shows who does and at which address; nothing: \
-                 start the service (systemctl --failed names those that did not).",
+                 start the service (`systemctl --failed` names those that did not).",
                 ss("-ltnp")
             ),
             format!(
@@ -209,7 +209,7 @@ fn for_sent(
         ],
         Cause::HalfOpen => [
             format!(
-                "Compare both ends: {} here, ss -tno at {peer}. A connection that only the peer \
+                "Compare both ends: {} here, `ss -tno` at {peer}. A connection that only the peer \
                  has is stale; restart or drain what holds it (a pool, a proxy).",
                 ss("-tno")
             ),
@@ -294,7 +294,7 @@ fn for_received(
     match state {
         TcpState::SynSent => [
             format!(
-                "At {peer}: ss -ltnp '( sport = :{port} )'; nothing: start that service. If it \
+                "At {peer}: `ss -ltnp '( sport = :{port} )'`; nothing: start that service. If it \
                  listens, a firewall rejects, or it listens on another address."
             ),
             "In the client: take the dead address out (service discovery, health checks of the \

@@ -259,7 +259,7 @@ impl Group<'_> {
             let reader = format!("ss -tnp '( {other} = :{port} )'");
             let reader = match self.are_local() {
                 true => here(&reader),
-                false => format!("at {host}: {reader}"),
+                false => format!("at {host}: {}", text::to_paste(&reader)),
             };
             let end = if self.are_orphans() {
                 "In the program that closed them: TCP_USER_TIMEOUT before close(), which bounds the \

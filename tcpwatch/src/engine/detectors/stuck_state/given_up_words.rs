@@ -181,7 +181,7 @@ impl GivenUpGroup<'_> {
             ),
             format!(
                 "At {host}: is it up, does a firewall or security group let port {port} in, and \
-                 is its accept queue full: ss -ltn '( sport = :{port} )' with Recv-Q above Send-Q?"
+                 is its accept queue full: `ss -ltn '( sport = :{port} )'` with Recv-Q above Send-Q?"
             ),
             "In the code: keep the time-out of connect(), and let the pause before the next one \
              grow."

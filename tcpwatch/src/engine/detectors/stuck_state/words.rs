@@ -328,7 +328,7 @@ impl Group<'_> {
                 ),
                 format!(
                     "At {host}: is it up, does a firewall or security group let port {port} in, \
-                     and is its accept queue full: ss -ltn '( sport = :{port} )' with Recv-Q above \
+                     and is its accept queue full: `ss -ltn '( sport = :{port} )'` with Recv-Q above \
                      Send-Q?"
                 ),
                 TIME_OUT.to_owned(),
@@ -378,7 +378,7 @@ impl Group<'_> {
                 text::in_its_namespace(subject, &format!("ss -tnp state close-wait{filter}"))
             ),
             None => format!(
-                "At {host}: ss -tnp state close-wait{filter} names the process that does not \
+                "At {host}: `ss -tnp state close-wait{filter}` names the process that does not \
                  close; repair or restart that one. If it has no such sockets it has forgotten \
                  them, and only keep-alive here would have found out."
             ),
