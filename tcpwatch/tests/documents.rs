@@ -132,6 +132,25 @@ fn every_alert_leads_to_a_runbook_that_says_what_to_do() -> Result<()> {
     Ok(())
 }
 
+/// A kind without an alert pages no person.
+#[test]
+fn every_kind_has_an_alert_with_a_test_and_a_line_in_the_changelog() -> Result<()> {
+    let [rules, tests, changes] = [
+        "deploy/prometheus/tcpwatch.rules.yml",
+        "deploy/prometheus/tests/tcpwatch_test.yml",
+        "CHANGELOG.md",
+    ]
+    .map(read);
+    let (rules, tests, changes) = (rules?, tests?, changes?);
+    for kind in tcpwatch::engine::FindingKind::ALL.map(|kind| kind.name()) {
+        for text in [&rules, &tests] {
+            ensure!(text.contains(&format!("kind=\"{kind}\"")), "no alert or test of {kind}");
+        }
+        ensure!(changes.contains(&format!("`{kind}`")), "{kind} is not in CHANGELOG.md");
+    }
+    Ok(())
+}
+
 /// README names every stage that the agent counts losses at.
 #[test]
 fn every_stage_of_a_loss_is_in_the_readme() -> Result<()> {

@@ -397,6 +397,14 @@ fn a_full_queue_leads_the_connects_that_it_leaves_unanswered() -> Result<()> {
     });
     let kind = lines.get(leader + below.with_context(|| printed.clone())? + 1);
     assert_eq!(kind, Some(&"      kind    stuck-state"), "{printed}");
+    // So has the table, in which each has a line.
+    let rows: Vec<&&str> = lines.iter().filter(|line| line.contains(" in tw-")).collect();
+    let row = |kind: &str| rows.iter().position(|row| row.contains(kind));
+    assert_eq!(
+        row("  accept-queue-overflow, ").map(|row| row + 1),
+        row("└ stuck-state, "),
+        "{printed}"
+    );
     Ok(())
 }
 

@@ -154,10 +154,10 @@ impl Agent {
     }
 
     /// The output of `tcpwatch check` under the same configuration.
-    pub(crate) fn check(&self, binary: &Path) -> Result<String> {
+    pub(crate) fn check(&self, binary: &Path, ns: &Namespace) -> Result<String> {
         let config = self.folder.join(CONFIG_FILE);
         let mut command = Command::new(binary);
-        command.args(["check", "--for", "2s", "--config"]).arg(config);
+        command.args(["check", "--for", "2s", "--netns", ns.name(), "--config"]).arg(config);
         let output = command.output().context("running tcpwatch check")?;
         // 0 to 2 are severities, 3 says that it could not look.
         let code = output.status.code();

@@ -28,6 +28,7 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
+pub(crate) use self::colour::coloured;
 pub use self::{
     error::{RunError, StartError},
     log::{finish_log, init as init_log, last_line, start_log},

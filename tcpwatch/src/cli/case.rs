@@ -98,6 +98,13 @@ impl<'a> Case<'a> {
         self.last_inventory.is_some()
     }
 
+    /// The sockets and network namespaces of the last inventory.
+    pub(super) fn size(&self) -> (u64, usize) {
+        let Some(Fact::Inventory { found, .. }) = &self.last_inventory else { return (0, 0) };
+        let sockets = found.namespaces.iter().map(|namespace| namespace.sockets.total());
+        (sockets.fold(0, u64::saturating_add), found.namespaces.len())
+    }
+
     /// Limits of sight of the last inventory.
     pub(super) fn not_seen(&self) -> &[NotSeen] {
         match &self.last_inventory {

@@ -5,7 +5,6 @@
 //! recorded, and a recording judged instead of a host; both take the same path through [`Case`].
 
 use std::{
-    fmt::Write as _,
     io::{BufReader, Write as _},
     path::Path,
     thread::sleep,
@@ -16,16 +15,14 @@ use super::{
     CheckOptions, Exit,
     case::{Case, CheckError},
     config_source,
+    report::{Paper, Seen},
 };
 use crate::{
-    agent::{VERSION, host_name},
+    agent::host_name,
     config::Config,
-    engine::{Finding, Severity},
-    facts::NotSeen,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
-    plain,
-    publish::{Origin, WallClock, findings_json, incidents},
+    publish::WallClock,
     regular_file,
 };
 
@@ -45,12 +42,16 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Some(file) => replay(&config, file),
         None => look(&config, options),
     };
-    let seen = match outcome {
+    let mut seen = match outcome {
         Ok(outcome) => outcome,
         Err(CheckError::Load(error)) => return Exit::load(&error),
         Err(error) => return Exit::failed(&error),
     };
-    let text = if options.json { seen.json() } else { seen.report() };
+    seen.left_out = options.filter.apply(&mut seen.findings);
+    let text = match options.json {
+        true => seen.json(),
+        false => seen.report(Paper::of_stdout(options.color.is_on()), options.detail()),
+    };
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
         return Exit::failed(&error);
     }
@@ -58,15 +59,6 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Some(_) => Exit::HostNotSeen,
         None => Exit::Found(seen.worst()),
     }
-}
-
-/// The result of a look.
-struct Seen {
-    findings: Vec<Finding>,
-    not_seen: Vec<NotSeen>,
-    /// `None` for a recording, which does not say it.
-    host: Option<String>,
-    wall: WallClock,
 }
 
 fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
@@ -91,7 +83,8 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }
     case.take_inventory(&mut walker)?;
-    Ok(Seen::of(&case, Some(host_name()), WallClock::at(crate::kernel::now())))
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    Ok(seen(&case, Some(host_name()), kernel, WallClock::at(kernel::now())))
 }
 
 /// Watches for a while, up to the last inventory.
@@ -121,6 +114,7 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     let open = regular_file::open(file).map_err(|error| unreadable(error.into()))?;
     let recording = Recording::open(BufReader::new(open), file)?;
     let then = WallClock::of_recording(recording.header());
+    let kernel = recording.header().kernel.clone();
     let mut case = Case::new(config);
     for fact in recording {
         case.take(fact?)?;
@@ -128,97 +122,21 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => Ok(Seen::of(&case, None, then)),
+        Some(then) => Ok(seen(&case, None, kernel, then)),
     }
 }
 
-impl Seen {
-    fn of(case: &Case<'_>, host: Option<String>, wall: WallClock) -> Self {
-        Self { findings: case.findings(), not_seen: case.not_seen().to_vec(), host, wall }
+/// The result of a case.
+fn seen(case: &Case<'_>, host: Option<String>, kernel: String, wall: WallClock) -> Seen {
+    let (sockets, namespaces) = case.size();
+    Seen {
+        findings: case.findings(),
+        left_out: 0,
+        not_seen: case.not_seen().to_vec(),
+        host,
+        kernel,
+        sockets,
+        namespaces,
+        wall,
     }
-
-    fn worst(&self) -> Option<Severity> {
-        self.findings.iter().map(|finding| finding.severity).max()
-    }
-
-    /// The limit of sight that hides the host itself, if there is one.
-    fn hidden_host(&self) -> Option<&NotSeen> {
-        self.not_seen.iter().find(|it| it.hides_host)
-    }
-
-    fn json(&self) -> String {
-        let origin =
-            Origin { host: self.host.as_deref(), version: VERSION, not_seen: &self.not_seen };
-        findings_json(&self.findings, &origin, self.wall)
-    }
-
-    /// A monitoring system shows the first line; the others are for a person.
-    fn report(&self) -> String {
-        let mut text = self.first_line();
-        text.push('\n');
-        for it in &self.not_seen {
-            let _ = writeln!(text, "not seen  {}", plain::text(&it.to_string()));
-        }
-        for incident in incidents(&self.findings) {
-            describe(&mut text, incident.leader, self.wall);
-            for led in incident.led {
-                let mut below = String::new();
-                describe(&mut below, led, self.wall);
-                below.lines().for_each(|line| text.push_str(&indented(line)));
-            }
-        }
-        text
-    }
-
-    fn first_line(&self) -> String {
-        let count =
-            |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
-        let mut line = match (self.hidden_host(), self.worst()) {
-            (Some(hidden), _) => format!("UNKNOWN: not seen: {}; ", hidden.lost),
-            (None, Some(Severity::Critical)) => "CRITICAL: ".to_owned(),
-            (None, Some(Severity::Warning)) => "WARNING: ".to_owned(),
-            (None, Some(Severity::Info) | None) => "OK: ".to_owned(),
-        };
-        let _ = write!(
-            line,
-            "{} critical, {} warning, {} info",
-            count(Severity::Critical),
-            count(Severity::Warning),
-            count(Severity::Info)
-        );
-        if !self.not_seen.is_empty() {
-            let _ = write!(line, ", {} not seen", self.not_seen.len());
-        }
-        let incidents = incidents(&self.findings);
-        if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
-            let _ = write!(line, "; {}", plain::text(&worst.leader.title));
-        }
-        // A monitoring system takes text after a bar for performance data.
-        line.replace('|', "/")
-    }
-}
-
-/// A line of a finding that another leads.
-fn indented(line: &str) -> String {
-    if line.is_empty() { "\n".to_owned() } else { format!("    {line}\n") }
-}
-
-fn describe(text: &mut String, finding: &Finding, wall: WallClock) {
-    let title = plain::text(&finding.title);
-    let _ = writeln!(text, "\n{:<8}  {title}", finding.severity.label().to_uppercase());
-    let _ = writeln!(text, "  kind    {}", finding.kind.name());
-    let _ = writeln!(text, "  why     {}", plain::text(&finding.explanation));
-    for (key, value) in finding.evidence.iter() {
-        let mut before = format!("  data    {}: ", key.replace('_', " "));
-        for line in value.lines() {
-            let _ = writeln!(text, "{before}{}", plain::text(&line));
-            // The other lines of a list stand below the first.
-            before = " ".repeat(before.len());
-        }
-    }
-    for (number, remedy) in finding.remedies.iter().enumerate() {
-        let _ = writeln!(text, "  do {}    {}", number + 1, plain::text(remedy));
-    }
-    let _ = writeln!(text, "  seen    {}", wall.rfc3339(finding.last_seen));
-    let _ = writeln!(text, "  more    {}", finding.kind.runbook());
 }

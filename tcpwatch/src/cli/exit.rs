@@ -1,6 +1,10 @@
 //! Exit codes, and the one line that goes with each failure.
 
-use std::process::ExitCode;
+use std::{
+    io::{IsTerminal, Write as _},
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     agent::{self, RunError, StartError},
@@ -89,7 +93,22 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Whether a monitoring system reads standard output.
+static IS_MONITORED: AtomicBool = AtomicBool::new(false);
+
+/// A monitoring system reads standard output only: the line of a failure goes there too, as the
+/// state that it knows, unless a person sees both.
+pub(super) fn say_to_monitoring() {
+    IS_MONITORED.store(!std::io::stdout().is_terminal(), Ordering::Relaxed);
+}
+
 /// Arguments, names of files and a library's errors about them come through here.
 fn say(line: &str) {
-    agent::last_line(&format!("tcpwatch: {}", plain::text(line)));
+    let line = plain::text(line);
+    if IS_MONITORED.load(Ordering::Relaxed) {
+        let state = line.replace('|', "/");
+        // The exit code says it too.
+        let _ = writeln!(std::io::stdout(), "UNKNOWN: {state} | critical=0 warning=0 info=0");
+    }
+    agent::last_line(&format!("tcpwatch: {line}"));
 }

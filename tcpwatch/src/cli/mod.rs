@@ -8,17 +8,21 @@ mod check;
 mod config;
 mod doctor;
 mod exit;
+mod filter;
+mod report;
 mod run;
 mod running;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 pub use exit::Exit;
 
+use self::{filter::Filter, report::Detail};
+
 use crate::{
-    agent::ConfigSource,
+    agent::{ConfigSource, coloured},
     config::{Config, LogFormat, LogLevel},
     kernel::{SYMBOLS_COMMAND, serve_symbols},
 };
@@ -39,7 +43,7 @@ enum Command {
     /// Run the daemon: attach, watch, serve HTTP
     Run(Options),
     /// Look at this host once, print the findings and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
-    Check(CheckOptions),
+    Check(Box<CheckOptions>),
     /// Show what this kernel and these privileges let tcpwatch see
     Doctor {
         /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
@@ -97,12 +101,54 @@ struct CheckOptions {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print each finding in full, with all its evidence
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print the first line only
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
+    /// When to print in colour
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    #[command(flatten)]
+    filter: Filter,
     /// Record the facts, to be judged again by --replay: they name processes and addresses
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Judge a recording instead of this host; needs no privileges
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "record"])]
     replay: Option<PathBuf>,
+}
+
+impl CheckOptions {
+    fn detail(&self) -> Detail {
+        match (self.quiet, self.verbose) {
+            (true, _) => Detail::Line,
+            (false, true) => Detail::All,
+            (false, false) => Detail::Steps,
+        }
+    }
+}
+
+/// When to print in colour.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ColorChoice {
+    /// In a terminal, unless NO_COLOR or TERM=dumb says otherwise
+    Auto,
+    /// Also into a file or a pipe
+    Always,
+    /// Nowhere
+    Never,
+}
+
+impl ColorChoice {
+    fn is_on(self) -> bool {
+        match self {
+            Self::Auto => coloured(&std::io::stdout()),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// From 1 s, below which no rate means anything, to an hour.
@@ -119,6 +165,9 @@ pub fn main() -> ExitCode {
     // No command starts a program that gains privileges. A kernel that refuses is older than 3.5.
     let _ = rustix::thread::set_no_new_privs(true);
     let is_check = std::env::args_os().nth(1).is_some_and(|argument| argument == "check");
+    if is_check && !std::env::args_os().any(|argument| argument == "--json") {
+        exit::say_to_monitoring();
+    }
     let exit = match parse() {
         Ok(cli) => {
             // The daemon answers clients that close early, so it ignores the signal, as Rust does.

@@ -22,6 +22,7 @@ mod over_time;
 mod resets;
 mod samples;
 
+pub(crate) use advice::text;
 pub use evidence::{Evidence, EvidenceMap};
 pub use finding::{Finding, FindingChange, FindingKind, Severity, Subject};
 pub use resets::{reset_cause, seen_reset};

@@ -32,3 +32,47 @@ pub(super) fn read_records<T: aya::Pod>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers as the kernel does, in turn.
+    struct Answers(Vec<io::Result<Vec<u32>>>);
+
+    impl Read for Answers {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let records = self.0.remove(0)?;
+            let bytes: Vec<u8> = records.iter().flat_map(|record| record.to_ne_bytes()).collect();
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            Ok(bytes.len())
+        }
+    }
+
+    fn read(answers: Vec<io::Result<Vec<u32>>>) -> (Vec<u32>, Result<(), InventoryError>) {
+        let mut seen = Vec::new();
+        let result = read_records(&mut Answers(answers), |record| seen.push(*record));
+        (seen, result)
+    }
+
+    #[test]
+    fn a_million_objects_without_a_record_and_a_signal_end_no_walk() {
+        let again = || Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        let interrupted = || Err(io::Error::from_raw_os_error(libc::EINTR));
+        let (seen, result) =
+            read(vec![again(), Ok(vec![1, 2]), interrupted(), again(), again(), Ok(vec![3])]);
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(seen, [1, 2, 3]);
+    }
+
+    #[test]
+    fn another_error_ends_the_walk_after_what_was_read() {
+        let broken = Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        let (seen, result) = read(vec![Ok(vec![1]), broken, Ok(vec![2])]);
+        assert!(matches!(result, Err(InventoryError::Read(_))), "{result:?}");
+        assert_eq!(seen, [1]);
+    }
+}

@@ -100,7 +100,7 @@ fn play(story: Story, binary: &std::path::Path, interrupt: &Interrupt) -> Result
         "\nAfter {:.1} s the finding is raised. `tcpwatch check` shows it:\n",
         started.elapsed().as_secs_f64()
     );
-    println!("$ tcpwatch check --for 2s\n{}", agent.check(binary)?);
+    println!("$ tcpwatch check --for 2s --netns {}\n{}", ns.name(), agent.check(binary, &ns)?);
 
     println!("\nThe cure: {}", story.cure(&ns, &mut cast)?);
     let started = Instant::now();

@@ -103,6 +103,20 @@ pub(crate) fn restart_of(process: &Process) -> String {
     restart(&subject)
 }
 
+/// Where the subject's service says why it ended, to follow "see": words without a full stop.
+pub(crate) fn log(subject: &Subject) -> String {
+    match (subject.container.as_deref(), subject.unit.as_deref()) {
+        (Some(id), _) if is_short_id(id) => {
+            format!("the log of container {id} (on Kubernetes `kubectl logs --previous`)")
+        }
+        (Some(name), _) => format!("the journal inside container {}", names::shown(name)),
+        (None, Some(unit)) if is_unit(unit) && !unit.starts_with("user@") => {
+            to_paste(&format!("journalctl -n 50 -u {}", quoted(unit)))
+        }
+        (None, _) => "its own log, and the log of what starts it".to_owned(),
+    }
+}
+
 /// How to stop a process for good: a command, or words that end in a full stop. systemd listens for
 /// its socket units.
 pub(crate) fn stop(process: &Process, subject: &Subject) -> String {
@@ -191,6 +205,20 @@ mod tests {
         assert!(within("0123456789ab").starts_with("restart container 0123456789ab"));
         assert!(within("web01").ends_with("inside container web01."));
         assert!(restart(&Subject::default()).contains("NFS"));
+    }
+
+    #[test]
+    fn the_log_is_that_of_the_unit_where_it_is_one_of_the_host() {
+        assert_eq!(log(&of_unit("a@1.service")), "`journalctl -n 50 -u a@1.service`");
+        assert_eq!(log(&of_unit(r"a\x2d1.service")), r"`journalctl -n 50 -u 'a\x2d1.service'`");
+        for unit in ["user@1000.service", "-H.service", "*.service", "a b.service", "$(a).service"]
+        {
+            assert!(log(&of_unit(unit)).starts_with("its own log"), "{unit}");
+        }
+        let within =
+            |name: &str| log(&Subject { container: Some(name.into()), ..of_unit("a.service") });
+        assert!(within("0123456789ab").starts_with("the log of container 0123456789ab"));
+        assert_eq!(within("web01"), "the journal inside container web01");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub(crate) use crate::engine::advice::{
-    command::{dump, in_its_namespace, restart, restart_of, stop, to_paste},
+    command::{dump, in_its_namespace, log, restart, restart_of, stop, to_paste},
     names::{named, named_as, named_as_several, shown},
 };
 

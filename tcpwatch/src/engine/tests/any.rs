@@ -437,7 +437,7 @@ const FILES: [&str; 4] = [
 
 fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
     let file = select(FILES.to_vec());
-    (any::<[bool; 11]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
+    (any::<[bool; 14]>(), 1_u64..40, 0_u64..40, 1_u64..700, 0_u64..100, file).prop_map(
         |(enabled, warning, more, window, age, file)| {
             let Config { mut detect, ignore, .. } = config(file);
             detect.close_wait_pileup.enabled = enabled[0];
@@ -478,6 +478,16 @@ fn any_rules() -> impl Strategy<Value = (Detect, Ignore)> {
             detect.stuck_state.critical = warning + more;
             detect.stuck_state.min_age = seconds(age);
             detect.stuck_state.window = seconds(window);
+            detect.keepalive_race.enabled = enabled[11];
+            detect.keepalive_race.warning = warning;
+            detect.keepalive_race.critical = warning + more;
+            detect.keepalive_race.window = seconds(window);
+            detect.stalled_send.enabled = enabled[12];
+            detect.stalled_send.warning = warning;
+            detect.stalled_send.critical = warning + more;
+            detect.stalled_send.min_age = seconds(age);
+            detect.kernel_limit.enabled = enabled[13];
+            detect.kernel_limit.window = seconds(window);
             (detect, ignore)
         },
     )

@@ -38,10 +38,12 @@ pub(super) struct Owned {
     pub(super) milder: Option<&'static str>,
 }
 
-/// Two looks, a minute apart, and all that happens between them.
+/// Two looks, a minute apart, and all that happens between them, further looks included.
 pub(super) struct Making {
     pub(super) began: Timestamp,
     pub(super) now: Namespace,
+    /// A second apart.
+    pub(super) between: Vec<Namespace>,
     pub(super) then: Namespace,
     pub(super) resets: Vec<ResetCount>,
     pub(super) services: Vec<ServiceCount>,
@@ -71,6 +73,7 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     let mut making = Making {
         began: watch.now,
         now: host(),
+        between: Vec::new(),
         then: host(),
         resets: Vec::new(),
         services: Vec::new(),
@@ -79,10 +82,14 @@ fn ports_found(watch: &mut Watch, kind: FindingKind) -> BTreeSet<u16> {
     for service in [backupd(), restored()] {
         (owned(kind).make)(&mut making, &service);
     }
-    let Making { now, then, resets, services, events, .. } = making;
+    let Making { began, now, between, then, resets, services, events } = making;
     events.iter().for_each(|event| watch.engine.handle_event(event));
     watch.see([now]);
-    watch.pass(seconds(60));
+    for look in between {
+        watch.pass(seconds(1));
+        watch.see([look]);
+    }
+    watch.now = began + seconds(60);
     watch.resets = Some(resets);
     watch.services = Some(services);
     let found = watch.see([then]).iter().filter(|finding| finding.kind == kind);

@@ -120,7 +120,7 @@ impl Model {
             }
             assert!(title.contains(|it: char| it.is_ascii_digit()), "{title}");
             if finding.kind.has_owner() {
-                assert!(title.contains(&peer_in_title(finding)), "{title}");
+                assert!(has_its_place(finding), "{title}");
             }
             assert_is_data(&finding.evidence);
             schema::assert_evidence_is_described(finding);
@@ -212,17 +212,13 @@ fn assert_labels_are_plain(samples: &Samples) {
     }
 }
 
-/// The other end or the listening address, as the title must have it.
-fn peer_in_title(finding: &Finding) -> String {
-    let subject = &finding.subject;
-    if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
-        return subject.local.clone().unwrap();
-    }
-    match (&subject.peer, subject.port) {
-        (Some(peer), _) if !peer.starts_with('*') => peer.clone(),
-        (_, Some(port)) => format!("port {port} "),
-        (_, None) => String::new(),
-    }
+/// Whether the title has the other end or the port, or this end instead, if there are such.
+fn has_its_place(finding: &Finding) -> bool {
+    let Finding { title, subject, .. } = finding;
+    let peer = subject.peer.clone().filter(|peer| !peer.starts_with('*'));
+    let port = subject.port.map(|port| format!("port {port} "));
+    let mut places = [&peer, &port, &subject.local].into_iter().flatten();
+    (peer.is_none() && port.is_none()) || places.any(|place| title.contains(place))
 }
 
 /// Numbers are numbers, and a text is a word: only processes and functions choose their names.

@@ -147,7 +147,7 @@ pub(crate) fn remedies(
     };
     let ss = |options: &str| here(&format!("ss {options} '( {side} = :{port} )'"));
     let steps = match what {
-        SeenReset::Sent(cause) => for_sent(cause, &ss, &here, &peer),
+        SeenReset::Sent(cause) => for_sent(cause, subject, &ss, &here, &peer),
         SeenReset::Received(state) => for_received(state, &ss, &peer, port),
     };
     remedies.extend(steps);
@@ -190,6 +190,7 @@ const IS_RESET: &str = "(tcp[13] & 4 != 0 or ip6[53] & 4 != 0)";
 
 fn for_sent(
     cause: Cause,
+    subject: &Subject,
     ss: &dyn Fn(&str) -> String,
     here: &dyn Fn(&str) -> String,
     peer: &str,
@@ -247,8 +248,8 @@ fn for_sent(
         ],
         Cause::AcceptQueueDiscarded => [
             format!(
-                "Is it restarting in a loop? The journal of its unit says so; {} shows the process \
-                 that listens now.",
+                "Is it restarting in a loop? See {}; {} shows the process that listens now.",
+                text::log(subject),
                 ss("-ltnp")
             ),
             "For restarts without loss: hand the listening descriptor on (socket activation), or \

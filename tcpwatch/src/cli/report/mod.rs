@@ -1,0 +1,161 @@
+//! The findings of a look, as `check` prints them for a person and for a monitoring system.
+//!
+//! A monitoring system shows the first line and reads the numbers after its bar (monitoring-plugins
+//! development guidelines, "Plugin Output"). A person has a table of all findings below it, and then
+//! each of severity warning and above in full.
+
+mod details;
+mod sheet;
+mod table;
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+
+pub(super) use sheet::Paper;
+
+use self::sheet::Sheet;
+use crate::{
+    agent::VERSION,
+    engine::{Finding, Severity, text},
+    facts::NotSeen,
+    plain,
+    publish::{Incident, Origin, WallClock, findings_json, incidents},
+};
+
+/// The result of a look.
+pub(super) struct Seen {
+    pub(super) findings: Vec<Finding>,
+    /// Findings that the filters leave out.
+    pub(super) left_out: usize,
+    pub(super) not_seen: Vec<NotSeen>,
+    /// `None` for a recording, which does not say it.
+    pub(super) host: Option<String>,
+    /// Release of the kernel.
+    pub(super) kernel: String,
+    pub(super) sockets: u64,
+    pub(super) namespaces: usize,
+    pub(super) wall: WallClock,
+}
+
+/// How much a person wants to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// The first line.
+    Line,
+    /// Findings of severity warning and above in full, without their evidence.
+    Steps,
+    /// All of all.
+    All,
+}
+
+impl Seen {
+    pub(super) fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+
+    /// The limit of sight that hides the host itself, if there is one.
+    pub(super) fn hidden_host(&self) -> Option<&NotSeen> {
+        self.not_seen.iter().find(|it| it.hides_host)
+    }
+
+    pub(super) fn json(&self) -> String {
+        let origin =
+            Origin { host: self.host.as_deref(), version: VERSION, not_seen: &self.not_seen };
+        findings_json(&self.findings, &origin, self.wall)
+    }
+
+    pub(super) fn report(&self, paper: Paper, detail: Detail) -> String {
+        let mut sheet = Sheet::new(paper);
+        let incidents = incidents(&self.findings);
+        self.write_first_line(&mut sheet, &incidents, paper.width.is_none());
+        if detail == Detail::Line {
+            return sheet.into_text();
+        }
+        sheet.wrapped("", "  ", &self.header());
+        for it in &self.not_seen {
+            sheet.wrapped("not seen  ", "          ", &plain::text(&it.to_string()));
+        }
+        if !incidents.is_empty() {
+            sheet.line("");
+            table::write(&mut sheet, &incidents, self.wall);
+        }
+        let is_verbose = detail == Detail::All;
+        let shown = |incident: &&Incident<'_>| is_verbose || incident.severity() > Severity::Info;
+        for incident in incidents.iter().filter(shown) {
+            details::write(&mut sheet, incident.leader, 0, is_verbose, self.wall);
+            for led in &incident.led {
+                details::write(&mut sheet, led, 4, is_verbose, self.wall);
+            }
+        }
+        let brief = incidents.iter().filter(|it| !shown(it)).count();
+        if brief > 0 {
+            sheet.line("");
+            sheet.line(&format!("{} not in full: -v", text::count(brief as u64, "info finding")));
+        }
+        sheet.into_text()
+    }
+
+    /// Where, what and when.
+    fn header(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.host.as_ref().map(|host| format!("host {host}")));
+        parts.push(format!("Linux {}", self.kernel));
+        parts.push(format!("tcpwatch {VERSION}"));
+        parts.push(format!(
+            "{} in {}",
+            text::count(self.sockets, "socket"),
+            text::count(self.namespaces as u64, "network namespace")
+        ));
+        parts.push(self.wall.rfc3339(self.wall.now()));
+        if self.left_out > 0 {
+            let left_out = text::count(self.left_out as u64, "finding");
+            parts.push(format!("{left_out} left out by the filters"));
+        }
+        plain::text(&parts.join(", ")).into_owned()
+    }
+
+    fn write_first_line(
+        &self,
+        sheet: &mut Sheet,
+        incidents: &[Incident<'_>],
+        is_for_machine: bool,
+    ) {
+        let count =
+            |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
+        let (verdict, severity) = match (self.hidden_host(), self.worst()) {
+            (Some(_), _) => ("UNKNOWN", Severity::Warning),
+            (None, Some(Severity::Critical)) => ("CRITICAL", Severity::Critical),
+            (None, Some(Severity::Warning)) => ("WARNING", Severity::Warning),
+            (None, Some(Severity::Info) | None) => ("OK", Severity::Info),
+        };
+        let [critical, warning, info] =
+            [Severity::Critical, Severity::Warning, Severity::Info].map(count);
+        let mut line = String::new();
+        if let Some(hidden) = self.hidden_host() {
+            let _ = write!(line, "not seen: {}; ", hidden.lost);
+        }
+        let _ = write!(line, "{critical} critical, {warning} warning, {info} info");
+        if !self.not_seen.is_empty() {
+            let _ = write!(line, ", {} not seen", self.not_seen.len());
+        }
+        if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
+            let _ = write!(line, "; {}", plain::text(&worst.leader.title));
+        }
+        // A monitoring system takes text after a bar for performance data.
+        let mut line = line.replace('|', "/");
+        if is_for_machine {
+            let _ = write!(line, " | critical={critical} warning={warning} info={info}");
+        }
+        sheet.headline(&format!("{verdict}: "), "  ", &line, style_of(severity));
+    }
+}
+
+/// The colour of a severity.
+fn style_of(severity: Severity) -> Style {
+    match severity {
+        Severity::Critical => AnsiColor::Red.on_default().bold(),
+        Severity::Warning => AnsiColor::Yellow.on_default().bold(),
+        Severity::Info => AnsiColor::Blue.on_default().bold(),
+    }
+}
