@@ -17,3 +17,4 @@ pub mod kernel;
 pub mod plain;
 pub mod publish;
 mod regular_file;
+pub mod runbooks;

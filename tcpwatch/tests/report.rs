@@ -120,6 +120,32 @@ fn a_failure_to_look_is_unknown_on_standard_output_too() -> Result<()> {
 }
 
 #[test]
+fn explain_prints_the_runbook_with_and_without_a_pager() -> Result<()> {
+    let runbook = fs::read_to_string(incidents().join("../../../docs/runbooks/stuck-state.md"))?;
+    let piped = tcpwatch().args(["explain", "stuck-state"]).output()?;
+    assert_eq!((piped.status.code(), String::from_utf8(piped.stdout)?), (Some(0), runbook.clone()));
+    let program = tcpwatch().get_program().to_str().context("a path in UTF-8")?.to_owned();
+    let folder = Folder::new()?;
+    let paged = folder.path.join("paged");
+    // The pager has the text and less's variables; one that is not there is not missed.
+    let tee =
+        folder.write("tee", &format!("#!/bin/sh\nenv >&2; exec tee {}\n", paged.display()))?;
+    ensure!(Command::new("chmod").arg("+x").arg(&tee).status()?.success());
+    for (pager, is_there) in [(tee.display().to_string(), true), ("/nonexistent".into(), false)] {
+        let line = format!("PAGER={pager} exec {program} explain stuck-state");
+        let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output()?;
+        let text = String::from_utf8(output.stdout)?.replace('\r', "");
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(text.contains(&runbook), "{text}");
+        assert_eq!(text.contains("LESSSECURE=1"), is_there, "{text}");
+    }
+    assert_eq!(fs::read_to_string(paged)?, runbook);
+    let unknown = tcpwatch().args(["explain", "nonsense"]).output()?;
+    assert_eq!(unknown.status.code(), Some(64), "{unknown:?}");
+    Ok(())
+}
+
+#[test]
 fn a_terminal_s_lines_fit_but_for_commands() -> Result<()> {
     let folder = Folder::new()?;
     let recording = middle_of(LEAK, &folder)?;

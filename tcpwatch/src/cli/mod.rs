@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod doctor;
 mod exit;
+mod explain;
 mod filter;
 mod report;
 mod run;
@@ -15,7 +16,10 @@ mod running;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::PossibleValuesParser, error::ErrorKind,
+};
 
 pub use exit::Exit;
 
@@ -25,6 +29,7 @@ use crate::{
     agent::{ConfigSource, coloured},
     config::{Config, LogFormat, LogLevel},
     kernel::{SYMBOLS_COMMAND, serve_symbols},
+    runbooks,
 };
 
 /// `tcpwatch --version`.
@@ -44,6 +49,12 @@ enum Command {
     Run(Options),
     /// Look at this host once, print the findings and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Check(Box<CheckOptions>),
+    /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
+    Explain {
+        /// The kind, or `agent` for the alerts about tcpwatch itself
+        #[arg(value_name = "KIND", value_parser = PossibleValuesParser::new(runbooks::names()))]
+        kind: String,
+    },
     /// Show what this kernel and these privileges let tcpwatch see
     Doctor {
         /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
@@ -177,6 +188,7 @@ pub fn main() -> ExitCode {
             match cli.command {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
+                Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),
                 Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),

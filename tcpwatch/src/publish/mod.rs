@@ -24,6 +24,7 @@ mod places;
 mod process;
 mod remedy;
 mod routes;
+mod runbook_page;
 #[cfg(test)]
 mod tests;
 mod wall_clock;
@@ -37,4 +38,5 @@ pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::Query;
+pub use runbook_page::render_runbook;
 pub use wall_clock::WallClock;

@@ -16,7 +16,7 @@ use crate::{
 /// Rows of a table; `/metrics` has them all.
 const ROWS: usize = 20;
 
-const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 
 /// The page, complete.
 #[must_use]
@@ -139,11 +139,11 @@ fn write_finding(
     }
     write!(
         html,
-        "</table></details>\n<p class=\"when\">{} since {}, last seen {}; see {}</p>\n",
-        finding.kind.name(),
+        "</table></details>\n<p class=\"when\">{kind} since {}, last seen {}; see the \
+         <a href=\"/runbooks/{kind}\">runbook</a></p>\n",
         time(wall.rfc3339(finding.since)),
         time(wall.rfc3339(finding.last_seen)),
-        Escaped(&finding.kind.runbook()),
+        kind = finding.kind.name(),
     )?;
     for finding in led {
         write_finding(html, finding, &[], wall)?;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::State,
+    extract::{Path, State},
     http::{
         HeaderName, HeaderValue, StatusCode,
         header::{
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts};
+use super::{Hosts, HttpLimits, hosts, render_runbook};
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,6 +36,12 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The page loads nothing, runs nothing, and stands in no frame.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
+
+const PAGE_HEADERS: [(HeaderName, &str); 3] = [
+    (CONTENT_TYPE, "text/html; charset=utf-8"),
+    (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+    (REFERRER_POLICY, "no-referrer"),
+];
 
 /// A query to the agent's loop, with the channel for the answer. Its receiver may be gone.
 #[derive(Debug)]
@@ -64,6 +70,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
     Router::new()
         .route("/", get(page))
         .route("/metrics", get(metrics))
+        .route("/runbooks/{name}", get(runbook_page))
         .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
         .route("/-/ready", get(ready))
         .route("/api/v1/findings", get(findings))
@@ -80,12 +87,15 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
 
 async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
     let html = agent.answer(|all| &all.page, Query::Page, Bytes::from).await?;
-    let headers = [
-        (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (REFERRER_POLICY, "no-referrer"),
-    ];
-    Ok((headers, html).into_response())
+    Ok((PAGE_HEADERS, html).into_response())
+}
+
+/// The runbooks are part of the binary, so this needs nothing of the agent's loop.
+async fn runbook_page(Path(name): Path<String>) -> Response {
+    match render_runbook(&name) {
+        Some(html) => (PAGE_HEADERS, html).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such runbook\n").into_response(),
+    }
 }
 
 async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {

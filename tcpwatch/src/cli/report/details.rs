@@ -54,7 +54,8 @@ pub(super) fn write(
     for (number, remedy) in finding.remedies.iter().enumerate() {
         write_remedy(sheet, &format!("{margin}  help {:<3}", number + 1), &others, remedy);
     }
-    sheet.wrapped(&format!("{margin}  {:<8}", "more"), &others, &finding.kind.runbook());
+    let more = format!("tcpwatch explain {}", finding.kind.name());
+    sheet.wrapped(&format!("{margin}  {:<8}", "more"), &others, &more);
 }
 
 /// The process with its program, unit or container, and namespace.

@@ -168,8 +168,17 @@ fn paths_answer_with_their_content_types() {
         assert_eq!(response.header("cache-control"), Some("no-store"), "{path}");
         assert_eq!(response.text(), body, "{path}");
     }
-    let policy = server.get("/").header("content-security-policy").unwrap().to_owned();
-    assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline';"), "{policy}");
+    let runbook = server.get("/runbooks/syn-flood");
+    assert_eq!(runbook.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(runbook.text().contains("<h1>syn-flood</h1>"), "{}", runbook.text());
+    for path in ["/", "/runbooks/syn-flood"] {
+        let policy = server.get(path).header("content-security-policy").unwrap().to_owned();
+        assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline';"), "{policy}");
+    }
+    for path in ["/runbooks/", "/runbooks/nonsense", "/runbooks/..%2f..%2fREADME", "/runbooks/%ff"]
+    {
+        assert!([400, 404].contains(&server.get(path).status), "{path}");
+    }
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! `tcpwatch explain KIND`: the runbook of a kind, in a pager on a terminal.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write as _},
+    process::{Command, Stdio},
+};
+
+use super::Exit;
+use crate::runbooks::runbook;
+
+/// The pager where `PAGER` names none.
+const PAGER: &str = "less";
+
+pub(super) fn explain(name: &str) -> Exit {
+    let Some(text) = runbook(name) else {
+        return Exit::usage(&format!("no runbook has the name `{name}`"));
+    };
+    if io::stdout().is_terminal() && is_paged(text) {
+        return Exit::Ok;
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => Exit::failed(&error),
+    }
+}
+
+/// Whether a pager has shown it; one that cannot be started has not.
+fn is_paged(text: &str) -> bool {
+    let pager = env::var_os("PAGER").filter(|pager| !pager.is_empty());
+    let mut pager = Command::new(pager.unwrap_or_else(|| PAGER.into()));
+    // A short text is printed, and a long one leaves the terminal as it was. The reader is root as a
+    // rule: less starts no shell and no editor then.
+    pager.env("LESS", "FRX").env("LESSSECURE", "1").stdin(Stdio::piped());
+    let Ok(mut running) = pager.spawn() else { return false };
+    if let Some(mut pipe) = running.stdin.take() {
+        // A reader may leave before the end.
+        let _ = pipe.write_all(text.as_bytes());
+    }
+    running.wait().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,65 @@
+//! A runbook as a page, at `/runbooks/KIND`.
+
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html::push_html};
+
+use super::page::STYLE;
+use crate::runbooks::runbook;
+
+/// The page of the runbook of that name; `None` where there is none.
+#[must_use]
+pub fn render_runbook(name: &str) -> Option<String> {
+    let text = runbook(name)?;
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>tcpwatch: {name}</title>\n<style>{STYLE}</style></head><body>\n\
+         <header><nav><a href=\"/\">findings</a></nav></header>\n<main class=\"runbook\">\n"
+    );
+    // A link whose target is not served is left out, its text stays.
+    let mut is_open = false;
+    let events = Parser::new_ext(text, Options::ENABLE_TABLES).filter_map(|event| match event {
+        Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+            let dest_url = served(&dest_url)?;
+            is_open = true;
+            Some(Event::Start(Tag::Link { link_type, dest_url, title, id }))
+        }
+        Event::End(TagEnd::Link) => std::mem::take(&mut is_open).then_some(event),
+        event => Some(event),
+    });
+    push_html(&mut html, events);
+    html.push_str("</main></body></html>\n");
+    Some(html)
+}
+
+/// Where the target of a link is served.
+fn served(target: &str) -> Option<CowStr<'static>> {
+    if target.starts_with('#') {
+        return Some(target.to_owned().into());
+    }
+    let name = target.strip_suffix(".md")?;
+    runbook(name).map(|_| format!("/runbooks/{name}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runbooks::names;
+
+    #[test]
+    fn every_runbook_is_a_page_whose_links_are_served() {
+        for name in names() {
+            let page = render_runbook(name).expect("a page");
+            assert!(page.contains(&format!("<h1>{name}</h1>")) || name == "agent", "{page}");
+            for link in page.split("href=\"").skip(1) {
+                let target = link.split('"').next().unwrap_or_default();
+                let kind = target.strip_prefix("/runbooks/");
+                let is_known = kind.is_some_and(|kind| runbook(kind).is_some());
+                assert!(is_known || target == "/" || target.starts_with('#'), "{name}: {target}");
+            }
+            assert_eq!(page.matches("<a ").count(), page.matches("</a>").count(), "{name}");
+            assert!(!page.contains("<script"), "{name}");
+        }
+        assert_eq!(render_runbook("../../etc/passwd"), None);
+    }
+}
