@@ -4,6 +4,7 @@
 //!   the list of all metrics, from which the README's table is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
+//! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
 //! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the
@@ -19,6 +20,7 @@ mod http;
 mod incidents;
 mod json;
 mod metrics;
+mod overview;
 mod page;
 mod places;
 mod process;
@@ -35,6 +37,7 @@ pub use http::{HttpLimits, serve};
 pub use incidents::{Incident, incidents};
 pub use json::{Origin, findings_json};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
+pub use overview::{Row, overview};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::Query;

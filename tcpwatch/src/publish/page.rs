@@ -6,7 +6,9 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Origin, RemedyPart, WallClock, incidents, remedy_parts};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Incident, Origin, RemedyPart, WallClock, incidents, overview, remedy_parts};
 use crate::{
     engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
     facts::{NotSeen, Role, TcpState},
@@ -40,14 +42,15 @@ fn write_page(
     origin: &Origin<'_>,
 ) -> fmt::Result {
     let summary = summary(findings);
+    let host = Escaped(origin.host.unwrap_or("tcpwatch"));
     write!(
         html,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta http-equiv=\"refresh\" content=\"10\">\n\
-         <title>tcpwatch: {summary}</title>\n<style>{STYLE}</style></head><body>\n\
-         <header><h1>tcpwatch</h1><p>{summary} · {} · version {}</p>\n\
+         <title>{host}: {summary}</title>\n<style>{STYLE}</style></head><body>\n\
+         <header><h1>{host}</h1><p>{summary} · {} · tcpwatch {}</p>\n\
          <nav><a href=\"/metrics\">metrics</a> <a href=\"/api/v1/findings\">findings as JSON</a> \
          <a href=\"/-/ready\">readiness</a></nav></header>\n<main>\n",
         time(wall.rfc3339(wall.now())),
@@ -91,10 +94,38 @@ fn write_findings(html: &mut String, findings: &[Finding], wall: WallClock) -> f
     }
     let mut worst_first: Vec<_> = findings.iter().collect();
     worst_first.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.since));
-    for incident in incidents(worst_first) {
+    let incidents = incidents(worst_first);
+    if !incidents.is_empty() {
+        write_overview(html, &incidents, wall)?;
+    }
+    for incident in incidents {
         write_finding(html, incident.leader, &incident.led, wall)?;
     }
     html.write_str("</section>\n")
+}
+
+/// All findings in a table, each with a link to its details below.
+fn write_overview(html: &mut String, incidents: &[Incident<'_>], wall: WallClock) -> fmt::Result {
+    html.write_str(
+        "<div class=\"wide\"><table class=\"overview\"><thead><tr><th>severity</th><th>since</th>\
+         <th>who</th><th>where</th><th>what</th></tr></thead><tbody>\n",
+    )?;
+    for row in overview(incidents, wall) {
+        writeln!(
+            html,
+            "<tr class=\"{severity}\"><td><span class=\"severity\">{severity}</span></td><td>{}</td>\
+             <td>{}</td><td>{}</td><td>{}<a href=\"#{}\">{}</a></td></tr>",
+            row.since,
+            Escaped(&row.who),
+            Escaped(&row.place),
+            if row.is_led { "└ " } else { "" },
+            // A browser decodes the fragment before it looks for the id.
+            utf8_percent_encode(&plain::text(row.id), NON_ALPHANUMERIC),
+            Escaped(&row.what),
+            severity = row.severity,
+        )?;
+    }
+    html.write_str("</tbody></table></div>\n")
 }
 
 /// A finding with those that it leads, within its own element.

@@ -180,6 +180,11 @@ fn json_has_leaders_only_of_findings_that_are_led() {
 fn page_shows_what_a_finding_leads_within_it() {
     let page = render_page(&led(), &Samples::default(), wall(), &ORIGIN);
     let position = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing"));
+    // In the table each has a row with a link to its element.
+    let rows = ["cause", "effect", "mild", "another", "orphan"]
+        .map(|id| position(&format!("<a href=\"#{id}\">")));
+    assert!(rows.is_sorted() && rows[4] < position("<article"), "{page}");
+    assert_eq!(page.matches("└ <a ").count(), 2);
     let cause = position("id=\"cause\"");
     let end = cause + page[cause..].find("</article>\n<").unwrap();
     assert!((cause..end).contains(&position("id=\"effect\"")), "{page}");
@@ -232,7 +237,8 @@ fn page_escapes_what_the_host_calls_itself() {
     let page = render_page(&[finding], &samples, wall(), &origin);
     assert!(!page.contains("<img"));
     let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
-    assert_eq!(page.matches(escaped).count(), 8 + 4 + 1 + 2);
+    // The host twice, the finding 8 times, its row twice.
+    assert_eq!(page.matches(escaped).count(), 2 + 8 + 2 + 4 + 1 + 2);
 }
 
 #[test]
