@@ -27,6 +27,7 @@ mod process;
 mod remedy;
 mod routes;
 mod runbook_page;
+mod selection;
 #[cfg(test)]
 mod tests;
 mod wall_clock;

@@ -137,6 +137,10 @@ mod tests {
 
     #[test]
     fn every_standard_metric_is_there() {
+        // The time is in whole hundredths.
+        while processor_time() < 0.02 {
+            std::hint::black_box(vec![0_u8; 4_096]);
+        }
         let values = values();
         let names: Vec<&str> = values.keys().map(String::as_str).collect();
         let expected = [

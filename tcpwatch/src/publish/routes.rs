@@ -12,7 +12,7 @@ use axum::{
     body::Bytes,
     extract::{Path, State},
     http::{
-        HeaderName, HeaderValue, StatusCode,
+        HeaderName, HeaderValue, StatusCode, Uri,
         header::{
             CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
             X_CONTENT_TYPE_OPTIONS,
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts, render_runbook};
+use super::{Hosts, HttpLimits, hosts, render_runbook, selection::Selection};
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -103,9 +103,20 @@ async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
 }
 
-async fn findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
+    let selection = match Selection::of(&uri) {
+        Ok(selection) => selection,
+        Err(why) => return Ok((StatusCode::BAD_REQUEST, why + "\n").into_response()),
+    };
     let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
-    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
+    let selected = match selection.is_all() {
+        true => Ok(json),
+        false => selection.apply(&json).map(Bytes::from),
+    };
+    Ok(match selected {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    })
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {

@@ -175,6 +175,9 @@ fn paths_answer_with_their_content_types() {
         let policy = server.get(path).header("content-security-policy").unwrap().to_owned();
         assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline';"), "{policy}");
     }
+    assert_eq!(server.get("/api/v1/findings?severity=info").status, 200);
+    let refused = server.get("/api/v1/findings?severity=bad");
+    assert_eq!((refused.status, refused.text().lines().count()), (400, 1));
     for path in ["/runbooks/", "/runbooks/nonsense", "/runbooks/..%2f..%2fREADME", "/runbooks/%ff"]
     {
         assert!([400, 404].contains(&server.get(path).status), "{path}");
