@@ -6,7 +6,7 @@ use crate::{
     facts::Role,
 };
 
-/// The row of a finding. What it has of names is plain.
+/// The row of a finding. Its names are as plain as those of the finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// The finding's id.

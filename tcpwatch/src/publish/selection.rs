@@ -15,7 +15,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// That of a request; what is wrong with it otherwise, in one line.
+    /// The selection of a request; the fault of its query otherwise, in one line.
     pub(super) fn of(uri: &Uri) -> Result<Self, String> {
         let Query(selection) = Query::<Self>::try_from_uri(uri)
             .map_err(|error| format!("the query is refused: {}", error.body_text()))?;
