@@ -2,7 +2,7 @@
 //!
 //! A [`Sock`] wraps a pointer that the verifier knows the type of, so each field is one load
 //! instruction; a load through a stale pointer yields 0 (the kernel's exception table), never a
-//! fault. A pointer of unknown type goes through `bpf_probe_read_kernel`. [`TcpSock`] has the fields of
+//! fault. A pointer of unknown type goes through `bpf_probe_read_kernel`. `tcp_sock.rs` has the fields of
 //! `struct tcp_sock`.
 
 use core::{
@@ -13,13 +13,13 @@ use core::{
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
     generated::{
-        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock,
         bpf_skc_to_tcp_timewait_sock,
     },
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
 
-use crate::{log, tcp_sock::TcpSock};
+use crate::log;
 
 /// Set by the agent before the load, frozen since.
 #[unsafe(no_mangle)]
@@ -281,14 +281,6 @@ impl Sock {
         field!(inode, i_ino: u64)
     }
 
-    /// As a full TCP socket; `None` for a minisocket or another protocol. 5.9 and later.
-    #[inline(always)]
-    pub(crate) fn tcp(self) -> Option<TcpSock> {
-        // SAFETY: the helper takes any `sock_common` and checks what it is.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
-        Self::new(tcp.cast_const().cast()).map(TcpSock)
-    }
-
     /// How often the SYN-ACK of a half-open request was sent again; `None` if it is no request.
     /// 5.9 and later.
     #[inline(always)]
@@ -390,7 +382,7 @@ impl TimeWaitSock {
         if has!(tw_entry_stamp) { Some(field!(self, tw_entry_stamp: u32)) } else { None }
     }
 
-    /// See [`TcpSock::is_port_pinned`].
+    /// Likewise for a socket in TIME_WAIT: see [`bucket_is_pinned`].
     #[inline(always)]
     pub(crate) fn is_port_pinned(&self) -> bool {
         has!(tw_tb) && bucket_is_pinned(field!(self, tw_tb: *const c_void))

@@ -2,7 +2,19 @@
 
 use core::ffi::c_void;
 
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+
 use crate::sock::{Request, Sock, address_of, bucket_is_pinned, field, has};
+
+impl Sock {
+    /// As a full TCP socket; `None` for a minisocket or another protocol. 5.9 and later.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Option<TcpSock> {
+        // SAFETY: the helper takes any `sock_common` and checks what it is.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
+        Self::new(tcp.cast_const().cast()).map(TcpSock)
+    }
+}
 
 /// `struct tcp_sock`, which begins with a `struct sock`.
 #[derive(Clone, Copy)]

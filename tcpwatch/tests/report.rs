@@ -128,11 +128,12 @@ fn explain_prints_the_runbook_with_and_without_a_pager() -> Result<()> {
     let folder = Folder::new()?;
     let paged = folder.path.join("paged");
     // The pager has the text and less's variables; one that is not there is not missed.
-    let tee =
-        folder.write("tee", &format!("#!/bin/sh\nenv >&2; exec tee {}\n", paged.display()))?;
+    let tee = folder
+        .write("tee", &format!("#!/bin/sh\nenv >&2; exec tee \"$@\" {}\n", paged.display()))?;
     ensure!(Command::new("chmod").arg("+x").arg(&tee).status()?.success());
-    for (pager, is_there) in [(tee.display().to_string(), true), ("/nonexistent".into(), false)] {
-        let line = format!("PAGER={pager} exec {program} explain stuck-state");
+    let tee = format!("{} --append", tee.display());
+    for (pager, is_there) in [(tee, true), ("/nonexistent".into(), false)] {
+        let line = format!("PAGER='{pager}' exec {program} explain stuck-state");
         let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output()?;
         let text = String::from_utf8(output.stdout)?.replace('\r', "");
         assert_eq!(output.status.code(), Some(0), "{text}");

@@ -27,8 +27,11 @@ pub(super) fn explain(name: &str) -> Exit {
 
 /// Whether a pager has shown it; one that cannot be started has not.
 fn is_paged(text: &str) -> bool {
-    let pager = env::var_os("PAGER").filter(|pager| !pager.is_empty());
-    let mut pager = Command::new(pager.unwrap_or_else(|| PAGER.into()));
+    let pager = env::var("PAGER").ok().filter(|pager| !pager.trim().is_empty());
+    let pager = pager.unwrap_or_else(|| PAGER.to_owned());
+    let mut words = pager.split_whitespace();
+    let mut pager = Command::new(words.next().unwrap_or(PAGER));
+    pager.args(words);
     // A short text is printed, and a long one leaves the terminal as it was. The reader is root as a
     // rule: less starts no shell and no editor then.
     pager.env("LESS", "FRX").env("LESSSECURE", "1").stdin(Stdio::piped());

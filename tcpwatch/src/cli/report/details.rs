@@ -1,6 +1,6 @@
 //! A finding in full: who, since when, why, what to do.
 
-use super::{sheet::Sheet, style_of};
+use super::sheet::{Sheet, style_of};
 use crate::{
     engine::{Finding, Subject, text},
     plain,

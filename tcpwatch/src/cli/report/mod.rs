@@ -10,11 +10,9 @@ mod table;
 
 use std::fmt::Write as _;
 
-use anstyle::{AnsiColor, Style};
-
 pub(super) use sheet::Paper;
 
-use self::sheet::Sheet;
+use self::sheet::{Sheet, style_of};
 use crate::{
     agent::VERSION,
     engine::{Finding, Severity, text},
@@ -148,14 +146,5 @@ impl Seen {
             let _ = write!(line, " | critical={critical} warning={warning} info={info}");
         }
         sheet.headline(&format!("{verdict}: "), "  ", &line, style_of(severity));
-    }
-}
-
-/// The colour of a severity.
-fn style_of(severity: Severity) -> Style {
-    match severity {
-        Severity::Critical => AnsiColor::Red.on_default().bold(),
-        Severity::Warning => AnsiColor::Yellow.on_default().bold(),
-        Severity::Info => AnsiColor::Blue.on_default().bold(),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use anstyle::Style;
+use anstyle::{AnsiColor, Style};
 use textwrap::{Options, WordSeparator, WordSplitter, core::display_width};
+
+use crate::engine::Severity;
 
 /// Columns of a terminal that says no number.
 const DEFAULT_WIDTH: usize = 80;
@@ -106,6 +108,15 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
 /// `text` filled up with spaces to so many columns.
 pub(super) fn padded(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(display_width(text))))
+}
+
+/// The colour of a severity.
+pub(super) fn style_of(severity: Severity) -> Style {
+    match severity {
+        Severity::Critical => AnsiColor::Red.on_default().bold(),
+        Severity::Warning => AnsiColor::Yellow.on_default().bold(),
+        Severity::Info => AnsiColor::Blue.on_default().bold(),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! The findings of a look in a table: a line for each.
 
-use super::{
-    sheet::{Sheet, cut, padded},
-    style_of,
-};
+use super::sheet::{Sheet, cut, padded, style_of};
 use crate::{
     plain,
     publish::{Incident, WallClock, overview},
