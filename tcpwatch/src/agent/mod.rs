@@ -9,6 +9,7 @@ mod error;
 mod log;
 mod reload;
 mod service;
+mod socket;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use crate::{
     facts::{Inventory, NotSeen, Scope, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        Hosts, HttpLimits, Metrics, Origin, Query, WallClock, findings_json, render_page, serve,
+        Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json, render_page, serve,
     },
 };
 
@@ -66,6 +67,11 @@ const WALK_PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The release of the kernel.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
@@ -96,7 +102,17 @@ async fn start(
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| StartError::Listen { address, error })?;
-        listeners.push(listener);
+        listeners.push(Listener::Tcp(listener));
+    }
+    let socket = &config.web.socket;
+    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
+    match listens {
+        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
+        // Everything else works without it.
+        Some(Err(error)) => {
+            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
+        }
+        None => {}
     }
     let signals = Signals::new()?;
     let options = LoadOptions {
@@ -135,7 +151,12 @@ async fn start(
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
     let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
     for listener in &listeners {
-        tracing::info!(address = %listener.local_addr()?, "listening");
+        match listener {
+            Listener::Tcp(listener) => {
+                tracing::info!(address = %listener.local_addr()?, "listening");
+            }
+            Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
+        }
     }
     let task = tokio::spawn(serve(listeners, sender, limits, hosts, stopped));
     let agent = Agent {
@@ -150,6 +171,7 @@ async fn start(
         config,
         inventoried: false,
         host: host_name(),
+        kernel: kernel_release(),
         not_seen,
         failures: Failures::default(),
         undescribed: 0,
@@ -184,6 +206,8 @@ struct Agent {
     inventoried: bool,
     /// The host's name.
     host: String,
+    /// Release of the kernel.
+    kernel: String,
     /// Limits of sight, as of the last inventory.
     not_seen: Vec<NotSeen>,
     failures: Failures,
@@ -362,7 +386,15 @@ impl Agent {
 
     /// The origin of published documents: host, version, limits of sight.
     fn origin(&self) -> Origin<'_> {
-        Origin { host: Some(&self.host), version: VERSION, not_seen: &self.not_seen }
+        let (sockets, namespaces) = self.engine.size();
+        Origin {
+            host: Some(&self.host),
+            version: VERSION,
+            kernel: &self.kernel,
+            sockets,
+            namespaces,
+            not_seen: &self.not_seen,
+        }
     }
 
     /// Takes all events, but no more than a ring holds: a storm fills it as fast as it is read.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    agent::VERSION,
+    agent::{VERSION, kernel_release},
     config::Config,
     engine::{Engine, Finding, FindingKind, Severity},
     facts::NotSeen,
@@ -62,7 +62,7 @@ impl<'a> Case<'a> {
     pub(super) fn record(&mut self, file: &Path) -> Result<(), CheckError> {
         let wall = WallClock::at(crate::kernel::now());
         let header = Header {
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel: kernel_release(),
             tcpwatch: VERSION.to_owned(),
             recorded_at: wall.rfc3339(wall.now()),
             monotonic_ns: wall.now(),
@@ -100,9 +100,7 @@ impl<'a> Case<'a> {
 
     /// The sockets and network namespaces of the last inventory.
     pub(super) fn size(&self) -> (u64, usize) {
-        let Some(Fact::Inventory { found, .. }) = &self.last_inventory else { return (0, 0) };
-        let sockets = found.namespaces.iter().map(|namespace| namespace.sockets.total());
-        (sockets.fold(0, u64::saturating_add), found.namespaces.len())
+        self.engine.size()
     }
 
     /// Limits of sight of the last inventory.

@@ -1,4 +1,7 @@
-//! `tcpwatch check`: one look at this host, for a person or a monitoring system.
+//! `tcpwatch check`: the findings, for a person or a monitoring system.
+//!
+//! They are those of the running agent where there is one, so that a person sees what an alert saw;
+//! else, or with `--fresh` or `--for`, of one look of its own.
 //!
 //! Without `--for` there is no history: the age of a socket in CLOSE_WAIT is only a lower bound. So
 //! pileups that are not provably old enough are shown as info. The facts can be
@@ -12,16 +15,17 @@ use std::{
 };
 
 use super::{
-    CheckOptions, Exit,
+    CheckOptions, Exit, agent_api,
     case::{Case, CheckError},
     config_source,
-    report::{Paper, Seen},
+    report::{Paper, Seen, Source},
 };
 use crate::{
-    agent::host_name,
+    agent::{VERSION, host_name, kernel_release},
     config::Config,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
+    plain,
     publish::WallClock,
     regular_file,
 };
@@ -38,9 +42,10 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         // A lost line costs no result.
         let _ = writeln!(std::io::stderr(), "tcpwatch: {ended}");
     }
-    let outcome = match &options.replay {
-        Some(file) => replay(&config, file),
-        None => look(&config, options),
+    let outcome = match (&options.replay, of_agent(&config, options)) {
+        (Some(file), _) => replay(&config, file),
+        (None, Some(seen)) => Ok(seen),
+        (None, None) => look(&config, options),
     };
     let mut seen = match outcome {
         Ok(outcome) => outcome,
@@ -59,6 +64,38 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Some(_) => Exit::HostNotSeen,
         None => Exit::Found(seen.worst()),
     }
+}
+
+/// The findings of the running agent, where there is one and no look of its own is ordered.
+fn of_agent(config: &Config, options: &CheckOptions) -> Option<Seen> {
+    if options.looks_itself() {
+        return None;
+    }
+    let read = match agent_api::findings(&config.web.socket) {
+        Ok(read) => read?,
+        Err(error) => {
+            let socket = plain::path(&config.web.socket);
+            // A lost line costs no result.
+            let _ = writeln!(
+                std::io::stderr(),
+                "tcpwatch: the agent at {socket} is left out: {}",
+                plain::text(&error.to_string())
+            );
+            return None;
+        }
+    };
+    Some(Seen {
+        source: Source::Agent,
+        findings: read.findings,
+        left_out: 0,
+        not_seen: read.not_seen,
+        host: read.host,
+        version: read.version,
+        kernel: read.kernel,
+        sockets: read.sockets,
+        namespaces: read.namespaces,
+        wall: read.wall,
+    })
 }
 
 fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
@@ -83,8 +120,8 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
         observe(&mut case, &mut ring, &mut walker, watch)?;
     }
     case.take_inventory(&mut walker)?;
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    Ok(seen(&case, Some(host_name()), kernel, WallClock::at(kernel::now())))
+    let wall = WallClock::at(kernel::now());
+    Ok(seen(&case, Source::Look, Some(host_name()), kernel_release(), wall))
 }
 
 /// Watches for a while, up to the last inventory.
@@ -122,18 +159,26 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => Ok(seen(&case, None, kernel, then)),
+        Some(then) => Ok(seen(&case, Source::Recording, None, kernel, then)),
     }
 }
 
 /// The result of a case.
-fn seen(case: &Case<'_>, host: Option<String>, kernel: String, wall: WallClock) -> Seen {
+fn seen(
+    case: &Case<'_>,
+    source: Source,
+    host: Option<String>,
+    kernel: String,
+    wall: WallClock,
+) -> Seen {
     let (sockets, namespaces) = case.size();
     Seen {
+        source,
         findings: case.findings(),
         left_out: 0,
         not_seen: case.not_seen().to_vec(),
         host,
+        version: VERSION.to_owned(),
         kernel,
         sockets,
         namespaces,

@@ -3,6 +3,7 @@
 //! Usage is checked here and nowhere else; each command has a file of its own. `check` follows the
 //! monitoring-plugins convention and knows no other exit codes; see [`Exit`].
 
+mod agent_api;
 mod case;
 mod check;
 mod config;
@@ -106,6 +107,9 @@ struct CheckOptions {
     /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Look at this host, also where an agent runs, whose findings are shown else
+    #[arg(long, conflicts_with = "replay")]
+    fresh: bool,
     /// Watch so long before judging, so that events and rates count: 10s, 1m
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_watch)]
     watch: Option<Duration>,
@@ -132,6 +136,11 @@ struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// Whether the running agent's findings are no answer.
+    fn looks_itself(&self) -> bool {
+        self.fresh || self.watch.is_some() || self.record.is_some() || self.replay.is_some()
+    }
+
     fn detail(&self) -> Detail {
         match (self.quiet, self.verbose) {
             (true, _) => Detail::Line,

@@ -5,6 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use super::{
     name::{NamespaceName, ProcessName, UnitName},
     section::section,
     until::{Dated, Ended, Entries},
-    value::{Accepts as _, Address, List, Port, PowerOfTwo, Time, Whole, Word},
+    value::{Accepts as _, Address, List, Port, PowerOfTwo, SocketPath, Time, Whole, Word},
 };
 use crate::facts::Scope;
 
@@ -38,6 +39,13 @@ section! {
         /// it while tcpwatch restarts.
         #[serde(with = "List::<Address, 1, MOST_ADDRESSES>")]
         pub listen_addresses: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 10743))];
+
+        /// A UNIX socket, by absolute path, on which the same API is served; "" is none. `tcpwatch
+        /// check` shows there what this agent sees, without an address and a port. Its mode is
+        /// 0660: root and the group of the process may read findings. The folder is made if it is
+        /// not there. Under /run: it is gone with a restart of the host.
+        #[serde(with = "SocketPath")]
+        pub socket: PathBuf = PathBuf::from("/run/tcpwatch/tcpwatch.sock");
 
         /// Hosts, by name or address without port, from 0 to 64, under which page and API are
         /// served beyond those that are known: addresses and this machine's name, on loopback only

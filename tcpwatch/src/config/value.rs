@@ -4,7 +4,7 @@
 //! there. No type is converted into another, except that a whole number is a ratio too (`1` is
 //! `1.0`).
 
-use std::{fmt, marker::PhantomData, net::SocketAddr, time::Duration};
+use std::{fmt, marker::PhantomData, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -46,6 +46,24 @@ impl<T: TryFrom<u64>, const LEAST: u64, const MOST: u64> Accepts<T> for Whole<LE
     fn read(value: &Value) -> Option<T> {
         let number = u64::try_from(value.as_integer()?).ok()?;
         (LEAST..=MOST).contains(&number).then(|| T::try_from(number).ok())?
+    }
+}
+
+/// Paths of a UNIX socket, or "" for none.
+pub(super) struct SocketPath;
+
+/// `sun_path` of `sockaddr_un`, less the zero at its end.
+const SOCKET_PATH_BYTES: usize = 107;
+
+impl Accepts<PathBuf> for SocketPath {
+    fn expected() -> String {
+        format!("an absolute path of at most {SOCKET_PATH_BYTES} bytes, or \"\"")
+    }
+
+    fn read(value: &Value) -> Option<PathBuf> {
+        let path = value.as_str()?;
+        let is_path = path.starts_with('/') && path.len() <= SOCKET_PATH_BYTES;
+        ((is_path && !path.contains('\0')) || path.is_empty()).then(|| path.into())
     }
 }
 

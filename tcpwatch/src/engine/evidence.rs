@@ -4,12 +4,18 @@
 //! finding are made from the same values as its evidence, never from the evidence.
 //! `docs/findings.schema.json` describes the evidence of each kind.
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+    ser::SerializeMap,
+};
 
 use crate::facts::Process;
 
 /// A value of the evidence.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Evidence {
     /// A count, or a size or time in the unit that the key names.
@@ -28,7 +34,7 @@ pub enum Evidence {
 
 /// Evidence in the order in which it is shown; each key ends in its unit where it has one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct EvidenceMap(Vec<(&'static str, Evidence)>);
+pub struct EvidenceMap(Vec<(Cow<'static, str>, Evidence)>);
 
 impl EvidenceMap {
     /// Appends a count.
@@ -84,19 +90,19 @@ impl EvidenceMap {
     }
 
     fn push(&mut self, key: &'static str, value: Evidence) -> &mut Self {
-        self.0.push((key, value));
+        self.0.push((Cow::Borrowed(key), value));
         self
     }
 
     /// The value under `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Evidence> {
-        self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
     /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Evidence)> {
-        self.0.iter().map(|(key, value)| (*key, value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Evidence)> {
+        self.0.iter().map(|(key, value)| (&**key, value))
     }
 
     /// Gives each text to `change`, however deep it lies.
@@ -158,6 +164,29 @@ impl Serialize for EvidenceMap {
     }
 }
 
+/// In the order of the document.
+impl<'de> Deserialize<'de> for EvidenceMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values;
+        impl<'de> Visitor<'de> for Values {
+            type Value = EvidenceMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EvidenceMap, A::Error> {
+                let mut values = EvidenceMap::default();
+                while let Some((key, value)) = map.next_entry::<String, Evidence>()? {
+                    values.0.push((Cow::Owned(key), value));
+                }
+                Ok(values)
+            }
+        }
+        deserializer.deserialize_map(Values)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +210,12 @@ mod tests {
             serde_json::to_string(&nested()).expect("evidence is JSON"),
             r#"{"oldest_age_seconds":63.067,"oldest_age_is_lower_bound":true,"process":"api","pid":7,"stacks":[{"sockets":8,"frames":["connect","main"]},{"sockets":8,"frames":["connect","main"]}]}"#
         );
+    }
+
+    #[test]
+    fn values_are_read_as_they_were_written() {
+        let json = serde_json::to_string(&nested()).expect("evidence is JSON");
+        assert_eq!(serde_json::from_str::<EvidenceMap>(&json).expect("evidence"), nested());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use crate::config::Severity;
 use crate::{
@@ -108,8 +108,19 @@ impl Serialize for FindingKind {
     }
 }
 
+impl<'de> Deserialize<'de> for FindingKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.name() == name).ok_or_else(|| {
+            serde::de::Error::custom(format_args!("`{name}` is no kind of this version"))
+        })
+    }
+}
+
 /// Whom and what a finding is about. Unknown fields are absent, never guessed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Subject {
     /// Name of the network namespace, as in the metrics.
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -145,7 +156,7 @@ pub struct Subject {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stack: Vec<String>,
     /// The `port` label of the metrics: service port.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 

@@ -52,6 +52,7 @@ pub struct Engine {
     half_open: HalfOpen,
     board: Board,
     sampler: Sampler,
+    size: (u64, usize),
 }
 
 impl Engine {
@@ -66,6 +67,7 @@ impl Engine {
             half_open: HalfOpen::default(),
             board: Board::default(),
             sampler: Sampler::new(owners),
+            size: (0, 0),
         }
     }
 
@@ -103,6 +105,8 @@ impl Engine {
         let links = joining::join(&verdicts, &joining::RULES, inventory);
         self.board.update(verdicts, &links, now);
         self.sampler.handle_inventory(inventory, now, self.board.findings());
+        let sockets = inventory.namespaces.iter().map(|it| it.sockets.total());
+        self.size = (sockets.fold(0, u64::saturating_add), inventory.namespaces.len());
     }
 
     /// Facts that the next inventory is to collect in more detail.
@@ -124,6 +128,12 @@ impl Engine {
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         self.board.findings()
+    }
+
+    /// Sockets and network namespaces of the last inventory.
+    #[must_use]
+    pub fn size(&self) -> (u64, usize) {
+        self.size
     }
 
     /// The numbers as of the last inventory; counters as of the last event.

@@ -13,21 +13,18 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
 };
 use hyper_util::service::TowerToHyperService;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{hosts::Listening, places::Activity};
 
 /// A stream that shows when its client reads.
-pub(super) struct Observed {
-    stream: TcpStream,
+pub(super) struct Observed<S> {
+    stream: S,
     activity: Activity,
 }
 
-impl Observed {
-    pub(super) const fn new(stream: TcpStream, activity: Activity) -> Self {
+impl<S> Observed<S> {
+    pub(super) const fn new(stream: S, activity: Activity) -> Self {
         Self { stream, activity }
     }
 
@@ -39,7 +36,7 @@ impl Observed {
     }
 }
 
-impl AsyncRead for Observed {
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -49,7 +46,7 @@ impl AsyncRead for Observed {
     }
 }
 
-impl AsyncWrite for Observed {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

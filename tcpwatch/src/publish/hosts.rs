@@ -3,7 +3,8 @@
 //! A page of another site can give its own name the address of this host; to the browser tcpwatch
 //! is then that site, which reads all answers. The name stays in the `Host` header. A loopback
 //! listener answers for the names of loopback. Another answers `/metrics` and `/-/*` for every
-//! name, because scrapers use any, and the page and the API for addresses and for known names.
+//! name, because scrapers use any, and the page and the API for addresses and for known names. A UNIX
+//! socket answers for all.
 
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub(super) enum Listening {
     OnLoopback,
     /// Reached from elsewhere too.
     Openly,
+    /// A UNIX socket, which no page of a browser reaches.
+    Privately,
 }
 
 /// The names under which page and API are served.
@@ -65,6 +68,7 @@ impl Hosts {
             return true;
         }
         match listening {
+            Listening::Privately => true,
             Listening::OnLoopback => false,
             Listening::Openly => {
                 matches!(host, HostName::Address(_))

@@ -8,12 +8,19 @@
 //! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers
 //! some time, gzip most of all; watching goes on in the kernel and on the walker's thread.
 
-use std::{future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::{JoinSet, yield_now},
     time::{Instant, sleep, sleep_until, timeout},
@@ -84,10 +91,49 @@ impl Default for HttpLimits {
     }
 }
 
+/// A place where clients connect.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address.
+    Tcp(TcpListener),
+    /// A path of this host.
+    Unix(UnixListener),
+}
+
+/// A client's connection.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    fn listening(&self) -> Listening {
+        match self {
+            Self::Unix(_) => Listening::Privately,
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) if address.ip().to_canonical().is_loopback() => Listening::OnLoopback,
+                Ok(_) | Err(_) => Listening::Openly,
+            },
+        }
+    }
+
+    /// All processes of this host are one peer, whichever way they come.
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, IpAddr)>> {
+        match self {
+            Self::Tcp(listener) => listener
+                .poll_accept(context)
+                .map_ok(|(stream, peer)| (Stream::Tcp(stream), peer.ip())),
+            Self::Unix(listener) => listener
+                .poll_accept(context)
+                .map_ok(|(stream, _)| (Stream::Unix(stream), Ipv4Addr::LOCALHOST.into())),
+        }
+    }
+}
+
 /// Serves until `stop` becomes true or its sender is dropped; then stops accepting at once and
 /// returns within [`HttpLimits::finish`].
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     queries: mpsc::Sender<Query>,
     limits: HttpLimits,
     hosts: Hosts,
@@ -97,7 +143,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut places = Places::new(limits.connections);
     let listeners = listeners.into_iter().map(|listener| {
-        let listening = listening(&listener);
+        let listening = listener.listening();
         (listener, listening)
     });
     let listeners = listeners.collect();
@@ -116,14 +162,14 @@ pub async fn serve(
                 make_place(&mut places, &mut connections, peer).await;
                 let activity = Activity::new();
                 let service = Service::new(router.clone(), activity.clone(), listening);
-                let connection = serve_connection(
-                    Observed::new(stream, activity.clone()),
-                    service,
-                    activity.clone(),
-                    limits,
-                    stopping.clone(),
-                );
-                places.take(peer, activity, connections.spawn(connection));
+                let life = (activity.clone(), limits, stopping.clone());
+                let task = match stream {
+                    Stream::Tcp(stream) => connections.spawn(serve_connection(stream, service, life)),
+                    Stream::Unix(stream) => {
+                        connections.spawn(serve_connection(stream, service, life))
+                    }
+                };
+                places.take(peer, activity, task);
             }
         }
     }
@@ -150,25 +196,17 @@ async fn make_place(places: &mut Places, connections: &mut JoinSet<()>, peer: Pe
     }
 }
 
-fn listening(listener: &TcpListener) -> Listening {
-    match listener.local_addr() {
-        Ok(address) if address.ip().to_canonical().is_loopback() => Listening::OnLoopback,
-        Ok(_) | Err(_) => Listening::Openly,
-    }
-}
-
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error is a dropped sender: no task is left that could order a stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn serve_connection(
-    stream: Observed,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     service: Service,
-    activity: Activity,
-    limits: HttpLimits,
-    mut stop: watch::Receiver<bool>,
+    (activity, limits, mut stop): (Activity, HttpLimits, watch::Receiver<bool>),
 ) {
+    let stream = Observed::new(stream, activity.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
@@ -201,7 +239,7 @@ async fn not_read(activity: &Activity, most: Duration) {
 
 /// Accepts from several listeners in turn.
 struct Acceptor {
-    listeners: Vec<(TcpListener, Listening)>,
+    listeners: Vec<(Listener, Listening)>,
     /// The listener that comes first next time, so that a flood on one does not starve the others.
     next: usize,
     /// Failures since the last success.
@@ -211,7 +249,7 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn accept(&mut self) -> (TcpStream, IpAddr, Listening) {
+    async fn accept(&mut self) -> (Stream, IpAddr, Listening) {
         loop {
             if let Some(resume) = self.resume {
                 sleep_until(resume).await;
@@ -238,7 +276,7 @@ impl Acceptor {
         }
     }
 
-    async fn accept_any(&mut self) -> io::Result<(TcpStream, IpAddr, Listening)> {
+    async fn accept_any(&mut self) -> io::Result<(Stream, IpAddr, Listening)> {
         let Self { listeners, next, .. } = self;
         poll_fn(|context| {
             for step in 0..listeners.len() {
@@ -247,7 +285,7 @@ impl Acceptor {
                 if let Poll::Ready(accepted) = listener.poll_accept(context) {
                     *next = index + 1;
                     return Poll::Ready(
-                        accepted.map(|(stream, peer)| (stream, peer.ip(), *listening)),
+                        accepted.map(|(stream, peer)| (stream, peer, *listening)),
                     );
                 }
             }

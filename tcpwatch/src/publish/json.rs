@@ -1,9 +1,11 @@
-//! Findings for scripts: the body of `/api/v1/findings`.
+//! Findings for scripts: the body of `/api/v1/findings`, written and read.
 //!
 //! [`Subject`] and [`EvidenceMap`] define subject and evidence. Here times become
 //! times of day, the runbook is added, and limits of sight stand beside the findings.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use super::WallClock;
 use crate::{
@@ -14,45 +16,60 @@ use crate::{
 /// Version of the document: it rises when a field changes its meaning or goes.
 const SCHEMA_VERSION: u32 = 1;
 
-/// The origin of a document: host, version, limits of sight.
+/// The origin of a document: host, versions, size of the host, limits of sight.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     /// The host's name; `None` where it is not known, for a recording.
     pub host: Option<&'a str>,
     /// Version of tcpwatch.
     pub version: &'a str,
+    /// Release of the kernel.
+    pub kernel: &'a str,
+    /// Sockets of the last inventory.
+    pub sockets: u64,
+    /// Network namespaces of the last inventory.
+    pub namespaces: usize,
     /// Limits of sight.
     pub not_seen: &'a [NotSeen],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Document<'a> {
     schema_version: u32,
-    generated_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<&'a str>,
-    version: &'a str,
-    not_seen: &'a [NotSeen],
+    generated_at: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<Cow<'a, str>>,
+    version: Cow<'a, str>,
+    kernel: Cow<'a, str>,
+    sockets: u64,
+    network_namespaces: usize,
+    not_seen: Cow<'a, [NotSeen]>,
     findings: Vec<FindingDocument<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct FindingDocument<'a> {
-    id: &'a str,
+    id: Cow<'a, str>,
     kind: FindingKind,
     severity: Severity,
-    title: &'a str,
-    explanation: &'a str,
-    evidence: &'a EvidenceMap,
-    subject: &'a Subject,
-    remedies: &'a [String],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    related: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    led_by: Option<&'a str>,
+    title: Cow<'a, str>,
+    explanation: Cow<'a, str>,
+    evidence: Cow<'a, EvidenceMap>,
+    subject: Cow<'a, Subject>,
+    remedies: Cow<'a, [String]>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    related: Cow<'a, [String]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    led_by: Option<Cow<'a, str>>,
     runbook: String,
     since: String,
     last_seen: String,
+}
+
+/// serde gives a reference to the field.
+#[expect(clippy::ptr_arg)]
+fn is_empty(list: &Cow<'_, [String]>) -> bool {
+    list.is_empty()
 }
 
 /// The findings as JSON, on one line that ends.
@@ -60,10 +77,13 @@ struct FindingDocument<'a> {
 pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock) -> String {
     let document = Document {
         schema_version: SCHEMA_VERSION,
-        generated_at: wall.rfc3339(wall.now()),
-        host: origin.host,
-        version: origin.version,
-        not_seen: origin.not_seen,
+        generated_at: wall.rfc3339(wall.now()).into(),
+        host: origin.host.map(Cow::Borrowed),
+        version: origin.version.into(),
+        kernel: origin.kernel.into(),
+        sockets: origin.sockets,
+        network_namespaces: origin.namespaces,
+        not_seen: origin.not_seen.into(),
         findings: findings.iter().map(|finding| describe(finding, wall)).collect(),
     };
     let mut json = serde_json::to_string(&document)
@@ -74,18 +94,83 @@ pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock)
 
 fn describe(finding: &Finding, wall: WallClock) -> FindingDocument<'_> {
     FindingDocument {
-        id: &finding.id,
+        id: finding.id.as_str().into(),
         kind: finding.kind,
         severity: finding.severity,
-        title: &finding.title,
-        explanation: &finding.explanation,
-        evidence: &finding.evidence,
-        subject: &finding.subject,
-        remedies: &finding.remedies,
-        related: &finding.related,
-        led_by: finding.led_by.as_deref(),
+        title: finding.title.as_str().into(),
+        explanation: finding.explanation.as_str().into(),
+        evidence: Cow::Borrowed(&finding.evidence),
+        subject: Cow::Borrowed(&finding.subject),
+        remedies: finding.remedies.as_slice().into(),
+        related: finding.related.as_slice().into(),
+        led_by: finding.led_by.as_deref().map(Cow::Borrowed),
         runbook: finding.kind.runbook(),
         since: wall.rfc3339(finding.since),
         last_seen: wall.rfc3339(finding.last_seen),
     }
+}
+
+/// A document that was read, of an agent of this version.
+#[derive(Clone, Debug)]
+pub struct FindingsRead {
+    /// The host's name.
+    pub host: Option<String>,
+    /// Version of that tcpwatch.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Sockets of its last inventory.
+    pub sockets: u64,
+    /// Network namespaces of its last inventory.
+    pub namespaces: usize,
+    /// Limits of its sight.
+    pub not_seen: Vec<NotSeen>,
+    /// Its findings.
+    pub findings: Vec<Finding>,
+    /// The clock on which their times are.
+    pub wall: WallClock,
+}
+
+/// Reads what [`findings_json`] has written.
+///
+/// # Errors
+///
+/// What is no such document, in serde's words: another version may write other fields.
+pub fn read_findings(json: &[u8]) -> serde_json::Result<FindingsRead> {
+    use serde::de::Error as _;
+    let document: Document<'_> = serde_json::from_slice(json)?;
+    if document.schema_version != SCHEMA_VERSION {
+        let version = document.schema_version;
+        return Err(serde_json::Error::custom(format_args!("schema_version is {version}")));
+    }
+    let no_time = |text: &str| serde_json::Error::custom(format_args!("`{text}` is no time"));
+    let generated_at = &document.generated_at;
+    let wall = WallClock::of_text(generated_at).ok_or_else(|| no_time(generated_at))?;
+    let time = |text: &str| wall.timestamp(text).ok_or_else(|| no_time(text));
+    let finding = |it: FindingDocument<'_>| {
+        Ok(Finding {
+            since: time(&it.since)?,
+            last_seen: time(&it.last_seen)?,
+            id: it.id.into_owned(),
+            kind: it.kind,
+            severity: it.severity,
+            title: it.title.into_owned(),
+            explanation: it.explanation.into_owned(),
+            evidence: it.evidence.into_owned(),
+            subject: it.subject.into_owned(),
+            remedies: it.remedies.into_owned(),
+            related: it.related.into_owned(),
+            led_by: it.led_by.map(Cow::into_owned),
+        })
+    };
+    Ok(FindingsRead {
+        host: document.host.map(Cow::into_owned),
+        version: document.version.into_owned(),
+        kernel: document.kernel.into_owned(),
+        sockets: document.sockets,
+        namespaces: document.network_namespaces,
+        not_seen: document.not_seen.into_owned(),
+        findings: document.findings.into_iter().map(finding).collect::<Result<_, _>>()?,
+        wall,
+    })
 }

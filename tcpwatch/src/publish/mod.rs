@@ -34,9 +34,9 @@ mod wall_clock;
 
 pub use family::{MetricKind, MetricRow};
 pub use hosts::Hosts;
-pub use http::{HttpLimits, serve};
+pub use http::{HttpLimits, Listener, serve};
 pub use incidents::{Incident, incidents};
-pub use json::{Origin, findings_json};
+pub use json::{FindingsRead, Origin, findings_json, read_findings};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;

@@ -38,6 +38,22 @@ impl WallClock {
         Some(Self::new(header.monotonic_ns, real.as_nanosecond()))
     }
 
+    /// A clock whose present is this time of day in RFC 3339. [`Self::timestamp`] gives the times of
+    /// the same document.
+    #[must_use]
+    pub fn of_text(now: &str) -> Option<Self> {
+        let real: jiff::Timestamp = now.parse().ok()?;
+        // Far from both ends of the clock.
+        Some(Self::new(Timestamp::from_ns(u64::MAX / 2), real.as_nanosecond()))
+    }
+
+    /// The moment of a time of day in RFC 3339; `None` where it is none, or lies centuries away.
+    #[must_use]
+    pub fn timestamp(&self, text: &str) -> Option<Timestamp> {
+        let real: jiff::Timestamp = text.parse().ok()?;
+        u64::try_from(real.as_nanosecond() - self.offset_ns).ok().map(Timestamp::from_ns)
+    }
+
     /// When the clocks were read.
     #[must_use]
     pub const fn now(&self) -> Timestamp {

@@ -78,7 +78,9 @@ impl Agent {
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
         let folder = Folder::new()?;
-        let text = format!("{config}listen_addresses = [\"{listen}\"]\n");
+        // Agents of several tests run at once, and only one can have the usual socket.
+        let socket = if config.contains("socket = ") { "" } else { "socket = \"\"\n" };
+        let text = format!("{config}{socket}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
         prepare(&file)?;
         let daemon = Daemon::start(

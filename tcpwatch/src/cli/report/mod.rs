@@ -14,21 +14,34 @@ pub(super) use sheet::Paper;
 
 use self::sheet::{Sheet, style_of};
 use crate::{
-    agent::VERSION,
     engine::{Finding, Severity, text},
     facts::NotSeen,
     plain,
     publish::{Incident, Origin, WallClock, findings_json, incidents},
 };
 
+/// Who has looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The agent that runs on this host.
+    Agent,
+    /// This process.
+    Look,
+    /// A recording.
+    Recording,
+}
+
 /// The result of a look.
 pub(super) struct Seen {
+    pub(super) source: Source,
     pub(super) findings: Vec<Finding>,
     /// Findings that the filters leave out.
     pub(super) left_out: usize,
     pub(super) not_seen: Vec<NotSeen>,
     /// `None` for a recording, which does not say it.
     pub(super) host: Option<String>,
+    /// Version of the tcpwatch that has judged.
+    pub(super) version: String,
     /// Release of the kernel.
     pub(super) kernel: String,
     pub(super) sockets: u64,
@@ -58,8 +71,14 @@ impl Seen {
     }
 
     pub(super) fn json(&self) -> String {
-        let origin =
-            Origin { host: self.host.as_deref(), version: VERSION, not_seen: &self.not_seen };
+        let origin = Origin {
+            host: self.host.as_deref(),
+            version: &self.version,
+            kernel: &self.kernel,
+            sockets: self.sockets,
+            namespaces: self.namespaces,
+            not_seen: &self.not_seen,
+        };
         findings_json(&self.findings, &origin, self.wall)
     }
 
@@ -96,10 +115,17 @@ impl Seen {
 
     /// Where, what and when.
     fn header(&self) -> String {
-        let mut parts = Vec::new();
+        let mut parts = vec![
+            match self.source {
+                Source::Agent => "as the running agent sees it",
+                Source::Look => "one look of its own",
+                Source::Recording => "a recording",
+            }
+            .to_owned(),
+        ];
         parts.extend(self.host.as_ref().map(|host| format!("host {host}")));
         parts.push(format!("Linux {}", self.kernel));
-        parts.push(format!("tcpwatch {VERSION}"));
+        parts.push(format!("tcpwatch {}", self.version));
         parts.push(format!(
             "{} in {}",
             text::count(self.sockets, "socket"),

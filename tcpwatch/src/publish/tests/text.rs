@@ -9,7 +9,14 @@ use crate::{
     publish::{Incident, Origin, WallClock, findings_json, incidents, render_page},
 };
 
-const ORIGIN: Origin<'_> = Origin { host: Some("web1"), version: "0.1.0", not_seen: &[] };
+const ORIGIN: Origin<'_> = Origin {
+    host: Some("web1"),
+    version: "0.1.0",
+    kernel: "6.18.5",
+    sockets: 1_085,
+    namespaces: 3,
+    not_seen: &[],
+};
 
 /// A list of one thing that is not seen.
 fn not_seen() -> Vec<NotSeen> {
@@ -233,7 +240,7 @@ fn page_escapes_what_the_host_calls_itself() {
     samples.close_wait[0].owner.process = EVIL.to_owned();
     samples.listeners[0].owner.unit = EVIL.to_owned();
     let not_seen = [NotSeen::new(Unseen::Hook, EVIL, EVIL)];
-    let origin = Origin { host: Some(EVIL), version: EVIL, not_seen: &not_seen };
+    let origin = Origin { host: Some(EVIL), version: EVIL, not_seen: &not_seen, ..ORIGIN };
     let page = render_page(&[finding], &samples, wall(), &origin);
     assert!(!page.contains("<img"));
     let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
