@@ -13,8 +13,7 @@ use core::{
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
     generated::{
-        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock,
-        bpf_skc_to_tcp_timewait_sock,
+        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_timewait_sock,
     },
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
