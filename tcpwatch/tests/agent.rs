@@ -429,7 +429,7 @@ fn reload_shortens_an_interval_that_is_running() -> Result<()> {
         return Ok(());
     }
     let agent = Agent::start("[inventory]\ninterval = \"1h\"\n")?;
-    let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+    let web = format!("[web]\nsocket = \"\"\nlisten_addresses = [\"{}\"]\n", agent.address);
     let quick = format!("{web}[inventory]\ninterval = \"1s\"\n");
     agent.folder.write("tcpwatch.toml", &quick)?;
     agent.signal(libc::SIGHUP)?;
@@ -447,7 +447,7 @@ fn reload_takes_a_good_file_and_refuses_a_bad_one_as_a_whole() -> Result<()> {
     let successful = "tcpwatch_config_last_reload_successful";
     assert_eq!(agent.value(successful)?, Some(1.0));
 
-    let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+    let web = format!("[web]\nsocket = \"\"\nlisten_addresses = [\"{}\"]\n", agent.address);
     agent
         .folder
         .write("tcpwatch.toml", &format!("{web}[detect.close_wait_pileup]\nwarnin = 1\n"))?;

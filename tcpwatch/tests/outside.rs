@@ -72,7 +72,7 @@ impl Unread {
         let folder = Folder::new()?;
         let address = free_address()?;
         let text = format!(
-            "[web]\nlisten_addresses = [\"{address}\"]\n[log]\nlevel = \"{level}\"\n\
+            "[web]\nsocket = \"\"\nlisten_addresses = [\"{address}\"]\n[log]\nlevel = \"{level}\"\n\
              [inventory]\ninterval = \"500ms\"\nnamespaces = \"host\"\n"
         );
         let config = folder.write("tcpwatch.toml", &text)?;

@@ -45,7 +45,7 @@ fn assert_found(agent: &Agent, ns: &Namespace, expected: &[u16]) -> Result<()> {
 }
 
 fn reload(agent: &Agent, config: &str) -> Result<()> {
-    let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+    let web = format!("[web]\nsocket = \"\"\nlisten_addresses = [\"{}\"]\n", agent.address);
     agent.folder.write("tcpwatch.toml", &format!("{web}{config}"))?;
     agent.signal(libc::SIGHUP)
 }

@@ -97,7 +97,7 @@ fn reload_changes_which_namespaces_are_counted() -> Result<()> {
         let agent = Agent::start(&CONFIG.replace("\"host\"", "\"all\""))?;
         let refused = |agent: &Agent| Ok::<_, anyhow::Error>(Seen::by(agent)?.no_listener);
         let reload = |namespaces: &str| -> Result<()> {
-            let web = format!("[web]\nlisten_addresses = [\"{}\"]\n", agent.address);
+            let web = format!("[web]\nsocket = \"\"\nlisten_addresses = [\"{}\"]\n", agent.address);
             let text = format!("[inventory]\ninterval = \"1s\"\nnamespaces = \"{namespaces}\"\n");
             agent.folder.write("tcpwatch.toml", &format!("{text}{web}"))?;
             agent.signal(libc::SIGHUP)?;

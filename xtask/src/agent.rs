@@ -104,7 +104,7 @@ impl Agent {
             }
         };
         let file = folder.join(CONFIG_FILE);
-        fs::write(&file, format!("{config}\n[web]\nlisten_addresses = [\"{address}\"]\n"))
+        fs::write(&file, format!("{config}\n[web]\nsocket = \"\"\nlisten_addresses = [\"{address}\"]\n"))
             .context("writing the agent's configuration")?;
         let log = File::create(folder.join("log")).context("the agent's log")?;
         let mut command = Command::new(binary);

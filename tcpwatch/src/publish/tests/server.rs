@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{Hosts, HttpLimits, Query, serve};
+use crate::publish::{Hosts, HttpLimits, Listener, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -55,7 +55,7 @@ impl Server {
                 });
                 let listeners = listeners.into_iter().map(|listener| {
                     listener.set_nonblocking(true).unwrap();
-                    tokio::net::TcpListener::from_std(listener).unwrap()
+                    Listener::Tcp(tokio::net::TcpListener::from_std(listener).unwrap())
                 });
                 serve(listeners.collect(), sender, limits, Hosts::default(), stopping).await;
             });

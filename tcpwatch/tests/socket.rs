@@ -1,0 +1,182 @@
+//! The API on a UNIX socket, and `check` that shows what the running agent sees.
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::Output,
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use scenes::Namespace;
+use serde_json::Value;
+use support::{Agent, Folder, poll, tcpwatch};
+
+const QUICK: &str = "[inventory]\ninterval = \"1s\"\n[detect.close_wait_pileup]\nwarning = 10\n\
+                     min_age = \"2s\"\n";
+
+/// An agent with a socket at `path`.
+fn agent_at(path: &Path) -> Result<Agent> {
+    Agent::start_with_web(QUICK, &format!("socket = \"{}\"\n", path.display()))
+}
+
+/// A configuration under which `check` finds the socket.
+fn configuration(folder: &Folder, path: &Path) -> Result<PathBuf> {
+    folder.write("check.toml", &format!("{QUICK}[web]\nsocket = \"{}\"\n", path.display()))
+}
+
+fn check(configuration: &Path, more: &[&str]) -> Result<Output> {
+    Ok(tcpwatch().arg("check").arg("--config").arg(configuration).args(more).output()?)
+}
+
+/// Standard output of a `check` that said nothing else.
+fn said(configuration: &Path, more: &[&str]) -> Result<String> {
+    let output = check(configuration, more)?;
+    ensure!(output.stderr.is_empty(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Connections of this process that their server has closed.
+struct Leak {
+    _clients: Vec<TcpStream>,
+}
+
+impl Leak {
+    fn start(ns: &Namespace) -> Result<Self> {
+        let clients = ns.enter(|| -> Result<_> {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 7_300))?;
+            let connect = |_| -> Result<_> {
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_300))?;
+                drop(listener.accept()?);
+                Ok(client)
+            };
+            (0..20).map(connect).collect::<Result<Vec<_>>>()
+        })??;
+        Ok(Self { _clients: clients })
+    }
+}
+
+#[test]
+fn check_shows_what_the_running_agent_sees() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("made").join("tcpwatch.sock");
+    let agent = agent_at(&path)?;
+    assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o660);
+    let ns = Namespace::new("socket")?;
+    let _leak = Leak::start(&ns)?;
+    let finding = poll("the finding", || {
+        Ok(agent.findings("close-wait-pileup", ns.name())?.into_iter().next())
+    })?;
+
+    // Its age is known, which one look cannot tell: the agent's finding is a warning.
+    let configuration = configuration(&folder, &path)?;
+    let filter = ["--netns", ns.name()];
+    let output = check(&configuration, &filter)?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.contains("\nas the running agent sees it, host "), "{text}");
+    assert!(text.contains(finding["title"].as_str().context("no title")?.split(',').next().unwrap_or_default()), "{text}");
+    let json: Value = serde_json::from_str(&said(&configuration, &["--json", "--netns", ns.name()])?)?;
+    let [same] = json["findings"].as_array().map(Vec::as_slice).context("no list")? else {
+        anyhow::bail!("{json:#}");
+    };
+    for key in ["id", "severity", "since", "subject", "remedies", "runbook"] {
+        assert_eq!(same[key], finding[key], "{key}");
+    }
+    // All that is written is read again.
+    let api: Value = serde_json::from_str(&support::http_get(agent.address, "/api/v1/findings")?.body)?;
+    for key in ["host", "version", "kernel", "not_seen", "schema_version"] {
+        assert_eq!(json[key], api[key], "{key}");
+    }
+
+    let fresh = said(&configuration, &["--fresh", "--netns", ns.name()])?;
+    assert!(fresh.contains("\none look of its own, host "), "{fresh}");
+    assert!(fresh.contains("for at least"), "{fresh}");
+    Ok(())
+}
+
+#[test]
+fn check_looks_itself_where_no_agent_answers() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("tcpwatch.sock");
+    let configuration = configuration(&folder, &path)?;
+    let looked = |text: &str| text.contains("\none look of its own, host ");
+    assert!(looked(&said(&configuration, &[])?), "no socket");
+
+    let agent = agent_at(&path)?;
+    assert!(!looked(&said(&configuration, &[])?), "an agent");
+    drop(agent);
+    assert!(path.exists());
+    assert!(looked(&said(&configuration, &[])?), "the socket of an agent that was killed");
+    // The next agent takes its place.
+    let agent = agent_at(&path)?;
+    assert!(!looked(&said(&configuration, &[])?), "another agent");
+    drop(agent);
+
+    // Something else answers there, with words of its own.
+    fs::remove_file(&path)?;
+    let listener = UnixListener::bind(&path)?;
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client?;
+            client.read(&mut [0; 1_024])?;
+            client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\x1b[31m{}\r\n")?;
+        }
+        std::io::Result::Ok(())
+    });
+    let output = check(&configuration, &[])?;
+    assert!(looked(&String::from_utf8(output.stdout)?));
+    let line = String::from_utf8(output.stderr)?;
+    assert!(line.starts_with("tcpwatch: the agent at "), "{line}");
+    assert!(line.lines().count() == 1 && !line.contains('\u{1b}'), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_leaves_the_socket_to_the_first_and_serves_its_address() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("tcpwatch.sock");
+    let first = agent_at(&path)?;
+    let second = agent_at(&path)?;
+    let log = second.log()?;
+    assert!(log.contains("not served on a UNIX socket") && log.contains("answers there"), "{log}");
+    drop(second);
+    assert!(UnixStream::connect(&path).is_ok());
+    drop(first);
+    Ok(())
+}
+
+#[test]
+fn the_socket_answers_for_every_host() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("tcpwatch.sock");
+    let _agent = agent_at(&path)?;
+    for request in ["/api/v1/findings", "/", "/metrics", "/runbooks/syn-flood"] {
+        let mut stream = UnixStream::connect(&path)?;
+        write!(stream, "GET {request} HTTP/1.0\r\nHost: example.net\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{request}: {answer}");
+    }
+    Ok(())
+}
