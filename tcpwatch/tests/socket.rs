@@ -5,7 +5,6 @@ mod support;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
@@ -16,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use scenes::Namespace;
+use scenes::{CloseWaitLeak, Namespace};
 use serde_json::Value;
 use support::{Agent, Folder, poll, tcpwatch};
 
@@ -44,26 +43,6 @@ fn said(configuration: &Path, more: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Connections of this process that their server has closed.
-struct Leak {
-    _clients: Vec<TcpStream>,
-}
-
-impl Leak {
-    fn start(ns: &Namespace) -> Result<Self> {
-        let clients = ns.enter(|| -> Result<_> {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 7_300))?;
-            let connect = |_| -> Result<_> {
-                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, 7_300))?;
-                drop(listener.accept()?);
-                Ok(client)
-            };
-            (0..20).map(connect).collect::<Result<Vec<_>>>()
-        })??;
-        Ok(Self { _clients: clients })
-    }
-}
-
 #[test]
 fn check_shows_what_the_running_agent_sees() -> Result<()> {
     if !scenes::root_or_skip() {
@@ -74,7 +53,7 @@ fn check_shows_what_the_running_agent_sees() -> Result<()> {
     let agent = agent_at(&path)?;
     assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o660);
     let ns = Namespace::new("socket")?;
-    let _leak = Leak::start(&ns)?;
+    let _leak = CloseWaitLeak::client(&ns, 20, 7_300, false)?;
     let finding = poll("the finding", || {
         Ok(agent.findings("close-wait-pileup", ns.name())?.into_iter().next())
     })?;

@@ -63,7 +63,7 @@ pub fn init(log: &Log) {
             .with_ansi(coloured(&io::stderr()))
             .with_target(false)
             .boxed(),
-        LogFormat::Json => tracing_subscriber::fmt::layer().json().with_writer(lines).boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(lines).boxed(),
     };
     // Fails only where a log was started already; that one stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
@@ -151,15 +151,15 @@ fn stderr_is_the_journal() -> bool {
 /// Logs a finding once when it is raised, on each change of severity and when it is cleared.
 pub(super) fn change(change: &FindingChange) {
     match change {
-        FindingChange::Raised(finding) => record(finding, "raised", finding.severity),
+        FindingChange::Raised(finding) => record(finding, "raised", "", finding.severity),
         FindingChange::SeverityChanged { finding, from } => {
-            record(finding, &format!("changed from {from}"), finding.severity);
+            record(finding, "changed", &format!(" from {from}"), finding.severity);
         }
-        FindingChange::Cleared(finding) => record(finding, "cleared", Severity::Info),
+        FindingChange::Cleared(finding) => record(finding, "cleared", "", Severity::Info),
     }
 }
 
-fn record(finding: &Finding, what: &str, level: Severity) {
+fn record(finding: &Finding, change: &str, from: &str, level: Severity) {
     let subject = &finding.subject;
     let (netns, title) = (plain::text(&subject.netns), plain::text(&finding.title));
     let (process, unit) = (subject.process.as_deref(), subject.unit.as_deref());
@@ -168,6 +168,7 @@ fn record(finding: &Finding, what: &str, level: Severity) {
     macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
+                change,
                 finding = finding.kind.name(),
                 finding_id = &*plain::text(&finding.id),
                 severity = finding.severity.label(),
@@ -176,7 +177,7 @@ fn record(finding: &Finding, what: &str, level: Severity) {
                 pid = subject.pid,
                 unit = unit.as_deref(),
                 led_by = led_by.as_deref(),
-                "{what}: {title}"
+                "{change}{from}: {title}"
             )
         };
     }

@@ -13,6 +13,17 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use super::queue::{Queue, Record};
 
+/// Before the names of our own fields, which are nobody else's then (systemd.journal-fields(7)).
+const PREFIX: &str = "TCPWATCH_";
+
+/// `MESSAGE_ID` of the records about findings, by the field `change`;
+/// `deploy/systemd/tcpwatch.catalog` has a text for each.
+const MESSAGE_IDS: [(&str, &str); 3] = [
+    ("raised", "0f706575eeea4f8382e2b4448bff6141"),
+    ("changed", "503b4f80ffd94a92973b948df2dcb95a"),
+    ("cleared", "b743c9b41e294a358575a51bac18e494"),
+];
+
 /// Name under which `journalctl -t` finds the records.
 const IDENTIFIER: &str = "tcpwatch";
 
@@ -25,7 +36,7 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
         let mut fields = Fields::default();
         fields.put("PRIORITY", priority(*metadata.level()));
         fields.put("SYSLOG_IDENTIFIER", IDENTIFIER);
-        fields.put("TARGET", metadata.target());
+        fields.put_own("target", metadata.target());
         if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
             fields.put("CODE_FILE", file);
             fields.put("CODE_LINE", line);
@@ -52,6 +63,14 @@ struct Fields {
 }
 
 impl Fields {
+    /// A field of an event: the message, or one of ours.
+    fn put_own(&mut self, name: &str, value: impl fmt::Display) {
+        match name {
+            "message" => self.put("MESSAGE", value),
+            name => self.put(&format!("{PREFIX}{name}"), value),
+        }
+    }
+
     /// The form with a length, which takes a value with line feeds too.
     fn put(&mut self, name: &str, value: impl fmt::Display) {
         let mut text = String::new();
@@ -67,17 +86,39 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value);
+        let id = MESSAGE_IDS.iter().find(|(change, _)| field.name() == "change" && *change == value);
+        if let Some((_, id)) = id {
+            self.put("MESSAGE_ID", id);
+        }
+        self.put_own(field.name(), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field.name(), format_args!("{value:?}"));
+        self.put_own(field.name(), format_args!("{value:?}"));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_change_of_a_finding_has_a_message_id_and_a_text_for_it() {
+        let catalog = include_str!("../../../../deploy/systemd/tcpwatch.catalog");
+        for (change, id) in MESSAGE_IDS {
+            assert!(catalog.contains(&format!("-- {id}\n")), "no text for {change}");
+        }
+        assert_eq!(catalog.matches("\n-- ").count() + 1, MESSAGE_IDS.len());
+    }
+
+    #[test]
+    fn our_own_fields_have_a_prefix_and_the_message_has_none() {
+        let mut fields = Fields::default();
+        fields.put_own("message", "a");
+        fields.put_own("finding_id", "b");
+        let text = String::from_utf8_lossy(&fields.datagram).into_owned();
+        assert!(text.starts_with("MESSAGE\n") && text.contains("\nTCPWATCH_FINDING_ID\n"), "{text}");
+    }
 
     #[test]
     fn field_has_an_upper_case_name_and_the_length_of_its_value() {
