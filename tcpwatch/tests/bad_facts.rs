@@ -17,7 +17,7 @@ use tcpwatch::{
     config::Config,
     engine::Engine,
     incident::{Fact, Recording},
-    publish::{Metrics, Origin, WallClock, findings_json, render_page},
+    publish::{History, Metrics, Origin, WallClock, findings_json, render_page},
 };
 
 /// Rounds for each recording: together some seconds.
@@ -176,7 +176,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
             namespaces: 0,
             not_seen: &[],
         };
-        let page = render_page(engine.findings(), &samples, wall, &origin);
+        let page = render_page(engine.findings(), &History::default(), &samples, wall, &origin);
         ensure!(page.len() < 16 << 20, "a page of {} bytes", page.len());
         ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");
     }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    command::{as_root, cargo, command, find, run},
+    command::{as_root, cargo, command, find, output, run},
     ebpf, healthy, orphans, repository,
     tools::{self, Missing},
 };
@@ -57,6 +57,7 @@ pub(crate) fn test() -> Result<()> {
     steps.step("documentation", documentation)?;
     steps.step("alert rules", alert_rules)?;
     steps.step("systemd unit", systemd_unit)?;
+    steps.step("journal catalog", journal_catalog)?;
     steps.close();
     Ok(())
 }
@@ -241,6 +242,23 @@ fn systemd_unit() -> Result<()> {
         verdict.status,
         if about_us.is_empty() { said.trim().to_owned() } else { about_us.join("\n") }
     );
+    Ok(())
+}
+
+/// The journal takes the catalog, and each of its messages is there.
+fn journal_catalog() -> Result<()> {
+    tools::ensure_programs(&[("journalctl", "systemd")])?;
+    let file = root().join("deploy/systemd/tcpwatch.catalog");
+    let fresh = repository::target()?.join("systemd/catalog-root");
+    let catalogs = fresh.join("usr/lib/systemd/catalog");
+    fs::create_dir_all(&catalogs).context("a folder for the catalog")?;
+    fs::create_dir_all(fresh.join("var/lib/systemd/catalog")).context("a folder for its database")?;
+    fs::copy(&file, catalogs.join("tcpwatch.catalog")).context("copying the catalog")?;
+    let root = format!("--root={}", fresh.display());
+    run(command("journalctl").args([&*root, "--update-catalog"]))?;
+    let listed = output(command("journalctl").args([&*root, "--list-catalog"]))?;
+    let ours = listed.lines().filter(|line| line.contains(" tcpwatch: ")).count();
+    ensure!(ours == 3, "journalctl --list-catalog: {ours} messages of tcpwatch, expected 3:\n{listed}");
     Ok(())
 }
 

@@ -46,7 +46,7 @@ use crate::{
     facts::{Inventory, NotSeen, Scope, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json, render_page, serve,
+        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json, history_json, render_page, serve,
     },
 };
 
@@ -172,6 +172,7 @@ async fn start(
         inventoried: false,
         host: host_name(),
         kernel: kernel_release(),
+        history: History::default(),
         not_seen,
         failures: Failures::default(),
         undescribed: 0,
@@ -208,6 +209,8 @@ struct Agent {
     host: String,
     /// Release of the kernel.
     kernel: String,
+    /// Findings that have ended.
+    history: History,
     /// Limits of sight, as of the last inventory.
     not_seen: Vec<NotSeen>,
     failures: Failures,
@@ -341,6 +344,7 @@ impl Agent {
         self.engine.handle_inventory(inventory, kernel::now());
         while let Some(change) = self.engine.poll_change() {
             log::change(&change);
+            self.history.observe(&change, kernel::now());
         }
         let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
@@ -426,11 +430,18 @@ impl Agent {
                 let wall = WallClock::at(kernel::now());
                 let _ = to.send(findings_json(self.engine.findings(), &self.origin(), wall));
             }
+            Query::History(to) => {
+                let wall = WallClock::at(kernel::now());
+                let findings = self.engine.findings();
+                let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
+            }
             Query::Page(to) => {
                 let samples = self.engine.samples();
                 let wall = WallClock::at(kernel::now());
                 let findings = self.engine.findings();
-                let _ = to.send(render_page(findings, &samples, wall, &self.origin()));
+                let html =
+                    render_page(findings, &self.history, &samples, wall, &self.origin());
+                let _ = to.send(html);
             }
             Query::Ready(to) => {
                 let _ = to.send(self.ready());

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::WallClock;
+use super::{History, WallClock};
 use crate::{
     engine::{EvidenceMap, Finding, FindingKind, Severity, Subject},
     facts::NotSeen,
@@ -64,6 +64,9 @@ struct FindingDocument<'a> {
     runbook: String,
     since: String,
     last_seen: String,
+    /// Only of one that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cleared_at: Option<String>,
 }
 
 /// serde gives a reference to the field.
@@ -75,6 +78,27 @@ fn is_empty(list: &Cow<'_, [String]>) -> bool {
 /// The findings as JSON, on one line that ends.
 #[must_use]
 pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock) -> String {
+    write(findings.iter().map(|finding| describe(finding, wall)).collect(), origin, wall)
+}
+
+/// The findings that stand, then those that have ended within a day, newest first: the same document,
+/// in which the latter have `cleared_at`.
+#[must_use]
+pub fn history_json(
+    findings: &[Finding],
+    history: &History,
+    origin: &Origin<'_>,
+    wall: WallClock,
+) -> String {
+    let ended = history.ended(wall.now()).map(|ended| FindingDocument {
+        cleared_at: Some(wall.rfc3339(ended.cleared)),
+        ..describe(&ended.finding, wall)
+    });
+    let standing = findings.iter().map(|finding| describe(finding, wall));
+    write(standing.chain(ended).collect(), origin, wall)
+}
+
+fn write(findings: Vec<FindingDocument<'_>>, origin: &Origin<'_>, wall: WallClock) -> String {
     let document = Document {
         schema_version: SCHEMA_VERSION,
         generated_at: wall.rfc3339(wall.now()).into(),
@@ -84,7 +108,7 @@ pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock)
         sockets: origin.sockets,
         network_namespaces: origin.namespaces,
         not_seen: origin.not_seen.into(),
-        findings: findings.iter().map(|finding| describe(finding, wall)).collect(),
+        findings,
     };
     let mut json = serde_json::to_string(&document)
         .expect("serialising fails only for keys that are no strings, and all are");
@@ -107,6 +131,7 @@ fn describe(finding: &Finding, wall: WallClock) -> FindingDocument<'_> {
         runbook: finding.kind.runbook(),
         since: wall.rfc3339(finding.since),
         last_seen: wall.rfc3339(finding.last_seen),
+        cleared_at: None,
     }
 }
 

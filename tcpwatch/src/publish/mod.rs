@@ -4,6 +4,7 @@
 //!   the list of all metrics, from which the README's table is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
+//! - [`History`] keeps the findings that have ended for a day.
 //! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
@@ -15,6 +16,7 @@
 
 mod connection;
 mod family;
+mod history;
 mod hosts;
 mod http;
 mod incidents;
@@ -33,10 +35,11 @@ mod tests;
 mod wall_clock;
 
 pub use family::{MetricKind, MetricRow};
+pub use history::{Ended, History};
 pub use hosts::Hosts;
 pub use http::{HttpLimits, Listener, serve};
 pub use incidents::{Incident, incidents};
-pub use json::{FindingsRead, Origin, findings_json, read_findings};
+pub use json::{FindingsRead, Origin, findings_json, history_json, read_findings};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;

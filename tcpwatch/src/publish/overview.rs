@@ -36,7 +36,8 @@ pub fn overview<'a>(incidents: &[Incident<'a>], wall: WallClock) -> Vec<Row<'a>>
     rows.collect()
 }
 
-fn row(finding: &Finding, is_led: bool, wall: WallClock) -> Row<'_> {
+/// The row of one finding.
+pub(super) fn row(finding: &Finding, is_led: bool, wall: WallClock) -> Row<'_> {
     let age = wall.now().since(finding.since);
     Row {
         id: &finding.id,

@@ -8,9 +8,12 @@ use std::fmt::{self, Write as _};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Incident, Origin, RemedyPart, WallClock, incidents, overview, remedy_parts};
+use super::{
+    Ended, History, Incident, Origin, RemedyPart, WallClock, incidents, overview, overview::row,
+    remedy_parts,
+};
 use crate::{
-    engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject},
+    engine::{CloseWaitSample, Finding, OwnerLabels, Samples, Severity, Subject, text},
     facts::{NotSeen, Role, TcpState},
     plain,
 };
@@ -24,19 +27,21 @@ pub(super) const STYLE: &str = include_str!("page.css");
 #[must_use]
 pub fn render_page(
     findings: &[Finding],
+    history: &History,
     samples: &Samples,
     wall: WallClock,
     origin: &Origin<'_>,
 ) -> String {
     let mut html = String::with_capacity(16 * 1024);
     // Writing to a String cannot fail.
-    let _ = write_page(&mut html, findings, samples, wall, origin);
+    let _ = write_page(&mut html, findings, history, samples, wall, origin);
     html
 }
 
 fn write_page(
     html: &mut String,
     findings: &[Finding],
+    history: &History,
     samples: &Samples,
     wall: WallClock,
     origin: &Origin<'_>,
@@ -57,6 +62,7 @@ fn write_page(
         Escaped(origin.version),
     )?;
     write_findings(html, findings, wall)?;
+    write_ended(html, history, wall)?;
     write_not_seen(html, origin.not_seen)?;
     write_states(html, samples)?;
     write_close_wait(html, samples)?;
@@ -126,6 +132,18 @@ fn write_overview(html: &mut String, incidents: &[Incident<'_>], wall: WallClock
         )?;
     }
     html.write_str("</tbody></table></div>\n")
+}
+
+/// The findings that have ended, newest first.
+fn write_ended(html: &mut String, history: &History, wall: WallClock) -> fmt::Result {
+    let rows = history.ended(wall.now()).map(|Ended { finding, cleared }| {
+        let row = row(finding, false, wall);
+        let ago = text::duration(wall.now().since(*cleared));
+        let lasted = text::duration(cleared.since(finding.since));
+        vec![ago, lasted, row.severity.to_string(), row.who, row.place, row.what]
+    });
+    let header = ["ended before", "lasted", "severity", "who", "where", "what"];
+    write_table(html, "Ended in the last day", &header, rows.collect(), 6)
 }
 
 /// A finding with those that it leads, within its own element.

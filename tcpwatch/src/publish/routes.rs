@@ -50,6 +50,8 @@ pub enum Query {
     Metrics(oneshot::Sender<String>),
     /// The findings, as JSON.
     Findings(oneshot::Sender<String>),
+    /// The findings of the last day, as JSON.
+    History(oneshot::Sender<String>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -64,6 +66,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         freshness: limits.freshness,
         metrics: Mutex::default(),
         findings: Mutex::default(),
+        history: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
     }));
@@ -74,6 +77,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
         .route("/-/ready", get(ready))
         .route("/api/v1/findings", get(findings))
+        .route("/api/v1/history", get(history))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
@@ -104,19 +108,29 @@ async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
 }
 
 async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
-    let selection = match Selection::of(&uri) {
-        Ok(selection) => selection,
-        Err(why) => return Ok((StatusCode::BAD_REQUEST, why + "\n").into_response()),
-    };
     let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
+    Ok(selected(&uri, json))
+}
+
+async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
+    let json = agent.answer(|all| &all.history, Query::History, Bytes::from).await?;
+    Ok(selected(&uri, json))
+}
+
+/// The part of a document that the query of a request selects.
+fn selected(uri: &Uri, json: Bytes) -> Response {
+    let selection = match Selection::of(uri) {
+        Ok(selection) => selection,
+        Err(why) => return (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    };
     let selected = match selection.is_all() {
         true => Ok(json),
         false => selection.apply(&json).map(Bytes::from),
     };
-    Ok(match selected {
+    match selected {
         Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    })
+    }
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
@@ -149,6 +163,7 @@ struct Shared {
     freshness: Duration,
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
+    history: Last<Bytes>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
 }

@@ -135,7 +135,7 @@ fn answer(query: Query) {
     // The receiver may have gone.
     let _ = match query {
         Query::Metrics(to) => to.send(METRICS.to_owned()),
-        Query::Findings(to) => to.send("{\"findings\":[]}\n".to_owned()),
+        Query::Findings(to) | Query::History(to) => to.send("{\"findings\":[]}\n".to_owned()),
         Query::Page(to) => to.send("<!doctype html><title>tcpwatch</title>\n".to_owned()),
         Query::Ready(to) => to.send(Ok(())).map_err(|_| String::new()),
     };
@@ -158,6 +158,7 @@ fn paths_answer_with_their_content_types() {
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8", METRICS),
         ("/", "text/html; charset=utf-8", "<!doctype html><title>tcpwatch</title>\n"),
         ("/api/v1/findings", "application/json", "{\"findings\":[]}\n"),
+        ("/api/v1/history", "application/json", "{\"findings\":[]}\n"),
         ("/-/healthy", "text/plain; charset=utf-8", "tcpwatch is healthy.\n"),
         ("/-/ready", "text/plain; charset=utf-8", "tcpwatch is ready.\n"),
     ] {

@@ -1,12 +1,18 @@
 //! Texts for scripts and people: times, JSON, the page.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{finding, samples};
 use crate::{
-    engine::{Finding, Samples, Severity},
+    engine::{Finding, FindingChange, Samples, Severity},
     facts::{NotSeen, Timestamp, Unseen},
-    publish::{Incident, Origin, WallClock, findings_json, incidents, render_page},
+    publish::{
+        History, Incident, Origin, WallClock, findings_json,
+        history::{AGE, MOST},
+        history_json, incidents, read_findings, render_page,
+    },
 };
 
 const ORIGIN: Origin<'_> = Origin {
@@ -116,7 +122,7 @@ fn page_shows_the_worst_finding_first_and_the_numbers_after() {
     let mut warning = finding();
     warning.severity = Severity::Warning;
     warning.title = "the lesser evil".to_owned();
-    let page = render_page(&[warning, finding()], &samples(), wall(), &ORIGIN);
+    let page = render_page(&[warning, finding()], &History::default(), &samples(), wall(), &ORIGIN);
     let position = |text| page.find(text).unwrap_or_else(|| panic!("{text} is missing: {page}"));
     let order = [
         "1 critical, 1 warning",
@@ -184,8 +190,77 @@ fn json_has_leaders_only_of_findings_that_are_led() {
 }
 
 #[test]
+fn a_document_is_read_as_it_was_written() {
+    let origin = Origin { not_seen: &not_seen(), ..ORIGIN };
+    let read = read_findings(findings_json(&led(), &origin, wall()).as_bytes()).unwrap();
+    assert_eq!((read.host.as_deref(), &*read.version), (origin.host, origin.version));
+    assert_eq!((read.sockets, read.namespaces), (origin.sockets, origin.namespaces));
+    assert_eq!((&*read.kernel, &*read.not_seen), (origin.kernel, origin.not_seen));
+    assert_eq!(read.findings.len(), led().len());
+    for (read_one, written) in read.findings.iter().zip(led()) {
+        let age = |now: Timestamp, at| now.since(at).as_millis();
+        assert_eq!(age(read.wall.now(), read_one.since), age(wall().now(), written.since));
+        let Finding { since, last_seen, .. } = read_one.clone();
+        assert_eq!(*read_one, Finding { since, last_seen, ..written });
+    }
+}
+
+#[test]
+fn a_document_of_another_kind_is_refused() {
+    let good = findings_json(&[finding()], &ORIGIN, wall());
+    assert!(read_findings(good.as_bytes()).is_ok());
+    for (part, other) in [
+        ("\"schema_version\":1", "\"schema_version\":2"),
+        ("close-wait-pileup\"", "gamma-rays\""),
+        ("\"generated_at\":\"2", "\"generated_at\":\"x"),
+        ("\"since\":\"2", "\"since\":\"-"),
+        ("\"severity\":\"", "\"severity\":\"un"),
+        ("\"title\"", "\"titel\""),
+    ] {
+        let bad = good.replacen(part, other, 1);
+        assert_ne!(bad, good, "{part}");
+        assert!(read_findings(bad.as_bytes()).is_err(), "{other}");
+    }
+    assert!(read_findings(b"<html>").is_err());
+}
+
+#[test]
+fn findings_that_have_ended_are_kept_for_a_day_the_newest_first() {
+    let mut history = History::default();
+    let start = wall().now();
+    for number in 0..MOST as u64 + 10 {
+        let ended = Finding { id: number.to_string(), ..finding() };
+        let at = start + Duration::from_secs(number);
+        history.observe(&FindingChange::Raised(ended.clone()), at);
+        history.observe(&FindingChange::Cleared(ended), at);
+    }
+    let last = start + Duration::from_secs(MOST as u64 + 9);
+    assert_eq!(history.ended(last).count(), MOST);
+    let newest = history.ended(last).next().map(|it| it.finding.id.clone());
+    assert_eq!(newest, Some((MOST + 9).to_string()));
+    assert_eq!(history.ended(last + AGE).count(), 1);
+    assert_eq!(history.ended(last + AGE + Duration::from_secs(1)).count(), 0);
+}
+
+#[test]
+fn what_has_ended_is_on_the_page_and_in_the_history() {
+    let mut history = History::default();
+    let ended = Finding { id: "ended".to_owned(), ..finding() };
+    history.observe(&FindingChange::Cleared(ended), wall().now());
+    let page = render_page(&[], &history, &Samples::default(), wall(), &ORIGIN);
+    assert!(page.contains("Ended in the last day"), "{page}");
+    assert!(page.contains("<td>close-wait-pileup, 207 sockets</td>"), "{page}");
+    let json = history_json(&led(), &history, &ORIGIN, wall());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    assert_eq!((findings.len(), &findings[5]["id"]), (6, &"ended".into()));
+    assert_eq!(findings[5]["cleared_at"], json["generated_at"]);
+    assert!(findings[..5].iter().all(|it| it.get("cleared_at").is_none()));
+}
+
+#[test]
 fn page_shows_what_a_finding_leads_within_it() {
-    let page = render_page(&led(), &Samples::default(), wall(), &ORIGIN);
+    let page = render_page(&led(), &History::default(), &Samples::default(), wall(), &ORIGIN);
     let position = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing"));
     // In the table each has a row with a link to its element.
     let rows = ["cause", "effect", "mild", "another", "orphan"]
@@ -202,7 +277,7 @@ fn page_shows_what_a_finding_leads_within_it() {
 
 #[test]
 fn page_loads_and_runs_nothing() {
-    let page = render_page(&[finding()], &samples(), wall(), &ORIGIN);
+    let page = render_page(&[finding()], &History::default(), &samples(), wall(), &ORIGIN);
     for forbidden in ["<script", "src=", "http://", "https://", "url(", "@import"] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
@@ -210,7 +285,7 @@ fn page_loads_and_runs_nothing() {
 
 #[test]
 fn page_without_anything_says_so() {
-    let page = render_page(&[], &Samples::default(), wall(), &ORIGIN);
+    let page = render_page(&[], &History::default(), &Samples::default(), wall(), &ORIGIN);
     assert!(page.contains("Nothing is wrong as far as tcpwatch can see."));
     assert!(page.contains("no findings"));
     assert!(!page.contains("Not seen"));
@@ -219,7 +294,7 @@ fn page_without_anything_says_so() {
 #[test]
 fn page_says_what_is_not_seen() {
     let origin = Origin { not_seen: &not_seen(), ..ORIGIN };
-    let page = render_page(&[], &Samples::default(), wall(), &origin);
+    let page = render_page(&[], &History::default(), &Samples::default(), wall(), &origin);
     assert!(page.contains("<li>2 network namespaces: setns() is refused (EPERM)</li>"), "{page}");
 }
 
@@ -241,7 +316,7 @@ fn page_escapes_what_the_host_calls_itself() {
     samples.listeners[0].owner.unit = EVIL.to_owned();
     let not_seen = [NotSeen::new(Unseen::Hook, EVIL, EVIL)];
     let origin = Origin { host: Some(EVIL), version: EVIL, not_seen: &not_seen, ..ORIGIN };
-    let page = render_page(&[finding], &samples, wall(), &origin);
+    let page = render_page(&[finding], &History::default(), &samples, wall(), &origin);
     assert!(!page.contains("<img"));
     let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
     // The host twice, the finding 8 times, its row twice.
@@ -252,7 +327,7 @@ fn page_escapes_what_the_host_calls_itself() {
 fn page_of_a_crowded_host_stays_short() {
     let mut samples = samples();
     samples.namespaces = vec![samples.namespaces[0].clone(); 1_000];
-    let page = render_page(&[], &samples, wall(), &ORIGIN);
+    let page = render_page(&[], &History::default(), &samples, wall(), &ORIGIN);
     assert!(page.len() < 64 * 1024);
     assert!(page.contains("980 more in"));
 }

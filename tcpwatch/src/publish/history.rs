@@ -1,0 +1,44 @@
+//! Findings that have ended: what a person who comes later still wants to read.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{
+    engine::{Finding, FindingChange},
+    facts::Timestamp,
+};
+
+/// How long a finding is kept after its end.
+pub(super) const AGE: Duration = Duration::from_secs(24 * 3_600);
+/// Most that are kept: a person reads no more, and each takes some KiB.
+pub(super) const MOST: usize = 200;
+
+/// A finding that has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// As it was last.
+    pub finding: Finding,
+    /// When it was cleared.
+    pub cleared: Timestamp,
+}
+
+/// The findings that have ended within a day, as far as they fit.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Newest first.
+    ended: VecDeque<Ended>,
+}
+
+impl History {
+    /// Takes a change of the engine.
+    pub fn observe(&mut self, change: &FindingChange, now: Timestamp) {
+        if let FindingChange::Cleared(finding) = change {
+            self.ended.push_front(Ended { finding: finding.clone(), cleared: now });
+            self.ended.truncate(MOST);
+        }
+    }
+
+    /// Those of the last day, newest first.
+    pub fn ended(&self, now: Timestamp) -> impl Iterator<Item = &Ended> {
+        self.ended.iter().take_while(move |ended| now.since(ended.cleared) <= AGE)
+    }
+}
