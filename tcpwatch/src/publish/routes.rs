@@ -5,7 +5,7 @@
 //! loop gets a few queries a second, however many clients there are. If it does not answer, the
 //! client gets an error that says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -64,6 +64,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         freshness: limits.freshness,
         metrics: Mutex::default(),
         findings: Mutex::default(),
+        selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
     }));
@@ -109,14 +110,28 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
         Err(why) => return Ok((StatusCode::BAD_REQUEST, why + "\n").into_response()),
     };
     let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
-    let selected = match selection.is_all() {
-        true => Ok(json),
-        false => selection.apply(&json).map(Bytes::from),
-    };
+    if selection.is_all() {
+        return Ok(json_response(json));
+    }
+    // Reading and writing a document costs the loop's thread as much as making it, so the result
+    // serves others too. There are no more selections than kinds and severities make.
+    let mut last = agent.0.selected.lock().await;
+    last.retain(|_, (came, _)| came.elapsed() < agent.0.freshness);
+    if let Some((_, json)) = last.get(&selection) {
+        return Ok(json_response(json.clone()));
+    }
+    let selected = selection.apply(&json).map(Bytes::from);
     Ok(match selected {
-        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(json) => {
+            last.insert(selection, (Instant::now(), json.clone()));
+            json_response(json)
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     })
+}
+
+fn json_response(json: Bytes) -> Response {
+    ([(CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
@@ -149,6 +164,8 @@ struct Shared {
     freshness: Duration,
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
+    /// Parts of the findings that were selected a moment ago.
+    selected: Mutex<BTreeMap<Selection, (Instant, Bytes)>>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
 }
