@@ -61,8 +61,9 @@ impl Filter {
     fn matches(&self, finding: &Finding) -> bool {
         let subject = &finding.subject;
         let has = |selected: &[String], it: Option<&str>| {
-            selected.is_empty()
-                || it.is_some_and(|it| selected.iter().any(|selected| selected == it))
+            // Names in findings are plain.
+            let is = |it: &str| selected.iter().any(|selected| plain::text(selected) == it);
+            selected.is_empty() || it.is_some_and(is)
         };
         has(&self.kinds, Some(finding.kind.name()))
             && has(&self.processes, subject.process.as_deref())
