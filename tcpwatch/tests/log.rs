@@ -18,9 +18,8 @@ fn a_line_of_json_has_flat_keys_and_a_finding_its_change() -> Result<()> {
     let agent = Agent::start(CONFIG)?;
     let ns = Namespace::new("log")?;
     let _leak = CloseWaitLeak::client(&ns, 20, 7_310, false)?;
-    let of_finding = |line: &Value| {
-        line["finding"] == "close-wait-pileup" && line["netns"] == ns.name()
-    };
+    let of_finding =
+        |line: &Value| line["finding"] == "close-wait-pileup" && line["netns"] == ns.name();
     let line = poll("the line of the finding", || {
         let log = agent.log()?;
         let lines = log.lines().map(serde_json::from_str::<Value>);

@@ -65,8 +65,14 @@ fn check_shows_what_the_running_agent_sees() -> Result<()> {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stdout)?;
     assert!(text.contains("\nas the running agent sees it, host "), "{text}");
-    assert!(text.contains(finding["title"].as_str().context("no title")?.split(',').next().unwrap_or_default()), "{text}");
-    let json: Value = serde_json::from_str(&said(&configuration, &["--json", "--netns", ns.name()])?)?;
+    assert!(
+        text.contains(
+            finding["title"].as_str().context("no title")?.split(',').next().unwrap_or_default()
+        ),
+        "{text}"
+    );
+    let json: Value =
+        serde_json::from_str(&said(&configuration, &["--json", "--netns", ns.name()])?)?;
     let [same] = json["findings"].as_array().map(Vec::as_slice).context("no list")? else {
         anyhow::bail!("{json:#}");
     };
@@ -74,7 +80,8 @@ fn check_shows_what_the_running_agent_sees() -> Result<()> {
         assert_eq!(same[key], finding[key], "{key}");
     }
     // All that is written is read again.
-    let api: Value = serde_json::from_str(&support::http_get(agent.address, "/api/v1/findings")?.body)?;
+    let api: Value =
+        serde_json::from_str(&support::http_get(agent.address, "/api/v1/findings")?.body)?;
     for key in ["host", "version", "kernel", "not_seen", "schema_version"] {
         assert_eq!(json[key], api[key], "{key}");
     }

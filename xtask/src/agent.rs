@@ -104,8 +104,11 @@ impl Agent {
             }
         };
         let file = folder.join(CONFIG_FILE);
-        fs::write(&file, format!("{config}\n[web]\nsocket = \"\"\nlisten_addresses = [\"{address}\"]\n"))
-            .context("writing the agent's configuration")?;
+        fs::write(
+            &file,
+            format!("{config}\n[web]\nsocket = \"\"\nlisten_addresses = [\"{address}\"]\n"),
+        )
+        .context("writing the agent's configuration")?;
         let log = File::create(folder.join("log")).context("the agent's log")?;
         let mut command = Command::new(binary);
         if let Some(ns) = within {

@@ -252,13 +252,17 @@ fn journal_catalog() -> Result<()> {
     let fresh = repository::target()?.join("systemd/catalog-root");
     let catalogs = fresh.join("usr/lib/systemd/catalog");
     fs::create_dir_all(&catalogs).context("a folder for the catalog")?;
-    fs::create_dir_all(fresh.join("var/lib/systemd/catalog")).context("a folder for its database")?;
+    fs::create_dir_all(fresh.join("var/lib/systemd/catalog"))
+        .context("a folder for its database")?;
     fs::copy(&file, catalogs.join("tcpwatch.catalog")).context("copying the catalog")?;
     let root = format!("--root={}", fresh.display());
     run(command("journalctl").args([&*root, "--update-catalog"]))?;
     let listed = output(command("journalctl").args([&*root, "--list-catalog"]))?;
     let ours = listed.lines().filter(|line| line.contains(" tcpwatch: ")).count();
-    ensure!(ours == 3, "journalctl --list-catalog: {ours} messages of tcpwatch, expected 3:\n{listed}");
+    ensure!(
+        ours == 3,
+        "journalctl --list-catalog: {ours} messages of tcpwatch, expected 3:\n{listed}"
+    );
     Ok(())
 }
 

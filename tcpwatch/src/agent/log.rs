@@ -63,7 +63,9 @@ pub fn init(log: &Log) {
             .with_ansi(coloured(&io::stderr()))
             .with_target(false)
             .boxed(),
-        LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(lines).boxed(),
+        LogFormat::Json => {
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(lines).boxed()
+        }
     };
     // Fails only where a log was started already; that one stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();

@@ -46,7 +46,8 @@ use crate::{
     facts::{Inventory, NotSeen, Scope, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json, history_json, render_page, serve,
+        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json,
+        history_json, render_page, serve,
     },
 };
 
@@ -439,8 +440,7 @@ impl Agent {
                 let samples = self.engine.samples();
                 let wall = WallClock::at(kernel::now());
                 let findings = self.engine.findings();
-                let html =
-                    render_page(findings, &self.history, &samples, wall, &self.origin());
+                let html = render_page(findings, &self.history, &samples, wall, &self.origin());
                 let _ = to.send(html);
             }
             Query::Ready(to) => {

@@ -108,7 +108,7 @@ fn say(line: &str) {
     if IS_MONITORED.load(Ordering::Relaxed) {
         let state = line.replace('|', "/");
         // The exit code says it too.
-        let _ = writeln!(std::io::stdout(), "UNKNOWN: {state} | critical=0 warning=0 info=0");
+        let _ = writeln!(std::io::stdout(), "UNKNOWN: {state}");
     }
     agent::last_line(&format!("tcpwatch: {line}"));
 }

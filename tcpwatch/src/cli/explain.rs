@@ -25,6 +25,17 @@ pub(super) fn explain(name: &str) -> Exit {
     }
 }
 
+/// Interrupts of the terminal go to both processes: the pager decides, and this one waits for it. A
+/// pager that ends early closes the pipe, which is no end of this process either.
+fn leave_signals_to_the_pager() {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: SIG_IGN is a valid disposition, and no other thread runs.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
 /// Whether a pager has shown it; one that cannot be started has not.
 fn is_paged(text: &str) -> bool {
     let pager = env::var("PAGER").ok().filter(|pager| !pager.trim().is_empty());
@@ -36,6 +47,7 @@ fn is_paged(text: &str) -> bool {
     // rule: less starts no shell and no editor then.
     pager.env("LESS", "FRX").env("LESSSECURE", "1").stdin(Stdio::piped());
     let Ok(mut running) = pager.spawn() else { return false };
+    leave_signals_to_the_pager();
     if let Some(mut pipe) = running.stdin.take() {
         // A reader may leave before the end.
         let _ = pipe.write_all(text.as_bytes());

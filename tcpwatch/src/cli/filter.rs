@@ -1,8 +1,13 @@
 //! The findings that a person wants to see.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, builder::PossibleValuesParser};
 
-use crate::engine::{Finding, FindingKind, Severity};
+use crate::{
+    engine::{Finding, FindingKind, Severity},
+    plain,
+};
 
 /// Options that leave findings out. Those of one option are alternatives, different options all
 /// apply.
@@ -40,16 +45,15 @@ fn severities() -> PossibleValuesParser {
 }
 
 impl Filter {
-    /// Leaves out of `findings` what does not match, and returns how many.
-    ///
-    /// A finding stays that one which matches leads, or that leads one: they are one incident.
+    /// Leaves out of `findings` what does not match, and returns how many. A finding brings those
+    /// that it leads, which have the same cause.
     pub(super) fn apply(&self, findings: &mut Vec<Finding>) -> usize {
         let before = findings.len();
-        let matching: Vec<String> =
+        let matching: BTreeSet<String> =
             findings.iter().filter(|it| self.matches(it)).map(|it| it.id.clone()).collect();
         findings.retain(|finding| {
-            let family = finding.related.iter().chain(&finding.led_by).chain([&finding.id]);
-            family.into_iter().any(|id| matching.contains(id))
+            let leader = finding.led_by.as_ref();
+            matching.contains(&finding.id) || leader.is_some_and(|it| matching.contains(it))
         });
         before - findings.len()
     }
@@ -57,8 +61,9 @@ impl Filter {
     fn matches(&self, finding: &Finding) -> bool {
         let subject = &finding.subject;
         let has = |selected: &[String], it: Option<&str>| {
-            selected.is_empty()
-                || it.is_some_and(|it| selected.iter().any(|selected| selected == it))
+            // Names in findings are plain.
+            let is = |it: &str| selected.iter().any(|selected| plain::text(selected) == it);
+            selected.is_empty() || it.is_some_and(is)
         };
         has(&self.kinds, Some(finding.kind.name()))
             && has(&self.processes, subject.process.as_deref())

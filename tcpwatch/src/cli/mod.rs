@@ -119,7 +119,7 @@ struct CheckOptions {
     /// Print each finding in full, with all its evidence
     #[arg(short, long)]
     verbose: bool,
-    /// Print the first line only
+    /// Print the first line only, with performance data: for a monitoring system
     #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
     quiet: bool,
     /// When to print in colour

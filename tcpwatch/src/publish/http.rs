@@ -284,9 +284,7 @@ impl Acceptor {
                 let (listener, listening) = &listeners[index];
                 if let Poll::Ready(accepted) = listener.poll_accept(context) {
                     *next = index + 1;
-                    return Poll::Ready(
-                        accepted.map(|(stream, peer)| (stream, peer, *listening)),
-                    );
+                    return Poll::Ready(accepted.map(|(stream, peer)| (stream, peer, *listening)));
                 }
             }
             Poll::Pending

@@ -20,7 +20,7 @@ pub struct Row<'a> {
     /// The other end of a client, this end of a server, and the namespace where it is not the
     /// host's: `to 10.0.0.9:443 in blue`.
     pub place: String,
-    /// The kind and the number that the evidence begins with: `close-wait-pileup, 24 sockets`.
+    /// The kind, and how many failed or how many there are: `close-wait-pileup, 24 sockets`.
     pub what: String,
     /// Whether the finding in a row above leads this one.
     pub is_led: bool,
@@ -77,13 +77,25 @@ fn place(subject: &Subject) -> String {
     parts.join(" ")
 }
 
+/// Beginnings of the keys that count what failed: they say more than any size.
+const FAILURES: [&str; 3] = ["failed_", "given_up_", "dropped_"];
+/// Beginnings of the keys that say what there could be.
+const LIMITS: [&str; 2] = ["available_", "limit_"];
+
 fn what(finding: &Finding) -> String {
     let kind = finding.kind.name();
-    let mut numbers = finding.evidence.iter().filter_map(|(key, value)| match value {
-        Evidence::Count(count) => Some((key, *count)),
-        _ => None,
-    });
-    let Some((key, count)) = numbers.next() else { return kind.to_owned() };
+    let counts = || {
+        finding.evidence.iter().filter_map(|(key, value)| match value {
+            Evidence::Count(count) if *count > 0 => Some((key, *count)),
+            _ => None,
+        })
+    };
+    let begins = |key: &str, all: &[&str]| all.iter().any(|begin| key.starts_with(begin));
+    let failed = counts().find(|(key, _)| begins(key, &FAILURES));
+    let Some((key, count)) = failed.or_else(|| counts().find(|(key, _)| !begins(key, &LIMITS)))
+    else {
+        return kind.to_owned();
+    };
     let noun = key.replace('_', " ");
     let noun = if count == 1 { noun.strip_suffix('s').unwrap_or(&noun) } else { &noun };
     format!("{kind}, {} {noun}", text::number(count))

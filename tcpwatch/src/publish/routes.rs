@@ -5,7 +5,7 @@
 //! loop gets a few queries a second, however many clients there are. If it does not answer, the
 //! client gets an error that says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -67,6 +67,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         metrics: Mutex::default(),
         findings: Mutex::default(),
         history: Mutex::default(),
+        selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
     }));
@@ -109,28 +110,39 @@ async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
 
 async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
-    Ok(selected(&uri, json))
+    Ok(selected(&agent, "findings", &uri, json).await)
 }
 
 async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.history, Query::History, Bytes::from).await?;
-    Ok(selected(&uri, json))
+    Ok(selected(&agent, "history", &uri, json).await)
 }
 
 /// The part of a document that the query of a request selects.
-fn selected(uri: &Uri, json: Bytes) -> Response {
+async fn selected(agent: &Agent, document: &'static str, uri: &Uri, json: Bytes) -> Response {
     let selection = match Selection::of(uri) {
-        Ok(selection) => selection,
+        Ok(selection) if selection.is_all() => return json_response(json),
+        Ok(selection) => (document, selection),
         Err(why) => return (StatusCode::BAD_REQUEST, why + "\n").into_response(),
     };
-    let selected = match selection.is_all() {
-        true => Ok(json),
-        false => selection.apply(&json).map(Bytes::from),
-    };
-    match selected {
-        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+    // Reading and writing a document costs the loop's thread as much as making it, so the result
+    // serves others too. There are no more selections than kinds and severities make.
+    let mut last = agent.0.selected.lock().await;
+    last.retain(|_, (came, _)| came.elapsed() < agent.0.freshness);
+    if let Some((_, json)) = last.get(&selection) {
+        return json_response(json.clone());
+    }
+    match selection.1.apply(&json).map(Bytes::from) {
+        Ok(json) => {
+            last.insert(selection, (Instant::now(), json.clone()));
+            json_response(json)
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+fn json_response(json: Bytes) -> Response {
+    ([(CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 async fn ready(State(agent): State<Agent>) -> Result<Response, Unanswered> {
@@ -164,6 +176,8 @@ struct Shared {
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
     history: Last<Bytes>,
+    /// Parts of the findings, and of the history, that were selected a moment ago.
+    selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
 }

@@ -4,10 +4,13 @@ use axum::{extract::Query, http::Uri};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::engine::{FindingKind, Severity};
+use crate::{
+    engine::{FindingKind, Severity},
+    plain,
+};
 
 /// `?kind=KIND&severity=SEVERITY`, each of which may be absent.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
     kind: Option<String>,
@@ -17,9 +20,14 @@ pub(super) struct Selection {
 impl Selection {
     /// The selection of a request; the fault of its query otherwise, in one line.
     pub(super) fn of(uri: &Uri) -> Result<Self, String> {
-        let Query(selection) = Query::<Self>::try_from_uri(uri)
-            .map_err(|error| format!("the query is refused: {}", error.body_text()))?;
-        let Self { kind, severity } = &selection;
+        let Query(mut selection) = Query::<Self>::try_from_uri(uri).map_err(|error| {
+            format!("the query is refused: {}", plain::text(&error.body_text()))
+        })?;
+        let Self { kind, severity } = &mut selection;
+        for value in [&mut *kind, &mut *severity] {
+            // A dashboard writes "all" so.
+            value.take_if(|value| value.is_empty());
+        }
         known("kind", kind.as_deref(), &FindingKind::ALL.map(FindingKind::name))?;
         known("severity", severity.as_deref(), &Severity::ALL.map(Severity::label))?;
         Ok(selection)
@@ -66,13 +74,14 @@ mod tests {
 
     #[test]
     fn only_what_can_be_selected_is_a_query() {
-        for query in ["", "?", "?kind=syn-flood", "?severity=info&kind=reset-storm"] {
+        for query in ["", "?", "?kind=syn-flood", "?severity=info&kind=reset-storm", "?kind="] {
             assert!(of(query).is_ok(), "{query}");
         }
         for (query, says) in [
             ("?kind=syn_flood", "`kind` is one of close-wait-pileup, "),
             ("?severity=page", "`severity` is one of info, warning, critical"),
             ("?process=nginx", "unknown field `process`"),
+            ("?a%0ab=1", "unknown field `a"),
             ("?kind=syn-flood&kind=reset-storm", "duplicate field `kind`"),
         ] {
             let why = of(query).expect_err(query);

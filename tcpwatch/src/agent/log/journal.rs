@@ -86,7 +86,8 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        let id = MESSAGE_IDS.iter().find(|(change, _)| field.name() == "change" && *change == value);
+        let id =
+            MESSAGE_IDS.iter().find(|(change, _)| field.name() == "change" && *change == value);
         if let Some((_, id)) = id {
             self.put("MESSAGE_ID", id);
         }
@@ -117,7 +118,10 @@ mod tests {
         fields.put_own("message", "a");
         fields.put_own("finding_id", "b");
         let text = String::from_utf8_lossy(&fields.datagram).into_owned();
-        assert!(text.starts_with("MESSAGE\n") && text.contains("\nTCPWATCH_FINDING_ID\n"), "{text}");
+        assert!(
+            text.starts_with("MESSAGE\n") && text.contains("\nTCPWATCH_FINDING_ID\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The findings of a look, as `check` prints them for a person and for a monitoring system.
 //!
-//! A monitoring system shows the first line and reads the numbers after its bar (monitoring-plugins
-//! development guidelines, "Plugin Output"). A person has a table of all findings below it, and then
-//! each of severity warning and above in full.
+//! The first line is for a monitoring system, which has nothing else with `-q`: there it ends in
+//! performance data (monitoring-plugins development guidelines, "Plugin Output"). Commands further
+//! down have bars of their own, which such a system would take for more of it. A person has a table
+//! of all findings below the line, and then each of severity warning and above in full.
 
 mod details;
 mod sheet;
@@ -52,7 +53,7 @@ pub(super) struct Seen {
 /// How much a person wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// The first line.
+    /// The first line, with performance data.
     Line,
     /// Findings of severity warning and above in full, without their evidence.
     Steps,
@@ -85,7 +86,7 @@ impl Seen {
     pub(super) fn report(&self, paper: Paper, detail: Detail) -> String {
         let mut sheet = Sheet::new(paper);
         let incidents = incidents(&self.findings);
-        self.write_first_line(&mut sheet, &incidents, paper.width.is_none());
+        self.write_first_line(&mut sheet, &incidents, detail == Detail::Line);
         if detail == Detail::Line {
             return sheet.into_text();
         }
@@ -105,7 +106,8 @@ impl Seen {
                 details::write(&mut sheet, led, 4, is_verbose, self.wall);
             }
         }
-        let brief = incidents.iter().filter(|it| !shown(it)).count();
+        let brief: usize =
+            incidents.iter().filter(|it| !shown(it)).map(|it| 1 + it.led.len()).sum();
         if brief > 0 {
             sheet.line("");
             sheet.line(&format!("{} not in full: -v", text::count(brief as u64, "info finding")));
@@ -132,10 +134,6 @@ impl Seen {
             text::count(self.namespaces as u64, "network namespace")
         ));
         parts.push(self.wall.rfc3339(self.wall.now()));
-        if self.left_out > 0 {
-            let left_out = text::count(self.left_out as u64, "finding");
-            parts.push(format!("{left_out} left out by the filters"));
-        }
         plain::text(&parts.join(", ")).into_owned()
     }
 
@@ -160,17 +158,26 @@ impl Seen {
             let _ = write!(line, "not seen: {}; ", hidden.lost);
         }
         let _ = write!(line, "{critical} critical, {warning} warning, {info} info");
+        if self.left_out > 0 {
+            let _ = write!(line, ", {} left out by the filters", self.left_out);
+        }
         if !self.not_seen.is_empty() {
             let _ = write!(line, ", {} not seen", self.not_seen.len());
         }
         if let Some(worst) = incidents.first().filter(|it| it.severity() > Severity::Info) {
-            let _ = write!(line, "; {}", plain::text(&worst.leader.title));
+            let _ = write!(line, "; {}", worst_of(worst).title);
         }
         // A monitoring system takes text after a bar for performance data.
-        let mut line = line.replace('|', "/");
-        if is_for_machine {
+        let mut line = plain::text(&line).replace('|', "/");
+        if is_for_machine && self.hidden_host().is_none() {
             let _ = write!(line, " | critical={critical} warning={warning} info={info}");
         }
         sheet.headline(&format!("{verdict}: "), "  ", &line, style_of(severity));
     }
+}
+
+/// The finding of an incident that gives it its severity, the leader among equals.
+fn worst_of<'a>(incident: &Incident<'a>) -> &'a Finding {
+    let mut all = std::iter::once(incident.leader).chain(incident.led.iter().copied());
+    all.find(|it| it.severity == incident.severity()).unwrap_or(incident.leader)
 }

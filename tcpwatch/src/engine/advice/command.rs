@@ -76,6 +76,7 @@ pub(crate) fn restart(subject: &Subject) -> String {
         None => {}
     }
     match (subject.unit.as_deref(), subject.pid) {
+        (_, Some(1)) => format!("{SOCKET_UNIT}."),
         (Some(unit), Some(pid)) if unit.starts_with("user@") => {
             format!(
                 "restart its user unit: `systemctl --user status {pid}`, as that user, names it."
@@ -96,6 +97,10 @@ pub(crate) fn restart(subject: &Subject) -> String {
     }
 }
 
+/// Process 1 holds what a socket unit listens on until the service takes it.
+pub(crate) const SOCKET_UNIT: &str = "systemd holds it for a socket unit, which `systemctl \
+    list-sockets` names: see in `systemctl status` of its service why that does not take it";
+
 /// How to restart another process than the subject's.
 pub(crate) fn restart_of(process: &Process) -> String {
     let mut subject = Subject::default();
@@ -103,11 +108,19 @@ pub(crate) fn restart_of(process: &Process) -> String {
     restart(&subject)
 }
 
+/// How to dump the threads of a process, to begin a remedy: one sentence or more.
+pub(crate) fn dump_threads(subject: &Subject, name: &str, to_find: &str) -> String {
+    match subject.pid {
+        Some(1) => format!("{SOCKET_UNIT}."),
+        pid => format!("Dump the threads of {name}: {}. Find {to_find}.", dump(pid)),
+    }
+}
+
 /// Where the subject's service says why it ended, to follow "see": words without a full stop.
 pub(crate) fn log(subject: &Subject) -> String {
     match (subject.container.as_deref(), subject.unit.as_deref()) {
         (Some(id), _) if is_short_id(id) => {
-            format!("the log of container {id} (on Kubernetes `kubectl logs --previous`)")
+            format!("the log of container {id} (on Kubernetes `kubectl logs --previous POD`)")
         }
         (Some(name), _) => format!("the journal inside container {}", names::shown(name)),
         (None, Some(unit)) if is_unit(unit) && !unit.starts_with("user@") => {
@@ -123,6 +136,13 @@ pub(crate) fn stop(process: &Process, subject: &Subject) -> String {
     match (&subject.container, &process.unit) {
         _ if process.pid == 1 => {
             "`systemctl list-sockets` names the socket unit; stop that one.".to_owned()
+        }
+        (Some(id), _) => format!("stop container or pod {}.", names::shown(id)),
+        (None, Some(unit)) if unit.starts_with("user@") => {
+            format!(
+                "stop its user unit: `systemctl --user status {}`, as that user, names it.",
+                process.pid
+            )
         }
         (None, Some(unit))
             if is_unit(unit) && unit.ends_with(".service") && !unit.starts_with("user@") =>

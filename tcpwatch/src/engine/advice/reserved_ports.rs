@@ -99,7 +99,7 @@ fn command(subject: &Subject, ports: &BTreeSet<u16>) -> String {
     const KEY: &str = "net.ipv4.ip_local_reserved_ports";
     let way = Way::into_namespace_of(subject);
     let command = format!(
-        "old=$({}); {}",
+        "old=$({}) && {}",
         way.run(&format!("sysctl -n {KEY}")),
         way.run(&format!("sysctl -w {KEY}=\"${{old:+$old,}}{}\"", merged(ports))),
     );
@@ -150,7 +150,7 @@ mod tests {
         let of = |netns: &str| Subject { netns: netns.into(), ..Subject::default() };
         let key = "net.ipv4.ip_local_reserved_ports";
         let expected =
-            format!("`old=$(sysctl -n {key}); sysctl -w {key}=\"${{old:+$old,}}40000\"`");
+            format!("`old=$(sysctl -n {key}) && sysctl -w {key}=\"${{old:+$old,}}40000\"`");
         assert_eq!(command(&of("host"), &ports), expected);
         let blue = expected.replace("sysctl", "ip netns exec blue sysctl");
         assert_eq!(command(&of("blue"), &ports), blue);

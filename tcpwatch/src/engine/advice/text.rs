@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 pub(crate) use crate::engine::advice::{
-    command::{dump, in_its_namespace, log, restart, restart_of, stop, to_paste},
+    command::{
+        SOCKET_UNIT, dump, dump_threads, in_its_namespace, log, restart, restart_of, stop, to_paste,
+    },
     names::{named, named_as, named_as_several, shown},
 };
 

@@ -7,9 +7,21 @@ use crate::{
 };
 
 /// The meaning of a peer's address that is this host's.
-pub(crate) const LOCAL: &str = "The peer's address is this host's own, so no other host and no \
-    network is involved: this host drops the packets itself, by a rule (nftables, iptables, a BPF \
-    program) or because its connection tracking is full.";
+const OWN: &str = "The peer's address is this host's own, so no other host and no network is \
+    involved: this host drops the packets itself, by a rule (nftables, iptables, a BPF program)";
+
+/// Why packets to this host itself are lost.
+pub(crate) fn local() -> String {
+    format!("{OWN} or because its connection tracking is full.")
+}
+
+/// Why connects to this host itself are not answered.
+pub(crate) fn local_connect() -> String {
+    format!(
+        "{OWN}, because its connection tracking is full, or because the accept queue of the \
+         listener is."
+    )
+}
 
 /// Whether the peer's address is this host's, as far as the namespace shows.
 pub(crate) fn is_of_this_host(namespace: &Namespace, local: Endpoint, peer: Endpoint) -> bool {

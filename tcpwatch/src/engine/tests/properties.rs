@@ -173,7 +173,26 @@ fn assert_commands_are_safe(remedy: &str) {
     for (place, part) in parts.iter().enumerate() {
         match place % 2 {
             0 => {
-                let commands = ["ss -t", "ss -l", "ss -H", "sysctl -w", "kill ", "nsenter "];
+                let commands = [
+                    "ss -t",
+                    "ss -l",
+                    "ss -H",
+                    "sysctl -",
+                    "kill ",
+                    "nsenter ",
+                    "tcpdump -",
+                    "nstat -",
+                    "iptables -",
+                    "journalctl ",
+                    "systemctl ",
+                    "conntrack -",
+                    "prlimit -",
+                    "gdb -",
+                    "ip route ",
+                    "lsof -",
+                    "ip netns ",
+                    "cat /",
+                ];
                 assert!(!commands.iter().any(|it| part.contains(it)), "{remedy}");
             }
             _ => assert_command_is_safe(part),
@@ -183,6 +202,14 @@ fn assert_commands_are_safe(remedy: &str) {
 
 fn assert_command_is_safe(remedy: &str) {
     assert!(!remedy.trim().is_empty() && !remedy.contains("evil"), "{remedy}");
+    // What stops the host's first process stops the host.
+    let of_first = ["kill 1", "kill -9 1", "-p 1", "--pid 1", "jstack 1"];
+    assert!(!of_first.iter().any(|it| remedy.ends_with(it)), "{remedy}");
+    assert!(!remedy.contains("-p 1 ") && !remedy.contains("--pid 1 "), "{remedy}");
+    for name in ["systemctl stop -- ", "journalctl -n 50 -u "] {
+        let unit = remedy.strip_prefix(name).map(|unit| unit.trim_matches('\''));
+        assert!(unit.is_none_or(crate::facts::is_unit), "{remedy}");
+    }
     if let Some((_, command)) = remedy.split_once("systemctl restart") {
         let unit = command.strip_prefix(" -- ").unwrap_or_else(|| panic!("no `--` in {remedy}"));
         let bare = unit.strip_prefix('\'').and_then(|unit| unit.strip_suffix('\'')).unwrap_or(unit);
@@ -212,13 +239,19 @@ fn assert_labels_are_plain(samples: &Samples) {
     }
 }
 
-/// Whether the title has the other end or the port, or this end instead, if there are such.
+/// Whether the title has the other end or the port; of a listener it has the address.
 fn has_its_place(finding: &Finding) -> bool {
     let Finding { title, subject, .. } = finding;
     let peer = subject.peer.clone().filter(|peer| !peer.starts_with('*'));
     let port = subject.port.map(|port| format!("port {port} "));
-    let mut places = [&peer, &port, &subject.local].into_iter().flatten();
-    (peer.is_none() && port.is_none()) || places.any(|place| title.contains(place))
+    match (peer, port) {
+        (None, None) => true,
+        (Some(peer), _) => title.contains(&peer),
+        // The address has the port.
+        (None, Some(port)) => {
+            title.contains(&port) || subject.local.as_ref().is_some_and(|it| title.contains(it))
+        }
+    }
 }
 
 /// Numbers are numbers, and a text is a word: only processes and functions choose their names.

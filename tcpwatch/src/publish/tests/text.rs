@@ -71,6 +71,9 @@ fn findings_are_what_the_contract_says() {
             "generated_at": "2026-11-20T08:00:00.000Z",
             "host": "web1",
             "version": "0.1.0",
+            "kernel": "6.18.5",
+            "sockets": 1085,
+            "network_namespaces": 3,
             "not_seen": [{
                 "what": "namespaces",
                 "names": ["<pod>", "other"],

@@ -197,6 +197,10 @@ impl Overflow<'_> {
         let look = text::in_its_namespace(subject, &format!("ss -ltnp '( sport = :{port} )'"));
         let mut remedies =
             vec![format!("Look at it: {look} (Recv-Q is what waits, Send-Q the limit)")];
+        if subject.pid == Some(1) {
+            remedies.push(format!("{}.", text::SOCKET_UNIT));
+            return remedies;
+        }
         if self.is_idle(listener) {
             let who = text::named(listener.accepting());
             if let Some(pid) = subject.pid {

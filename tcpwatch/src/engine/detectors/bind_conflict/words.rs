@@ -230,7 +230,10 @@ impl BindRefusal<'_> {
         let holder = match (&holding.owner, place.unit.as_deref()) {
             (None, _) => "the process that listens".to_owned(),
             (Some(_), None) => text::named(holding.owner.as_deref()),
-            (Some(_), Some(unit)) => format!("{} of {unit}", text::named(holding.owner.as_deref())),
+            (Some(_), Some(unit)) => {
+                let unit = text::shown(unit);
+                format!("{} of {unit}", text::named(holding.owner.as_deref()))
+            }
         };
         let one_of_them = if is_same {
             format!(
@@ -252,7 +255,10 @@ impl BindRefusal<'_> {
         } else {
             format!(
                 "Otherwise give {} another port, or each of the two an address of its own.",
-                text::named(self.process)
+                match self.process {
+                    Some(_) => text::named(self.process),
+                    None => "the process that fails".to_owned(),
+                }
             )
         };
         (

@@ -96,20 +96,24 @@ fn cure(group: &Group<'_>, subject: &Subject) -> String {
     };
     let side = group.oldest().role;
     match (group.reading(), side) {
-        (Reading::Unaccepted, _) => format!(
-            "Dump the threads of {name}: {}. Find what keeps the accepting one from accept(): a full \
-             pool of workers, a lock, or no file descriptor left (EMFILE).",
-            text::dump(subject.pid)
+        (Reading::Unaccepted, _) => text::dump_threads(
+            subject,
+            &name,
+            "what keeps the accepting one from accept(): a full pool of workers, a lock, or no file \
+             descriptor left (EMFILE)",
         ),
         (Reading::Inherited, _) => format!(
             "In the program that started {name}: open sockets with SOCK_CLOEXEC, or set FD_CLOEXEC \
              (close-on-exec) before it starts another program; in Python close_fds=True."
         ),
-        (Reading::Left(Unread::Data), _) | (Reading::Left(Unread::End), Role::Server) => format!(
-            "Dump the threads of {name}: {}. Find what keeps them from reading these sockets: a lock, \
-             a full pool, a call without a time-out.",
-            text::dump(subject.pid)
-        ),
+        (Reading::Left(Unread::Data), _) | (Reading::Left(Unread::End), Role::Server) => {
+            text::dump_threads(
+                subject,
+                &name,
+                "what keeps them from reading these sockets: a lock, a full pool, a call without a \
+             time-out",
+            )
+        }
         (Reading::Left(_), Role::Client) => "In the code: close the connection on every path that \
              ends its use, and let the pool drop idle connections sooner than the server does."
             .to_owned(),

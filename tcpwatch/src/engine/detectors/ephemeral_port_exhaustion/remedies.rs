@@ -104,7 +104,7 @@ fn of_state(
         }
         TcpState::SynSent | TcpState::SynRecv => format!(
             "Find out why {} does not answer: {ports} connects of {whose} wait for it. A shorter \
-             connect time-out there frees their ports sooner.",
+             connect time-out in that program frees their ports sooner.",
             shortage.key.peer
         ),
         TcpState::FinWait2 => format!(

@@ -7,7 +7,7 @@ use crate::{
     engine::{
         advice::{
             giving_up, text,
-            this_host::{LOCAL, is_of_this_host, own_rules},
+            this_host::{is_of_this_host, local, local_connect, own_rules},
         },
         evidence::EvidenceMap,
         finding::{FindingKind, Severity, Subject, Verdict},
@@ -28,7 +28,7 @@ pub(super) const SILENCE: &str = "SYNs were sent, and sent again, and nothing ca
 /// The reasons for which no answer comes.
 pub(super) fn cause_of_silence(is_local: bool) -> String {
     if is_local {
-        return format!("{LOCAL} Or the accept queue of the listener there is full.");
+        return local_connect();
     }
     "So packets are dropped, there or on the way: by a firewall or a security group, a wrong route, a \
      host that is down, or a listener whose accept queue is full."
@@ -222,7 +222,7 @@ impl Group<'_> {
             ),
             (TcpState::SynSent, is_local, _) => format!("{text} {}", cause_of_silence(is_local)),
             (TcpState::FinWait2, ..) | (_, false, _) => text.to_owned(),
-            (_, true, _) => format!("{text} {LOCAL}"),
+            (_, true, _) => format!("{text} {}", local()),
         };
         let end = match self.state {
             TcpState::SynSent | TcpState::FinWait2 => String::new(),
