@@ -202,7 +202,7 @@ fn assert_commands_are_safe(remedy: &str) {
 
 fn assert_command_is_safe(remedy: &str) {
     assert!(!remedy.trim().is_empty() && !remedy.contains("evil"), "{remedy}");
-    // What stops the host's first process stops the host.
+    // The end of the host's first process is the end of the host.
     let of_first = ["kill 1", "kill -9 1", "-p 1", "--pid 1", "jstack 1"];
     assert!(!of_first.iter().any(|it| remedy.ends_with(it)), "{remedy}");
     assert!(!remedy.contains("-p 1 ") && !remedy.contains("--pid 1 "), "{remedy}");
