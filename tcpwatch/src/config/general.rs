@@ -40,10 +40,10 @@ section! {
         #[serde(with = "List::<Address, 1, MOST_ADDRESSES>")]
         pub listen_addresses: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 10743))];
 
-        /// A UNIX socket, by absolute path, on which the same API is served; "" is none. `tcpwatch
-        /// check` shows there what this agent sees, without an address and a port. Its mode is
-        /// 0660: root and the group of the process may read findings. The folder is made if it is
-        /// not there. Under /run: it is gone with a restart of the host.
+        /// A UNIX socket, by absolute path of at most 107 bytes, on which the same API is served; ""
+        /// is none. `tcpwatch check` reads there what this agent sees. Its mode is 0660: root and
+        /// the group of the process may read findings. The folder is made if it is not there. Under
+        /// /run, whose files are gone after a restart of the host.
         #[serde(with = "SocketPath")]
         pub socket: PathBuf = PathBuf::from("/run/tcpwatch/tcpwatch.sock");
 
