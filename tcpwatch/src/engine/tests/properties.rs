@@ -202,7 +202,7 @@ fn assert_commands_are_safe(remedy: &str) {
 
 fn assert_command_is_safe(remedy: &str) {
     assert!(!remedy.trim().is_empty() && !remedy.contains("evil"), "{remedy}");
-    // Who ends or stops the host's first process ends the host.
+    // Without its first process the host ends.
     let mut words = remedy.split_whitespace();
     let stops = words.next().is_some_and(|it| ["kill", "gdb", "jstack", "py-spy"].contains(&it));
     assert!(!stops || words.all(|word| word != "1"), "{remedy}");
