@@ -62,6 +62,9 @@ impl<'a> Queued<'a> {
     pub(crate) fn remedy(&self) -> Option<String> {
         let [worker] = self.acceptors() else { return None };
         let pid = worker.pid;
+        if pid == 1 {
+            return None;
+        }
         Some(format!(
             "To free the sockets now: end {} (`kill {pid}`, or `kill -9 {pid}` if it hangs); most pools \
              then start another worker, which accepts what waits.",

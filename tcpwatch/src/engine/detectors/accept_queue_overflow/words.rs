@@ -199,6 +199,11 @@ impl Overflow<'_> {
             vec![format!("Look at it: {look} (Recv-Q is what waits, Send-Q the limit)")];
         if subject.pid == Some(1) {
             remedies.push(format!("{}.", text::SOCKET_UNIT));
+            remedies.push(
+                "If the service is not needed: stop and disable its socket unit, so that clients are \
+                 refused and do not wait."
+                    .to_owned(),
+            );
             return remedies;
         }
         if self.is_idle(listener) {
