@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use super::{packages::Kernel, report::Report};
 use crate::{command::command, interrupt::Interrupt};
 
-/// Twice what the slowest kernel takes for the whole suite on two cores, beside three others.
+/// The slowest kernel takes some 1,750 s for the whole suite on two cores, beside three others.
 const DEADLINE: Duration = Duration::from_secs(3_000);
 
 /// The root lies in memory twice while it is unpacked, and tests hold some

@@ -53,7 +53,7 @@ while read -r name filter; do
     cd /tests
     # $filter is one word or none. One test at a time: what the hooks count is
     # then its own, and "at least" cannot come true by another's doing. The
-    # limit is ten times the time that they take.
+    # limit is more than four times the time that they take.
     timeout -s KILL 900 "/tests/$name" --test-threads 1 $filter
     close "$name" $?
 done </tests/list

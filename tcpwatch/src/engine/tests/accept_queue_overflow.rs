@@ -568,6 +568,7 @@ pub(super) const OWNED: Owned = Owned {
     kind: FindingKind::AcceptQueueOverflow,
     make: drop_clients,
     milder: Some("warning = 41"),
+    listener_bytes: 480,
 };
 
 fn drop_clients(making: &mut Making, service: &Service) {

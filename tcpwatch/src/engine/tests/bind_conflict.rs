@@ -442,7 +442,7 @@ fn who_has_taken_another_port_instead_is_spoken_of_no_more_until_it_fails_again(
 
 /// For the tests of all kinds.
 pub(super) const OWNED: Owned =
-    Owned { kind: FindingKind::BindConflict, make: be_refused, milder: None };
+    Owned { kind: FindingKind::BindConflict, make: be_refused, milder: None, listener_bytes: 0 };
 
 fn be_refused(making: &mut Making, (process, port): &Service) {
     let local = Endpoint { address: address("0.0.0.0"), port: *port };

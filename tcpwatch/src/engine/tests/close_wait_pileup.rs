@@ -471,8 +471,12 @@ fn sockets_that_were_too_many_to_describe_are_counted_without_an_owner() {
 }
 
 /// For the tests of all kinds.
-pub(super) const OWNED: Owned =
-    Owned { kind: FindingKind::CloseWaitPileup, make: keep, milder: Some("info = 21") };
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::CloseWaitPileup,
+    make: keep,
+    milder: Some("info = 21"),
+    listener_bytes: 0,
+};
 
 fn keep(making: &mut Making, (process, port): &Service) {
     let peer = Endpoint { address: address("10.0.0.9"), port: *port };

@@ -513,6 +513,7 @@ pub(super) const OWNED: Owned = Owned {
     kind: FindingKind::EphemeralPortExhaustion,
     make: fail,
     milder: Some("window = \"59s\""),
+    listener_bytes: 0,
 };
 
 fn fail(making: &mut Making, (process, port): &Service) {

@@ -301,11 +301,13 @@ pub(super) const OWNED: [Owned; 2] = [
         kind: FindingKind::SynFlood,
         make: |making, service| crowd(making, service, 300),
         milder: Some("warning = 301"),
+        listener_bytes: 0,
     },
     Owned {
         kind: FindingKind::HandshakeStall,
         make: |making, service| crowd(making, service, 3),
         milder: Some("warning = 301"),
+        listener_bytes: 0,
     },
 ];
 

@@ -128,8 +128,12 @@ fn a_recording_without_idle_times_is_not_judged() {
 }
 
 /// For the tests of all kinds.
-pub(super) const OWNED: Owned =
-    Owned { kind: FindingKind::KeepaliveRace, make: race, milder: Some("warning = 41") };
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::KeepaliveRace,
+    make: race,
+    milder: Some("warning = 41"),
+    listener_bytes: 0,
+};
 
 fn race(making: &mut Making, (process, port): &Service) {
     making.resets.push(late(*port, Amount::Some, process, 40));

@@ -36,6 +36,8 @@ pub(super) struct Owned {
     pub(super) make: fn(&mut Making, &Service),
     /// A threshold that it does not reach then; `None` where it has none.
     pub(super) milder: Option<&'static str>,
+    /// Most memory that it holds for each listener of a crowded host; 0 where it follows none.
+    pub(super) listener_bytes: usize,
 }
 
 /// Two looks, a minute apart, and all that happens between them, further looks included.

@@ -242,6 +242,9 @@ fn assert_labels_are_plain(samples: &Samples) {
 /// Whether the title has the other end or the port; of a listener it has the address.
 fn has_its_place(finding: &Finding) -> bool {
     let Finding { title, subject, .. } = finding;
+    if matches!(finding.kind, FindingKind::AcceptQueueOverflow | FindingKind::BindConflict) {
+        return subject.local.as_ref().is_some_and(|local| title.contains(local));
+    }
     let peer = subject.peer.clone().filter(|peer| !peer.starts_with('*'));
     let port = subject.port.map(|port| format!("port {port} "));
     match (peer, port) {

@@ -541,8 +541,12 @@ fn a_scan_of_all_ports_pushes_no_service_out() {
 }
 
 /// For the tests of all kinds.
-pub(super) const OWNED: Owned =
-    Owned { kind: FindingKind::ResetStorm, make: be_reset, milder: Some("warning = 701") };
+pub(super) const OWNED: Owned = Owned {
+    kind: FindingKind::ResetStorm,
+    make: be_reset,
+    milder: Some("warning = 701"),
+    listener_bytes: 0,
+};
 
 fn be_reset(making: &mut Making, (process, port): &Service) {
     making.resets.push(ResetCount {

@@ -477,6 +477,7 @@ pub(super) const OWNED: Owned = Owned {
     kind: FindingKind::SelfConnectRisk,
     make: listen_in_the_range,
     milder: Some("min_age = \"61s\""),
+    listener_bytes: 0,
 };
 
 fn listen_in_the_range(making: &mut Making, service: &Service) {

@@ -169,7 +169,7 @@ fn the_whole_list_of_reserved_ports_is_printed_before_anything_is_ended() {
 
 /// For the tests of all kinds.
 pub(super) const OWNED: Owned =
-    Owned { kind: FindingKind::SelfConnection, make: meet_itself, milder: None };
+    Owned { kind: FindingKind::SelfConnection, make: meet_itself, milder: None, listener_bytes: 0 };
 
 fn meet_itself(making: &mut Making, (process, port): &Service) {
     making.then.self_connected.push(SelfConnectedSocket {

@@ -179,6 +179,7 @@ pub(super) const OWNED: Owned = Owned {
     kind: FindingKind::StalledSend,
     make: send_into_silence,
     milder: Some("min_age = \"21s\""),
+    listener_bytes: 0,
 };
 
 fn send_into_silence(making: &mut Making, (process, port): &Service) {

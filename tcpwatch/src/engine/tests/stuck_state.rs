@@ -397,6 +397,7 @@ pub(super) const OWNED: Owned = Owned {
     kind: FindingKind::StuckState,
     make: wait_for_an_answer,
     milder: Some("unanswered = \"31s\""),
+    listener_bytes: 0,
 };
 
 fn wait_for_an_answer(making: &mut Making, (process, port): &Service) {

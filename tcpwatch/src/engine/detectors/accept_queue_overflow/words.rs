@@ -230,11 +230,11 @@ impl Overflow<'_> {
             return remedies;
         }
         if self.stalled.is_some() {
-            remedies.push(format!(
-                "Dump the threads of {}: {}. Find what keeps the accepting one: a lock, a slow \
-                     upstream, or no file descriptor left (EMFILE).",
-                text::named(listener.accepting()),
-                text::dump(subject.pid)
+            remedies.push(text::dump_threads(
+                subject,
+                &text::named(listener.accepting()),
+                "what keeps the accepting one: a lock, a slow upstream, or no file descriptor left \
+                 (EMFILE)",
             ));
         } else {
             remedies.push(
