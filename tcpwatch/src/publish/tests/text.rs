@@ -98,6 +98,7 @@ fn findings_are_what_the_contract_says() {
                     "netns": "host",
                     "process": "backupd",
                     "pid": 4711,
+                    "port": 443,
                     "role": "client",
                     "fds": [7, 8],
                 },
