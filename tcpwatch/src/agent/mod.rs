@@ -105,16 +105,6 @@ async fn start(
             .map_err(|error| StartError::Listen { address, error })?;
         listeners.push(Listener::Tcp(listener));
     }
-    let socket = &config.web.socket;
-    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
-    match listens {
-        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
-        // Everything else works without it.
-        Some(Err(error)) => {
-            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
-        }
-        None => {}
-    }
     let signals = Signals::new()?;
     let options = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
@@ -123,6 +113,16 @@ async fn start(
     };
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
+    let socket = &config.web.socket;
+    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
+    match listens {
+        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
+        // Everything else works without it. An agent that may not run says only that.
+        Some(Err(error)) => {
+            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
+        }
+        None => {}
+    }
 
     let mut metrics = Metrics::new(VERSION, REVISION)?;
     let hooks: Vec<_> = programs

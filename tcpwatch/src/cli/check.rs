@@ -15,7 +15,8 @@ use std::{
 };
 
 use super::{
-    CheckOptions, Exit, agent_api,
+    CheckOptions, Exit,
+    agent_api::{self, AgentError},
     case::{Case, CheckError},
     config_source,
     report::{Paper, Seen, Source},
@@ -42,13 +43,23 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         // A lost line costs no result.
         let _ = writeln!(std::io::stderr(), "tcpwatch: {ended}");
     }
-    let outcome = match (&options.replay, of_agent(&config, options)) {
+    let (of_agent, why_not) = match of_agent(&config, options) {
+        Ok(seen) => (seen, None),
+        Err(error) => (None, Some(error)),
+    };
+    let outcome = match (&options.replay, of_agent) {
         (Some(file), _) => replay(&config, file),
         (None, Some(seen)) => Ok(seen),
         (None, None) => look(&config, options),
     };
     let mut seen = match outcome {
-        Ok(outcome) => outcome,
+        Ok(outcome) => {
+            // Only beside a result: a failure is one line.
+            if let Some(error) = why_not {
+                say_left_out(&config, &error);
+            }
+            outcome
+        }
         Err(CheckError::Load(error)) => return Exit::load(&error),
         Err(error) => return Exit::failed(&error),
     };
@@ -67,24 +78,11 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
 }
 
 /// The findings of the running agent, where there is one and no look of its own is ordered.
-fn of_agent(config: &Config, options: &CheckOptions) -> Option<Seen> {
+fn of_agent(config: &Config, options: &CheckOptions) -> Result<Option<Seen>, AgentError> {
     if options.looks_itself() {
-        return None;
+        return Ok(None);
     }
-    let read = match agent_api::findings(&config.web.socket) {
-        Ok(read) => read?,
-        Err(error) => {
-            let socket = plain::path(&config.web.socket);
-            // A lost line costs no result.
-            let _ = writeln!(
-                std::io::stderr(),
-                "tcpwatch: the agent at {socket} is left out: {}",
-                plain::text(&error.to_string())
-            );
-            return None;
-        }
-    };
-    Some(Seen {
+    Ok(agent_api::findings(&config.web.socket)?.map(|read| Seen {
         source: Source::Agent,
         findings: read.findings,
         left_out: 0,
@@ -95,7 +93,19 @@ fn of_agent(config: &Config, options: &CheckOptions) -> Option<Seen> {
         sockets: read.sockets,
         namespaces: read.namespaces,
         wall: read.wall,
-    })
+    }))
+}
+
+/// Says that an agent's findings are not what is shown.
+fn say_left_out(config: &Config, error: &AgentError) {
+    let socket = plain::path(&config.web.socket);
+    let error = error.to_string();
+    // A lost line costs no result.
+    let _ = writeln!(
+        std::io::stderr(),
+        "tcpwatch: the agent at {socket} is left out: {}",
+        plain::text(&error)
+    );
 }
 
 fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {

@@ -160,7 +160,7 @@ pub struct FindingsRead {
 ///
 /// # Errors
 ///
-/// What is no such document, in serde's words: another version may write other fields.
+/// A text that is no such document, in serde's words: another version may write other fields.
 pub fn read_findings(json: &[u8]) -> serde_json::Result<FindingsRead> {
     use serde::de::Error as _;
     let document: Document<'_> = serde_json::from_slice(json)?;

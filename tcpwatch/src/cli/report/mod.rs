@@ -21,7 +21,7 @@ use crate::{
     publish::{Incident, Origin, WallClock, findings_json, incidents},
 };
 
-/// Who has looked.
+/// The source of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The agent that runs on this host.
