@@ -43,11 +43,11 @@ use self::{
 use crate::{
     config::{Config, LogLevel},
     engine::Engine,
-    facts::{Inventory, NotSeen, Scope, Unseen},
-    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
+    facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
+    kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json,
-        history_json, render_page, serve,
+        History, HookState, Hosts, HttpLimits, InventoryState, Listener, Metrics, Origin, Query,
+        Status, WallClock, base_url, findings_json, history_json, render_page, serve, status_json,
     },
 };
 
@@ -73,6 +73,17 @@ pub fn host_name() -> String {
 /// The release of the kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The hooks as they are published.
+pub(crate) fn hook_states(statuses: &[HookStatus]) -> Vec<HookState> {
+    let state = |HookStatus { hook, outcome }: &HookStatus| HookState {
+        hook: hook.name.to_owned(),
+        attached: outcome.is_ok(),
+        why_not: outcome.as_ref().err().map(ToString::to_string),
+        lost_without: outcome.is_err().then(|| hook.lost_without.to_owned()),
+    };
+    statuses.iter().map(state).collect()
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
@@ -125,12 +136,13 @@ async fn start(
     }
 
     let mut metrics = Metrics::new(VERSION, REVISION)?;
-    let hooks: Vec<_> = programs
+    let attached: Vec<_> = programs
         .statuses()
         .iter()
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
-    metrics.observe_hooks(&hooks);
+    metrics.observe_hooks(&attached);
+    let hooks = hook_states(programs.statuses());
     let wall = WallClock::at(kernel::now());
     metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
     for status in programs.statuses() {
@@ -169,9 +181,14 @@ async fn start(
         counters,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
+        url: base_url(&config.web, &host_name()),
         config,
+        accepted: true,
         inventoried: false,
+        started: wall.now(),
+        last_inventory: None,
         host: host_name(),
+        hooks,
         kernel: kernel_release(),
         history: History::default(),
         not_seen,
@@ -204,6 +221,14 @@ struct Agent {
     walker: WalkerThread,
     reloader: Reloader,
     config: Config,
+    /// The configuration was accepted when it was last read.
+    accepted: bool,
+    started: Timestamp,
+    /// When the last inventory ended, and how long it walked.
+    last_inventory: Option<(Timestamp, Duration)>,
+    /// Where people reach the page.
+    url: String,
+    hooks: Vec<HookState>,
     /// A first inventory has been taken.
     inventoried: bool,
     /// The host's name.
@@ -349,6 +374,7 @@ impl Agent {
         }
         let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
+        self.last_inventory = Some((inventory.finished, inventory.walked));
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
@@ -398,6 +424,8 @@ impl Agent {
             kernel: &self.kernel,
             sockets,
             namespaces,
+            url: &self.url,
+            hooks: Some(&self.hooks),
             not_seen: &self.not_seen,
         }
     }
@@ -436,6 +464,9 @@ impl Agent {
                 let findings = self.engine.findings();
                 let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
             }
+            Query::Status(to) => {
+                let _ = to.send(self.status());
+            }
             Query::Page(to) => {
                 let samples = self.engine.samples();
                 let wall = WallClock::at(kernel::now());
@@ -464,19 +495,43 @@ impl Agent {
         }
     }
 
+    fn status(&mut self) -> String {
+        let counters = self.counters();
+        let status = Status {
+            revision: REVISION,
+            started: self.started,
+            not_ready: self.ready().err(),
+            inventory: InventoryState {
+                interval: self.config.inventory.interval,
+                last: self.last_inventory,
+                failures: self.failures.total,
+            },
+            findings: self.engine.findings(),
+            lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
+            configuration_accepted: self.accepted,
+        };
+        status_json(&status, &self.origin(), WallClock::at(kernel::now()))
+    }
+
     fn exposition(&mut self) -> String {
         self.handle_events();
         // A map that cannot be read leaves the counters as they were.
-        if let Some(mut counters) = self.counters.read() {
-            counters.lost.push(("decode", self.ring.get_ref().malformed()));
-            counters.lost.push(("inventory", self.failures.total));
-            counters.lost.push(("owners", self.failures.look_ups));
-            counters.lost.push(("descriptions", self.undescribed));
-            counters.lost.push(("log", log::lost_lines()));
+        if let Some(counters) = self.counters() {
             self.metrics.observe_counters(&counters);
         }
         self.metrics.observe_samples(&self.engine.samples());
         self.metrics.encode()
+    }
+
+    /// The counters of the kernel side, with what the agent lost itself.
+    fn counters(&self) -> Option<KernelCounters> {
+        let mut counters = self.counters.read()?;
+        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        counters.lost.push(("inventory", self.failures.total));
+        counters.lost.push(("owners", self.failures.look_ups));
+        counters.lost.push(("descriptions", self.undescribed));
+        counters.lost.push(("log", log::lost_lines()));
+        Some(counters)
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.
@@ -484,6 +539,7 @@ impl Agent {
         let new = match read {
             Ok(config) => config,
             Err(error) => {
+                self.accepted = false;
                 self.metrics.observe_reload(None);
                 tracing::error!(%error, "configuration not reloaded");
                 return;
@@ -497,6 +553,7 @@ impl Agent {
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
+        self.accepted = true;
         if self.ordered_at.is_none() {
             self.arm(Instant::now());
         }

@@ -22,12 +22,12 @@ use super::{
     report::{Paper, Seen, Source},
 };
 use crate::{
-    agent::{VERSION, host_name, kernel_release},
+    agent::{VERSION, hook_states, host_name, kernel_release},
     config::Config,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     plain,
-    publish::WallClock,
+    publish::{WallClock, base_url},
     regular_file,
 };
 
@@ -92,6 +92,8 @@ fn of_agent(config: &Config, options: &CheckOptions) -> Result<Option<Seen>, Age
         kernel: read.kernel,
         sockets: read.sockets,
         namespaces: read.namespaces,
+        url: read.url,
+        hooks: read.hooks,
         wall: read.wall,
     }))
 }
@@ -122,6 +124,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     if let Some(file) = &options.record {
         case.record(file)?;
     }
+    let hooks = hook_states(programs.statuses());
     let scope = config.inventory.namespaces;
     let (mut ring, _, mut walker, _links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
@@ -131,7 +134,9 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     }
     case.take_inventory(&mut walker)?;
     let wall = WallClock::at(kernel::now());
-    Ok(seen(&case, Source::Look, Some(host_name()), kernel_release(), wall))
+    let (host, url) = (host_name(), base_url(&config.web, &host_name()));
+    let this = Seen { host: Some(host), url, hooks: Some(hooks), ..seen(&case, wall) };
+    Ok(Seen { source: Source::Look, kernel: kernel_release(), ..this })
 }
 
 /// Watches for a while, up to the last inventory.
@@ -169,29 +174,27 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => Ok(seen(&case, Source::Recording, None, kernel, then)),
+        Some(then) => {
+            Ok(Seen { kernel, url: base_url(&config.web, &host_name()), ..seen(&case, then) })
+        }
     }
 }
 
-/// The result of a case.
-fn seen(
-    case: &Case<'_>,
-    source: Source,
-    host: Option<String>,
-    kernel: String,
-    wall: WallClock,
-) -> Seen {
+/// The result of a case, as of a recording.
+fn seen(case: &Case<'_>, wall: WallClock) -> Seen {
     let (sockets, namespaces) = case.size();
     Seen {
-        source,
+        source: Source::Recording,
         findings: case.findings(),
         left_out: 0,
         not_seen: case.not_seen().to_vec(),
-        host,
+        host: None,
         version: VERSION.to_owned(),
-        kernel,
+        kernel: String::new(),
         sockets,
         namespaces,
+        url: String::new(),
+        hooks: None,
         wall,
     }
 }

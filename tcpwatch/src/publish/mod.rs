@@ -14,6 +14,7 @@
 //! Nothing here judges: the [`engine`](crate::engine) decides which findings there are, and which
 //! leads which.
 
+mod base_url;
 mod connection;
 mod family;
 mod history;
@@ -30,20 +31,23 @@ mod remedy;
 mod routes;
 mod runbook_page;
 mod selection;
+mod status;
 #[cfg(test)]
 mod tests;
 mod wall_clock;
 
+pub use base_url::base_url;
 pub use family::{MetricKind, MetricRow};
 pub use history::{Ended, History};
 pub use hosts::Hosts;
 pub use http::{HttpLimits, Listener, serve};
 pub use incidents::{Incident, incidents};
-pub use json::{FindingsRead, Origin, findings_json, history_json, read_findings};
+pub use json::{FindingsRead, HookState, Origin, findings_json, history_json, read_findings};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::Query;
 pub use runbook_page::render_runbook;
+pub use status::{InventoryState, Status, status_json};
 pub use wall_clock::WallClock;

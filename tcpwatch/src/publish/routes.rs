@@ -52,6 +52,8 @@ pub enum Query {
     Findings(oneshot::Sender<String>),
     /// The findings of the last day, as JSON.
     History(oneshot::Sender<String>),
+    /// The state of the agent, as JSON.
+    Status(oneshot::Sender<String>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -67,6 +69,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         metrics: Mutex::default(),
         findings: Mutex::default(),
         history: Mutex::default(),
+        status: Mutex::default(),
         selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
@@ -79,6 +82,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .route("/-/ready", get(ready))
         .route("/api/v1/findings", get(findings))
         .route("/api/v1/history", get(history))
+        .route("/api/v1/status", get(status))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
@@ -116,6 +120,15 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
 async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.history, Query::History, Bytes::from).await?;
     Ok(selected(&agent, "history", &uri, json).await)
+}
+
+async fn status(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
+    if uri.query().is_some_and(|query| !query.is_empty()) {
+        let why = "the query is refused: the status takes no parameters\n";
+        return Ok((StatusCode::BAD_REQUEST, why).into_response());
+    }
+    let json = agent.answer(|all| &all.status, Query::Status, Bytes::from).await?;
+    Ok(json_response(json))
 }
 
 /// The part of a document that the query of a request selects.
@@ -176,6 +189,7 @@ struct Shared {
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
     history: Last<Bytes>,
+    status: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
     selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
     page: Last<Bytes>,
