@@ -1,7 +1,7 @@
 //! Shows findings and samples: the only place that knows HTTP and Prometheus.
 //!
 //! - [`Metrics`] turns samples and counters into the text that Prometheus scrapes; [`CATALOG`] is
-//!   the list of all metrics, from which the README's table is made.
+//!   the list of all metrics, from which the table in docs/METRICS.md is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
 //! - [`History`] keeps the findings that have ended for a day.
@@ -47,7 +47,7 @@ pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
-pub use routes::Query;
+pub use routes::{PATHS, Query};
 pub use runbook_page::render_runbook;
 pub use status::{InventoryState, Status, status_json};
 pub use wall_clock::WallClock;

@@ -43,6 +43,30 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
     (REFERRER_POLICY, "no-referrer"),
 ];
 
+/// Every path with what it serves, in Markdown: the table of `docs/API.md`.
+pub const PATHS: [(&str, &str); 8] = [
+    ("/", "the page for people"),
+    (
+        "/metrics",
+        "the [metrics](METRICS.md), in the Prometheus text format 0.0.4, with gzip on request",
+    ),
+    (
+        "/runbooks/KIND",
+        "the runbook of a kind of finding as a page; of the alerts about tcpwatch: `agent`",
+    ),
+    ("/api/v1/findings", "the findings that stand; `?kind=KIND&severity=SEVERITY`"),
+    (
+        "/api/v1/history",
+        "the same with those that have ended within a day; `?kind=KIND&severity=SEVERITY`",
+    ),
+    ("/api/v1/status", "the state of the agent"),
+    ("/-/healthy", "200 while the HTTP server runs"),
+    (
+        "/-/ready",
+        "200 once hooks are attached and a first inventory is done; else 503 and the reason",
+    ),
+];
+
 /// A query to the agent's loop, with the channel for the answer. Its receiver may be gone.
 #[derive(Debug)]
 pub enum Query {

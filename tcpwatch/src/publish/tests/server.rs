@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{Hosts, HttpLimits, Listener, Query, serve};
+use crate::publish::{Hosts, HttpLimits, Listener, PATHS, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -171,6 +171,9 @@ fn paths_answer_with_their_content_types() {
         assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(response.header("cache-control"), Some("no-store"), "{path}");
         assert_eq!(response.text(), body, "{path}");
+    }
+    for (path, _) in PATHS {
+        assert_eq!(server.get(&path.replace("KIND", "agent")).status, 200, "{path}");
     }
     let runbook = server.get("/runbooks/syn-flood");
     assert_eq!(runbook.header("content-type"), Some("text/html; charset=utf-8"));
