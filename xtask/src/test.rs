@@ -43,6 +43,9 @@ pub(crate) fn test() -> Result<()> {
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
             ("strace", "strace"),
+            ("curl", "curl"),
+            ("tmux", "tmux"),
+            ("less", "less"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;
