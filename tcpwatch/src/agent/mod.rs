@@ -46,8 +46,8 @@ use crate::{
     facts::{Inventory, NotSeen, Scope, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json,
-        history_json, render_page, serve,
+        History, Hosts, HttpLimits, Listener, Metrics, OrderedListing, Origin, Query, WallClock,
+        findings_json, history_json, render_page, serve,
     },
 };
 
@@ -435,6 +435,15 @@ impl Agent {
                 let wall = WallClock::at(kernel::now());
                 let findings = self.engine.findings();
                 let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
+            }
+            Query::Sockets(request, to) => {
+                let selection = request.selection(self.engine.findings());
+                let _ = to.send(selection.map(|selection| OrderedListing {
+                    host: self.host.clone(),
+                    version: VERSION,
+                    listing: self.walker.list_sockets(selection.clone(), request.limit()),
+                    selection,
+                }));
             }
             Query::Page(to) => {
                 let samples = self.engine.samples();

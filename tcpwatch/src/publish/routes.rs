@@ -28,7 +28,13 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts, render_runbook, selection::Selection};
+use super::{
+    Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, hosts, listing::Listings,
+    render_runbook, selection::Selection,
+};
+
+/// How the answer for an unknown path begins.
+pub const NO_SUCH_PATH: &str = "no such path";
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -52,6 +58,8 @@ pub enum Query {
     Findings(oneshot::Sender<String>),
     /// The findings of the last day, as JSON.
     History(oneshot::Sender<String>),
+    /// The sockets of a request: the listing that is ordered, or why there is none.
+    Sockets(SocketRequest, oneshot::Sender<Result<OrderedListing, NoListing>>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -70,6 +78,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
+        listings: Listings::default(),
     }));
     Router::new()
         .route("/", get(page))
@@ -79,7 +88,10 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .route("/-/ready", get(ready))
         .route("/api/v1/findings", get(findings))
         .route("/api/v1/history", get(history))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
+        .route("/api/v1/sockets", get(sockets))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, format!("{NO_SUCH_PATH}; / lists what there is\n"))
+        })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
@@ -113,6 +125,14 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
     Ok(selected(&agent, "findings", &uri, json).await)
 }
 
+async fn sockets(State(agent): State<Agent>, uri: Uri) -> Response {
+    let shared = Arc::clone(&agent.0);
+    match SocketRequest::of(&uri) {
+        Ok(request) => Listings::answer(shared, request).await,
+        Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    }
+}
+
 async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.history, Query::History, Bytes::from).await?;
     Ok(selected(&agent, "history", &uri, json).await)
@@ -141,7 +161,7 @@ async fn selected(agent: &Agent, document: &'static str, uri: &Uri, json: Bytes)
     }
 }
 
-fn json_response(json: Bytes) -> Response {
+pub(super) fn json_response(json: Bytes) -> Response {
     ([(CONTENT_TYPE, "application/json")], json).into_response()
 }
 
@@ -169,9 +189,9 @@ async fn with_safe_headers(mut response: Response) -> Response {
 #[derive(Clone)]
 struct Agent(Arc<Shared>);
 
-struct Shared {
-    queries: mpsc::Sender<Query>,
-    answer_timeout: Duration,
+pub(super) struct Shared {
+    pub(super) queries: mpsc::Sender<Query>,
+    pub(super) answer_timeout: Duration,
     freshness: Duration,
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
@@ -180,6 +200,7 @@ struct Shared {
     selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
+    pub(super) listings: Listings,
 }
 
 /// The last answer with when it came. Locked while the next one is awaited, so that all waiting
@@ -217,7 +238,7 @@ impl Agent {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug)]
-enum Unanswered {
+pub(super) enum Unanswered {
     /// The loop is busy or stuck.
     Late,
     /// The loop has ended, or has dropped the query.
