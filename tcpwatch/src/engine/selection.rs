@@ -12,20 +12,6 @@ use super::{
 };
 use crate::facts::{Process, Role, SocketCondition, SocketSelection, TcpState};
 
-/// Every state but LISTEN.
-const CONNECTIONS: [TcpState; 10] = [
-    TcpState::Established,
-    TcpState::SynSent,
-    TcpState::SynRecv,
-    TcpState::FinWait1,
-    TcpState::FinWait2,
-    TcpState::TimeWait,
-    TcpState::Close,
-    TcpState::CloseWait,
-    TcpState::LastAck,
-    TcpState::Closing,
-];
-
 /// The sockets that a finding is about.
 ///
 /// # Errors
@@ -69,7 +55,6 @@ pub fn selection_of(finding: &Finding) -> Result<SocketSelection, &'static str> 
             ..selection
         },
         FindingKind::AcceptQueueOverflow => SocketSelection {
-            states: CONNECTIONS.to_vec(),
             conditions: vec![SocketCondition::Unaccepted],
             local_address: ends(subject.local.as_deref()).0,
             local_port: subject.port,
@@ -91,7 +76,8 @@ pub fn selection_of(finding: &Finding) -> Result<SocketSelection, &'static str> 
             of_owner(finding, selection)
         }
         FindingKind::KeepaliveRace => {
-            let states = CONNECTIONS.to_vec();
+            // Those that it may close next.
+            let states = vec![TcpState::Established];
             SocketSelection { states, local_port: subject.port, ..selection }
         }
         FindingKind::StalledSend => {
@@ -153,9 +139,8 @@ fn at_service(subject: &Subject, selection: SocketSelection) -> SocketSelection 
 
 /// Sockets that take the ports of a destination, or ports that are taken for all destinations.
 fn of_ports(subject: &Subject, selection: SocketSelection) -> SocketSelection {
-    let states = CONNECTIONS.to_vec();
     let (local_address, _) = ends(subject.local.as_deref());
-    let selection = SocketSelection { states, local_address, ..selection };
+    let selection = SocketSelection { local_address, ..selection };
     if subject.peer.is_none() {
         return SocketSelection { conditions: vec![SocketCondition::Pinned], ..selection };
     }

@@ -69,7 +69,10 @@ impl Walker {
         toured?;
         let taken = now();
         let Tour { mut copied, namespaces, matched } = tour;
-        copied.sort_by_key(|it| it.socket.since.map_or(u64::MAX, Timestamp::as_ns));
+        // A socket whose age is not known is as old as it is idle, behind the others.
+        copied.sort_by_key(|Copied { socket, .. }| {
+            (socket.since.is_none(), socket.since.or(socket.transfer.map(|it| it.last_segment)))
+        });
         let all_copied = matched <= copied.len() as u64;
         let total = if selection.is_by_process() {
             self.name_holders(&mut copied)?;
