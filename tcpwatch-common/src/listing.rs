@@ -8,7 +8,7 @@ use crate::{Address, PORT_WORDS};
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Listing {
-    /// In: states, a bit each. That of SYN_RECV covers half-open requests.
+    /// In: states, a bit each; the bit of SYN_RECV covers half-open requests.
     pub states: u32,
     /// In: bits of [`listing_only`]; a socket needs each of them.
     pub only: u32,

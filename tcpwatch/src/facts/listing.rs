@@ -147,7 +147,7 @@ pub struct AcceptQueue {
     pub drops: u32,
 }
 
-/// What the kernel keeps of a connection's timers and queues.
+/// Timers and queues of a connection, as the kernel keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// Recv-Q in bytes; the FIN counts one until recv() has returned 0.

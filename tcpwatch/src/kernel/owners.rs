@@ -172,7 +172,7 @@ impl OwnerBook {
     }
 
     /// The processes that hold these sockets now, the owner first; at most [`CANDIDATES`] of each.
-    /// What is known for inventories stays as it is.
+    /// The owners that inventories know stay as they are.
     pub(super) fn holders_of(
         &mut self,
         ebpf: &mut Ebpf,

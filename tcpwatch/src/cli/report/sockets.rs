@@ -107,7 +107,7 @@ fn owner(socket: &SocketDocument) -> String {
     format!("{process} (pid {pid}){unit}")
 }
 
-/// What is particular of a socket, in words.
+/// The particulars of a socket, in words.
 fn what(socket: &SocketDocument) -> String {
     let mut parts = Vec::new();
     if socket.unaccepted {

@@ -97,7 +97,7 @@ fn the_next_listing_waits_a_second_or_nine_times_what_the_last_one_took() {
 
 /// However many clients there are, and however soon they leave.
 #[test]
-fn one_listing_is_under_way_and_late_clients_are_told_to_come_again() {
+fn one_listing_is_under_way_and_late_clients_get_503_with_retry_after() {
     let orders = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&orders);
     let limits = HttpLimits { answer: Duration::from_millis(500), ..HttpLimits::default() };
