@@ -11,13 +11,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{
-    sync::{Mutex, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
     NoListing, OrderedListing, SocketRequest, WallClock,
-    routes::{Query, Shared, Unanswered, json_response},
+    routes::{Query, Unanswered, json_response},
     sockets_json,
 };
 use crate::facts::SocketListing;
@@ -27,16 +27,25 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Length of the pause after a listing, in its processor time, as after an inventory.
 const PAUSE: u32 = 9;
 
-/// When the next listing may begin. Locked while one is under way.
-#[derive(Default)]
-pub(super) struct Listings(Mutex<Option<Instant>>);
+/// The way to listings, for all requests.
+pub(super) struct Listings {
+    queries: mpsc::Sender<Query>,
+    /// How long a request waits.
+    patience: Duration,
+    /// When the next listing may begin. Locked while one is under way.
+    next: Arc<Mutex<Option<Instant>>>,
+}
 
 impl Listings {
+    pub(super) fn new(queries: mpsc::Sender<Query>, patience: Duration) -> Self {
+        Self { queries, patience, next: Arc::default() }
+    }
+
     /// On a task of its own, so that a client that leaves does not make place for the next one
     /// before its listing has ended.
-    pub(super) async fn answer(shared: Arc<Shared>, request: SocketRequest) -> Response {
-        let patience = shared.answer_timeout;
-        match tokio::spawn(timeout(patience, list(shared, request))).await {
+    pub(super) async fn answer(&self, request: SocketRequest) -> Response {
+        let (queries, next) = (self.queries.clone(), Arc::clone(&self.next));
+        match tokio::spawn(timeout(self.patience, list(queries, next, request))).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
                 const AFTER: [(HeaderName, &str); 1] = [(RETRY_AFTER, "1")];
@@ -48,14 +57,18 @@ impl Listings {
     }
 }
 
-async fn list(shared: Arc<Shared>, request: SocketRequest) -> Response {
-    let mut next = shared.listings.0.lock().await;
+async fn list(
+    queries: mpsc::Sender<Query>,
+    next: Arc<Mutex<Option<Instant>>>,
+    request: SocketRequest,
+) -> Response {
+    let mut next = next.lock().await;
     if let Some(next) = *next {
         sleep_until(next).await;
     }
     let (sender, answer) = oneshot::channel();
     let id = request.finding.clone();
-    if shared.queries.send(Query::Sockets(request, sender)).await.is_err() {
+    if queries.send(Query::Sockets(request, sender)).await.is_err() {
         return Unanswered::Gone.into_response();
     }
     let OrderedListing { selection, host, version, listing } = match answer.await {

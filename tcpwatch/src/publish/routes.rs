@@ -68,6 +68,7 @@ pub enum Query {
 
 /// All paths.
 pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
+    let listings = Listings::new(queries.clone(), limits.answer);
     let agent = Agent(Arc::new(Shared {
         queries,
         answer_timeout: limits.answer,
@@ -78,7 +79,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
-        listings: Listings::default(),
+        listings,
     }));
     Router::new()
         .route("/", get(page))
@@ -126,9 +127,8 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
 }
 
 async fn sockets(State(agent): State<Agent>, uri: Uri) -> Response {
-    let shared = Arc::clone(&agent.0);
     match SocketRequest::of(&uri) {
-        Ok(request) => Listings::answer(shared, request).await,
+        Ok(request) => agent.0.listings.answer(request).await,
         Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
     }
 }
@@ -189,19 +189,22 @@ async fn with_safe_headers(mut response: Response) -> Response {
 #[derive(Clone)]
 struct Agent(Arc<Shared>);
 
-pub(super) struct Shared {
-    pub(super) queries: mpsc::Sender<Query>,
-    pub(super) answer_timeout: Duration,
+struct Shared {
+    queries: mpsc::Sender<Query>,
+    answer_timeout: Duration,
     freshness: Duration,
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
     history: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
-    selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
+    selected: Mutex<BTreeMap<(&'static str, Selection), Timed>>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
-    pub(super) listings: Listings,
+    listings: Listings,
 }
+
+/// An answer with when it was made.
+type Timed = (Instant, Bytes);
 
 /// The last answer with when it came. Locked while the next one is awaited, so that all waiting
 /// requests get that one.
