@@ -233,6 +233,8 @@ pub mod listener_flags {
     pub const AWAITED: u8 = 1 << 2;
     /// No thread does.
     pub const NOT_AWAITED: u8 = 1 << 3;
+    /// In a listing: it is not selected, and copied up only for the connections in its queue.
+    pub const NOT_SELECTED: u8 = 1 << 4;
 }
 
 /// A socket that a walk copies up: in CLOSE_WAIT, in LISTEN, connected to itself, waiting for its

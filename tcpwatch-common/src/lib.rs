@@ -13,6 +13,7 @@ mod counters;
 mod event;
 mod focus;
 mod inventory;
+mod listing;
 mod note;
 mod offsets;
 mod reset;
@@ -28,6 +29,7 @@ pub use inventory::{
     PORT_WORDS, QueueOf, RequestUse, SOURCE_WORDS, SocketRecord, Walk, listener_flags, port_state,
     socket_flags,
 };
+pub use listing::{Listing, listing_only};
 pub use note::{
     CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
     ConnectSet,
@@ -56,6 +58,8 @@ pub mod programs {
     pub const ACCEPT: &str = "accept";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";
+    /// `iter/tcp`: the sockets of a network namespace that match a selection.
+    pub const LISTING: &str = "listing";
     /// `iter/task_file`: the process that holds a selected socket, and its descriptor.
     pub const OWNERS: &str = "owners";
 }
@@ -106,6 +110,8 @@ pub mod maps {
     pub const CLOSE_WAIT_NOTES: &str = "CLOSE_WAIT_NOTES";
     /// Array of one [`Walk`](crate::Walk): a walk's parameters and its results.
     pub const WALK: &str = "WALK";
+    /// Array of one [`Listing`](crate::Listing): a selection, and the counts of the walk.
+    pub const LISTING: &str = "LISTING";
     /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
     pub const DESTINATIONS: &str = "DESTINATIONS";
     /// LRU hash of a local port to [`RequestUse`](crate::RequestUse).

@@ -196,6 +196,9 @@ offsets! {
     tw_ts_recent_stamp = "tcp_timewait_sock" "tw_ts_recent_stamp";
     /// `u8`: SYN-ACKs sent again.
     num_retrans = "request_sock" "num_retrans";
+    /// `u64`, microseconds of CLOCK_MONOTONIC: when the first SYN-ACK was sent
+    /// (`tcp_make_synack`, net/ipv4/tcp_output.c).
+    snt_synack = "tcp_request_sock" "snt_synack" optional;
     /// `unsigned char *`.
     skb_head = "sk_buff" "head";
     /// `u16`, from `head`.

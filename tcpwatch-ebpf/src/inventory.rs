@@ -30,9 +30,9 @@ use crate::{
 
 /// `struct bpf_iter__tcp`, a stable context: each member is 8 bytes.
 #[repr(C)]
-struct IterContext {
-    meta: *const IterMeta,
-    sk_common: *const c_void,
+pub(crate) struct IterContext {
+    pub(crate) meta: *const IterMeta,
+    pub(crate) sk_common: *const c_void,
 }
 
 /// `struct bpf_iter_meta`.
@@ -42,7 +42,7 @@ pub(crate) struct IterMeta {
 }
 
 /// The program must be retried for this socket: the buffer is full.
-struct BufferFull;
+pub(crate) struct BufferFull;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
@@ -199,12 +199,25 @@ fn copy_socket(
     sk: Sock,
     sk_state: u32,
     tuple: Tuple,
-    (since_ns, user_flags, is_stalled): (u64, u8, bool),
+    seen: (u64, u8, bool),
     walk: &mut Walk,
     seq: *mut c_void,
 ) -> Result<(), BufferFull> {
     let Some(tcp) = sk.tcp() else { return Ok(()) };
-    let address = sk.address(&mut walk.scratch);
+    write(seq, &describe(tcp, sk_state, tuple, seen, walk))
+}
+
+/// A full socket: since when it waits, its flags as a user of ports, and whether it is stalled are
+/// known already.
+#[inline(always)]
+pub(crate) fn describe(
+    tcp: TcpSock,
+    sk_state: u32,
+    tuple: Tuple,
+    (since_ns, user_flags, is_stalled): (u64, u8, bool),
+    walk: &mut Walk,
+) -> SocketRecord {
+    let address = tcp.0.address(&mut walk.scratch);
     let mut record = record_of(sk_state, address, tuple);
     record.flags = user_flags;
     record.inode = tcp.0.inode();
@@ -252,7 +265,7 @@ fn copy_socket(
             record.flags |= flags::SINCE_EXACT;
         }
     }
-    write(seq, &record)
+    record
 }
 
 /// How a listener came by its port, and whether any thread waits for connections.
@@ -280,7 +293,7 @@ const QUEUE_LOOK: u32 = 256;
 /// share a port, and nothing in such a socket shows which one it waits for. Listeners come first,
 /// so a queue is known before the walk meets what is in it.
 #[inline(always)]
-fn note_queue(sk: Sock, walk: &mut Walk) {
+pub(crate) fn note_queue(sk: Sock, walk: &mut Walk) {
     let Some(tcp) = sk.tcp() else { return };
     if tcp.0.accept_queue() == 0 {
         return;
@@ -315,7 +328,7 @@ fn queue_of(sk: u64, walk: &Walk) -> u64 {
 
 /// A record of which nothing else is known yet.
 #[inline(always)]
-fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
+pub(crate) fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
     SocketRecord {
         state: sk_state as u8,
         flags: 0,
@@ -349,14 +362,14 @@ fn record_of(sk_state: u32, sk: u64, tuple: Tuple) -> SocketRecord {
 
 /// Whether no process has accepted it yet.
 #[inline(always)]
-fn is_unaccepted(sk: Sock, sk_state: u32) -> bool {
+pub(crate) fn is_unaccepted(sk: Sock, sk_state: u32) -> bool {
     sk_state != state::LISTEN
         && sk.tcp().is_some_and(|tcp| !tcp.0.has_socket() && tcp.0.flags() & SOCK_DEAD == 0)
 }
 
 /// Whether only the peer, or a timer, can bring a socket in this state further.
 #[inline(always)]
-fn waits_for_peer(sk_state: u32) -> bool {
+pub(crate) fn waits_for_peer(sk_state: u32) -> bool {
     matches!(sk_state, state::SYN_SENT | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING)
 }
 
@@ -365,7 +378,7 @@ fn waits_for_peer(sk_state: u32) -> bool {
 /// is zero `icsk_backoff` stays, whatever the peer answers. Two, because one retransmission is an
 /// ordinary loss.
 #[inline(always)]
-fn is_stalled(sk: Sock, sk_state: u32) -> bool {
+pub(crate) fn is_stalled(sk: Sock, sk_state: u32) -> bool {
     const REPEATED: u8 = 2;
     let may_send = matches!(
         sk_state,
@@ -381,22 +394,28 @@ fn is_stalled(sk: Sock, sk_state: u32) -> bool {
 }
 
 /// Since when such a socket has been waiting, 0 where it is less than a second: on a healthy host
-/// hardly any waits longer. In SYN_SENT it is the time of the first SYN. In the other states the
-/// last segment, sent or received, is the latest possible time.
+/// hardly any waits longer.
 #[inline(always)]
 fn waits_since(sk: Sock, sk_state: u32, walk: &Walk) -> u64 {
     const SECOND_NS: u64 = 1_000_000_000;
+    let Some(tcp) = sk.tcp() else { return 0 };
+    let (since_ns, _) = wait_began(tcp, sk_state, walk.now_ns);
+    if since_ns + SECOND_NS <= walk.now_ns { since_ns } else { 0 }
+}
+
+/// When the wait for the peer began, and whether that is exact. In SYN_SENT it is the time of the
+/// first SYN. In the other states the last segment, sent or received, is the latest possible time.
+#[inline(always)]
+pub(crate) fn wait_began(tcp: TcpSock, sk_state: u32, now_ns: u64) -> (u64, bool) {
     /// No SYN_SENT lasts that long: `tcp_usec_ts` (6.7 and later) makes the stamp microseconds.
     const IMPLAUSIBLE_MS: u32 = 3_600_000;
-    let Some(tcp) = sk.tcp() else { return 0 };
-    let mut since_ns = tcp.last_segment_ns();
     if sk_state == state::SYN_SENT {
-        let age_ms = ((walk.now_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
+        let age_ms = ((now_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
         if age_ms < IMPLAUSIBLE_MS {
-            since_ns = walk.now_ns - u64::from(age_ms) * 1_000_000;
+            return (now_ns - u64::from(age_ms) * 1_000_000, true);
         }
     }
-    if since_ns + SECOND_NS <= walk.now_ns { since_ns } else { 0 }
+    (tcp.last_segment_ns(), false)
 }
 
 /// When the socket entered CLOSE_WAIT. A socket older than the programs, or without a note, has
@@ -417,7 +436,7 @@ fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
 
 /// Appends a record to what the reader of the walk gets.
 #[inline(always)]
-fn write(seq: *mut c_void, record: &SocketRecord) -> Result<(), BufferFull> {
+pub(crate) fn write(seq: *mut c_void, record: &SocketRecord) -> Result<(), BufferFull> {
     let bytes = core::ptr::from_ref(record).cast_mut().cast();
     // SAFETY: `record` is readable for its size.
     let written = unsafe { bpf_seq_write(seq.cast(), bytes, size_of::<SocketRecord>() as u32) };

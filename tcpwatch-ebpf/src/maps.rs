@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
-    Counters, Destination, DestinationUse, Event, Focus, OpeningStack, QueueOf, RequestUse,
-    ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
+    Counters, Destination, DestinationUse, Event, Focus, Listing, OpeningStack, QueueOf,
+    RequestUse, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
 };
 
 use crate::log;
@@ -54,6 +54,8 @@ pub(crate) static CLOSE_WAIT_NOTES: Array<CloseWaitSet> =
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
+static LISTING: Array<Listing> = Array::with_max_entries(1, 0);
+#[map]
 pub(crate) static DESTINATIONS: LruHashMap<Destination, DestinationUse> =
     LruHashMap::with_max_entries(names::DESTINATIONS_LIMIT, 0);
 #[map]
@@ -95,6 +97,14 @@ pub(crate) fn walk() -> Option<&'static mut Walk> {
     // SAFETY: the map lives as long as the program; the agent writes and reads it only between
     // walks, and has one walker.
     Some(unsafe { &mut *walk })
+}
+
+/// The listing under way. The walker takes one at a time.
+#[inline(always)]
+pub(crate) fn listing() -> Option<&'static mut Listing> {
+    let listing = LISTING.get_ptr_mut(0)?;
+    // SAFETY: likewise.
+    Some(unsafe { &mut *listing })
 }
 
 /// How far the ring may be filled by events of one kind, in eighths of it. Events

@@ -293,6 +293,19 @@ impl Sock {
         Some(field!(request, num_retrans: u8))
     }
 
+    /// When the first SYN-ACK of a half-open request was sent, nanoseconds of CLOCK_MONOTONIC; 0
+    /// where that is not known.
+    #[inline(always)]
+    pub(crate) fn request_began_ns(self) -> u64 {
+        // SAFETY: as above.
+        let request = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
+        if request.is_null() || !has!(snt_synack) {
+            return 0;
+        }
+        let request = Object(request.cast_const().cast());
+        field!(request, snt_synack: u64).wrapping_mul(1_000)
+    }
+
     /// As a socket in TIME_WAIT. 5.9 and later.
     #[inline(always)]
     pub(crate) fn time_wait(self) -> Option<TimeWaitSock> {

@@ -128,6 +128,8 @@ fn without_privileges_it_is_77_and_for_check_3() -> Result<()> {
     let address = ["run", "--web.listen-address", "127.0.0.1:0"];
     assert_refused(&unprivileged(&address)?, 77, &["CAP_BPF", "run as root"]);
     assert_refused(&unprivileged(&["check"])?, 3, &["CAP_BPF", "run as root"]);
+    let sockets = unprivileged(&["sockets", "--fresh"])?;
+    assert_refused(&sockets, 77, &["CAP_BPF", "run as root"]);
     let doctor = unprivileged(&["doctor", "--json"])?;
     assert_refused(&doctor, 77, &["CAP_BPF"]);
     let report: Value = serde_json::from_slice(&doctor.stdout)?;

@@ -37,7 +37,9 @@ pub(crate) fn test() -> Result<()> {
     steps.step("the BPF object is the one that the sources make", ebpf::check)?;
     steps.step("tools for the kernel tests", || {
         tools::ensure_programs(&[
+            ("curl", "curl"),
             ("ip", "iproute2"),
+            ("jq", "jq"),
             ("ss", "iproute2"),
             ("nft", "nftables"),
             ("promtool", "prometheus"),

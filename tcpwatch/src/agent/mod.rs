@@ -46,8 +46,9 @@ use crate::{
     facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
     kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, HookState, Hosts, HttpLimits, InventoryState, Listener, Metrics, Origin, Query,
-        Status, WallClock, base_url, findings_json, history_json, render_page, serve, status_json,
+        History, HookState, Hosts, HttpLimits, InventoryState, Listener, Metrics, OrderedListing,
+        Origin, Query, Status, WallClock, base_url, findings_json, history_json, render_page,
+        serve, status_json,
     },
 };
 
@@ -466,6 +467,15 @@ impl Agent {
             }
             Query::Status(to) => {
                 let _ = to.send(self.status());
+            }
+            Query::Sockets(request, to) => {
+                let selection = request.selection(self.engine.findings());
+                let _ = to.send(selection.map(|selection| OrderedListing {
+                    host: self.host.clone(),
+                    version: VERSION,
+                    listing: self.walker.list_sockets(selection.clone(), request.limit()),
+                    selection,
+                }));
             }
             Query::Page(to) => {
                 let samples = self.engine.samples();

@@ -1,7 +1,8 @@
 //! The thread that takes inventories.
 //!
 //! A walk blocks and changes its thread's network namespace, so it has a thread of its own. It
-//! gets one order at a time and answers each; it ends when the sender of orders is dropped.
+//! gets one order at a time and answers each; listings of sockets go straight to the client that
+//! requested them. It ends when the sender of orders is dropped.
 
 use std::{
     any::Any,
@@ -16,10 +17,10 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    facts::{Focus, Inventory, TableUse},
+    facts::{Focus, Inventory, SocketListing, SocketSelection, TableUse},
     kernel::{InventoryError, OwnerPolicy, Scope, Walker},
 };
 
@@ -29,6 +30,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) enum Order {
     TakeInventory(OwnerPolicy, Focus),
+    ListSockets(SocketSelection, usize, oneshot::Sender<Result<SocketListing, String>>),
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
 
@@ -59,6 +61,14 @@ impl WalkerThread {
                 walker.reconfigure(scope, close_wait_limit);
                 None
             }
+            Order::ListSockets(selection, limit, to) => {
+                // A client that has gone needs no listing any more.
+                if !to.is_closed() {
+                    let listing = walker.list_sockets(&selection, limit);
+                    let _ = to.send(listing.map_err(|error| error.to_string()));
+                }
+                None
+            }
             Order::TakeInventory(policy, focus) => Some(take(&mut walker, policy, &focus)),
         })
     }
@@ -86,6 +96,17 @@ impl WalkerThread {
     /// Orders an inventory; [`answer`](Self::answer) brings it.
     pub(super) fn take_inventory(&self, policy: OwnerPolicy, focus: Focus) {
         self.order(Order::TakeInventory(policy, focus));
+    }
+
+    /// Orders a listing of at most `limit` sockets, which follows the inventory under way.
+    pub(super) fn list_sockets(
+        &self,
+        selection: SocketSelection,
+        limit: usize,
+    ) -> oneshot::Receiver<Result<SocketListing, String>> {
+        let (to, listing) = oneshot::channel();
+        self.order(Order::ListSockets(selection, limit, to));
+        listing
     }
 
     pub(super) fn reconfigure(&self, scope: Scope, close_wait_limit: usize) {

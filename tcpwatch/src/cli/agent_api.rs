@@ -12,10 +12,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::publish::{FindingsRead, read_findings};
+use crate::publish::{FindingsRead, NO_SUCH_PATH, SocketRequest, read_findings};
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Likewise for a listing of sockets: one may wait for others, and for an inventory under way.
+const LISTING_PATIENCE: Duration = Duration::from_secs(15);
 /// A hundred findings of each kind fit many times.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -24,12 +26,15 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 pub(super) enum AgentError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it does not answer within {} s", PATIENCE.as_secs())]
-    Late,
+    #[error("it does not answer within {} s", .0.as_secs())]
+    Late(Duration),
     #[error("{0}")]
     Http(#[from] hyper::Error),
     #[error("it answers with status {0}")]
     Status(StatusCode),
+    /// In the agent's words.
+    #[error("{0}")]
+    Refused(String),
     #[error("its answer cannot be read: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
     #[error("it is of another version: {0}")]
@@ -38,28 +43,56 @@ pub(super) enum AgentError {
 
 /// The findings of the agent at `socket`; `None` where none runs, or none has looked yet.
 pub(super) fn findings(socket: &Path) -> Result<Option<FindingsRead>, AgentError> {
+    match of_ready_agent(socket, "/api/v1/findings", PATIENCE)? {
+        None | Some((StatusCode::SERVICE_UNAVAILABLE, _)) => Ok(None),
+        Some((StatusCode::OK, json)) => Ok(Some(read_findings(&json)?)),
+        Some((status, _)) => Err(AgentError::Status(status)),
+    }
+}
+
+/// The sockets that the agent at `socket` lists, as JSON; `None` where none runs, or none has
+/// looked yet.
+pub(super) fn sockets(
+    socket: &Path,
+    request: &SocketRequest,
+) -> Result<Option<String>, AgentError> {
+    let path = request.path_and_query();
+    let Some((status, body)) = of_ready_agent(socket, &path, LISTING_PATIENCE)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&body);
+    match status {
+        StatusCode::OK => Ok(Some(text.into_owned())),
+        // An older agent does not know the path.
+        StatusCode::NOT_FOUND if text.starts_with(NO_SUCH_PATH) => Err(AgentError::Status(status)),
+        _ => Err(AgentError::Refused(text.lines().next().unwrap_or_default().to_owned())),
+    }
+}
+
+/// The answer of an agent that has looked; `None` where there is none.
+fn of_ready_agent(
+    socket: &Path,
+    path: &str,
+    patience: Duration,
+) -> Result<Option<(StatusCode, Bytes)>, AgentError> {
     if socket.as_os_str().is_empty() {
         return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let answer = timeout(PATIENCE, async {
-            if get(socket, "/-/ready").await?.is_none() {
-                return Ok(None);
+        let answer = timeout(patience, async {
+            match get(socket, "/-/ready").await? {
+                None | Some((StatusCode::SERVICE_UNAVAILABLE, _)) => Ok(None),
+                Some((StatusCode::OK, _)) => get(socket, path).await,
+                Some((status, _)) => Err(AgentError::Status(status)),
             }
-            get(socket, "/api/v1/findings").await
         });
-        match answer.await {
-            Err(_) => Err(AgentError::Late),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(json))) => Ok(Some(read_findings(&json)?)),
-        }
+        answer.await.unwrap_or(Err(AgentError::Late(patience)))
     })
 }
 
-/// The body of an answer; `None` where no agent listens, or it is not ready.
-async fn get(socket: &Path, path: &'static str) -> Result<Option<Bytes>, AgentError> {
+/// An answer; `None` where no agent listens.
+async fn get(socket: &Path, path: &str) -> Result<Option<(StatusCode, Bytes)>, AgentError> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
@@ -69,16 +102,13 @@ async fn get(socket: &Path, path: &'static str) -> Result<Option<Bytes>, AgentEr
     // It ends with the runtime.
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = hyper::Uri::from_static(path);
+    *request.uri_mut() =
+        path.parse().expect("a path whose values are percent-encoded is an address");
     request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     let response = sender.send_request(request).await?;
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::SERVICE_UNAVAILABLE => return Ok(None),
-        status => return Err(AgentError::Status(status)),
-    }
+    let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-    Ok(Some(body.map_err(AgentError::Body)?.to_bytes()))
+    Ok(Some((status, body.map_err(AgentError::Body)?.to_bytes())))
 }
 
 fn is_absent(error: &io::Error) -> bool {

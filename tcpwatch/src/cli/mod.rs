@@ -15,6 +15,7 @@ mod pager;
 mod report;
 mod run;
 mod running;
+mod sockets;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -51,6 +52,8 @@ enum Command {
     Run(Options),
     /// Print the findings of the running agent, or of one look, and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Check(Box<CheckOptions>),
+    /// List the sockets behind a finding, or in a state, with owner, age and queues
+    Sockets(Box<sockets::SocketsOptions>),
     /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
     Explain {
         /// The kind, or `agent` for the alerts about tcpwatch itself
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
             match cli.command {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
+                Command::Sockets(options) => sockets::sockets(&options),
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),

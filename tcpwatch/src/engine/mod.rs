@@ -21,6 +21,7 @@ mod observers;
 mod over_time;
 mod resets;
 mod samples;
+mod selection;
 
 pub(crate) use advice::text;
 pub use evidence::{Evidence, EvidenceMap};
@@ -30,6 +31,7 @@ pub use samples::{
     CloseWaitSample, ConnectFailureSample, FindingSample, ListenerSample, NamespaceSample,
     NamespaceTotals, OTHER, OwnerLabels, Samples,
 };
+pub use selection::selection_of;
 
 use self::{
     board::Board,

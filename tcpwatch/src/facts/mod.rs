@@ -13,6 +13,7 @@ mod event;
 mod focus;
 mod inventory;
 mod limits;
+mod listing;
 mod name;
 mod process;
 mod reset;
@@ -32,6 +33,10 @@ pub use inventory::{
     PortUse, Scope, StateCounts, TimeWaitUse, TwReuse, saturating_sum,
 };
 pub use limits::{Conntrack, SharedLimits};
+pub use listing::{
+    AcceptQueue, ListedSocket, SocketCondition, SocketHolder, SocketListing, SocketSelection,
+    Transfer,
+};
 pub use name::{is_container_name, is_short_id, is_unit, short_id};
 pub use process::{DescriptorUse, Owner, Process};
 pub use reset::{

@@ -25,6 +25,9 @@ pub enum InventoryError {
     /// Reading it.
     #[error("cannot read the walk: {0}")]
     Read(#[source] io::Error),
+    /// This kernel refuses the program.
+    #[error("sockets cannot be listed on this kernel; `tcpwatch doctor` says why")]
+    NoListing,
     /// The agent ends.
     #[error("the inventory was stopped")]
     Stopped,

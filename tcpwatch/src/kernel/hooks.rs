@@ -36,7 +36,7 @@ pub(super) enum Need {
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self {
             name: programs::SET_STATE,
             target: "tp_btf/inet_sock_set_state",
@@ -48,6 +48,12 @@ impl Hook {
             target: "iter/tcp",
             lost_without: "every gauge of sockets, ports and queues",
             need: Need::Indispensable,
+        },
+        Self {
+            name: programs::LISTING,
+            target: "iter/tcp",
+            lost_without: "the sockets behind a finding (`tcpwatch sockets`)",
+            need: Need::Always,
         },
         Self {
             name: programs::OWNERS,

@@ -20,8 +20,8 @@ use aya::{
     programs::Iter,
 };
 use tcpwatch_common::{
-    BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, RequestUse, SocketRecord, Walk,
-    maps, port_state, programs, scope as counted,
+    BUSY_DESTINATIONS, Destination, DestinationUse as WireUse, Listing, RequestUse, SocketRecord,
+    Walk, maps, port_state, programs, scope as counted,
 };
 
 use super::{
@@ -65,6 +65,8 @@ const PINNED_USERS: u64 = 256;
 /// The maps through which a walker and its programs talk.
 pub(super) struct WalkerMaps {
     pub(super) walk: Array<MapData, Walk>,
+    /// `None` where sockets cannot be listed.
+    pub(super) listing: Option<Array<MapData, Listing>>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     pub(super) answers: Answers,
@@ -77,12 +79,13 @@ pub(super) struct WalkerMaps {
 
 /// Takes inventories.
 pub struct Walker {
-    ebpf: Ebpf,
-    walk: Array<MapData, Walk>,
+    pub(super) ebpf: Ebpf,
+    pub(super) walk: Array<MapData, Walk>,
+    pub(super) listing: Option<Array<MapData, Listing>>,
     destinations: BpfHashMap<MapData, Destination, WireUse>,
     requests: BpfHashMap<MapData, u32, RequestUse>,
     answers: Answers,
-    owners: Option<OwnerBook>,
+    pub(super) owners: Option<OwnerBook>,
     counted_netns: Array<MapData, u32>,
     notes: NoteTables,
     attribution: Attribution,
@@ -91,17 +94,17 @@ pub struct Walker {
     missing_hooks: Vec<NotSeen>,
     ids: NetnsIds,
     /// The agent's own namespace.
-    home: Arc<FoundNamespace>,
-    scope: Scope,
+    pub(super) home: Arc<FoundNamespace>,
+    pub(super) scope: Scope,
     close_wait_limit: usize,
     /// Requests of this inventory.
     focus: Focus,
-    generation: u32,
-    scratch: Box<Walk>,
+    pub(super) generation: u32,
+    pub(super) scratch: Box<Walk>,
     /// The calling thread may be in another namespace than the agent's.
-    away: bool,
+    pub(super) away: bool,
     /// Ends an inventory under way.
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
     failed_look_ups: u64,
     memory: Memory,
     destinations_seen: u64,
@@ -119,11 +122,20 @@ impl Walker {
         scope: Scope,
         close_wait_limit: usize,
     ) -> Result<Self, InventoryError> {
-        let WalkerMaps { walk, destinations, requests, answers, selected, counted_netns, notes } =
-            maps;
+        let WalkerMaps {
+            walk,
+            listing,
+            destinations,
+            requests,
+            answers,
+            selected,
+            counted_netns,
+            notes,
+        } = maps;
         let mut walker = Self {
             ebpf,
             walk,
+            listing,
             destinations,
             requests,
             answers,
@@ -286,7 +298,7 @@ impl Walker {
     }
 
     /// Moves the calling thread back into the agent's namespace, if it may be in another one.
-    fn come_home(&mut self) -> Result<(), InventoryError> {
+    pub(super) fn come_home(&mut self) -> Result<(), InventoryError> {
         if self.away {
             self.home.enter().map_err(InventoryError::Namespace)?;
             self.away = false;

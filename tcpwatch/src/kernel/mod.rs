@@ -26,6 +26,7 @@ mod hooks;
 mod inventory;
 mod kernel_log;
 mod limits;
+mod listing;
 mod lru;
 mod mapped_file;
 mod memory;

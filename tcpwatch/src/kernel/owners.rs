@@ -30,7 +30,7 @@ use super::{
     process::{parent_of, start_ticks},
     walk::read_records,
 };
-use crate::facts::{NotSeen, Owner, Process, TableUse, Timestamp, Unseen};
+use crate::facts::{NotSeen, Owner, Process, SocketHolder, TableUse, Timestamp, Unseen};
 
 /// Descriptors that are kept of a socket.
 const FDS: usize = 8;
@@ -169,6 +169,28 @@ impl OwnerBook {
             self.unreadable.retain(|pid| pids.contains(pid));
         }
         Ok(())
+    }
+
+    /// The processes that hold these sockets now, the owner first; at most [`CANDIDATES`] of each.
+    /// The owners that inventories know stay as they are.
+    pub(super) fn holders_of(
+        &mut self,
+        ebpf: &mut Ebpf,
+        inodes: &[u64],
+    ) -> Result<HashMap<u64, Vec<SocketHolder>>, InventoryError> {
+        let mut processes = HashMap::new();
+        let mut of_sockets = HashMap::new();
+        for some in inodes.chunks(maps::WANTED_LIMIT as usize) {
+            for (inode, mut holders) in self.pass(ebpf, some)? {
+                holders.sort_by_key(age);
+                let of_socket = holders.into_iter().take(CANDIDATES).map(|holder| SocketHolder {
+                    process: self.find(&holder, &mut processes).process,
+                    fds: holder.fds,
+                });
+                of_sockets.insert(inode, of_socket.collect());
+            }
+        }
+        Ok(of_sockets)
     }
 
     /// Which owners of these sockets are not known, and why.

@@ -204,8 +204,10 @@ impl Programs {
             sees_resets_received,
         };
         let finds_owners = self.is_attached(programs::OWNERS);
+        let lists = self.is_attached(programs::LISTING);
         let walker_maps = WalkerMaps {
             walk: self.take_map(maps::WALK)?,
+            listing: if lists { Some(self.take_map(maps::LISTING)?) } else { None },
             destinations: self.take_map(maps::DESTINATIONS)?,
             requests: self.take_map(maps::REQUESTS)?,
             answers: Answers::new(self.take_map(maps::ANSWERS)?),

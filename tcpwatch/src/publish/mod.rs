@@ -4,6 +4,7 @@
 //!   the list of all metrics, from which the table in docs/METRICS.md is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
+//! - [`SocketRequest`] and [`sockets_json`] are the query and the answer of a listing of sockets.
 //! - [`History`] keeps the findings that have ended for a day.
 //! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
@@ -22,6 +23,7 @@ mod hosts;
 mod http;
 mod incidents;
 mod json;
+mod listing;
 mod metrics;
 mod overview;
 mod page;
@@ -31,6 +33,7 @@ mod remedy;
 mod routes;
 mod runbook_page;
 mod selection;
+mod sockets;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -43,11 +46,16 @@ pub use hosts::Hosts;
 pub use http::{HttpLimits, Listener, serve};
 pub use incidents::{Incident, incidents};
 pub use json::{FindingsRead, HookState, Origin, findings_json, history_json, read_findings};
+pub(crate) use listing::unknown_namespace;
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
-pub use routes::{PATHS, Query};
+pub use routes::{NO_SUCH_PATH, PATHS, Query};
 pub use runbook_page::render_runbook;
+pub use sockets::{
+    NoListing, OrderedListing, SocketDocument, SocketRequest, SocketsDocument, parse_states,
+    read_sockets, sockets_json,
+};
 pub use status::{InventoryState, Status, status_json};
 pub use wall_clock::WallClock;

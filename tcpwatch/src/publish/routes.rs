@@ -28,7 +28,13 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts, render_runbook, selection::Selection};
+use super::{
+    Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, hosts, listing::Listings,
+    render_runbook, selection::Selection,
+};
+
+/// How the answer for an unknown path begins.
+pub const NO_SUCH_PATH: &str = "no such path";
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,7 +50,7 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// Every path with what it serves, in Markdown: the table of `docs/API.md`.
-pub const PATHS: [(&str, &str); 8] = [
+pub const PATHS: [(&str, &str); 9] = [
     ("/", "the page for people"),
     (
         "/metrics",
@@ -60,6 +66,11 @@ pub const PATHS: [(&str, &str); 8] = [
         "the same with those that have ended within a day; `?kind=KIND&severity=SEVERITY`",
     ),
     ("/api/v1/status", "the state of the agent"),
+    (
+        "/api/v1/sockets",
+        "the sockets of `?finding=ID`, or of `?state=close_wait,last_ack`, `process`, `unit`, \
+         `container`, `netns`, `port`; `limit` is 100, at most 1000",
+    ),
     ("/-/healthy", "200 while the HTTP server runs"),
     (
         "/-/ready",
@@ -78,6 +89,8 @@ pub enum Query {
     History(oneshot::Sender<String>),
     /// The state of the agent, as JSON.
     Status(oneshot::Sender<String>),
+    /// The sockets of a request: the listing that is ordered, or why there is none.
+    Sockets(SocketRequest, oneshot::Sender<Result<OrderedListing, NoListing>>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -86,6 +99,7 @@ pub enum Query {
 
 /// All paths.
 pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
+    let listings = Listings::new(queries.clone(), limits.answer);
     let agent = Agent(Arc::new(Shared {
         queries,
         answer_timeout: limits.answer,
@@ -97,6 +111,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
+        listings,
     }));
     Router::new()
         .route("/", get(page))
@@ -107,7 +122,10 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .route("/api/v1/findings", get(findings))
         .route("/api/v1/history", get(history))
         .route("/api/v1/status", get(status))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
+        .route("/api/v1/sockets", get(sockets))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, format!("{NO_SUCH_PATH}; / lists what there is\n"))
+        })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
@@ -139,6 +157,13 @@ async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
 async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.findings, Query::Findings, Bytes::from).await?;
     Ok(selected(&agent, "findings", &uri, json).await)
+}
+
+async fn sockets(State(agent): State<Agent>, uri: Uri) -> Response {
+    match SocketRequest::of(&uri) {
+        Ok(request) => agent.0.listings.answer(request).await,
+        Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    }
 }
 
 async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
@@ -178,7 +203,7 @@ async fn selected(agent: &Agent, document: &'static str, uri: &Uri, json: Bytes)
     }
 }
 
-fn json_response(json: Bytes) -> Response {
+pub(super) fn json_response(json: Bytes) -> Response {
     ([(CONTENT_TYPE, "application/json")], json).into_response()
 }
 
@@ -215,10 +240,14 @@ struct Shared {
     history: Last<Bytes>,
     status: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
-    selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
+    selected: Mutex<BTreeMap<(&'static str, Selection), Timed>>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
+    listings: Listings,
 }
+
+/// An answer with when it was made.
+type Timed = (Instant, Bytes);
 
 /// The last answer with when it came. Locked while the next one is awaited, so that all waiting
 /// requests get that one.
@@ -255,7 +284,7 @@ impl Agent {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug)]
-enum Unanswered {
+pub(super) enum Unanswered {
     /// The loop is busy or stuck.
     Late,
     /// The loop has ended, or has dropped the query.

@@ -7,11 +7,13 @@
 
 mod details;
 mod sheet;
+mod sockets;
 mod table;
 
 use std::fmt::Write as _;
 
 pub(super) use sheet::Paper;
+pub(super) use sockets::sockets_report;
 
 use self::sheet::{Sheet, style_of};
 use crate::{

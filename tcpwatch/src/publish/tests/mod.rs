@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod exposition;
+mod listings;
 mod server;
 mod text;
 

@@ -22,7 +22,7 @@ const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to m
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server on a thread of its own, stopped when dropped.
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     /// Gives the processor time that serving took.
@@ -34,7 +34,7 @@ impl Server {
         Self::start_with(limits, Vec::new(), answer)
     }
 
-    fn start_with(
+    pub(super) fn start_with(
         limits: HttpLimits,
         mut listeners: Vec<TcpListener>,
         agent: impl Fn(Query) + Send + 'static,
@@ -84,7 +84,7 @@ impl Server {
         Response::read(self.send(&request))
     }
 
-    fn get(&self, path: &str) -> Response {
+    pub(super) fn get(&self, path: &str) -> Response {
         self.request("GET", path, "")
     }
 
@@ -106,8 +106,8 @@ impl Drop for Server {
     }
 }
 
-struct Response {
-    status: u16,
+pub(super) struct Response {
+    pub(super) status: u16,
     head: String,
     body: Vec<u8>,
 }
@@ -122,11 +122,11 @@ impl Response {
         Self { status, head, body: bytes[end + 4..].to_vec() }
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
@@ -138,6 +138,8 @@ fn answer(query: Query) {
         Query::Findings(to) | Query::History(to) | Query::Status(to) => {
             to.send("{\"findings\":[]}\n".to_owned())
         }
+        // `listings` has an agent that answers it.
+        Query::Sockets(..) => Ok(()),
         Query::Page(to) => to.send("<!doctype html><title>tcpwatch</title>\n".to_owned()),
         Query::Ready(to) => to.send(Ok(())).map_err(|_| String::new()),
     };

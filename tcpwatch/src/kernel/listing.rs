@@ -1,0 +1,343 @@
+//! Lists the sockets of a selection, with the processes that hold them.
+//!
+//! The kernel side selects by state, ports, addresses and conditions, counts what matches and
+//! copies up a bounded number. Here the processes are looked up, the oldest sockets come first, and
+//! those beyond the limit are cut. Only the namespace that the selection names is entered.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use aya::programs::Iter;
+use rustix::time::{ClockId, clock_gettime};
+use tcpwatch_common::{
+    Address, Listing, SocketRecord, Walk, listener_flags, listing_only as only, maps, programs,
+    socket_flags as flags,
+};
+
+use super::{
+    Walker, clock::now, endpoint, error::InventoryError, namespaces, settings, walk::read_records,
+};
+use crate::{
+    facts::{
+        AcceptQueue, ListedSocket, Role, SocketCondition, SocketHolder, SocketListing,
+        SocketSelection, TcpState, Timestamp, Transfer,
+    },
+    plain,
+};
+
+/// Sockets that are copied up at most: so many inode numbers one pass over open files takes.
+const COPIED: usize = maps::WANTED_LIMIT as usize;
+
+/// A socket that was copied up.
+struct Copied {
+    socket: ListedSocket,
+    /// 0 where no process holds it.
+    inode: u64,
+    /// Of one that waits in an accept queue: inode number of its listener, 0 where it is unknown.
+    queue: u64,
+}
+
+/// Sockets of the namespaces that were walked so far.
+#[derive(Default)]
+struct Tour {
+    copied: Vec<Copied>,
+    namespaces: usize,
+    matched: u64,
+}
+
+impl Walker {
+    /// Lists the sockets of `selection`, at most `limit` of them. Blocks as an inventory does. The
+    /// calling thread's network namespace changes while it runs; at the end it is the agent's own
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// When the walk is not available on this kernel, or fails.
+    pub fn list_sockets(
+        &mut self,
+        selection: &SocketSelection,
+        limit: usize,
+    ) -> Result<SocketListing, InventoryError> {
+        let before = cpu_time();
+        let mut tour = Tour::default();
+        let toured = self.list_everywhere(selection, &mut tour);
+        self.come_home()?;
+        toured?;
+        let taken = now();
+        let Tour { mut copied, namespaces, matched } = tour;
+        // A socket whose age is not known is as old as it is idle, behind the others.
+        copied.sort_by_key(|Copied { socket, .. }| {
+            (socket.since.is_none(), socket.since.or(socket.transfer.map(|it| it.last_segment)))
+        });
+        let all_copied = matched <= copied.len() as u64;
+        let total = if selection.is_by_process() {
+            self.name_holders(&mut copied)?;
+            let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, same);
+            copied.retain(|it| it.socket.holders.iter().any(is_of));
+            copied.len() as u64
+        } else {
+            matched
+        };
+        copied.truncate(limit);
+        if !selection.is_by_process() {
+            self.name_holders(&mut copied)?;
+        }
+        Ok(SocketListing {
+            taken,
+            cpu_time: cpu_time().saturating_sub(before),
+            namespaces,
+            total,
+            total_is_exact: all_copied || !selection.is_by_process(),
+            sockets: copied.into_iter().map(|it| it.socket).collect(),
+        })
+    }
+
+    fn list_everywhere(
+        &mut self,
+        selection: &SocketSelection,
+        tour: &mut Tour,
+    ) -> Result<(), InventoryError> {
+        self.come_home()?;
+        let home = Arc::clone(&self.home);
+        let is_selected =
+            |name: &str| selection.netns.as_deref().is_none_or(|selected| same(selected, name));
+        if is_selected(&home.name) {
+            self.list_here(&home.name, selection, tour)?;
+            if selection.netns.is_some() {
+                // No other one has that name.
+                return Ok(());
+            }
+        }
+        let (others, _) = namespaces::list(&home, self.scope);
+        for namespace in others.iter().filter(|it| is_selected(&it.name)) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(InventoryError::Stopped);
+            }
+            match namespace.enter() {
+                Ok(entered) => {
+                    self.away |= entered;
+                    if entered {
+                        self.list_here(&namespace.name, selection, tour)?;
+                    }
+                }
+                // The inventory says which are left out.
+                Err(error) => {
+                    tracing::debug!(netns = %plain::text(&namespace.name), %error, "namespace not listed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the namespace that the calling thread is in.
+    fn list_here(
+        &mut self,
+        netns: &Arc<str>,
+        selection: &SocketSelection,
+        tour: &mut Tour,
+    ) -> Result<(), InventoryError> {
+        tour.namespaces += 1;
+        if !settings::has_tcp_sockets() {
+            return Ok(());
+        }
+        self.generation = self.generation.wrapping_add(1).max(1);
+        *self.scratch = Walk::ZERO;
+        self.scratch.generation = self.generation;
+        self.scratch.now_ns = now().as_ns();
+        self.walk.set(0, *self.scratch, 0)?;
+        let mut listing = Box::new(to_wire(selection));
+        listing.left = COPIED.saturating_sub(tour.copied.len()) as u64;
+        let map = self.listing.as_mut().ok_or(InventoryError::NoListing)?;
+        map.set(0, *listing, 0)?;
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut(programs::LISTING)
+            .expect("its map is there only where the program was loaded")
+            .try_into()?;
+        let link = program.attach()?;
+        let mut file = program.take_link(link)?.into_file()?;
+        let mut records = Vec::new();
+        let mut seen = HashSet::new();
+        read_records(&mut file, |record: &SocketRecord| {
+            // A socket that moves while the table is walked may come twice.
+            if seen.insert(record.sk) {
+                records.push(*record);
+            }
+        })?;
+        *listing = map.get(&0, 0)?;
+        tour.matched += listing.matched;
+        let listeners = Listeners::of(&records);
+        let is_selected = |it: &&SocketRecord| it.listener & listener_flags::NOT_SELECTED == 0;
+        for record in records.iter().filter(is_selected) {
+            if let Some(socket) = describe(record, netns, &listing) {
+                let queue = if socket.unaccepted { listeners.inode_of(record) } else { 0 };
+                tour.copied.push(Copied { socket, inode: record.inode, queue });
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up which processes hold these sockets.
+    fn name_holders(&mut self, copied: &mut [Copied]) -> Result<(), InventoryError> {
+        let Some(owners) = &mut self.owners else { return Ok(()) };
+        let inodes = copied.iter().flat_map(|it| [it.inode, it.queue]).filter(|inode| *inode != 0);
+        let inodes: HashSet<u64> = inodes.collect();
+        let inodes: Vec<u64> = inodes.into_iter().collect();
+        let holders = owners.holders_of(&mut self.ebpf, &inodes)?;
+        for Copied { socket, inode, queue } in copied {
+            socket.holders = match (holders.get(inode), holders.get(queue)) {
+                (Some(holders), _) => holders.clone(),
+                // They hold the listener, not yet the connection.
+                (None, Some(of_listener)) => of_listener
+                    .iter()
+                    .map(|it| SocketHolder { process: Arc::clone(&it.process), fds: Vec::new() })
+                    .collect(),
+                (None, None) => Vec::new(),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Listeners that were copied up, by identity and by port.
+struct Listeners<'a> {
+    by_sk: HashMap<u64, &'a SocketRecord>,
+    by_port: HashMap<u16, &'a SocketRecord>,
+}
+
+impl<'a> Listeners<'a> {
+    fn of(records: &'a [SocketRecord]) -> Self {
+        let (mut by_sk, mut by_port) = (HashMap::new(), HashMap::<_, &SocketRecord>::new());
+        for record in records.iter().filter(|it| it.state == TcpState::Listen as u8) {
+            by_sk.insert(record.sk, record);
+            // Of several that share a port the one with the longest queue, as in an inventory.
+            let of_port = by_port.entry(record.tuple.local_port).or_insert(record);
+            if record.accept_queue > of_port.accept_queue {
+                *of_port = record;
+            }
+        }
+        Self { by_sk, by_port }
+    }
+
+    /// Inode number of the listener for which this connection waits, 0 where none is known.
+    fn inode_of(&self, record: &SocketRecord) -> u64 {
+        let known = self.by_sk.get(&record.queue);
+        let listener = known.or_else(|| self.by_port.get(&record.tuple.local_port));
+        listener.map_or(0, |listener| listener.inode)
+    }
+}
+
+/// Processor time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::from_secs(time.tv_sec.unsigned_abs())
+        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+}
+
+/// Names in findings are plain, and so is what a person copies from there.
+fn same(selected: &str, found: &str) -> bool {
+    selected == found || plain::text(selected) == plain::text(found)
+}
+
+/// The selection as the kernel side takes it.
+fn to_wire(selection: &SocketSelection) -> Listing {
+    let states = match &*selection.states {
+        [] => &TcpState::ALL[..],
+        states => states,
+    };
+    let bit = |condition: &SocketCondition| match condition {
+        SocketCondition::Stalled => only::STALLED,
+        SocketCondition::SelfConnected => only::SELF_CONNECTED,
+        SocketCondition::Unaccepted => only::UNACCEPTED,
+        SocketCondition::Orphan => only::ORPHAN,
+        SocketCondition::Unanswered => only::UNANSWERED,
+        SocketCondition::Pinned => only::PINNED,
+    };
+    Listing {
+        states: states.iter().fold(0, |bits, state| bits | 1 << *state as u32),
+        only: selection.conditions.iter().fold(0, |bits, condition| bits | bit(condition)),
+        local: selection.local_address.map_or(ANY, address),
+        peer: selection.peer_address.map_or(ANY, address),
+        local_port: selection.local_port.unwrap_or(0),
+        peer_port: selection.peer_port.unwrap_or(0),
+        port: selection.port.unwrap_or(0),
+        ..Listing::ZERO
+    }
+}
+
+const ANY: Address = Address { words: [0; 4] };
+
+/// The kernel side's form: IPv4 is mapped into IPv6.
+fn address(address: IpAddr) -> Address {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(octets.chunks_exact(4)) {
+        *word = u32::from_ne_bytes(bytes.try_into().expect("a chunk of four bytes"));
+    }
+    Address { words }
+}
+
+fn describe(record: &SocketRecord, netns: &Arc<str>, listing: &Listing) -> Option<ListedSocket> {
+    let state = TcpState::from_kernel(record.state)?;
+    let has = |flag: u8| record.flags & flag != 0;
+    let port = record.tuple.local_port;
+    let listens = listing.listening[usize::from(port / 64)] & 1 << (port % 64) != 0;
+    let is_listener = state == TcpState::Listen;
+    // A request has no timer counts but that of its SYN-ACK; it is no full socket.
+    let is_request = state == TcpState::SynRecv && record.last_segment_ns == 0;
+    let accept_queue = is_listener.then_some(AcceptQueue {
+        waiting: record.accept_queue,
+        limit: record.accept_limit,
+        half_open: record.half_open,
+        drops: record.drops,
+    });
+    let is_full = !(is_listener || is_request || has(flags::MINISOCKET));
+    let transfer = is_full.then(|| Transfer {
+        recv_queue: record.recv_queue,
+        send_queue: record.unacked,
+        last_segment: Timestamp::from_ns(record.last_segment_ns),
+        delivered: has(flags::PROGRESS).then(|| Timestamp::from_ns(record.delivered_ns)),
+        retransmits: record.retransmits,
+        probes: record.probes,
+        peer_window: record.peer_window,
+        user_timeout: (record.user_timeout_ms != 0)
+            .then(|| Duration::from_millis(record.user_timeout_ms.into())),
+        stalled: record.stalled != 0,
+    });
+    Some(ListedSocket {
+        netns: Arc::clone(netns),
+        state,
+        local: endpoint(record.tuple.local, port),
+        peer: (!is_listener).then(|| endpoint(record.tuple.peer, record.tuple.peer_port)),
+        role: if has(flags::ACCEPTED) || listens { Role::Server } else { Role::Client },
+        since: (record.since_ns != 0).then(|| Timestamp::from_ns(record.since_ns)),
+        since_exact: has(flags::SINCE_EXACT),
+        accept_queue,
+        transfer,
+        synack_retransmits: is_request.then_some(record.retransmits),
+        // A minisocket in FIN_WAIT2 is an orphan by definition.
+        orphan: has(flags::ORPHAN) || has(flags::MINISOCKET) && state == TcpState::FinWait2,
+        unaccepted: has(flags::UNACCEPTED),
+        holders: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_the_same_form_on_both_sides() {
+        for text in ["127.0.0.1", "::1", "2001:db8::7", "10.1.2.3"] {
+            let ip: IpAddr = text.parse().expect("an address");
+            assert_eq!(endpoint(address(ip), 0).address, ip);
+        }
+    }
+}
