@@ -43,11 +43,11 @@ use self::{
 use crate::{
     config::{Config, LogLevel},
     engine::Engine,
-    facts::{Inventory, NotSeen, Scope, Unseen},
+    facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json,
-        history_json, render_page, serve,
+        AgentView, History, HookRow, Hosts, HttpLimits, LimitUse, Listener, Metrics, Origin, Query,
+        Trends, View, WallClock, findings_json, history_json, kernel_limits, render_page, serve,
     },
 };
 
@@ -142,12 +142,14 @@ async fn start(
     let reach = programs.reach();
     metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
     let not_seen = programs.not_seen();
+    let hooks = hook_rows(&programs);
     let scope = config.inventory.namespaces;
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
     let (sender, queries) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);
+    let (updates, changes) = watch::channel(0);
     let limits =
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
     let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
@@ -159,7 +161,7 @@ async fn start(
             Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
         }
     }
-    let task = tokio::spawn(serve(listeners, sender, limits, hosts, stopped));
+    let task = tokio::spawn(serve(listeners, sender, changes, limits, hosts, stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -174,6 +176,13 @@ async fn start(
         host: host_name(),
         kernel: kernel_release(),
         history: History::default(),
+        trends: Trends::default(),
+        limits: Vec::new(),
+        lost: Vec::new(),
+        hooks,
+        since: kernel::now(),
+        inventory_ended: None,
+        updates,
         not_seen,
         failures: Failures::default(),
         undescribed: 0,
@@ -183,6 +192,17 @@ async fn start(
         ordered_at: None,
     };
     Ok((agent, Server { queries, stop, task }, signals, links))
+}
+
+/// The hooks as the page shows them.
+fn hook_rows(programs: &Programs) -> Vec<HookRow> {
+    let row = |status: &kernel::HookStatus| HookRow {
+        name: status.hook.name,
+        target: status.hook.target,
+        lost_without: status.hook.lost_without,
+        refused: status.outcome.as_ref().err().map(ToString::to_string),
+    };
+    programs.statuses().iter().map(row).collect()
 }
 
 /// Lets the loop wake up when the kernel side says that the ring is half full.
@@ -212,6 +232,20 @@ struct Agent {
     kernel: String,
     /// Findings that have ended.
     history: History,
+    /// The numbers of the last hour.
+    trends: Trends,
+    /// Limits of the kernel, as of the last inventory.
+    limits: Vec<LimitUse>,
+    /// Events and log lines lost so far, by stage.
+    lost: Vec<(&'static str, u64)>,
+    /// How the hooks fared.
+    hooks: Vec<HookRow>,
+    /// When the agent started.
+    since: Timestamp,
+    /// When the last inventory ended.
+    inventory_ended: Option<Timestamp>,
+    /// Wakes the pages.
+    updates: watch::Sender<u64>,
     /// Limits of sight, as of the last inventory.
     not_seen: Vec<NotSeen>,
     failures: Failures,
@@ -352,6 +386,7 @@ impl Agent {
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
+        self.observe_trends(inventory);
         if !self.inventoried {
             self.inventoried = true;
             let not_seen: Vec<String> = self.not_seen.iter().map(NotSeen::to_string).collect();
@@ -359,6 +394,16 @@ impl Agent {
             tracing::info!(namespaces = inventory.namespaces.len(), not_seen, "ready");
             notify(&[sd_notify::NotifyState::Ready]);
         }
+        self.updates.send_modify(|number| *number += 1);
+    }
+
+    /// Keeps the numbers that the page shows over time, and those that only an inventory has.
+    fn observe_trends(&mut self, inventory: &Inventory) {
+        let counters = self.read_counters();
+        let samples = self.engine.samples();
+        self.trends.observe(kernel::now(), &samples, counters.as_ref(), self.engine.findings());
+        self.limits = kernel_limits(inventory);
+        self.inventory_ended = Some(inventory.finished);
     }
 
     /// Drops what the configuration has only up to a day, once that is over.
@@ -437,11 +482,7 @@ impl Agent {
                 let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
             }
             Query::Page(to) => {
-                let samples = self.engine.samples();
-                let wall = WallClock::at(kernel::now());
-                let findings = self.engine.findings();
-                let html = render_page(findings, &self.history, &samples, wall, &self.origin());
-                let _ = to.send(html);
+                let _ = to.send(self.page());
             }
             Query::Ready(to) => {
                 let _ = to.send(self.ready());
@@ -464,15 +505,42 @@ impl Agent {
         }
     }
 
+    fn page(&self) -> String {
+        render_page(&View {
+            origin: self.origin(),
+            wall: WallClock::at(kernel::now()),
+            findings: self.engine.findings(),
+            history: &self.history,
+            samples: &self.engine.samples(),
+            trends: &self.trends,
+            limits: &self.limits,
+            agent: AgentView {
+                since: self.since,
+                inventoried: self.inventory_ended,
+                interval: self.config.inventory.interval,
+                ready: self.ready(),
+                hooks: &self.hooks,
+                lost: &self.lost,
+            },
+        })
+    }
+
+    /// The counters of the kernel side, with all losses; `None` where a map cannot be read, which
+    /// leaves those that are published as they were.
+    fn read_counters(&mut self) -> Option<KernelCounters> {
+        let mut counters = self.counters.read()?;
+        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        counters.lost.push(("inventory", self.failures.total));
+        counters.lost.push(("owners", self.failures.look_ups));
+        counters.lost.push(("descriptions", self.undescribed));
+        counters.lost.push(("log", log::lost_lines()));
+        self.lost.clone_from(&counters.lost);
+        Some(counters)
+    }
+
     fn exposition(&mut self) -> String {
         self.handle_events();
-        // A map that cannot be read leaves the counters as they were.
-        if let Some(mut counters) = self.counters.read() {
-            counters.lost.push(("decode", self.ring.get_ref().malformed()));
-            counters.lost.push(("inventory", self.failures.total));
-            counters.lost.push(("owners", self.failures.look_ups));
-            counters.lost.push(("descriptions", self.undescribed));
-            counters.lost.push(("log", log::lost_lines()));
+        if let Some(counters) = self.read_counters() {
             self.metrics.observe_counters(&counters);
         }
         self.metrics.observe_samples(&self.engine.samples());

@@ -5,6 +5,7 @@
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
 //! - [`History`] keeps the findings that have ended for a day.
+//! - [`Trends`] keeps the numbers of the last hour, which the page plots.
 //! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
@@ -21,6 +22,7 @@ mod hosts;
 mod http;
 mod incidents;
 mod json;
+mod live;
 mod metrics;
 mod overview;
 mod page;
@@ -32,6 +34,7 @@ mod runbook_page;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod trends;
 mod wall_clock;
 
 pub use family::{MetricKind, MetricRow};
@@ -42,8 +45,9 @@ pub use incidents::{Incident, incidents};
 pub use json::{FindingsRead, Origin, findings_json, history_json, read_findings};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
-pub use page::render_page;
+pub use page::{AgentView, HookRow, LimitUse, View, kernel_limits, render_page};
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::Query;
 pub use runbook_page::render_runbook;
+pub use trends::{Line, Ring, SLOT, SLOTS, Trend, Trends};
 pub use wall_clock::WallClock;

@@ -28,13 +28,15 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts, render_runbook, selection::Selection};
+use super::{Hosts, HttpLimits, hosts, live::Live, page, render_runbook, selection::Selection};
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The page loads nothing, runs nothing, and stands in no frame.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+/// The page loads and connects to nothing but this server, runs nothing that stands within it, and
+/// is in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                           connect-src 'self'; img-src 'self'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
 const PAGE_HEADERS: [(HeaderName, &str); 3] = [
@@ -59,7 +61,12 @@ pub enum Query {
 }
 
 /// All paths.
-pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
+pub(super) fn router(
+    queries: mpsc::Sender<Query>,
+    live: Live,
+    limits: HttpLimits,
+    hosts: Hosts,
+) -> Router {
     let agent = Agent(Arc::new(Shared {
         queries,
         answer_timeout: limits.answer,
@@ -71,8 +78,14 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         page: Mutex::default(),
         ready: Mutex::default(),
     }));
-    Router::new()
-        .route("/", get(page))
+    let mut router = Router::new();
+    for (path, content_type, text) in page::FILES {
+        router =
+            router.route(path, get(move || async move { ([(CONTENT_TYPE, content_type)], text) }));
+    }
+    router
+        .route("/", get(page_of_findings))
+        .route("/live", get(move || async move { live.stream() }))
         .route("/metrics", get(metrics))
         .route("/runbooks/{name}", get(runbook_page))
         .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
@@ -90,7 +103,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .with_state(agent)
 }
 
-async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+async fn page_of_findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
     let html = agent.answer(|all| &all.page, Query::Page, Bytes::from).await?;
     Ok((PAGE_HEADERS, html).into_response())
 }
