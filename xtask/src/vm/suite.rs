@@ -12,15 +12,16 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
-/// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
+/// guest has: the sources, servers, a browser, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 14] = [
+const NOT_FOR_GUESTS: [&str; 15] = [
     "bad_facts",
     "confined",
     "documents",
     "healthy",
     "hostile_names",
     "outside",
+    "page",
     "prometheus",
     "purity",
     "report",
