@@ -190,10 +190,13 @@ struct Shared {
     findings: Last<Bytes>,
     history: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
-    selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
+    selected: Mutex<Selected>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
 }
+
+/// Parts by document and selection, each with when it was made.
+type Selected = BTreeMap<(&'static str, Selection), (Instant, Bytes)>;
 
 /// The last answer with when it came. Locked while the next one is awaited, so that all waiting
 /// requests get that one.

@@ -46,9 +46,9 @@ pub(super) fn write_overview(html: &mut String, view: &View<'_>) -> fmt::Result 
     }
     html.write_str(
         "<table class=\"overview\"><thead><tr><th>severity</th><th>since</th><th>who</th>\
-         <th>where</th><th>what</th><th class=\"n\">number</th><th class=\"trend\">",
+         <th>where</th><th>what</th><th class=\"n\">number</th><th></th><th class=\"trend\">",
     )?;
-    write!(html, "last {}</th></tr></thead><tbody>\n", plots::window(view))?;
+    writeln!(html, "last {}</th></tr></thead><tbody>", plots::window(view))?;
     for Incident { leader, led } in &incidents {
         write_row(html, leader, false, view)?;
         for finding in led {
@@ -86,11 +86,11 @@ fn write_row(html: &mut String, finding: &Finding, is_led: bool, view: &View<'_>
     match main_number(finding) {
         Some((key, count)) => write!(
             html,
-            "<td class=\"n\"><b>{}</b> {}</td>",
+            "<td class=\"n\"><b>{}</b></td><td class=\"unit\">{}</td>",
             text::number(count),
             Escaped(&noun(key, count))
         )?,
-        None => html.write_str("<td class=\"n\"></td>")?,
+        None => html.write_str("<td class=\"n\"></td><td class=\"unit\"></td>")?,
     }
     html.write_str("<td class=\"trend\">")?;
     if let Some(ring) = view.trends.finding(&finding.id) {
@@ -132,10 +132,10 @@ fn write_finding(
         severity = finding.severity,
     )?;
     write_remedies(html, &finding.remedies)?;
-    write!(
+    writeln!(
         html,
         "<p class=\"note\">{kind} since {}, last seen {}. <a href=\"/runbooks/{kind}\">Runbook</a>\
-         </p></div>\n",
+         </p></div>",
         time(wall, finding.since),
         time(wall, finding.last_seen),
         kind = finding.kind.name(),

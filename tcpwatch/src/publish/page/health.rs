@@ -26,7 +26,7 @@ pub(super) fn write_state(html: &mut String, agent: &AgentView<'_>) -> fmt::Resu
     }
     let attached = agent.hooks.iter().filter(|hook| hook.refused.is_none()).count();
     let all = agent.hooks.len();
-    let class = if attached == all { "good" } else { "bad" };
+    let class = if attached == all { "good" } else { "missing" };
     write!(
         html,
         "<li class=\"{class}\"><a href=\"#hooks\">hooks attached {attached} of {all}</a></li>"
@@ -77,7 +77,7 @@ fn write_hooks(html: &mut String, hooks: &[HookRow]) -> fmt::Result {
         write!(html, "<tr><td>{name}</td><td>{target}</td>")?;
         match refused {
             None => html.write_str("<td class=\"good\">attached</td>")?,
-            Some(why) => write!(html, "<td class=\"bad\">not attached: {}</td>", Escaped(why))?,
+            Some(why) => write!(html, "<td class=\"missing\">not attached: {}</td>", Escaped(why))?,
         }
         writeln!(html, "<td>{lost_without}</td></tr>")?;
     }

@@ -75,7 +75,7 @@ pub fn kernel_limits(inventory: &Inventory) -> Vec<LimitUse> {
     let tracked = inventory.namespaces.iter().filter_map(|namespace| {
         let conntrack = namespace.conntrack?;
         let limit = conntrack.limit.filter(|limit| *limit > 0)?;
-        Some(LimitUse::new("tracked connections", &*namespace.name, conntrack.entries, limit))
+        Some(LimitUse::new("conntrack", namespace_name(&namespace.name), conntrack.entries, limit))
     });
     [
         fullest(tracked),
@@ -96,11 +96,16 @@ fn fullest(all: impl Iterator<Item = LimitUse>) -> Option<LimitUse> {
 /// The limits of namespaces and listeners, the fullest of each kind.
 fn sampled(samples: &Samples) -> [Option<LimitUse>; 3] {
     let ports = samples.namespaces.iter().filter(|it| it.ports_available > 0).map(|it| {
-        LimitUse::new("ports to one destination", &*it.netns, it.ports_used, it.ports_available)
+        LimitUse::new(
+            "ephemeral ports",
+            namespace_name(&it.netns),
+            it.ports_used,
+            it.ports_available,
+        )
     });
     let time_wait = samples.namespaces.iter().filter_map(|it| {
         let used = it.sockets.get(TcpState::TimeWait);
-        Some(LimitUse::new("TIME_WAIT", &*it.netns, used, it.time_wait_limit?))
+        Some(LimitUse::new("TIME_WAIT", namespace_name(&it.netns), used, it.time_wait_limit?))
     });
     let queues =
         samples.listeners.iter().filter(|it| it.accept_limit > 0).map(|it| {
@@ -129,10 +134,9 @@ pub(super) fn write_limits(html: &mut String, view: &View<'_>) -> fmt::Result {
         let (used, most) = limit.amounts();
         let percent = limit.part() * 100.0;
         write!(html, "<li class=\"{}\"><span class=\"name\">{}", limit.class(), limit.name)?;
-        match &*limit.place {
-            "" if limit.name == "TIME_WAIT" => write!(html, " <i>{}</i>", namespace_name(""))?,
-            "" | "host" => {}
-            place => write!(html, " <i>{}</i>", Escaped(place))?,
+        // An empty one is as empty elsewhere.
+        if limit.used > 0 && !matches!(&*limit.place, "" | "host") {
+            write!(html, " <i>{}</i>", Escaped(&limit.place))?;
         }
         // The bar only repeats the numbers beside it.
         write!(
@@ -159,7 +163,7 @@ mod tests {
         samples.namespaces[1].ports_used = 28_000;
         let limits = sampled(&samples).map(|limit| limit.map(|it| (it.name, it.place, it.used)));
         let expected = [
-            ("ports to one destination", "0a1b2c3d4e5f", 28_000),
+            ("ephemeral ports", "0a1b2c3d4e5f", 28_000),
             ("TIME_WAIT", "host", 8_000),
             ("accept queue", "nginx, port 80", 129),
         ];
@@ -188,11 +192,8 @@ mod tests {
         inventory.namespaces = vec![tracked(20), tracked(40), Namespace::default()];
         let limits = kernel_limits(&inventory);
         let read: Vec<_> = limits.iter().map(|it| (it.name, it.used, it.limit)).collect();
-        let expected = [
-            ("tracked connections", 40, 50),
-            ("TCP memory", 40_960, 4_096_000),
-            ("orphans", 3, 100),
-        ];
+        let expected =
+            [("conntrack", 40, 50), ("TCP memory", 40_960, 4_096_000), ("orphans", 3, 100)];
         assert_eq!(read, expected);
         assert_eq!(
             limits.iter().map(LimitUse::class).collect::<Vec<_>>(),

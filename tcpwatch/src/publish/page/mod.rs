@@ -170,10 +170,15 @@ fn summary(findings: &[Finding]) -> String {
     if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") }
 }
 
-/// A moment, to the second for a person and to the millisecond for a machine.
+/// A moment, to the second for a person and to the millisecond for a machine. A person needs the
+/// day only where it is not today.
 fn time(wall: WallClock, at: Timestamp) -> String {
-    let machine = wall.rfc3339(at);
-    let person = machine.get(..19).unwrap_or(&machine).replace('T', " ");
+    const DAY: usize = "2026-11-20".len();
+    const SECOND: usize = "2026-11-20T08:00:00".len();
+    let (machine, now) = (wall.rfc3339(at), wall.rfc3339(wall.now()));
+    let is_today = machine.get(..DAY) == now.get(..DAY);
+    let from = if is_today { DAY + 1 } else { 0 };
+    let person = machine.get(from..SECOND).unwrap_or(&machine).replace('T', " ");
     format!("<time datetime=\"{machine}\">{person} UTC</time>")
 }
 

@@ -23,6 +23,23 @@ struct Size {
 }
 
 impl Size {
+    /// Each line, and the area below it.
+    fn write_lines(&self, html: &mut String, lines: &[Line], top: f32) -> fmt::Result {
+        for line in lines {
+            let path = self.path(line, top);
+            if let [first, .., last] = line[..] {
+                let [first, last] = [first, last].map(|point| self.place(point, top).0);
+                let bottom = self.height;
+                write!(
+                    html,
+                    "<path class=\"area\" d=\"{path}L{last:.1} {bottom}L{first:.1} {bottom}Z\"/>"
+                )?;
+            }
+            write!(html, "<path class=\"line\" d=\"{path}\"/>")?;
+        }
+        Ok(())
+    }
+
     /// The points as a path; `top` is the value at the upper edge, less half a line.
     fn path(&self, line: &Line, top: f32) -> String {
         let mut path = String::new();
@@ -88,18 +105,7 @@ fn write_plot(html: &mut String, trend: Trend, view: &View<'_>) -> fmt::Result {
         width = PLOT.width,
         height = PLOT.height,
     )?;
-    for line in &lines {
-        let path = PLOT.path(line, largest);
-        let (first, last) = (PLOT.place(line[0], 1.0).0, PLOT.place(line[line.len() - 1], 1.0).0);
-        let bottom = PLOT.height;
-        if line.len() > 1 {
-            write!(
-                html,
-                "<path class=\"area\" d=\"{path}L{last:.1} {bottom}L{first:.1} {bottom}Z\"/>"
-            )?;
-        }
-        write!(html, "<path class=\"line\" d=\"{path}\"/>")?;
-    }
+    PLOT.write_lines(html, &lines, largest)?;
     html.write_str("</svg></figure>\n")
 }
 
@@ -115,9 +121,7 @@ pub(super) fn write_sparkline(html: &mut String, ring: &Ring, view: &View<'_>) -
         SPARKLINE.height,
         amount(largest),
     )?;
-    for line in &lines {
-        write!(html, "<path class=\"line\" d=\"{}\"/>", SPARKLINE.path(line, largest))?;
-    }
+    SPARKLINE.write_lines(html, &lines, largest)?;
     html.write_str("</svg>")
 }
 

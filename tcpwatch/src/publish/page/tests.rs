@@ -96,11 +96,11 @@ fn the_worst_finding_comes_first_and_the_numbers_after() {
     ];
     assert!(order.map(|text| position(&page, text)).is_sorted(), "{page}");
     for text in [
-        "<time datetime=\"2026-11-20T07:59:57.000Z\">2026-11-20 07:59:57 UTC</time>",
+        "<time datetime=\"2026-11-20T07:59:57.000Z\">07:59:57 UTC</time>",
         "Restart backup.service.",
         "192.0.2.7:443\n192.0.2.8:443",
         "<td class=\"n\">1,204</td>",
-        "<td class=\"n\"><b>207</b> sockets</td>",
+        "<td class=\"n\"><b>207</b></td><td class=\"unit\">sockets</td>",
         "href=\"/runbooks/close-wait-pileup\"",
         "href=\"/metrics\"",
         "href=\"/api/v1/findings\"",
@@ -120,10 +120,10 @@ fn the_header_has_the_host_and_how_the_agent_fares() {
         "<li>kernel 6.18.5</li>",
         "<li>1,085 sockets</li>",
         "<li>3 network namespaces</li>",
-        "2026-11-20 07:59:57 UTC</time> (3 s)</li>",
+        ">07:59:57 UTC</time> (3 s)</li>",
         "<li class=\"good\">ready</li>",
         "hooks attached 1 of 2",
-        "<td class=\"bad\">not attached: not &lt;permitted&gt;</td><td>some of it</td>",
+        "<td class=\"missing\">not attached: not &lt;permitted&gt;</td><td>some of it</td>",
         "as of <span id=\"as-of\"><time datetime=\"2026-11-20T07:59:59.000Z\">",
     ] {
         position(&page, text);
@@ -134,6 +134,14 @@ fn the_header_has_the_host_and_how_the_agent_fares() {
     let page = parts.page();
     position(&page, "<li class=\"bad\">not ready: an inventory hangs</li>");
     position(&page, "<ul><li>ring_buffer: 1,200</li></ul>");
+}
+
+#[test]
+fn a_time_of_another_day_has_its_date() {
+    let yesterday =
+        WallClock::new(Timestamp::from_ns(100_000_000_000_000), 1_795_161_600_000_000_000);
+    let shown = time(yesterday, Timestamp::from_ns(0));
+    assert!(shown.ends_with(">2026-11-19 04:13:20 UTC</time>"), "{shown}");
 }
 
 #[test]
