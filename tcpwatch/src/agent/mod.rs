@@ -44,10 +44,11 @@ use crate::{
     config::{Config, LogLevel},
     engine::Engine,
     facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
-    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
+    kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        AgentView, History, HookRow, Hosts, HttpLimits, LimitUse, Listener, Metrics, Origin, Query,
-        Trends, View, WallClock, findings_json, history_json, kernel_limits, render_page, serve,
+        AgentView, History, HookState, Hosts, HttpLimits, InventoryState, LimitUse, Listener,
+        Metrics, Origin, Query, Status, Trends, View, WallClock, base_url, findings_json,
+        history_json, kernel_limits, render_page, serve, status_json,
     },
 };
 
@@ -73,6 +74,17 @@ pub fn host_name() -> String {
 /// The release of the kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The hooks as they are published.
+pub(crate) fn hook_states(statuses: &[HookStatus]) -> Vec<HookState> {
+    let state = |HookStatus { hook, outcome }: &HookStatus| HookState {
+        hook: hook.name.to_owned(),
+        attached: outcome.is_ok(),
+        why_not: outcome.as_ref().err().map(ToString::to_string),
+        lost_without: outcome.is_err().then(|| hook.lost_without.to_owned()),
+    };
+    statuses.iter().map(state).collect()
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
@@ -105,16 +117,6 @@ async fn start(
             .map_err(|error| StartError::Listen { address, error })?;
         listeners.push(Listener::Tcp(listener));
     }
-    let socket = &config.web.socket;
-    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
-    match listens {
-        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
-        // Everything else works without it.
-        Some(Err(error)) => {
-            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
-        }
-        None => {}
-    }
     let signals = Signals::new()?;
     let options = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
@@ -123,14 +125,25 @@ async fn start(
     };
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
+    let socket = &config.web.socket;
+    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
+    match listens {
+        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
+        // Everything else works without it. An agent that may not run says only that.
+        Some(Err(error)) => {
+            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
+        }
+        None => {}
+    }
 
     let mut metrics = Metrics::new(VERSION, REVISION)?;
-    let hooks: Vec<_> = programs
+    let attached: Vec<_> = programs
         .statuses()
         .iter()
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
-    metrics.observe_hooks(&hooks);
+    metrics.observe_hooks(&attached);
+    let hooks = hook_states(programs.statuses());
     let wall = WallClock::at(kernel::now());
     metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
     for status in programs.statuses() {
@@ -142,7 +155,6 @@ async fn start(
     let reach = programs.reach();
     metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
     let not_seen = programs.not_seen();
-    let hooks = hook_rows(&programs);
     let scope = config.inventory.namespaces;
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
@@ -171,17 +183,18 @@ async fn start(
         counters,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
+        url: base_url(&config.web, &host_name()),
         config,
+        accepted: true,
         inventoried: false,
+        started: wall.now(),
+        last_inventory: None,
         host: host_name(),
+        hooks,
         kernel: kernel_release(),
         history: History::default(),
         trends: Trends::default(),
         limits: Vec::new(),
-        lost: Vec::new(),
-        hooks,
-        since: kernel::now(),
-        inventory_ended: None,
         updates,
         not_seen,
         failures: Failures::default(),
@@ -192,17 +205,6 @@ async fn start(
         ordered_at: None,
     };
     Ok((agent, Server { queries, stop, task }, signals, links))
-}
-
-/// The hooks as the page shows them.
-fn hook_rows(programs: &Programs) -> Vec<HookRow> {
-    let row = |status: &kernel::HookStatus| HookRow {
-        name: status.hook.name,
-        target: status.hook.target,
-        lost_without: status.hook.lost_without,
-        refused: status.outcome.as_ref().err().map(ToString::to_string),
-    };
-    programs.statuses().iter().map(row).collect()
 }
 
 /// Lets the loop wake up when the kernel side says that the ring is half full.
@@ -224,6 +226,14 @@ struct Agent {
     walker: WalkerThread,
     reloader: Reloader,
     config: Config,
+    /// The configuration was accepted when it was last read.
+    accepted: bool,
+    started: Timestamp,
+    /// When the last inventory ended, and how long it walked.
+    last_inventory: Option<(Timestamp, Duration)>,
+    /// Where people reach the page.
+    url: String,
+    hooks: Vec<HookState>,
     /// A first inventory has been taken.
     inventoried: bool,
     /// The host's name.
@@ -236,14 +246,6 @@ struct Agent {
     trends: Trends,
     /// Limits of the kernel, as of the last inventory.
     limits: Vec<LimitUse>,
-    /// Events and log lines lost so far, by stage.
-    lost: Vec<(&'static str, u64)>,
-    /// How the hooks fared.
-    hooks: Vec<HookRow>,
-    /// When the agent started.
-    since: Timestamp,
-    /// When the last inventory ended.
-    inventory_ended: Option<Timestamp>,
     /// Wakes the pages.
     updates: watch::Sender<u64>,
     /// Limits of sight, as of the last inventory.
@@ -383,6 +385,7 @@ impl Agent {
         }
         let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
+        self.last_inventory = Some((inventory.finished, inventory.walked));
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
@@ -399,11 +402,10 @@ impl Agent {
 
     /// Keeps the numbers that the page shows over time, and those that only an inventory has.
     fn observe_trends(&mut self, inventory: &Inventory) {
-        let counters = self.read_counters();
+        let counters = self.counters();
         let samples = self.engine.samples();
         self.trends.observe(kernel::now(), &samples, counters.as_ref(), self.engine.findings());
         self.limits = kernel_limits(inventory);
-        self.inventory_ended = Some(inventory.finished);
     }
 
     /// Drops what the configuration has only up to a day, once that is over.
@@ -443,6 +445,8 @@ impl Agent {
             kernel: &self.kernel,
             sockets,
             namespaces,
+            url: &self.url,
+            hooks: Some(&self.hooks),
             not_seen: &self.not_seen,
         }
     }
@@ -481,6 +485,9 @@ impl Agent {
                 let findings = self.engine.findings();
                 let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
             }
+            Query::Status(to) => {
+                let _ = to.send(self.status());
+            }
             Query::Page(to) => {
                 let _ = to.send(self.page());
             }
@@ -506,6 +513,7 @@ impl Agent {
     }
 
     fn page(&self) -> String {
+        let counters = self.counters();
         render_page(&View {
             origin: self.origin(),
             wall: WallClock::at(kernel::now()),
@@ -515,36 +523,52 @@ impl Agent {
             trends: &self.trends,
             limits: &self.limits,
             agent: AgentView {
-                since: self.since,
-                inventoried: self.inventory_ended,
+                started: self.started,
+                inventoried: self.last_inventory.map(|(finished, _)| finished),
                 interval: self.config.inventory.interval,
                 ready: self.ready(),
-                hooks: &self.hooks,
-                lost: &self.lost,
+                lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
             },
         })
     }
 
-    /// The counters of the kernel side, with all losses; `None` where a map cannot be read, which
-    /// leaves those that are published as they were.
-    fn read_counters(&mut self) -> Option<KernelCounters> {
+    fn status(&mut self) -> String {
+        let counters = self.counters();
+        let status = Status {
+            revision: REVISION,
+            started: self.started,
+            not_ready: self.ready().err(),
+            inventory: InventoryState {
+                interval: self.config.inventory.interval,
+                last: self.last_inventory,
+                failures: self.failures.total,
+            },
+            findings: self.engine.findings(),
+            lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
+            configuration_accepted: self.accepted,
+        };
+        status_json(&status, &self.origin(), WallClock::at(kernel::now()))
+    }
+
+    fn exposition(&mut self) -> String {
+        self.handle_events();
+        // A map that cannot be read leaves the counters as they were.
+        if let Some(counters) = self.counters() {
+            self.metrics.observe_counters(&counters);
+        }
+        self.metrics.observe_samples(&self.engine.samples());
+        self.metrics.encode()
+    }
+
+    /// The counters of the kernel side, with what the agent lost itself.
+    fn counters(&self) -> Option<KernelCounters> {
         let mut counters = self.counters.read()?;
         counters.lost.push(("decode", self.ring.get_ref().malformed()));
         counters.lost.push(("inventory", self.failures.total));
         counters.lost.push(("owners", self.failures.look_ups));
         counters.lost.push(("descriptions", self.undescribed));
         counters.lost.push(("log", log::lost_lines()));
-        self.lost.clone_from(&counters.lost);
         Some(counters)
-    }
-
-    fn exposition(&mut self) -> String {
-        self.handle_events();
-        if let Some(counters) = self.read_counters() {
-            self.metrics.observe_counters(&counters);
-        }
-        self.metrics.observe_samples(&self.engine.samples());
-        self.metrics.encode()
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.
@@ -552,6 +576,7 @@ impl Agent {
         let new = match read {
             Ok(config) => config,
             Err(error) => {
+                self.accepted = false;
                 self.metrics.observe_reload(None);
                 tracing::error!(%error, "configuration not reloaded");
                 return;
@@ -565,6 +590,7 @@ impl Agent {
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
+        self.accepted = true;
         if self.ordered_at.is_none() {
             self.arm(Instant::now());
         }

@@ -14,7 +14,7 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a browser, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 15] = [
+const NOT_FOR_GUESTS: [&str; 16] = [
     "bad_facts",
     "confined",
     "documents",
@@ -27,6 +27,7 @@ const NOT_FOR_GUESTS: [&str; 15] = [
     "report",
     "revision",
     "schema",
+    "socket",
     "stacks",
     "symbol_server",
     "terminal",

@@ -2,30 +2,18 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{AgentView, Escaped, View};
-use crate::engine::text;
-
-/// A hook that this kernel needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookRow {
-    /// Its name.
-    pub name: &'static str,
-    /// The point that it hooks.
-    pub target: &'static str,
-    /// Observations that are missing without it.
-    pub lost_without: &'static str,
-    /// Why it is not attached; `None` where it is.
-    pub refused: Option<String>,
-}
+use super::{Escaped, View};
+use crate::{engine::text, publish::HookState};
 
 /// Whether the agent is ready, and how many hooks are attached: items of the header.
-pub(super) fn write_state(html: &mut String, agent: &AgentView<'_>) -> fmt::Result {
-    match &agent.ready {
+pub(super) fn write_state(html: &mut String, view: &View<'_>) -> fmt::Result {
+    match &view.agent.ready {
         Ok(()) => html.write_str("<li class=\"good\">ready</li>")?,
         Err(why) => write!(html, "<li class=\"bad\">not ready: {}</li>", Escaped(why))?,
     }
-    let attached = agent.hooks.iter().filter(|hook| hook.refused.is_none()).count();
-    let all = agent.hooks.len();
+    let Some(hooks) = view.origin.hooks else { return Ok(()) };
+    let attached = hooks.iter().filter(|hook| hook.attached).count();
+    let all = hooks.len();
     let class = if attached == all { "good" } else { "missing" };
     write!(
         html,
@@ -37,7 +25,7 @@ pub(super) fn write_health(html: &mut String, view: &View<'_>) -> fmt::Result {
     html.write_str("<div class=\"health\">\n")?;
     write_not_seen(html, view)?;
     write_lost(html, view.agent.lost)?;
-    write_hooks(html, view.agent.hooks)?;
+    write_hooks(html, view.origin.hooks.unwrap_or_default())?;
     html.write_str("</div>\n")
 }
 
@@ -65,21 +53,24 @@ fn write_lost(html: &mut String, lost: &[(&'static str, u64)]) -> fmt::Result {
     html.write_str("</ul><p class=\"note\"><a href=\"/runbooks/agent\">Runbook</a></p></section>\n")
 }
 
-fn write_hooks(html: &mut String, hooks: &[HookRow]) -> fmt::Result {
+fn write_hooks(html: &mut String, hooks: &[HookState]) -> fmt::Result {
     if hooks.is_empty() {
         return Ok(());
     }
     html.write_str(
-        "<section id=\"hooks\"><h2>Hooks</h2>\n<div class=\"wide\"><table class=\"hooks\"><thead>\
-         <tr><th>hook</th><th>point</th><th>state</th><th>shows</th></tr></thead><tbody>\n",
+        "<section id=\"hooks\"><h2>Hooks</h2>\n<table class=\"hooks\"><thead><tr><th>hook</th>\
+         <th>state</th><th>not seen without it</th></tr></thead><tbody>\n",
     )?;
-    for HookRow { name, target, lost_without, refused } in hooks {
-        write!(html, "<tr><td>{name}</td><td>{target}</td>")?;
-        match refused {
-            None => html.write_str("<td class=\"good\">attached</td>")?,
-            Some(why) => write!(html, "<td class=\"missing\">not attached: {}</td>", Escaped(why))?,
+    for HookState { hook, attached, why_not, lost_without } in hooks {
+        write!(html, "<tr><td>{}</td>", Escaped(hook))?;
+        match (attached, why_not) {
+            (true, _) => html.write_str("<td class=\"good\">attached</td>")?,
+            (false, None) => html.write_str("<td class=\"missing\">not attached</td>")?,
+            (false, Some(why)) => {
+                write!(html, "<td class=\"missing\">not attached: {}</td>", Escaped(why))?;
+            }
         }
-        writeln!(html, "<td>{lost_without}</td></tr>")?;
+        writeln!(html, "<td>{}</td></tr>", Escaped(lost_without.as_deref().unwrap_or_default()))?;
     }
-    html.write_str("</tbody></table></div></section>\n")
+    html.write_str("</tbody></table></section>\n")
 }

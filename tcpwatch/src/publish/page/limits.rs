@@ -17,7 +17,7 @@ const CRITICAL: f64 = 0.95;
 /// Beyond this it is no limit: `fs.file-max` is 2^63 - 1 by default.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// What is used of a limit.
+/// The used part of a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitUse {
     /// Its name.

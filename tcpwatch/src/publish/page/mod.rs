@@ -23,10 +23,7 @@ use std::{
 };
 
 use self::escape::Escaped;
-pub use self::{
-    health::HookRow,
-    limits::{LimitUse, kernel_limits},
-};
+pub use self::limits::{LimitUse, kernel_limits};
 use super::{History, Origin, Trends, WallClock};
 use crate::{
     engine::{Finding, Samples, Severity, text},
@@ -50,7 +47,7 @@ pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta ch
 /// Everything that the page shows.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// Host, versions, size, limits of sight.
+    /// Host, versions, size, hooks, limits of sight.
     pub origin: Origin<'a>,
     /// The clock of all times.
     pub wall: WallClock,
@@ -71,16 +68,14 @@ pub struct View<'a> {
 /// How the agent fares.
 #[derive(Clone, Debug)]
 pub struct AgentView<'a> {
-    /// Since when it runs.
-    pub since: Timestamp,
+    /// When it was started.
+    pub started: Timestamp,
     /// When the last inventory ended; `None` before the first.
     pub inventoried: Option<Timestamp>,
     /// The time between inventories.
     pub interval: Duration,
     /// Whether it is ready; if not, why not.
     pub ready: Result<(), String>,
-    /// The hooks that this kernel needs.
-    pub hooks: &'a [HookRow],
     /// Events and log lines lost since the start, by stage.
     pub lost: &'a [(&'static str, u64)],
 }
@@ -98,7 +93,7 @@ fn write_page(html: &mut String, view: &View<'_>) -> fmt::Result {
     let host = Escaped(view.origin.host.unwrap_or("tcpwatch"));
     let summary = summary(view.findings);
     // A page that is not refreshed for three inventories says so.
-    let patience = (3 * view.agent.interval.as_secs()).max(15);
+    let patience = view.agent.interval.as_secs().saturating_mul(3).max(15);
     write!(
         html,
         "{HEAD}<script src=\"/page.js\" defer></script>\n\
@@ -147,10 +142,10 @@ fn write_header(html: &mut String, view: &View<'_>) -> fmt::Result {
          <li>runs since {} ({})</li>",
         Escaped(origin.version),
         Escaped(origin.kernel),
-        time(*wall, agent.since),
-        text::duration(wall.now().since(agent.since)),
+        time(*wall, agent.started),
+        text::duration(wall.now().since(agent.started)),
     )?;
-    health::write_state(html, agent)?;
+    health::write_state(html, view)?;
     if let Some(at) = agent.inventoried {
         write!(html, "<li>as of <span id=\"as-of\">{}</span></li>", time(*wall, at))?;
     }

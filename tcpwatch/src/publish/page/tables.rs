@@ -69,7 +69,7 @@ fn write_close_wait(html: &mut String, view: &View<'_>) -> fmt::Result {
 
 fn write_listeners(html: &mut String, view: &View<'_>) -> fmt::Result {
     let mut listeners: Vec<_> = view.samples.listeners.iter().collect();
-    listeners.sort_by_key(|sample| Reverse(sample.accept_queue + sample.half_open));
+    listeners.sort_by_key(|sample| Reverse(sample.accept_queue.saturating_add(sample.half_open)));
     let rows = listeners.into_iter().map(|sample| {
         vec![
             process_name(&sample.owner),

@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     engine::FindingChange,
     facts::{NotSeen, Unseen},
-    publish::tests::{ORIGIN, finding, led, not_seen, samples, wall},
+    publish::{
+        HookState,
+        tests::{ORIGIN, finding, hooks, led, not_seen, samples, wall},
+    },
 };
 
 /// The parts of a page that a test changes.
@@ -15,7 +18,7 @@ struct Parts {
     history: History,
     samples: Samples,
     trends: Trends,
-    hooks: Vec<HookRow>,
+    hooks: Vec<HookState>,
     limits: Vec<LimitUse>,
     lost: Vec<(&'static str, u64)>,
     ready: Result<(), String>,
@@ -27,18 +30,12 @@ impl Parts {
         let samples = samples();
         let mut trends = Trends::default();
         trends.observe(wall().now(), &samples, None, &findings);
-        let hook = |name, refused: Option<&str>| HookRow {
-            name,
-            target: "tp_btf/some",
-            lost_without: "some of it",
-            refused: refused.map(str::to_owned),
-        };
         Self {
             findings,
             history: History::default(),
             samples,
             trends,
-            hooks: vec![hook("set_state", None), hook("bind", Some("not <permitted>"))],
+            hooks: hooks().to_vec(),
             limits: Vec::new(),
             lost: Vec::new(),
             ready: Ok(()),
@@ -47,7 +44,7 @@ impl Parts {
 
     fn page_of(&self, origin: Origin<'_>) -> String {
         render_page(&View {
-            origin,
+            origin: Origin { hooks: Some(&self.hooks), ..origin },
             wall: wall(),
             findings: &self.findings,
             history: &self.history,
@@ -55,11 +52,10 @@ impl Parts {
             trends: &self.trends,
             limits: &self.limits,
             agent: AgentView {
-                since: Timestamp::from_ns(1_000_000_000),
+                started: Timestamp::from_ns(1_000_000_000),
                 inventoried: Some(Timestamp::from_ns(3_000_000_000)),
                 interval: Duration::from_secs(10),
                 ready: self.ready.clone(),
-                hooks: &self.hooks,
                 lost: &self.lost,
             },
         })
@@ -123,7 +119,7 @@ fn the_header_has_the_host_and_how_the_agent_fares() {
         ">07:59:57 UTC</time> (3 s)</li>",
         "<li class=\"good\">ready</li>",
         "hooks attached 1 of 2",
-        "<td class=\"missing\">not attached: not &lt;permitted&gt;</td><td>some of it</td>",
+        "<td class=\"missing\">not attached: fexit is refused (EPERM)</td><td>bind() that fails</td>",
         "as of <span id=\"as-of\"><time datetime=\"2026-11-20T07:59:59.000Z\">",
     ] {
         position(&page, text);
@@ -241,7 +237,7 @@ fn everything_that_the_host_calls_itself_is_escaped() {
     parts.samples.close_wait[0].owner.process = EVIL.to_owned();
     parts.samples.listeners[0].owner.process = EVIL.to_owned();
     parts.samples.listeners[0].owner.unit = EVIL.to_owned();
-    parts.hooks[1].refused = Some(EVIL.to_owned());
+    parts.hooks[1].why_not = Some(EVIL.to_owned());
     parts.ready = Err(EVIL.to_owned());
     let not_seen = [NotSeen::new(Unseen::Hook, EVIL, EVIL)];
     let origin =

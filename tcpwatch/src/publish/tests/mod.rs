@@ -18,7 +18,7 @@ use crate::{
     facts::{
         ConnectFailure, NetstatCounters, NotSeen, Role, StateCounts, TcpState, Timestamp, Unseen,
     },
-    publish::{Origin, WallClock},
+    publish::{HookState, Origin, WallClock},
 };
 
 fn owner(process: &str, unit: &str) -> OwnerLabels {
@@ -178,8 +178,27 @@ pub(super) const ORIGIN: Origin<'_> = Origin {
     kernel: "6.18.5",
     sockets: 1_085,
     namespaces: 3,
+    url: "http://192.0.2.1:10743",
+    hooks: None,
     not_seen: &[],
 };
+
+/// One hook that is attached and one that is not.
+pub(super) fn hooks() -> [HookState; 2] {
+    let attached = HookState {
+        hook: "set_state".to_owned(),
+        attached: true,
+        why_not: None,
+        lost_without: None,
+    };
+    let missing = HookState {
+        hook: "bind".to_owned(),
+        attached: false,
+        why_not: Some("fexit is refused (EPERM)".to_owned()),
+        lost_without: Some("bind() that fails".to_owned()),
+    };
+    [attached, missing]
+}
 
 /// A list of one thing that is not seen.
 pub(super) fn not_seen() -> Vec<NotSeen> {
