@@ -160,7 +160,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
     let wall = WallClock::of_recording(recording.header()).context("a header without time")?;
     let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
     let mut metrics = Metrics::new("0", "0")?;
-    let (mut trends, mut limits) = (Trends::default(), Vec::new());
+    let mut trends = Trends::default();
     let (mut judged, mut refused) = (0, 0);
     for fact in recording {
         let Ok(fact) = fact else {
@@ -174,10 +174,9 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         let samples = engine.samples();
         metrics.observe_samples(&samples);
         let origin = Origin::default();
-        if let Fact::Inventory { now, found } = &fact {
-            trends.observe(*now, &samples, None, engine.findings());
-            limits = kernel_limits(found);
-        }
+        let Fact::Inventory { now, found } = &fact else { continue };
+        trends.observe(*now, &samples, None, engine.findings());
+        let limits = kernel_limits(found);
         let page = render_page(&View {
             origin,
             wall,

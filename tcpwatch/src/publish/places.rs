@@ -1,10 +1,11 @@
 //! Places for connections: which connection is closed when all are taken.
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
-//! connections. When all places are taken one connection is closed. It is the oldest stream of
-//! events, whose page connects again, else the one that waits longest for its client, else the one with the client that has not read for longest, else the
-//! oldest. A peer that has its share closes one of its own. A client has a moment to send its
-//! request; a burst of others waits for the end of it.
+//! connections. When all places are taken one connection is closed. The oldest stream of events
+//! comes first: its page connects again. Then comes the connection that waits longest for its
+//! client, else the one with the client that has not read for longest, else the oldest. A peer that
+//! has its share closes one of its own. A client has a moment to send its request; a burst of others
+//! waits for the end of it.
 
 use std::{
     collections::HashMap,

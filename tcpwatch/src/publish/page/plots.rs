@@ -93,7 +93,7 @@ fn write_plot(html: &mut String, trend: Trend, view: &View<'_>) -> fmt::Result {
     let title = trend.title();
     write!(html, "<figure><figcaption>{title}")?;
     let Some(largest) = largest(&lines) else {
-        return html.write_str("<span>not seen</span></figcaption></figure>\n");
+        return html.write_str("<span>no data</span></figcaption></figure>\n");
     };
     let last = ring.last(now).map_or_else(|| "unknown".to_owned(), |last| amount(last) + unit);
     let most = amount(largest) + unit;

@@ -203,7 +203,7 @@ fn a_page_without_anything_says_so() {
     let page = parts.page();
     position(&page, "Nothing is wrong as far as tcpwatch can see.");
     position(&page, "<title>web1: no findings</title>");
-    assert_eq!(page.matches("<span>not seen</span>").count(), 8, "{page}");
+    assert_eq!(page.matches("<span>no data</span>").count(), 8, "{page}");
     for absent in ["<h2>Not seen", "<details", "<table", "<h2>Limits", "<h2>Hooks"] {
         assert!(!page.contains(absent), "{absent}: {page}");
     }
