@@ -9,6 +9,7 @@ use std::{
     fs,
     io::Cursor,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,7 +18,10 @@ use tcpwatch::{
     config::Config,
     engine::Engine,
     incident::{Fact, Recording},
-    publish::{History, Metrics, Origin, WallClock, findings_json, render_page},
+    publish::{
+        AgentView, History, Metrics, Origin, Trends, View, WallClock, findings_json, kernel_limits,
+        render_page,
+    },
 };
 
 /// Rounds for each recording: together some seconds.
@@ -156,6 +160,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
     let wall = WallClock::of_recording(recording.header()).context("a header without time")?;
     let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
     let mut metrics = Metrics::new("0", "0")?;
+    let mut trends = Trends::default();
     let (mut judged, mut refused) = (0, 0);
     for fact in recording {
         let Ok(fact) = fact else {
@@ -169,7 +174,25 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         let samples = engine.samples();
         metrics.observe_samples(&samples);
         let origin = Origin::default();
-        let page = render_page(engine.findings(), &History::default(), &samples, wall, &origin);
+        let Fact::Inventory { now, found } = &fact else { continue };
+        trends.observe(*now, &samples, None, engine.findings());
+        let limits = kernel_limits(found);
+        let page = render_page(&View {
+            origin,
+            wall,
+            findings: engine.findings(),
+            history: &History::default(),
+            samples: &samples,
+            trends: &trends,
+            limits: &limits,
+            agent: AgentView {
+                started: wall.now(),
+                inventoried: Some(wall.now()),
+                interval: Duration::MAX,
+                ready: Ok(()),
+                lost: &[],
+            },
+        });
         ensure!(page.len() < 16 << 20, "a page of {} bytes", page.len());
         ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");
     }

@@ -48,6 +48,7 @@ pub(crate) fn test() -> Result<()> {
             ("curl", "curl"),
             ("tmux", "tmux"),
             ("less", "less"),
+            ("chromium", "chromium"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;

@@ -46,9 +46,9 @@ use crate::{
     facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
     kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, HookState, Hosts, HttpLimits, InventoryState, Listener, Metrics, OrderedListing,
-        Origin, Query, Status, WallClock, base_url, findings_json, history_json, render_page,
-        serve, status_json,
+        AgentView, History, HookState, Hosts, HttpLimits, InventoryState, LimitUse, Listener,
+        Metrics, OrderedListing, Origin, Query, Status, Trends, View, WallClock, base_url,
+        findings_json, history_json, kernel_limits, render_page, serve, status_json,
     },
 };
 
@@ -161,6 +161,7 @@ async fn start(
 
     let (sender, queries) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);
+    let (updates, changes) = watch::channel(0);
     let limits =
         HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
     let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
@@ -172,7 +173,7 @@ async fn start(
             Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
         }
     }
-    let task = tokio::spawn(serve(listeners, sender, limits, hosts, stopped));
+    let task = tokio::spawn(serve(listeners, sender, changes, limits, hosts, stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -192,6 +193,9 @@ async fn start(
         hooks,
         kernel: kernel_release(),
         history: History::default(),
+        trends: Trends::default(),
+        limits: Vec::new(),
+        updates,
         not_seen,
         failures: Failures::default(),
         undescribed: 0,
@@ -238,6 +242,12 @@ struct Agent {
     kernel: String,
     /// Findings that have ended.
     history: History,
+    /// The numbers of the last hour.
+    trends: Trends,
+    /// Limits of the kernel, as of the last inventory.
+    limits: Vec<LimitUse>,
+    /// Wakes the pages.
+    updates: watch::Sender<u64>,
     /// Limits of sight, as of the last inventory.
     not_seen: Vec<NotSeen>,
     failures: Failures,
@@ -379,6 +389,7 @@ impl Agent {
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
+        self.observe_trends(inventory);
         if !self.inventoried {
             self.inventoried = true;
             let not_seen: Vec<String> = self.not_seen.iter().map(NotSeen::to_string).collect();
@@ -386,6 +397,15 @@ impl Agent {
             tracing::info!(namespaces = inventory.namespaces.len(), not_seen, "ready");
             notify(&[sd_notify::NotifyState::Ready]);
         }
+        self.updates.send_modify(|number| *number += 1);
+    }
+
+    /// Keeps the numbers that the page shows over time, and those that only an inventory has.
+    fn observe_trends(&mut self, inventory: &Inventory) {
+        let counters = self.counters();
+        let samples = self.engine.samples();
+        self.trends.observe(kernel::now(), &samples, counters.as_ref(), self.engine.findings());
+        self.limits = kernel_limits(inventory);
     }
 
     /// Drops what the configuration has only up to a day, once that is over.
@@ -478,11 +498,7 @@ impl Agent {
                 }));
             }
             Query::Page(to) => {
-                let samples = self.engine.samples();
-                let wall = WallClock::at(kernel::now());
-                let findings = self.engine.findings();
-                let html = render_page(findings, &self.history, &samples, wall, &self.origin());
-                let _ = to.send(html);
+                let _ = to.send(self.page());
             }
             Query::Ready(to) => {
                 let _ = to.send(self.ready());
@@ -503,6 +519,26 @@ impl Agent {
             }
             _ => Ok(()),
         }
+    }
+
+    fn page(&self) -> String {
+        let counters = self.counters();
+        render_page(&View {
+            origin: self.origin(),
+            wall: WallClock::at(kernel::now()),
+            findings: self.engine.findings(),
+            history: &self.history,
+            samples: &self.engine.samples(),
+            trends: &self.trends,
+            limits: &self.limits,
+            agent: AgentView {
+                started: self.started,
+                inventoried: self.last_inventory.map(|(finished, _)| finished),
+                interval: self.config.inventory.interval,
+                ready: self.ready(),
+                lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
+            },
+        })
     }
 
     fn status(&mut self) -> String {

@@ -15,7 +15,7 @@ use hyper::{
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{hosts::Listening, places::Activity};
+use super::{hosts::Listening, live::Streams, places::Activity};
 
 /// A stream that shows when its client reads.
 pub(super) struct Observed<S> {
@@ -107,7 +107,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let (answer, activity) = (self.router.call(request), self.activity.clone());
         Box::pin(async move {
             let response = answer.await?;
-            activity.answer_begins();
+            match response.extensions().get::<Streams>() {
+                Some(Streams) => activity.stream_begins(),
+                None => activity.answer_begins(),
+            }
             Ok(response.map(|body| Answer { body, activity }))
         })
     }

@@ -30,6 +30,7 @@ use super::{
     Hosts, Query,
     connection::{Observed, Service},
     hosts::Listening,
+    live::Live,
     places::{Activity, Peer, Places},
     routes,
 };
@@ -61,8 +62,12 @@ pub struct HttpLimits {
     pub answer: Duration,
     /// Time for a client to read an answer.
     pub reading: Duration,
-    /// Life of a connection, whatever is under way on it.
+    /// Life of a connection, whatever is under way on it but a stream of events.
     pub connection: Duration,
+    /// Life of a stream of events; its page connects again.
+    pub live: Duration,
+    /// Time between signs of life on a stream without events.
+    pub heartbeat: Duration,
     /// How long an answer also serves other requests for the same path.
     pub freshness: Duration,
     /// Time for requests under way to finish when the life of a connection or of the server ends.
@@ -84,6 +89,10 @@ impl Default for HttpLimits {
             reading: Duration::from_secs(10),
             // Header, answer and reading, and a little.
             connection: Duration::from_secs(30),
+            // Browsers that vanished without a word do not keep their places for longer.
+            live: Duration::from_secs(3_600),
+            // Below the time after which proxies close a silent connection, a minute mostly.
+            heartbeat: Duration::from_secs(15),
             // Far below any scrape interval, and yet at most five renderings of each kind a second.
             freshness: Duration::from_millis(200),
             finish: Duration::from_secs(1),
@@ -131,15 +140,17 @@ impl Listener {
 }
 
 /// Serves until `stop` becomes true or its sender is dropped; then stops accepting at once and
-/// returns within [`HttpLimits::finish`].
+/// returns within [`HttpLimits::finish`]. Pages get an event for each change of `updates`.
 pub async fn serve(
     listeners: Vec<Listener>,
     queries: mpsc::Sender<Query>,
+    updates: watch::Receiver<u64>,
     limits: HttpLimits,
     hosts: Hosts,
     mut stop: watch::Receiver<bool>,
 ) {
-    let router = routes::router(queries, limits, hosts);
+    let live = Live::new(updates, stop.clone(), limits);
+    let router = routes::router(queries, live, limits, hosts);
     let mut connections = JoinSet::new();
     let mut places = Places::new(limits.connections);
     let listeners = listeners.into_iter().map(|listener| {
@@ -222,11 +233,20 @@ async fn serve_connection(
             return;
         }
         () = stopped(&mut stop) => {}
-        () = sleep(limits.connection) => {}
+        () = lived(&activity, limits) => {}
         () = not_read(&activity, limits.reading) => return,
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(limits.finish, connection).await;
+}
+
+/// Returns when the life of a connection is over.
+async fn lived(activity: &Activity, limits: HttpLimits) {
+    sleep(limits.connection).await;
+    if activity.streams() {
+        // The stream ends by itself before.
+        sleep(limits.live).await;
+    }
 }
 
 /// Returns when the client has taken too long to read an answer.

@@ -6,6 +6,7 @@
 //!   each below the one that leads it.
 //! - [`SocketRequest`] and [`sockets_json`] are the query and the answer of a listing of sockets.
 //! - [`History`] keeps the findings that have ended for a day.
+//! - [`Trends`] keeps the numbers of the last hour, which the page plots.
 //! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
@@ -24,6 +25,7 @@ mod http;
 mod incidents;
 mod json;
 mod listing;
+mod live;
 mod metrics;
 mod overview;
 mod page;
@@ -37,6 +39,7 @@ mod sockets;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trends;
 mod wall_clock;
 
 pub use base_url::base_url;
@@ -49,7 +52,7 @@ pub use json::{FindingsRead, HookState, Origin, findings_json, history_json, rea
 pub(crate) use listing::unknown_namespace;
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
-pub use page::render_page;
+pub use page::{AgentView, LimitUse, View, kernel_limits, render_page};
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::{NO_SUCH_PATH, PATHS, Query};
 pub use runbook_page::render_runbook;
@@ -58,4 +61,5 @@ pub use sockets::{
     read_sockets, sockets_json,
 };
 pub use status::{InventoryState, Status, status_json};
+pub use trends::{Line, Ring, SLOT, SLOTS, Trend, Trends};
 pub use wall_clock::WallClock;

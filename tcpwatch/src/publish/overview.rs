@@ -84,6 +84,15 @@ const LIMITS: [&str; 2] = ["available_", "limit_"];
 
 fn what(finding: &Finding) -> String {
     let kind = finding.kind.name();
+    match main_number(finding) {
+        Some((key, count)) => format!("{kind}, {} {}", text::number(count), noun(key, count)),
+        None => kind.to_owned(),
+    }
+}
+
+/// The number that says most about a finding, with its key in the evidence: how many failed, else
+/// how many there are.
+pub(super) fn main_number(finding: &Finding) -> Option<(&str, u64)> {
     let counts = || {
         finding.evidence.iter().filter_map(|(key, value)| match value {
             Evidence::Count(count) if *count > 0 => Some((key, *count)),
@@ -92,11 +101,14 @@ fn what(finding: &Finding) -> String {
     };
     let begins = |key: &str, all: &[&str]| all.iter().any(|begin| key.starts_with(begin));
     let failed = counts().find(|(key, _)| begins(key, &FAILURES));
-    let Some((key, count)) = failed.or_else(|| counts().find(|(key, _)| !begins(key, &LIMITS)))
-    else {
-        return kind.to_owned();
-    };
+    failed.or_else(|| counts().find(|(key, _)| !begins(key, &LIMITS)))
+}
+
+/// The words of a key, in the singular after 1.
+pub(super) fn noun(key: &str, count: u64) -> String {
     let noun = key.replace('_', " ");
-    let noun = if count == 1 { noun.strip_suffix('s').unwrap_or(&noun) } else { &noun };
-    format!("{kind}, {} {noun}", text::number(count))
+    match noun.strip_suffix('s') {
+        Some(one) if count == 1 => one.to_owned(),
+        _ => noun,
+    }
 }

@@ -1,10 +1,11 @@
 //! Places for connections: which connection is closed when all are taken.
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
-//! connections. When all places are taken one connection is closed. It is the one that waits
-//! longest for its client, else the one with the client that has not read for longest, else the
-//! oldest. A peer that has its share closes one of its own. A client has a moment to send its
-//! request; a burst of others waits for the end of it.
+//! connections. When all places are taken one connection is closed. The oldest stream of events
+//! comes first: its page connects again. Then comes the connection that waits longest for its
+//! client, else the one with the client that has not read for longest, else the oldest. A peer that
+//! has its share closes one of its own. A client has a moment to send its request; a burst of others
+//! waits for the end of it.
 
 use std::{
     collections::HashMap,
@@ -76,6 +77,8 @@ enum Phase {
         /// The whole answer is in the buffers of the connection.
         is_complete: bool,
     },
+    /// A change of the agent: a stream of events goes on.
+    Change,
 }
 
 /// The activity of one connection, reported by its parts.
@@ -116,11 +119,27 @@ impl Activity {
         self.enter(Phase::Reading { is_complete: false });
     }
 
+    /// A stream of events begins.
+    pub(super) fn stream_begins(&self) {
+        self.enter(Phase::Change);
+    }
+
+    /// Whether the answer is a stream of events.
+    pub(super) fn streams(&self) -> bool {
+        self.state().phase == Phase::Change
+    }
+
     /// Nothing is added to the answer any more.
     pub(super) fn answer_is_complete(&self) {
         let mut state = self.state();
-        if let Phase::Reading { is_complete } = &mut state.phase {
-            *is_complete = true;
+        match &mut state.phase {
+            Phase::Reading { is_complete } => *is_complete = true,
+            Phase::Change => {
+                let now = Instant::now();
+                *state =
+                    State { phase: Phase::Reading { is_complete: true }, since: now, read: now };
+            }
+            Phase::Request | Phase::Answer => {}
         }
     }
 
@@ -142,7 +161,7 @@ impl Activity {
         let state = self.state();
         match state.phase {
             Phase::Reading { .. } => state.since.elapsed(),
-            Phase::Request | Phase::Answer => Duration::ZERO,
+            Phase::Request | Phase::Answer | Phase::Change => Duration::ZERO,
         }
     }
 
@@ -156,9 +175,10 @@ impl Activity {
     fn worth(&self, began: Instant) -> (u8, Instant) {
         let state = self.state();
         match state.phase {
-            Phase::Request => (0, state.since),
-            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (1, state.read),
-            Phase::Reading { .. } | Phase::Answer => (2, began),
+            Phase::Change => (0, began),
+            Phase::Request => (1, state.since),
+            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (2, state.read),
+            Phase::Reading { .. } | Phase::Answer => (3, began),
         }
     }
 }

@@ -30,7 +30,7 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 use super::{
     Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, hosts, listing::Listings,
-    render_runbook, selection::Selection,
+    live::Live, page, render_runbook, selection::Selection,
 };
 
 /// How the answer for an unknown path begins.
@@ -39,8 +39,10 @@ pub const NO_SUCH_PATH: &str = "no such path";
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The page loads nothing, runs nothing, and stands in no frame.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+/// The page loads and connects to nothing but this server, runs nothing that stands within it, and
+/// is in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                           connect-src 'self'; img-src 'self'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
 const PAGE_HEADERS: [(HeaderName, &str); 3] = [
@@ -50,8 +52,12 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// Every path with what it serves, in Markdown: the table of `docs/API.md`.
-pub const PATHS: [(&str, &str); 9] = [
-    ("/", "the page for people"),
+pub const PATHS: [(&str, &str); 10] = [
+    ("/", "the page for people: findings, limits, plots of the last hour"),
+    (
+        "/live",
+        "server-sent events for the page: `update` after each inventory; for one connection in eight",
+    ),
     (
         "/metrics",
         "the [metrics](METRICS.md), in the Prometheus text format 0.0.4, with gzip on request",
@@ -98,7 +104,12 @@ pub enum Query {
 }
 
 /// All paths.
-pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
+pub(super) fn router(
+    queries: mpsc::Sender<Query>,
+    live: Live,
+    limits: HttpLimits,
+    hosts: Hosts,
+) -> Router {
     let listings = Listings::new(queries.clone(), limits.answer);
     let agent = Agent(Arc::new(Shared {
         queries,
@@ -113,8 +124,14 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         ready: Mutex::default(),
         listings,
     }));
-    Router::new()
-        .route("/", get(page))
+    let mut router = Router::new();
+    for (path, content_type, text) in page::FILES {
+        router =
+            router.route(path, get(move || async move { ([(CONTENT_TYPE, content_type)], text) }));
+    }
+    router
+        .route("/", get(page_of_findings))
+        .route("/live", get(move || async move { live.stream() }))
         .route("/metrics", get(metrics))
         .route("/runbooks/{name}", get(runbook_page))
         .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
@@ -136,7 +153,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
         .with_state(agent)
 }
 
-async fn page(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+async fn page_of_findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
     let html = agent.answer(|all| &all.page, Query::Page, Bytes::from).await?;
     Ok((PAGE_HEADERS, html).into_response())
 }
@@ -240,14 +257,14 @@ struct Shared {
     history: Last<Bytes>,
     status: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
-    selected: Mutex<BTreeMap<(&'static str, Selection), Timed>>,
+    selected: Mutex<Selected>,
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
     listings: Listings,
 }
 
-/// An answer with when it was made.
-type Timed = (Instant, Bytes);
+/// Parts by document and selection, each with when it was made.
+type Selected = BTreeMap<(&'static str, Selection), (Instant, Bytes)>;
 
 /// The last answer with when it came. Locked while the next one is awaited, so that all waiting
 /// requests get that one.

@@ -2,7 +2,7 @@
 
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html::push_html};
 
-use super::page::STYLE;
+use super::page::HEAD;
 use crate::runbooks::runbook;
 
 /// The page of the runbook of that name; `None` where there is none.
@@ -10,10 +10,7 @@ use crate::runbooks::runbook;
 pub fn render_runbook(name: &str) -> Option<String> {
     let text = runbook(name)?;
     let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>tcpwatch: {name}</title>\n<style>{STYLE}</style></head><body>\n\
+        "{HEAD}<title>tcpwatch: {name}</title></head><body>\n\
          <header><nav><a href=\"/\">findings</a></nav></header>\n<main class=\"runbook\">\n"
     );
     // A link whose target is not served is left out, its text stays.
@@ -79,7 +76,7 @@ mod tests {
                 page.contains(&format!("<h1 id=\"{name}\">{name}</h1>")) || name == "agent",
                 "{page}"
             );
-            for link in page.split("href=\"").skip(1) {
+            for link in page.split("<a href=\"").skip(1) {
                 let target = link.split('"').next().unwrap_or_default();
                 let kind = target.strip_prefix("/runbooks/");
                 let is_known = kind.is_some_and(|kind| runbook(kind).is_some());

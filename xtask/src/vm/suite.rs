@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
-/// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
+/// guest has: the sources, servers, a browser, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 17] = [
+const NOT_FOR_GUESTS: [&str; 18] = [
     "bad_facts",
     "confined",
     "documents",
@@ -22,6 +22,7 @@ const NOT_FOR_GUESTS: [&str; 17] = [
     "healthy",
     "hostile_names",
     "outside",
+    "page",
     "prometheus",
     "purity",
     "report",

@@ -4,6 +4,7 @@
 
 mod exposition;
 mod listings;
+mod live;
 mod server;
 mod text;
 
@@ -15,7 +16,10 @@ use crate::{
         ListenerSample, NamespaceSample, NamespaceTotals, OTHER, OwnerLabels, Samples, Severity,
         Subject,
     },
-    facts::{ConnectFailure, NetstatCounters, Role, StateCounts, TcpState, Timestamp},
+    facts::{
+        ConnectFailure, NetstatCounters, NotSeen, Role, StateCounts, TcpState, Timestamp, Unseen,
+    },
+    publish::{HookState, Origin, WallClock},
 };
 
 fn owner(process: &str, unit: &str) -> OwnerLabels {
@@ -31,7 +35,7 @@ fn states(counts: &[(TcpState, u64)]) -> StateCounts {
 }
 
 /// A host where backupd leaks, and a namespace whose `/proc/net/netstat` could not be read.
-fn samples() -> Samples {
+pub(super) fn samples() -> Samples {
     let host: Arc<str> = "host".into();
     let pod: Arc<str> = "0a1b2c3d4e5f".into();
     Samples {
@@ -141,7 +145,7 @@ fn samples() -> Samples {
     }
 }
 
-fn finding() -> Finding {
+pub(super) fn finding() -> Finding {
     let mut evidence = EvidenceMap::default();
     evidence.count("sockets", 207).number("oldest_seconds", 86_400.5);
     evidence.names("peers", ["192.0.2.7:443".to_owned(), "192.0.2.8:443".to_owned()]);
@@ -167,4 +171,68 @@ fn finding() -> Finding {
         since: Timestamp::from_ns(1_000_000_000),
         last_seen: Timestamp::from_ns(3_500_000_000),
     }
+}
+
+pub(super) const ORIGIN: Origin<'_> = Origin {
+    host: Some("web1"),
+    version: "0.1.0",
+    kernel: "6.18.5",
+    sockets: 1_085,
+    namespaces: 3,
+    url: "http://192.0.2.1:10743",
+    hooks: None,
+    not_seen: &[],
+};
+
+/// One hook that is attached and one that is not.
+pub(super) fn hooks() -> [HookState; 2] {
+    let attached = HookState {
+        hook: "set_state".to_owned(),
+        attached: true,
+        why_not: None,
+        lost_without: None,
+    };
+    let missing = HookState {
+        hook: "bind".to_owned(),
+        attached: false,
+        why_not: Some("fexit is refused (EPERM)".to_owned()),
+        lost_without: Some("bind() that fails".to_owned()),
+    };
+    [attached, missing]
+}
+
+/// A list of one thing that is not seen.
+pub(super) fn not_seen() -> Vec<NotSeen> {
+    vec![
+        NotSeen::new(Unseen::Namespaces, "2 network namespaces", "setns() is refused (EPERM)")
+            .counted(2)
+            .named(["<pod>", "other"])
+            .errno(Some("EPERM".to_owned())),
+    ]
+}
+
+/// 2026-11-20T08:00:00Z, four seconds after boot.
+pub(super) fn wall() -> WallClock {
+    WallClock::new(Timestamp::from_ns(4_000_000_000), 1_795_161_600_000_000_000)
+}
+
+/// A warning, a warning that leads a critical finding and an info, and one whose leader is gone.
+pub(super) fn led() -> [Finding; 5] {
+    let named = |id: &str, severity| Finding {
+        id: id.to_owned(),
+        severity,
+        title: format!("title of {id}"),
+        ..finding()
+    };
+    let led_by = |leader: &str, finding| Finding { led_by: Some(leader.to_owned()), ..finding };
+    [
+        led_by("cause", named("effect", Severity::Critical)),
+        named("another", Severity::Warning),
+        Finding {
+            related: vec!["effect".to_owned(), "mild".to_owned()],
+            ..named("cause", Severity::Warning)
+        },
+        led_by("gone", named("orphan", Severity::Warning)),
+        led_by("cause", named("mild", Severity::Info)),
+    ]
 }

@@ -25,12 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    updates: watch::Sender<u64>,
     /// Gives the processor time that serving took.
     thread: Option<JoinHandle<Duration>>,
 }
 
 impl Server {
-    fn start(limits: HttpLimits) -> Self {
+    pub(super) fn start(limits: HttpLimits) -> Self {
         Self::start_with(limits, Vec::new(), answer)
     }
 
@@ -43,6 +44,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         listeners.push(listener);
         let (stop, stopping) = watch::channel(false);
+        let (updates, changes) = watch::channel(0);
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -57,12 +59,13 @@ impl Server {
                     listener.set_nonblocking(true).unwrap();
                     Listener::Tcp(tokio::net::TcpListener::from_std(listener).unwrap())
                 });
-                serve(listeners.collect(), sender, limits, Hosts::default(), stopping).await;
+                let (listeners, hosts) = (listeners.collect(), Hosts::default());
+                serve(listeners, sender, changes, limits, hosts, stopping).await;
             });
             let used = clock_gettime(ClockId::ThreadCPUTime);
             Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec as u32)
         });
-        Self { address, stop, thread: Some(thread) }
+        Self { address, stop, updates, thread: Some(thread) }
     }
 
     fn connect(&self) -> TcpStream {
@@ -71,7 +74,7 @@ impl Server {
         stream
     }
 
-    fn send(&self, request: &str) -> TcpStream {
+    pub(super) fn send(&self, request: &str) -> TcpStream {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();
         stream
@@ -88,8 +91,13 @@ impl Server {
         self.request("GET", path, "")
     }
 
+    /// The agent has news.
+    pub(super) fn update(&self, number: u64) {
+        self.updates.send(number).unwrap();
+    }
+
     /// Stops it; gives the time that took and the processor time of its life.
-    fn stop(mut self) -> (Duration, Duration) {
+    pub(super) fn stop(mut self) -> (Duration, Duration) {
         let begun = Instant::now();
         self.stop.send(true).unwrap();
         let used = self.thread.take().unwrap().join().unwrap();
@@ -131,7 +139,7 @@ impl Response {
     }
 }
 
-fn answer(query: Query) {
+pub(super) fn answer(query: Query) {
     // The receiver may have gone.
     let _ = match query {
         Query::Metrics(to) => to.send(METRICS.to_owned()),
@@ -146,7 +154,7 @@ fn answer(query: Query) {
 }
 
 /// Waits until the server has closed `stream`, and returns its data.
-fn drain(mut stream: TcpStream) -> Vec<u8> {
+pub(super) fn drain(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
         Ok(_) => bytes,
@@ -174,15 +182,26 @@ fn paths_answer_with_their_content_types() {
         assert_eq!(response.header("cache-control"), Some("no-store"), "{path}");
         assert_eq!(response.text(), body, "{path}");
     }
-    for (path, _) in PATHS {
+    // Streams of events have tests of their own.
+    for (path, _) in PATHS.into_iter().filter(|(path, _)| *path != "/live") {
         assert_eq!(server.get(&path.replace("KIND", "agent")).status, 200, "{path}");
+    }
+    for (path, content_type, begin) in [
+        ("/page.css", "text/css; charset=utf-8", "/* The colours"),
+        ("/page.js", "text/javascript; charset=utf-8", "// Keeps the page"),
+        ("/favicon.svg", "image/svg+xml", "<svg"),
+    ] {
+        let file = server.get(path);
+        assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)), "{path}");
+        assert!(file.text().starts_with(begin), "{path}");
     }
     let runbook = server.get("/runbooks/syn-flood");
     assert_eq!(runbook.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(runbook.text().contains("<h1 id=\"syn-flood\">syn-flood</h1>"), "{}", runbook.text());
     for path in ["/", "/runbooks/syn-flood"] {
         let policy = server.get(path).header("content-security-policy").unwrap().to_owned();
-        assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline';"), "{policy}");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
     }
     assert_eq!(server.get("/api/v1/findings?severity=info").status, 200);
     let refused = server.get("/api/v1/findings?severity=bad");

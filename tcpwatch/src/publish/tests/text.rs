@@ -1,62 +1,19 @@
-//! Texts for scripts and people: times, JSON, the page.
+//! Texts for scripts: times, JSON.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{finding, samples};
+use super::{ORIGIN, finding, hooks, led, not_seen, wall};
 use crate::{
-    engine::{Finding, FindingChange, Samples, Severity},
-    facts::{NotSeen, Timestamp, Unseen},
+    engine::{Finding, FindingChange, Severity},
+    facts::Timestamp,
     publish::{
-        History, HookState, Incident, InventoryState, Origin, Status, WallClock, findings_json,
+        History, Incident, InventoryState, Origin, Status, WallClock, findings_json,
         history::{AGE, MOST},
-        history_json, incidents, read_findings, render_page, status_json,
+        history_json, incidents, read_findings, status_json,
     },
 };
-
-const ORIGIN: Origin<'_> = Origin {
-    host: Some("web1"),
-    version: "0.1.0",
-    kernel: "6.18.5",
-    sockets: 1_085,
-    namespaces: 3,
-    url: "http://192.0.2.1:10743",
-    hooks: None,
-    not_seen: &[],
-};
-
-/// One hook that is attached and one that is not.
-fn hooks() -> [HookState; 2] {
-    let attached = HookState {
-        hook: "set_state".to_owned(),
-        attached: true,
-        why_not: None,
-        lost_without: None,
-    };
-    let missing = HookState {
-        hook: "bind".to_owned(),
-        attached: false,
-        why_not: Some("fexit is refused (EPERM)".to_owned()),
-        lost_without: Some("bind() that fails".to_owned()),
-    };
-    [attached, missing]
-}
-
-/// A list of one thing that is not seen.
-fn not_seen() -> Vec<NotSeen> {
-    vec![
-        NotSeen::new(Unseen::Namespaces, "2 network namespaces", "setns() is refused (EPERM)")
-            .counted(2)
-            .named(["<pod>", "other"])
-            .errno(Some("EPERM".to_owned())),
-    ]
-}
-
-/// 2026-11-20T08:00:00Z, four seconds after boot.
-fn wall() -> WallClock {
-    WallClock::new(Timestamp::from_ns(4_000_000_000), 1_795_161_600_000_000_000)
-}
 
 #[test]
 fn times_of_day_follow_the_monotonic_clock() {
@@ -153,55 +110,6 @@ fn no_findings_are_an_empty_list() {
 }
 
 #[test]
-fn page_shows_the_worst_finding_first_and_the_numbers_after() {
-    let mut warning = finding();
-    warning.severity = Severity::Warning;
-    warning.title = "the lesser evil".to_owned();
-    let page = render_page(&[warning, finding()], &History::default(), &samples(), wall(), &ORIGIN);
-    let position = |text| page.find(text).unwrap_or_else(|| panic!("{text} is missing: {page}"));
-    let order = [
-        "1 critical, 1 warning",
-        "backupd keeps 207 sockets",
-        "the lesser evil",
-        "Sockets by state",
-        "Owners of sockets in CLOSE_WAIT",
-    ];
-    assert!(order.map(position).is_sorted());
-    for text in [
-        "2026-11-20T07:59:57.000Z",
-        "Restart backup.service.",
-        "192.0.2.7:443\n192.0.2.8:443",
-        "<td class=\"n\">1204</td>",
-        "href=\"/metrics\"",
-        "href=\"/api/v1/findings\"",
-        "http-equiv=\"refresh\" content=\"10\"",
-    ] {
-        position(text);
-    }
-}
-
-/// A warning, a warning that leads a critical finding and an info, and one whose leader is gone.
-fn led() -> [Finding; 5] {
-    let named = |id: &str, severity| Finding {
-        id: id.to_owned(),
-        severity,
-        title: format!("title of {id}"),
-        ..finding()
-    };
-    let led_by = |leader: &str, finding| Finding { led_by: Some(leader.to_owned()), ..finding };
-    [
-        led_by("cause", named("effect", Severity::Critical)),
-        named("another", Severity::Warning),
-        Finding {
-            related: vec!["effect".to_owned(), "mild".to_owned()],
-            ..named("cause", Severity::Warning)
-        },
-        led_by("gone", named("orphan", Severity::Warning)),
-        led_by("cause", named("mild", Severity::Info)),
-    ]
-}
-
-#[test]
 fn incidents_have_each_finding_once_and_the_worst_of_all_comes_first() {
     let findings = led();
     let incidents = incidents(&findings);
@@ -278,93 +186,16 @@ fn findings_that_have_ended_are_kept_for_a_day_the_newest_first() {
 }
 
 #[test]
-fn what_has_ended_is_on_the_page_and_in_the_history() {
+fn findings_that_have_ended_are_in_the_history() {
     let mut history = History::default();
     let ended = Finding { id: "ended".to_owned(), ..finding() };
     history.observe(&FindingChange::Cleared(ended), wall().now());
-    let page = render_page(&[], &history, &Samples::default(), wall(), &ORIGIN);
-    assert!(page.contains("Ended in the last day"), "{page}");
-    assert!(page.contains("<td>close-wait-pileup, 207 sockets</td>"), "{page}");
     let json = history_json(&led(), &history, &ORIGIN, wall());
     let json: Value = serde_json::from_str(&json).unwrap();
     let findings = json["findings"].as_array().unwrap();
     assert_eq!((findings.len(), &findings[5]["id"]), (6, &"ended".into()));
     assert_eq!(findings[5]["cleared_at"], json["generated_at"]);
     assert!(findings[..5].iter().all(|it| it.get("cleared_at").is_none()));
-}
-
-#[test]
-fn page_shows_what_a_finding_leads_within_it() {
-    let page = render_page(&led(), &History::default(), &Samples::default(), wall(), &ORIGIN);
-    let position = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing"));
-    // In the table each has a row with a link to its element.
-    let rows = ["cause", "effect", "mild", "another", "orphan"]
-        .map(|id| position(&format!("<a href=\"#{id}\">")));
-    assert!(rows.is_sorted() && rows[4] < position("<article"), "{page}");
-    assert_eq!(page.matches("└ <a ").count(), 2);
-    let cause = position("id=\"cause\"");
-    let end = cause + page[cause..].find("</article>\n<").unwrap();
-    assert!((cause..end).contains(&position("id=\"effect\"")), "{page}");
-    assert!(!(cause..end).contains(&position("id=\"another\"")), "{page}");
-    assert_eq!(page.matches("<article").count(), 5);
-    assert_eq!(page.matches("</article>").count(), 5);
-}
-
-#[test]
-fn page_loads_and_runs_nothing() {
-    let page = render_page(&[finding()], &History::default(), &samples(), wall(), &ORIGIN);
-    for forbidden in ["<script", "src=", "http://", "https://", "url(", "@import"] {
-        assert!(!page.contains(forbidden), "{forbidden}");
-    }
-}
-
-#[test]
-fn page_without_anything_says_so() {
-    let page = render_page(&[], &History::default(), &Samples::default(), wall(), &ORIGIN);
-    assert!(page.contains("Nothing is wrong as far as tcpwatch can see."));
-    assert!(page.contains("no findings"));
-    assert!(!page.contains("Not seen"));
-}
-
-#[test]
-fn page_says_what_is_not_seen() {
-    let origin = Origin { not_seen: &not_seen(), ..ORIGIN };
-    let page = render_page(&[], &History::default(), &Samples::default(), wall(), &origin);
-    assert!(page.contains("<li>2 network namespaces: setns() is refused (EPERM)</li>"), "{page}");
-}
-
-#[test]
-fn page_escapes_what_the_host_calls_itself() {
-    const EVIL: &str = "<img src=x onerror='1'>\"&";
-    let mut finding = finding();
-    for text in [&mut finding.id, &mut finding.title, &mut finding.explanation] {
-        *text = EVIL.to_owned();
-    }
-    finding.remedies = vec![EVIL.to_owned()];
-    finding.evidence.text("word", EVIL);
-    finding.subject.netns = EVIL.into();
-    finding.subject.process = Some(EVIL.to_owned());
-    finding.subject.stack = vec![EVIL.to_owned()];
-    let mut samples = samples();
-    samples.namespaces[0].netns = EVIL.into();
-    samples.close_wait[0].owner.process = EVIL.to_owned();
-    samples.listeners[0].owner.unit = EVIL.to_owned();
-    let not_seen = [NotSeen::new(Unseen::Hook, EVIL, EVIL)];
-    let origin = Origin { host: Some(EVIL), version: EVIL, not_seen: &not_seen, ..ORIGIN };
-    let page = render_page(&[finding], &History::default(), &samples, wall(), &origin);
-    assert!(!page.contains("<img"));
-    let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
-    // The host twice, the finding 8 times, its row twice.
-    assert_eq!(page.matches(escaped).count(), 2 + 8 + 2 + 4 + 1 + 2);
-}
-
-#[test]
-fn page_of_a_crowded_host_stays_short() {
-    let mut samples = samples();
-    samples.namespaces = vec![samples.namespaces[0].clone(); 1_000];
-    let page = render_page(&[], &History::default(), &samples, wall(), &ORIGIN);
-    assert!(page.len() < 64 * 1024);
-    assert!(page.contains("980 more in"));
 }
 
 #[test]
