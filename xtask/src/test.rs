@@ -43,6 +43,8 @@ pub(crate) fn test() -> Result<()> {
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
             ("strace", "strace"),
+            ("curl", "curl"),
+            ("openssl", "openssl"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;

@@ -46,8 +46,8 @@ use crate::{
     facts::{Inventory, NotSeen, Scope, Unseen},
     kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock, findings_json,
-        history_json, render_page, serve,
+        Access, History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock,
+        findings_json, history_json, render_page, serve,
     },
 };
 
@@ -77,12 +77,15 @@ pub fn kernel_release() -> String {
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
 /// leaves nothing behind.
-pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
-    let (agent, server, signals, links) = start(source, config).await?;
+pub async fn run(source: ConfigSource, config: Config, access: Access) -> Result<(), RunError> {
+    let (agent, server, signals, links) = start(source, config, access).await?;
     // Not in `start`: a test of the agent would confine the process of all tests.
     kernel::confine(agent.confined_to).map_err(StartError::Confine)?;
     if let Err(error) = agent.reloader.try_now() {
         tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
+    }
+    if let Err(error) = agent.access.try_now() {
+        tracing::warn!(%error, "web configuration unreadable without privileges: no reload possible");
     }
     agent.run(server, signals, links).await
 }
@@ -97,6 +100,7 @@ struct Server {
 async fn start(
     source: ConfigSource,
     config: Config,
+    access: Access,
 ) -> Result<(Agent, Server, Signals, impl Sized), StartError> {
     let mut listeners = Vec::new();
     for &address in &config.web.listen_addresses {
@@ -159,7 +163,7 @@ async fn start(
             Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
         }
     }
-    let task = tokio::spawn(serve(listeners, sender, limits, hosts, stopped));
+    let task = tokio::spawn(serve(listeners, sender, limits, (hosts, access.clone()), stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -169,6 +173,7 @@ async fn start(
         counters,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
+        access,
         config,
         inventoried: false,
         host: host_name(),
@@ -203,6 +208,7 @@ struct Agent {
     counters: CounterReader,
     walker: WalkerThread,
     reloader: Reloader,
+    access: Access,
     config: Config,
     /// A first inventory has been taken.
     inventoried: bool,
@@ -272,7 +278,7 @@ impl Agent {
                 }
                 ended = &mut server.task => break Err(RunError::of_server(ended)),
                 Some(query) = server.queries.recv() => self.answer(query),
-                _ = signals.hangup.recv() => self.reloader.begin(),
+                _ = signals.hangup.recv() => self.reload(),
                 outcome = self.reloader.outcome() => self.handle_reload(outcome),
                 // A restart can repair only a loop that hangs, so the loop itself reports.
                 _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
@@ -477,6 +483,14 @@ impl Agent {
         }
         self.metrics.observe_samples(&self.engine.samples());
         self.metrics.encode()
+    }
+
+    /// Begins to read the configuration again. The web configuration is looked at with each
+    /// connection too; after SIGHUP an operator looks into the log.
+    fn reload(&mut self) {
+        self.reloader.begin();
+        let access = self.access.clone();
+        tokio::spawn(async move { access.look().await });
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.

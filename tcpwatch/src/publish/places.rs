@@ -2,7 +2,8 @@
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
 //! connections. When all places are taken one connection is closed. It is the one that waits
-//! longest for its client, else the one with the client that has not read for longest, else the
+//! longest for its client, else the one whose TLS handshake does not go on, else the one with the client
+//! that has not read for longest, else the
 //! oldest. A peer that has its share closes one of its own. A client has a moment to send its
 //! request; a burst of others waits for the end of it.
 
@@ -38,6 +39,10 @@ const STALLED: Duration = Duration::from_secs(1);
 /// in turn within half a second.
 const MOMENT: Duration = Duration::from_millis(25);
 
+/// The same for each step of a TLS handshake: the client's next message takes a way there and back,
+/// which is 200 ms around half the earth. A silent client has [`MOMENT`] only.
+const HANDSHAKE_MOMENT: Duration = Duration::from_millis(200);
+
 /// One client: this host, an IPv4 address, or the network of an IPv6 address, of
 /// which a host can use each address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +74,8 @@ impl Peer {
 enum Phase {
     /// The client: its next request, or the missing part of it.
     Request,
+    /// The client: its next message of a TLS handshake that it has begun, or its first request.
+    Handshake,
     /// The agent: an answer.
     Answer,
     /// The client: that it reads the answer.
@@ -104,6 +111,11 @@ impl Activity {
     fn enter(&self, phase: Phase) {
         let now = Instant::now();
         *self.state() = State { phase, since: now, read: now };
+    }
+
+    /// The client has sent something of a TLS handshake, or has finished it.
+    pub(super) fn handshake_goes_on(&self) {
+        self.enter(Phase::Handshake);
     }
 
     /// A whole request has come.
@@ -142,14 +154,18 @@ impl Activity {
         let state = self.state();
         match state.phase {
             Phase::Reading { .. } => state.since.elapsed(),
-            Phase::Request | Phase::Answer => Duration::ZERO,
+            Phase::Request | Phase::Handshake | Phase::Answer => Duration::ZERO,
         }
     }
 
     /// Until when the connection keeps its place, whatever comes.
     fn kept_until(&self) -> Option<Instant> {
         let state = self.state();
-        (state.phase == Phase::Request).then(|| state.since + MOMENT)
+        match state.phase {
+            Phase::Request => Some(state.since + MOMENT),
+            Phase::Handshake => Some(state.since + HANDSHAKE_MOMENT),
+            Phase::Answer | Phase::Reading { .. } => None,
+        }
     }
 
     /// The least is closed first.
@@ -157,8 +173,9 @@ impl Activity {
         let state = self.state();
         match state.phase {
             Phase::Request => (0, state.since),
-            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (1, state.read),
-            Phase::Reading { .. } | Phase::Answer => (2, began),
+            Phase::Handshake => (1, state.since),
+            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (2, state.read),
+            Phase::Reading { .. } | Phase::Answer => (3, began),
         }
     }
 }
@@ -268,6 +285,35 @@ mod tests {
         let task = tokio::spawn(std::future::pending::<()>());
         places.take(peer, activity, task.abort_handle());
         assert!(places.make(peer).is_ok());
+    }
+
+    #[tokio::test]
+    async fn silent_connection_is_closed_before_one_whose_handshake_goes_on() {
+        let peer = Peer::of("192.0.2.1".parse().expect("an address"));
+        let mut places = Places::new(2);
+        let take = |activity: &Activity, places: &mut Places| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            places.take(peer, activity.clone(), task.abort_handle());
+            task
+        };
+        let handshake = Activity::new();
+        handshake.handshake_goes_on();
+        let in_handshake = take(&handshake, &mut places);
+        let silent = take(&Activity::new(), &mut places);
+        // The silent one came last, and is closed first.
+        let until = places.make(peer).expect_err("it came just now");
+        assert!(until - Instant::now() <= MOMENT);
+        tokio::time::sleep_until(until).await;
+        assert!(places.make(peer).is_ok());
+        assert!(silent.await.is_err_and(|error| error.is_cancelled()));
+
+        // Between two handshakes the older one goes, once its moment is over.
+        let _other = take(&handshake, &mut places);
+        let until = places.make(peer).expect_err("it went on just now");
+        assert!(until - Instant::now() > MOMENT);
+        tokio::time::sleep_until(until).await;
+        assert!(places.make(peer).is_ok());
+        drop(in_handshake);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{Hosts, HttpLimits, hosts, render_runbook, selection::Selection};
+use super::{Access, Hosts, HttpLimits, access, hosts, render_runbook, selection::Selection};
 
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -59,7 +59,12 @@ pub enum Query {
 }
 
 /// All paths.
-pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Hosts) -> Router {
+pub(super) fn router(
+    queries: mpsc::Sender<Query>,
+    limits: HttpLimits,
+    hosts: Hosts,
+    access: Access,
+) -> Router {
     let agent = Agent(Arc::new(Shared {
         queries,
         answer_timeout: limits.answer,
@@ -84,6 +89,7 @@ pub(super) fn router(queries: mpsc::Sender<Query>, limits: HttpLimits, hosts: Ho
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
         .layer(from_fn_with_state(Arc::new(hosts), hosts::check))
+        .layer(from_fn_with_state(access, access::guard))
         .layer(map_response(with_safe_headers))
         // The fastest level: it already takes nine tenths off, and its time is the agent's.
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))

@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{Hosts, HttpLimits, Listener, Query, serve};
+use crate::publish::{HttpLimits, Listener, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -57,7 +57,7 @@ impl Server {
                     listener.set_nonblocking(true).unwrap();
                     Listener::Tcp(tokio::net::TcpListener::from_std(listener).unwrap())
                 });
-                serve(listeners.collect(), sender, limits, Hosts::default(), stopping).await;
+                serve(listeners.collect(), sender, limits, Default::default(), stopping).await;
             });
             let used = clock_gettime(ClockId::ThreadCPUTime);
             Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec as u32)
