@@ -168,14 +168,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         while engine.poll_change().is_some() {}
         let samples = engine.samples();
         metrics.observe_samples(&samples);
-        let origin = Origin {
-            host: None,
-            version: "0",
-            kernel: "",
-            sockets: 0,
-            namespaces: 0,
-            not_seen: &[],
-        };
+        let origin = Origin::default();
         let page = render_page(engine.findings(), &History::default(), &samples, wall, &origin);
         ensure!(page.len() < 16 << 20, "a page of {} bytes", page.len());
         ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");

@@ -1,7 +1,7 @@
 //! The documents that are made from the code agree with it, and all texts are in plain language.
 //!
-//! README.md holds the tables of metrics and kinds, deploy/tcpwatch.toml is the default
-//! configuration. They are rewritten by
+//! README.md holds the table of kinds, docs/ the tables of metrics, configuration keys, paths and
+//! options; deploy/tcpwatch.toml is the default configuration. They are rewritten by
 //! `UPDATE_README=1 cargo test --package tcpwatch --test documents`.
 
 mod plain_language;
@@ -11,11 +11,15 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    process::Command,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use tcpwatch::{config::Config, engine::FindingKind, publish::catalog_markdown};
+use anyhow::{Context, Result, bail, ensure};
+use tcpwatch::{
+    config::Config,
+    engine::FindingKind,
+    publish::{PATHS, catalog_markdown},
+};
 
 /// A longer one is not read from end to end before the first change.
 const ARCHITECTURE_LINES: usize = 150;
@@ -48,22 +52,90 @@ fn assert_document(path: &str, found: &str, expected: &str) -> Result<()> {
 }
 
 #[test]
-fn readme_has_the_table_of_all_metrics() -> Result<()> {
-    assert_readme_has("metrics", &catalog_markdown())
+fn every_metric_is_in_the_table_of_metrics() -> Result<()> {
+    assert_has("docs/METRICS.md", "metrics", &catalog_markdown())
 }
 
-/// README.md has this table between the comments of that name.
-fn assert_readme_has(name: &str, table: &str) -> Result<()> {
-    // Two tests may rewrite the file.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("the other table failed"))?;
+/// Each key with the first sentence of its comment.
+#[test]
+fn every_key_is_in_the_table_of_keys() -> Result<()> {
+    let mut table = String::new();
+    let mut comment: Vec<String> = Vec::new();
+    let mut keys = 0;
+    let default = Config::default_toml();
+    // The comment of the file itself comes first.
+    for line in default.lines().skip_while(|line| !line.is_empty()) {
+        if let Some(text) = line.strip_prefix('#') {
+            comment.push(text.trim().to_owned());
+            continue;
+        }
+        let text = comment.join(" ");
+        let sentence = text.split_once(". ").map_or(&*text, |(sentence, _)| sentence);
+        let sentence = sentence.trim_end_matches('.').replace('|', "\\|");
+        if let Some(section) = line.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
+            write!(
+                table,
+                "\n### `[{section}]`\n\n{sentence}.\n\n| key | default | meaning |\n|---|---|---|\n"
+            )?;
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            writeln!(table, "| `{key}` | `{value}` | {sentence} |")?;
+            keys += 1;
+        }
+        comment.clear();
+    }
+    ensure!(keys > 60, "only {keys} keys were found");
+    assert_has("docs/CONFIGURATION.md", "keys", table.trim_start())
+}
+
+#[test]
+fn every_path_is_in_the_table_of_paths() -> Result<()> {
+    let mut table = "| path | serves |\n|---|---|\n".to_owned();
+    for (path, serves) in PATHS {
+        writeln!(table, "| `{path}` | {serves} |")?;
+    }
+    assert_has("docs/API.md", "paths", &table)
+}
+
+/// As `--help` prints them in 100 columns.
+#[test]
+fn every_option_of_every_command_is_listed() -> Result<()> {
+    let help = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpwatch"))
+            .args(arguments)
+            .arg("--help")
+            .env("COLUMNS", "100")
+            .env("NO_COLOR", "1")
+            .output()?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let overview = help(&[])?;
+    let (_, commands) = overview.split_once("Commands:\n").context("no commands")?;
+    let names: Vec<_> = commands
+        .lines()
+        .take_while(|line| line.starts_with("  "))
+        .filter(|line| !line.starts_with("    "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    ensure!(names.len() >= 5, "{names:?}");
+    let mut text = String::new();
+    for name in names {
+        let indented: String = help(&[name])?.lines().map(|line| format!("{line}\n")).collect();
+        write!(text, "\n### tcpwatch {name}\n\n```text\n{}```\n", indented.replace(" \n", "\n"))?;
+    }
+    assert_has("docs/COMMANDS.md", "help", text.trim_start())
+}
+
+/// The document has this text between the comments of that name.
+fn assert_has(path: &str, name: &str, text: &str) -> Result<()> {
     let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
-    let readme = read("README.md")?;
-    let markers = || format!("README.md has no {begin} followed by {end}");
-    let (before, now) = readme.split_once(&begin).with_context(markers)?;
+    let found = read(path)?;
+    let markers = || format!("{path} has no {begin} followed by {end}");
+    let (before, now) = found.split_once(&begin).with_context(markers)?;
     let (_, after) = now.split_once(&end).with_context(markers)?;
-    let expected = format!("{before}{begin}\n\n{table}\n{end}{after}");
-    assert_document("README.md", &readme, &expected)
+    let expected = format!("{before}{begin}\n\n{text}\n{end}{after}");
+    assert_document(path, &found, &expected)
 }
 
 #[test]
@@ -92,7 +164,7 @@ fn readme_has_the_table_of_all_kinds_of_findings() -> Result<()> {
         let sentence = sentence.strip_suffix('.').unwrap_or(sentence);
         writeln!(table, "| [`{}`]({runbook}) | {sentence} |", kind.name())?;
     }
-    assert_readme_has("kinds", &table)
+    assert_has("README.md", "kinds", &table)
 }
 
 /// A finding's alert leads to the runbook of its kind, an alert about the agent to its own section.
@@ -109,10 +181,18 @@ fn every_alert_leads_to_a_runbook_that_says_what_to_do() -> Result<()> {
         if rule.contains("annotations: *") {
             continue;
         }
-        let runbook = rule.split_once("runbook: ").and_then(|(_, after)| after.lines().next());
-        let runbook = runbook.with_context(|| format!("{name} has no runbook"))?;
-        let (file, anchor) = runbook.split_once('#').unwrap_or((runbook, ""));
-        ensure!(in_repository(file).is_file(), "{name}: {file} does not exist");
+        let url = rule.split_once("runbook_url: '").and_then(|(_, it)| it.split('\n').next());
+        let runbook = match url.and_then(|url| url.split_once("/runbooks/")) {
+            Some((_, runbook)) => runbook.trim_end_matches('\'').to_owned(),
+            // No agent serves it: it does not answer, or there are many.
+            None => {
+                ensure!(rule.contains("`tcpwatch explain agent`"), "{name} has no runbook");
+                format!("agent#{}", name.to_lowercase())
+            }
+        };
+        let (kind, anchor) = runbook.split_once('#').unwrap_or((&runbook, ""));
+        let file = format!("docs/runbooks/{kind}.md");
+        ensure!(in_repository(&file).is_file(), "{name}: {file} does not exist");
         if file != AGENT {
             continue;
         }
@@ -128,7 +208,6 @@ fn every_alert_leads_to_a_runbook_that_says_what_to_do() -> Result<()> {
     let about_the_agent = rules.split_once("- name: tcpwatch-agent").context("no such group")?.1;
     let of_agent = about_the_agent.matches("- alert: ").count();
     assert_eq!(agent.matches("\n## Tcpwatch").count(), of_agent, "a section without an alert");
-    assert_eq!(about_the_agent.matches(&format!("runbook: {AGENT}#")).count(), of_agent);
     Ok(())
 }
 
@@ -151,12 +230,12 @@ fn every_kind_has_an_alert_with_a_test_and_a_line_in_the_changelog() -> Result<(
     Ok(())
 }
 
-/// README names every stage that the agent counts losses at.
+/// Every stage that the agent counts losses at has its meaning beside the metric.
 #[test]
-fn every_stage_of_a_loss_is_in_the_readme() -> Result<()> {
-    let readme = read("README.md")?;
+fn every_stage_of_a_loss_is_described() -> Result<()> {
+    let metrics = read("docs/METRICS.md")?;
     let (_, stages) =
-        readme.split_once("- `stage` of `tcpwatch_events_lost_total`").context("stages")?;
+        metrics.split_once("- `stage` of `tcpwatch_events_lost_total`").context("stages")?;
     let stages = stages.split("\n\n").next().unwrap_or_default();
     let sources = read("tcpwatch/src/kernel/counters.rs")? + &read("tcpwatch/src/agent/mod.rs")?;
     let mut seen = 0;
@@ -168,7 +247,7 @@ fn every_stage_of_a_loss_is_in_the_readme() -> Result<()> {
         seen += 1;
         ensure!(
             stages.contains(&format!("`{stage}`")),
-            "README.md does not have the stage {stage}"
+            "docs/METRICS.md does not have the stage {stage}"
         );
     }
     ensure!(seen >= 8, "only {seen} stages were found");

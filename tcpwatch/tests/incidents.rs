@@ -92,8 +92,7 @@ fn open(name: &str) -> Result<Recording<BufReader<File>>> {
 /// The changes as a document, each finding as the API shows it.
 fn replayed(name: &str) -> Result<String> {
     let wall = WallClock::of_recording(open(name)?.header()).context("a header without time")?;
-    let origin =
-        Origin { host: None, version: "", kernel: "", sockets: 0, namespaces: 0, not_seen: &[] };
+    let origin = Origin::default();
     let show = |finding: &Finding| -> Result<Value> {
         let mut document: Value =
             serde_json::from_str(&findings_json(std::slice::from_ref(finding), &origin, wall))?;

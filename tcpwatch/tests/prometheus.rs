@@ -80,8 +80,8 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     for part in [&comm, INSTANCE, "37 sockets in CLOSE_WAIT", &format!("port {port}"), ns.name()] {
         assert!(summary.contains(part), "{part:?} is missing in {summary:?}");
     }
-    let runbook = alert["annotations"]["runbook"].as_str().context("an alert without runbook")?;
-    assert_eq!(runbook, "docs/runbooks/close-wait-pileup.md");
+    let runbook = alert["annotations"]["runbook_url"].as_str().context("no runbook")?;
+    assert_eq!(runbook, format!("http://{INSTANCE}:10743/runbooks/close-wait-pileup"));
 
     for name in HEALTH_ALERTS {
         let alerts = prometheus.firing(name)?;

@@ -10,7 +10,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
     thread,
 };
 
@@ -164,5 +164,64 @@ fn the_socket_answers_for_every_host() -> Result<()> {
         stream.read_to_string(&mut answer)?;
         assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{request}: {answer}");
     }
+    Ok(())
+}
+
+/// With curl, as a script does.
+#[test]
+fn status_and_history_of_a_running_agent_follow_their_schemas() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("tcpwatch.sock");
+    let web =
+        format!("socket = \"{}\"\nexternal_url = \"https://watch.example/a/\"\n", path.display());
+    let agent = Agent::start_with_web(QUICK, &web)?;
+    let get = |url: &str| -> Result<Value> {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--fail", "--unix-socket"])
+            .arg(&path)
+            .arg(format!("http://localhost{url}"))
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let valid = |document: &Value, schema: &str| -> Result<()> {
+        let validator = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
+        let errors: Vec<_> = validator.iter_errors(document).map(|it| it.to_string()).collect();
+        ensure!(errors.is_empty(), "{errors:#?} in {document:#}");
+        Ok(())
+    };
+    let status = get("/api/v1/status")?;
+    valid(&status, include_str!("../../docs/status.schema.json"))?;
+    assert_eq!(
+        (&status["ready"], &status["url"]),
+        (&true.into(), &"https://watch.example/a".into())
+    );
+    assert_eq!(status["inventory"]["interval_seconds"], 1.0);
+    let hooks = status["hooks"].as_array().context("hooks")?;
+    ensure!(
+        hooks.iter().any(|it| it["hook"] == "set_state" && it["attached"] == true),
+        "{hooks:?}"
+    );
+
+    // A finding that has ended is in the history.
+    let ns = Namespace::new("history")?;
+    let leak = CloseWaitLeak::client(&ns, 20, 7_301, false)?;
+    let finding = poll("the finding", || {
+        Ok(agent.findings("close-wait-pileup", ns.name())?.into_iter().next())
+    })?;
+    assert_eq!(finding["runbook"], "https://watch.example/a/runbooks/close-wait-pileup");
+    drop(leak);
+    poll("the end of the finding", || {
+        Ok(agent.findings("close-wait-pileup", ns.name())?.is_empty().then_some(()))
+    })?;
+    let history = get("/api/v1/history?kind=close-wait-pileup")?;
+    valid(&history, include_str!("../../docs/findings.schema.json"))?;
+    let findings = history["findings"].as_array().context("findings")?;
+    let ended =
+        findings.iter().find(|it| it["id"] == finding["id"]).context("not in the history")?;
+    ensure!(ended["cleared_at"].as_str() > ended["since"].as_str(), "{ended:#}");
     Ok(())
 }

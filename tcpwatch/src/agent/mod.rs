@@ -43,11 +43,12 @@ use self::{
 use crate::{
     config::{Config, LogLevel},
     engine::Engine,
-    facts::{Inventory, NotSeen, Scope, Unseen},
-    kernel::{self, CounterReader, EventRing, LoadOptions, OwnerPolicy, Programs},
+    facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
+    kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        Access, History, Hosts, HttpLimits, Listener, Metrics, Origin, Query, WallClock,
-        findings_json, history_json, render_page, serve,
+        Access, History, HookState, Hosts, HttpLimits, InventoryState, Listener, Metrics, Origin,
+        Query, Status, WallClock, base_url, findings_json, history_json, render_page, serve,
+        status_json,
     },
 };
 
@@ -73,6 +74,17 @@ pub fn host_name() -> String {
 /// The release of the kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The hooks as they are published.
+pub(crate) fn hook_states(statuses: &[HookStatus]) -> Vec<HookState> {
+    let state = |HookStatus { hook, outcome }: &HookStatus| HookState {
+        hook: hook.name.to_owned(),
+        attached: outcome.is_ok(),
+        why_not: outcome.as_ref().err().map(ToString::to_string),
+        lost_without: outcome.is_err().then(|| hook.lost_without.to_owned()),
+    };
+    statuses.iter().map(state).collect()
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
@@ -109,16 +121,6 @@ async fn start(
             .map_err(|error| StartError::Listen { address, error })?;
         listeners.push(Listener::Tcp(listener));
     }
-    let socket = &config.web.socket;
-    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
-    match listens {
-        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
-        // Everything else works without it.
-        Some(Err(error)) => {
-            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
-        }
-        None => {}
-    }
     let signals = Signals::new()?;
     let options = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
@@ -127,14 +129,25 @@ async fn start(
     };
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
+    let socket = &config.web.socket;
+    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
+    match listens {
+        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
+        // Everything else works without it. An agent that may not run says only that.
+        Some(Err(error)) => {
+            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
+        }
+        None => {}
+    }
 
     let mut metrics = Metrics::new(VERSION, REVISION)?;
-    let hooks: Vec<_> = programs
+    let attached: Vec<_> = programs
         .statuses()
         .iter()
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
-    metrics.observe_hooks(&hooks);
+    metrics.observe_hooks(&attached);
+    let hooks = hook_states(programs.statuses());
     let wall = WallClock::at(kernel::now());
     metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
     for status in programs.statuses() {
@@ -173,10 +186,15 @@ async fn start(
         counters,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
+        url: base_url(&config.web, &host_name(), access.scheme()),
         access,
         config,
+        accepted: true,
         inventoried: false,
+        started: wall.now(),
+        last_inventory: None,
         host: host_name(),
+        hooks,
         kernel: kernel_release(),
         history: History::default(),
         not_seen,
@@ -210,6 +228,14 @@ struct Agent {
     reloader: Reloader,
     access: Access,
     config: Config,
+    /// The configuration was accepted when it was last read.
+    accepted: bool,
+    started: Timestamp,
+    /// When the last inventory ended, and how long it walked.
+    last_inventory: Option<(Timestamp, Duration)>,
+    /// Where people reach the page.
+    url: String,
+    hooks: Vec<HookState>,
     /// A first inventory has been taken.
     inventoried: bool,
     /// The host's name.
@@ -355,6 +381,7 @@ impl Agent {
         }
         let wall = WallClock::at(kernel::now());
         let finished = wall.unix_seconds(inventory.finished);
+        self.last_inventory = Some((inventory.finished, inventory.walked));
         self.metrics.observe_inventory(inventory.walked, finished, inventory);
         self.observe_not_seen(&inventory.not_seen);
         self.undescribed += inventory.undescribed;
@@ -404,6 +431,8 @@ impl Agent {
             kernel: &self.kernel,
             sockets,
             namespaces,
+            url: &self.url,
+            hooks: Some(&self.hooks),
             not_seen: &self.not_seen,
         }
     }
@@ -442,6 +471,9 @@ impl Agent {
                 let findings = self.engine.findings();
                 let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
             }
+            Query::Status(to) => {
+                let _ = to.send(self.status());
+            }
             Query::Page(to) => {
                 let samples = self.engine.samples();
                 let wall = WallClock::at(kernel::now());
@@ -470,15 +502,28 @@ impl Agent {
         }
     }
 
+    fn status(&mut self) -> String {
+        let counters = self.counters();
+        let status = Status {
+            revision: REVISION,
+            started: self.started,
+            not_ready: self.ready().err(),
+            inventory: InventoryState {
+                interval: self.config.inventory.interval,
+                last: self.last_inventory,
+                failures: self.failures.total,
+            },
+            findings: self.engine.findings(),
+            lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
+            configuration_accepted: self.accepted,
+        };
+        status_json(&status, &self.origin(), WallClock::at(kernel::now()))
+    }
+
     fn exposition(&mut self) -> String {
         self.handle_events();
         // A map that cannot be read leaves the counters as they were.
-        if let Some(mut counters) = self.counters.read() {
-            counters.lost.push(("decode", self.ring.get_ref().malformed()));
-            counters.lost.push(("inventory", self.failures.total));
-            counters.lost.push(("owners", self.failures.look_ups));
-            counters.lost.push(("descriptions", self.undescribed));
-            counters.lost.push(("log", log::lost_lines()));
+        if let Some(counters) = self.counters() {
             self.metrics.observe_counters(&counters);
         }
         self.metrics.observe_samples(&self.engine.samples());
@@ -493,11 +538,23 @@ impl Agent {
         tokio::spawn(async move { access.look().await });
     }
 
+    /// The counters of the kernel side, with what the agent lost itself.
+    fn counters(&self) -> Option<KernelCounters> {
+        let mut counters = self.counters.read()?;
+        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        counters.lost.push(("inventory", self.failures.total));
+        counters.lost.push(("owners", self.failures.look_ups));
+        counters.lost.push(("descriptions", self.undescribed));
+        counters.lost.push(("log", log::lost_lines()));
+        Some(counters)
+    }
+
     /// A bad file is refused as a whole; the old configuration stays in force.
     fn handle_reload(&mut self, read: Result<Config, ReloadError>) {
         let new = match read {
             Ok(config) => config,
             Err(error) => {
+                self.accepted = false;
                 self.metrics.observe_reload(None);
                 tracing::error!(%error, "configuration not reloaded");
                 return;
@@ -511,6 +568,7 @@ impl Agent {
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
         self.config = config;
+        self.accepted = true;
         if self.ordered_at.is_none() {
             self.arm(Instant::now());
         }

@@ -43,13 +43,13 @@ pub(super) fn findings(socket: &Path) -> Result<Option<FindingsRead>, AgentError
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let asked = timeout(PATIENCE, async {
+        let answer = timeout(PATIENCE, async {
             if get(socket, "/-/ready").await?.is_none() {
                 return Ok(None);
             }
             get(socket, "/api/v1/findings").await
         });
-        match asked.await {
+        match answer.await {
             Err(_) => Err(AgentError::Late),
             Ok(Err(error)) => Err(error),
             Ok(Ok(None)) => Ok(None),

@@ -15,18 +15,19 @@ use std::{
 };
 
 use super::{
-    CheckOptions, Exit, agent_api,
+    CheckOptions, Exit,
+    agent_api::{self, AgentError},
     case::{Case, CheckError},
     config_source,
     report::{Paper, Seen, Source},
 };
 use crate::{
-    agent::{VERSION, host_name, kernel_release},
+    agent::{VERSION, hook_states, host_name, kernel_release},
     config::Config,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
     plain,
-    publish::WallClock,
+    publish::{WallClock, base_url},
     regular_file,
 };
 
@@ -42,13 +43,23 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         // A lost line costs no result.
         let _ = writeln!(std::io::stderr(), "tcpwatch: {ended}");
     }
-    let outcome = match (&options.replay, of_agent(&config, options)) {
+    let (of_agent, why_not) = match of_agent(&config, options) {
+        Ok(seen) => (seen, None),
+        Err(error) => (None, Some(error)),
+    };
+    let outcome = match (&options.replay, of_agent) {
         (Some(file), _) => replay(&config, file),
         (None, Some(seen)) => Ok(seen),
         (None, None) => look(&config, options),
     };
     let mut seen = match outcome {
-        Ok(outcome) => outcome,
+        Ok(outcome) => {
+            // Only beside a result: a failure is one line.
+            if let Some(error) = why_not {
+                say_left_out(&config, &error);
+            }
+            outcome
+        }
         Err(CheckError::Load(error)) => return Exit::load(&error),
         Err(error) => return Exit::failed(&error),
     };
@@ -67,24 +78,11 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
 }
 
 /// The findings of the running agent, where there is one and no look of its own is ordered.
-fn of_agent(config: &Config, options: &CheckOptions) -> Option<Seen> {
+fn of_agent(config: &Config, options: &CheckOptions) -> Result<Option<Seen>, AgentError> {
     if options.looks_itself() {
-        return None;
+        return Ok(None);
     }
-    let read = match agent_api::findings(&config.web.socket) {
-        Ok(read) => read?,
-        Err(error) => {
-            let socket = plain::path(&config.web.socket);
-            // A lost line costs no result.
-            let _ = writeln!(
-                std::io::stderr(),
-                "tcpwatch: the agent at {socket} is left out: {}",
-                plain::text(&error.to_string())
-            );
-            return None;
-        }
-    };
-    Some(Seen {
+    Ok(agent_api::findings(&config.web.socket)?.map(|read| Seen {
         source: Source::Agent,
         findings: read.findings,
         left_out: 0,
@@ -94,8 +92,22 @@ fn of_agent(config: &Config, options: &CheckOptions) -> Option<Seen> {
         kernel: read.kernel,
         sockets: read.sockets,
         namespaces: read.namespaces,
+        url: read.url,
+        hooks: read.hooks,
         wall: read.wall,
-    })
+    }))
+}
+
+/// Says that an agent's findings are not what is shown.
+fn say_left_out(config: &Config, error: &AgentError) {
+    let socket = plain::path(&config.web.socket);
+    let error = error.to_string();
+    // A lost line costs no result.
+    let _ = writeln!(
+        std::io::stderr(),
+        "tcpwatch: the agent at {socket} is left out: {}",
+        plain::text(&error)
+    );
 }
 
 fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
@@ -112,6 +124,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     if let Some(file) = &options.record {
         case.record(file)?;
     }
+    let hooks = hook_states(programs.statuses());
     let scope = config.inventory.namespaces;
     let (mut ring, _, mut walker, _links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
@@ -121,7 +134,9 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     }
     case.take_inventory(&mut walker)?;
     let wall = WallClock::at(kernel::now());
-    Ok(seen(&case, Source::Look, Some(host_name()), kernel_release(), wall))
+    let (host, url) = (host_name(), base_url(&config.web, &host_name(), "http"));
+    let this = Seen { host: Some(host), url, hooks: Some(hooks), ..seen(&case, wall) };
+    Ok(Seen { source: Source::Look, kernel: kernel_release(), ..this })
 }
 
 /// Watches for a while, up to the last inventory.
@@ -159,29 +174,29 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => Ok(seen(&case, Source::Recording, None, kernel, then)),
+        Some(then) => Ok(Seen {
+            kernel,
+            url: base_url(&config.web, &host_name(), "http"),
+            ..seen(&case, then)
+        }),
     }
 }
 
-/// The result of a case.
-fn seen(
-    case: &Case<'_>,
-    source: Source,
-    host: Option<String>,
-    kernel: String,
-    wall: WallClock,
-) -> Seen {
+/// The result of a case, as of a recording.
+fn seen(case: &Case<'_>, wall: WallClock) -> Seen {
     let (sockets, namespaces) = case.size();
     Seen {
-        source,
+        source: Source::Recording,
         findings: case.findings(),
         left_out: 0,
         not_seen: case.not_seen().to_vec(),
-        host,
+        host: None,
         version: VERSION.to_owned(),
-        kernel,
+        kernel: String::new(),
         sockets,
         namespaces,
+        url: String::new(),
+        hooks: None,
         wall,
     }
 }

@@ -84,6 +84,12 @@ impl ExternalUrl {
         self.host.as_ref()
     }
 
+    /// The URL as it is set; `None` where none is.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        Some(&*self.url).filter(|url| !url.is_empty())
+    }
+
     /// `http://` or `https://`, a host, maybe a port and a path; empty for none.
     fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {

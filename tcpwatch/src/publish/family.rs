@@ -11,7 +11,7 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 
 use crate::{facts::CloseWaitDurations, plain};
 
-/// A metric: the row of the README's table.
+/// A metric: a row of docs/METRICS.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricRow {
     /// The name.

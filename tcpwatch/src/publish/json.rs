@@ -17,7 +17,7 @@ use crate::{
 const SCHEMA_VERSION: u32 = 1;
 
 /// The origin of a document: host, versions, size of the host, limits of sight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Origin<'a> {
     /// The host's name; `None` where it is not known, for a recording.
     pub host: Option<&'a str>,
@@ -29,8 +29,28 @@ pub struct Origin<'a> {
     pub sockets: u64,
     /// Network namespaces of the last inventory.
     pub namespaces: usize,
+    /// Where people reach the page, without a slash at the end, as [`base_url`](super::base_url) has
+    /// it: the runbooks lie below it.
+    pub url: &'a str,
+    /// The hooks; `None` where they are not known, for a recording.
+    pub hooks: Option<&'a [HookState]>,
     /// Limits of sight.
     pub not_seen: &'a [NotSeen],
+}
+
+/// Whether a hook is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookState {
+    /// Its name, as in `tcpwatch_hook_attached`.
+    pub hook: String,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
+    /// Observations that are missing without it; only where it is not attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_without: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +63,9 @@ struct Document<'a> {
     kernel: Cow<'a, str>,
     sockets: u64,
     network_namespaces: usize,
+    url: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hooks: Option<Cow<'a, [HookState]>>,
     not_seen: Cow<'a, [NotSeen]>,
     findings: Vec<FindingDocument<'a>>,
 }
@@ -78,7 +101,7 @@ fn is_empty(list: &Cow<'_, [String]>) -> bool {
 /// The findings as JSON, on one line that ends.
 #[must_use]
 pub fn findings_json(findings: &[Finding], origin: &Origin<'_>, wall: WallClock) -> String {
-    write(findings.iter().map(|finding| describe(finding, wall)).collect(), origin, wall)
+    write(findings.iter().map(|finding| describe(finding, origin, wall)).collect(), origin, wall)
 }
 
 /// The findings that stand, then those that have ended within a day, newest first: the same document,
@@ -92,9 +115,9 @@ pub fn history_json(
 ) -> String {
     let ended = history.ended(wall.now()).map(|ended| FindingDocument {
         cleared_at: Some(wall.rfc3339(ended.cleared)),
-        ..describe(&ended.finding, wall)
+        ..describe(&ended.finding, origin, wall)
     });
-    let standing = findings.iter().map(|finding| describe(finding, wall));
+    let standing = findings.iter().map(|finding| describe(finding, origin, wall));
     write(standing.chain(ended).collect(), origin, wall)
 }
 
@@ -107,6 +130,8 @@ fn write(findings: Vec<FindingDocument<'_>>, origin: &Origin<'_>, wall: WallCloc
         kernel: origin.kernel.into(),
         sockets: origin.sockets,
         network_namespaces: origin.namespaces,
+        url: origin.url.into(),
+        hooks: origin.hooks.map(Cow::Borrowed),
         not_seen: origin.not_seen.into(),
         findings,
     };
@@ -116,7 +141,7 @@ fn write(findings: Vec<FindingDocument<'_>>, origin: &Origin<'_>, wall: WallCloc
     json
 }
 
-fn describe(finding: &Finding, wall: WallClock) -> FindingDocument<'_> {
+fn describe<'a>(finding: &'a Finding, origin: &Origin<'_>, wall: WallClock) -> FindingDocument<'a> {
     FindingDocument {
         id: finding.id.as_str().into(),
         kind: finding.kind,
@@ -128,7 +153,7 @@ fn describe(finding: &Finding, wall: WallClock) -> FindingDocument<'_> {
         remedies: finding.remedies.as_slice().into(),
         related: finding.related.as_slice().into(),
         led_by: finding.led_by.as_deref().map(Cow::Borrowed),
-        runbook: finding.kind.runbook(),
+        runbook: format!("{}/runbooks/{}", origin.url, finding.kind.name()),
         since: wall.rfc3339(finding.since),
         last_seen: wall.rfc3339(finding.last_seen),
         cleared_at: None,
@@ -148,6 +173,10 @@ pub struct FindingsRead {
     pub sockets: u64,
     /// Network namespaces of its last inventory.
     pub namespaces: usize,
+    /// Where people reach its page.
+    pub url: String,
+    /// Its hooks.
+    pub hooks: Option<Vec<HookState>>,
     /// Limits of its sight.
     pub not_seen: Vec<NotSeen>,
     /// Its findings.
@@ -160,7 +189,7 @@ pub struct FindingsRead {
 ///
 /// # Errors
 ///
-/// What is no such document, in serde's words: another version may write other fields.
+/// A text that is no such document, in serde's words: another version may write other fields.
 pub fn read_findings(json: &[u8]) -> serde_json::Result<FindingsRead> {
     use serde::de::Error as _;
     let document: Document<'_> = serde_json::from_slice(json)?;
@@ -194,6 +223,8 @@ pub fn read_findings(json: &[u8]) -> serde_json::Result<FindingsRead> {
         kernel: document.kernel.into_owned(),
         sockets: document.sockets,
         namespaces: document.network_namespaces,
+        url: document.url.into_owned(),
+        hooks: document.hooks.map(Cow::into_owned),
         not_seen: document.not_seen.into_owned(),
         findings: document.findings.into_iter().map(finding).collect::<Result<_, _>>()?,
         wall,

@@ -1,6 +1,6 @@
 //! Every metric of `/metrics`, its name written once.
 //!
-//! A metric's doc comment below is its HELP line and its row in the README. Gauges show the last
+//! A metric's doc comment below is its HELP line and its row in docs/METRICS.md. Gauges show the last
 //! inventory and vanish with their object; counters only rise. Those by owner or namespace end with
 //! it, their total under `other`. A series that needs a missing hook is absent, never 0. Every
 //! value of a closed enum is there, zero included. No label carries a pid, an address or an
@@ -32,7 +32,7 @@ macro_rules! row {
 
 macro_rules! families {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal [$($label:ident),*];)+) => {
-        /// Every metric of tcpwatch's own, in the order of the README's table.
+        /// Every metric of tcpwatch's own, in the order of docs/METRICS.md.
         pub const CATALOG: &[MetricRow] = &[$(row!($kind, $name, [$($label),*], $($help),+)),+];
 
         #[derive(Debug)]
@@ -135,7 +135,7 @@ families! {
     config_last_reload_success: Gauge = "tcpwatch_config_last_reload_success_timestamp_seconds" [];
 }
 
-/// The README's table of metrics.
+/// The table of metrics, in Markdown.
 #[must_use]
 pub fn catalog_markdown() -> String {
     let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");

@@ -1,7 +1,7 @@
 //! Shows findings and samples: the only place that knows HTTP and Prometheus.
 //!
 //! - [`Metrics`] turns samples and counters into the text that Prometheus scrapes; [`CATALOG`] is
-//!   the list of all metrics, from which the README's table is made.
+//!   the list of all metrics, from which the table in docs/METRICS.md is made.
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
 //! - [`History`] keeps the findings that have ended for a day.
@@ -15,6 +15,7 @@
 //! leads which.
 
 mod access;
+mod base_url;
 mod connection;
 mod family;
 mod history;
@@ -31,21 +32,24 @@ mod remedy;
 mod routes;
 mod runbook_page;
 mod selection;
+mod status;
 #[cfg(test)]
 mod tests;
 mod wall_clock;
 
 pub use access::Access;
+pub use base_url::base_url;
 pub use family::{MetricKind, MetricRow};
 pub use history::{Ended, History};
 pub use hosts::Hosts;
 pub use http::{HttpLimits, Listener, serve};
 pub use incidents::{Incident, incidents};
-pub use json::{FindingsRead, Origin, findings_json, history_json, read_findings};
+pub use json::{FindingsRead, HookState, Origin, findings_json, history_json, read_findings};
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
 pub use page::render_page;
 pub use remedy::{RemedyPart, remedy_parts};
-pub use routes::Query;
+pub use routes::{PATHS, Query};
 pub use runbook_page::render_runbook;
+pub use status::{InventoryState, Status, status_json};
 pub use wall_clock::WallClock;

@@ -43,6 +43,30 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
     (REFERRER_POLICY, "no-referrer"),
 ];
 
+/// Every path with what it serves, in Markdown: the table of `docs/API.md`.
+pub const PATHS: [(&str, &str); 8] = [
+    ("/", "the page for people"),
+    (
+        "/metrics",
+        "the [metrics](METRICS.md), in the Prometheus text format 0.0.4, with gzip on request",
+    ),
+    (
+        "/runbooks/KIND",
+        "the runbook of a kind of finding as a page; of the alerts about tcpwatch: `agent`",
+    ),
+    ("/api/v1/findings", "the findings that stand; `?kind=KIND&severity=SEVERITY`"),
+    (
+        "/api/v1/history",
+        "the same with those that have ended within a day; `?kind=KIND&severity=SEVERITY`",
+    ),
+    ("/api/v1/status", "the state of the agent"),
+    ("/-/healthy", "200 while the HTTP server runs"),
+    (
+        "/-/ready",
+        "200 once hooks are attached and a first inventory is done; else 503 and the reason",
+    ),
+];
+
 /// A query to the agent's loop, with the channel for the answer. Its receiver may be gone.
 #[derive(Debug)]
 pub enum Query {
@@ -52,6 +76,8 @@ pub enum Query {
     Findings(oneshot::Sender<String>),
     /// The findings of the last day, as JSON.
     History(oneshot::Sender<String>),
+    /// The state of the agent, as JSON.
+    Status(oneshot::Sender<String>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -72,6 +98,7 @@ pub(super) fn router(
         metrics: Mutex::default(),
         findings: Mutex::default(),
         history: Mutex::default(),
+        status: Mutex::default(),
         selected: Mutex::default(),
         page: Mutex::default(),
         ready: Mutex::default(),
@@ -84,6 +111,7 @@ pub(super) fn router(
         .route("/-/ready", get(ready))
         .route("/api/v1/findings", get(findings))
         .route("/api/v1/history", get(history))
+        .route("/api/v1/status", get(status))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such path; / lists what there is\n") })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
@@ -122,6 +150,15 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
 async fn history(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
     let json = agent.answer(|all| &all.history, Query::History, Bytes::from).await?;
     Ok(selected(&agent, "history", &uri, json).await)
+}
+
+async fn status(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
+    if uri.query().is_some_and(|query| !query.is_empty()) {
+        let why = "the query is refused: the status takes no parameters\n";
+        return Ok((StatusCode::BAD_REQUEST, why).into_response());
+    }
+    let json = agent.answer(|all| &all.status, Query::Status, Bytes::from).await?;
+    Ok(json_response(json))
 }
 
 /// The part of a document that the query of a request selects.
@@ -182,6 +219,7 @@ struct Shared {
     metrics: Last<Bytes>,
     findings: Last<Bytes>,
     history: Last<Bytes>,
+    status: Last<Bytes>,
     /// Parts of the findings, and of the history, that were selected a moment ago.
     selected: Mutex<BTreeMap<(&'static str, Selection), (Instant, Bytes)>>,
     page: Last<Bytes>,

@@ -78,7 +78,7 @@ impl Agent {
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
         let folder = Folder::new()?;
-        // Agents of several tests run at once, and only one can have the usual socket.
+        // Agents of several tests run at once, and only one can have the default socket.
         let socket = if config.contains("socket = ") { "" } else { "socket = \"\"\n" };
         let text = format!("{config}{socket}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;

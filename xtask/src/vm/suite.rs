@@ -14,7 +14,7 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 14] = [
+const NOT_FOR_GUESTS: [&str; 15] = [
     "bad_facts",
     "confined",
     "documents",
@@ -26,6 +26,7 @@ const NOT_FOR_GUESTS: [&str; 14] = [
     "report",
     "revision",
     "schema",
+    "socket",
     "stacks",
     "symbol_server",
     "terminal",

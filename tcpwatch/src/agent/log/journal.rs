@@ -13,7 +13,7 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use super::queue::{Queue, Record};
 
-/// Before the names of our own fields, which are nobody else's then (systemd.journal-fields(7)).
+/// Before the names of our own fields, so that they collide with no other fields (systemd.journal-fields(7)).
 const PREFIX: &str = "TCPWATCH_";
 
 /// `MESSAGE_ID` of the records about findings, by the field `change`;

@@ -18,10 +18,10 @@ use crate::{
     engine::{Finding, Severity, text},
     facts::NotSeen,
     plain,
-    publish::{Incident, Origin, WallClock, findings_json, incidents},
+    publish::{HookState, Incident, Origin, WallClock, findings_json, incidents},
 };
 
-/// Who has looked.
+/// The source of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The agent that runs on this host.
@@ -47,6 +47,10 @@ pub(super) struct Seen {
     pub(super) kernel: String,
     pub(super) sockets: u64,
     pub(super) namespaces: usize,
+    /// Where people reach the agent's page.
+    pub(super) url: String,
+    /// `None` for a recording, which does not say it.
+    pub(super) hooks: Option<Vec<HookState>>,
     pub(super) wall: WallClock,
 }
 
@@ -78,6 +82,8 @@ impl Seen {
             kernel: &self.kernel,
             sockets: self.sockets,
             namespaces: self.namespaces,
+            url: &self.url,
+            hooks: self.hooks.as_deref(),
             not_seen: &self.not_seen,
         };
         findings_json(&self.findings, &origin, self.wall)

@@ -112,6 +112,13 @@ impl Access {
         }
     }
 
+    /// The scheme of the listeners' URLs.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        let has_tls = self.0.as_ref().is_some_and(|shared| shared.in_force().tls.is_some());
+        if has_tls { "https" } else { "http" }
+    }
+
     /// Logs which protections are in force.
     pub fn log(&self) {
         if let Some(shared) = &self.0 {

@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{HttpLimits, Listener, Query, serve};
+use crate::publish::{HttpLimits, Listener, PATHS, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -135,7 +135,9 @@ fn answer(query: Query) {
     // The receiver may have gone.
     let _ = match query {
         Query::Metrics(to) => to.send(METRICS.to_owned()),
-        Query::Findings(to) | Query::History(to) => to.send("{\"findings\":[]}\n".to_owned()),
+        Query::Findings(to) | Query::History(to) | Query::Status(to) => {
+            to.send("{\"findings\":[]}\n".to_owned())
+        }
         Query::Page(to) => to.send("<!doctype html><title>tcpwatch</title>\n".to_owned()),
         Query::Ready(to) => to.send(Ok(())).map_err(|_| String::new()),
     };
@@ -159,6 +161,7 @@ fn paths_answer_with_their_content_types() {
         ("/", "text/html; charset=utf-8", "<!doctype html><title>tcpwatch</title>\n"),
         ("/api/v1/findings", "application/json", "{\"findings\":[]}\n"),
         ("/api/v1/history", "application/json", "{\"findings\":[]}\n"),
+        ("/api/v1/status", "application/json", "{\"findings\":[]}\n"),
         ("/-/healthy", "text/plain; charset=utf-8", "tcpwatch is healthy.\n"),
         ("/-/ready", "text/plain; charset=utf-8", "tcpwatch is ready.\n"),
     ] {
@@ -168,6 +171,9 @@ fn paths_answer_with_their_content_types() {
         assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(response.header("cache-control"), Some("no-store"), "{path}");
         assert_eq!(response.text(), body, "{path}");
+    }
+    for (path, _) in PATHS {
+        assert_eq!(server.get(&path.replace("KIND", "agent")).status, 200, "{path}");
     }
     let runbook = server.get("/runbooks/syn-flood");
     assert_eq!(runbook.header("content-type"), Some("text/html; charset=utf-8"));
@@ -179,6 +185,7 @@ fn paths_answer_with_their_content_types() {
     assert_eq!(server.get("/api/v1/findings?severity=info").status, 200);
     let refused = server.get("/api/v1/findings?severity=bad");
     assert_eq!((refused.status, refused.text().lines().count()), (400, 1));
+    assert_eq!(server.get("/api/v1/status?kind=syn-flood").status, 400);
     let missing = ["/runbooks/", "/runbooks/nonsense", "/runbooks/..%2f..%2fREADME"];
     assert_eq!(missing.map(|path| server.get(path).status), [404; 3]);
     assert_eq!(server.get("/runbooks/%ff").status, 400);

@@ -9,9 +9,9 @@ use crate::{
     engine::{Finding, FindingChange, Samples, Severity},
     facts::{NotSeen, Timestamp, Unseen},
     publish::{
-        History, Incident, Origin, WallClock, findings_json,
+        History, HookState, Incident, InventoryState, Origin, Status, WallClock, findings_json,
         history::{AGE, MOST},
-        history_json, incidents, read_findings, render_page,
+        history_json, incidents, read_findings, render_page, status_json,
     },
 };
 
@@ -21,8 +21,27 @@ const ORIGIN: Origin<'_> = Origin {
     kernel: "6.18.5",
     sockets: 1_085,
     namespaces: 3,
+    url: "http://192.0.2.1:10743",
+    hooks: None,
     not_seen: &[],
 };
+
+/// One hook that is attached and one that is not.
+fn hooks() -> [HookState; 2] {
+    let attached = HookState {
+        hook: "set_state".to_owned(),
+        attached: true,
+        why_not: None,
+        lost_without: None,
+    };
+    let missing = HookState {
+        hook: "bind".to_owned(),
+        attached: false,
+        why_not: Some("fexit is refused (EPERM)".to_owned()),
+        lost_without: Some("bind() that fails".to_owned()),
+    };
+    [attached, missing]
+}
 
 /// A list of one thing that is not seen.
 fn not_seen() -> Vec<NotSeen> {
@@ -61,7 +80,9 @@ fn captured_clock_is_the_host_s() {
 
 #[test]
 fn findings_are_what_the_contract_says() {
-    let text = findings_json(&[finding()], &Origin { not_seen: &not_seen(), ..ORIGIN }, wall());
+    let hooks = hooks();
+    let origin = Origin { not_seen: &not_seen(), hooks: Some(&hooks), ..ORIGIN };
+    let text = findings_json(&[finding()], &origin, wall());
     assert!(text.ends_with("}\n"));
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
@@ -74,6 +95,16 @@ fn findings_are_what_the_contract_says() {
             "kernel": "6.18.5",
             "sockets": 1085,
             "network_namespaces": 3,
+            "url": "http://192.0.2.1:10743",
+            "hooks": [
+                {"hook": "set_state", "attached": true},
+                {
+                    "hook": "bind",
+                    "attached": false,
+                    "why_not": "fexit is refused (EPERM)",
+                    "lost_without": "bind() that fails",
+                },
+            ],
             "not_seen": [{
                 "what": "namespaces",
                 "names": ["<pod>", "other"],
@@ -103,7 +134,7 @@ fn findings_are_what_the_contract_says() {
                     "fds": [7, 8],
                 },
                 "remedies": ["Restart backup.service."],
-                "runbook": "docs/runbooks/close-wait-pileup.md",
+                "runbook": "http://192.0.2.1:10743/runbooks/close-wait-pileup",
                 "since": "2026-11-20T07:59:57.000Z",
                 "last_seen": "2026-11-20T07:59:59.500Z",
             }],
@@ -334,4 +365,46 @@ fn page_of_a_crowded_host_stays_short() {
     let page = render_page(&[], &History::default(), &samples, wall(), &ORIGIN);
     assert!(page.len() < 64 * 1024);
     assert!(page.contains("980 more in"));
+}
+
+#[test]
+fn status_says_what_the_agent_is_and_whether_it_is_ready() {
+    let hooks = hooks();
+    let origin = Origin { hooks: Some(&hooks), ..ORIGIN };
+    let status = Status {
+        revision: "abc",
+        started: Timestamp::from_ns(1_000_000_000),
+        not_ready: None,
+        inventory: InventoryState {
+            interval: Duration::from_secs(10),
+            last: Some((Timestamp::from_ns(3_000_000_000), Duration::from_millis(20))),
+            failures: 1,
+        },
+        findings: &[finding()],
+        lost: &[("log", 2)],
+        configuration_accepted: true,
+    };
+    let of = |status: &Status<'_>| -> Value {
+        serde_json::from_str(&status_json(status, &origin, wall())).unwrap()
+    };
+    let ready = of(&status);
+    assert_eq!(ready["started_at"], "2026-11-20T07:59:57.000Z");
+    assert_eq!((&ready["uptime_seconds"], &ready["ready"]), (&json!(3.0), &json!(true)));
+    assert_eq!(
+        ready["inventory"],
+        json!({
+            "interval_seconds": 10.0,
+            "finished_at": "2026-11-20T07:59:59.000Z",
+            "duration_seconds": 0.02,
+            "failures": 1,
+        })
+    );
+    assert_eq!(ready["findings"], json!({"info": 0, "warning": 0, "critical": 1}));
+    assert_eq!(ready["events_lost"], json!({"log": 2}));
+    assert_eq!(ready["hooks"][1]["attached"], false);
+    let first = InventoryState { last: None, ..status.inventory };
+    let waiting = Status { not_ready: Some("why".to_owned()), inventory: first, ..status };
+    let waiting = of(&waiting);
+    assert_eq!((&waiting["ready"], &waiting["not_ready"]), (&json!(false), &json!("why")));
+    assert_eq!(waiting["inventory"]["finished_at"], Value::Null);
 }
