@@ -48,5 +48,7 @@ mod tests {
         ] {
             assert_eq!(of(web), expected, "{web}");
         }
+        let web = Config::default().web;
+        assert_eq!(base_url(&web, "web-7", "https"), "https://127.0.0.1:10743");
     }
 }

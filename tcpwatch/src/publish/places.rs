@@ -1,13 +1,14 @@
 //! Places for connections: which connection is closed when all are taken.
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
-//! connections. When all places are taken one connection is closed. It is the one that waits
-//! longest for its client, else the one whose TLS handshake does not go on, else the one with the client
-//! that has not read for longest, else the
-//! oldest. A peer that has its share closes one of its own. A client has a moment to send its
+//! connections. When all places are taken one connection is closed: one that waits for its client's
+//! request, else one whose TLS handshake has begun, else one with a client that does not read, else
+//! any. Among such it is one of the peer that has most, and the one that waits longest, or is oldest.
+//! A peer that has its share closes one of its own. A client has a moment to send its
 //! request; a burst of others waits for the end of it.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,7 +46,7 @@ const HANDSHAKE_MOMENT: Duration = Duration::from_millis(200);
 
 /// One client: this host, an IPv4 address, or the network of an IPv6 address, of
 /// which a host can use each address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer(IpAddr);
 
 impl Peer {
@@ -168,7 +169,7 @@ impl Activity {
         }
     }
 
-    /// The least is closed first.
+    /// A class, of which the least is closed first, and within it the time that decides.
     fn worth(&self, began: Instant) -> (u8, Instant) {
         let state = self.state();
         match state.phase {
@@ -224,11 +225,20 @@ impl Places {
     }
 
     fn close_one(&mut self, may: impl Fn(&Place) -> bool) -> Result<(), Instant> {
+        let mut places_of = HashMap::<Peer, usize>::new();
+        for place in self.taken.values() {
+            *places_of.entry(place.peer).or_default() += 1;
+        }
+        let now = Instant::now();
         let candidates = self.taken.iter().filter(|(_, place)| may(place));
-        let worst = candidates.min_by_key(|(_, place)| place.activity.worth(place.began));
+        let worst = candidates.min_by_key(|(_, place)| {
+            let (class, since) = place.activity.worth(place.began);
+            let is_kept = place.activity.kept_until().is_some_and(|until| now < until);
+            (class, is_kept, Reverse(places_of.get(&place.peer).copied()), since)
+        });
         let Some((id, place)) = worst else { return Ok(()) };
         match place.activity.kept_until() {
-            Some(until) if Instant::now() < until => return Err(until),
+            Some(until) if now < until => return Err(until),
             Some(_) | None => {}
         }
         let id = *id;
@@ -314,6 +324,27 @@ mod tests {
         tokio::time::sleep_until(until).await;
         assert!(places.make(peer).is_ok());
         drop(in_handshake);
+    }
+
+    #[tokio::test]
+    async fn peer_with_most_connections_gives_way_first() {
+        let (one, other, new) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
+        let peer = |address: &str| Peer::of(address.parse().expect("an address"));
+        let mut places = Places::new(3);
+        let mut tasks = Vec::new();
+        for address in [other, one, one] {
+            let activity = Activity::new();
+            activity.handshake_goes_on();
+            let task = tokio::spawn(std::future::pending::<()>());
+            places.take(peer(address), activity, task.abort_handle());
+            tasks.push(task);
+        }
+        let until = places.make(peer(new)).expect_err("all came just now");
+        tokio::time::sleep_until(until + HANDSHAKE_MOMENT).await;
+        assert!(places.make(peer(new)).is_ok());
+        tokio::task::yield_now().await;
+        let closed: Vec<_> = tasks.iter().map(tokio::task::JoinHandle::is_finished).collect();
+        assert_eq!(closed, [false, true, false]);
     }
 
     #[test]
