@@ -45,6 +45,8 @@ pub(crate) fn test() -> Result<()> {
             ("strace", "strace"),
             ("curl", "curl"),
             ("openssl", "openssl"),
+            ("tmux", "tmux"),
+            ("less", "less"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;
