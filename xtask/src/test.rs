@@ -46,6 +46,7 @@ pub(crate) fn test() -> Result<()> {
             ("prometheus", "prometheus"),
             ("strace", "strace"),
             ("curl", "curl"),
+            ("openssl", "openssl"),
             ("tmux", "tmux"),
             ("less", "less"),
             ("chromium", "chromium"),

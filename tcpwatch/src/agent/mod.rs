@@ -46,9 +46,9 @@ use crate::{
     facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
     kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
     publish::{
-        AgentView, History, HookState, Hosts, HttpLimits, InventoryState, LimitUse, Listener,
-        Metrics, OrderedListing, Origin, Query, Status, Trends, View, WallClock, base_url,
-        findings_json, history_json, kernel_limits, render_page, serve, status_json,
+        Access, AgentView, History, HookState, Hosts, HttpLimits, InventoryState, LimitUse,
+        Listener, Metrics, OrderedListing, Origin, Query, Status, Trends, View, WallClock,
+        base_url, findings_json, history_json, kernel_limits, render_page, serve, status_json,
     },
 };
 
@@ -89,12 +89,15 @@ pub(crate) fn hook_states(statuses: &[HookStatus]) -> Vec<HookState> {
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
 /// leaves nothing behind.
-pub async fn run(source: ConfigSource, config: Config) -> Result<(), RunError> {
-    let (agent, server, signals, links) = start(source, config).await?;
+pub async fn run(source: ConfigSource, config: Config, access: Access) -> Result<(), RunError> {
+    let (agent, server, signals, links) = start(source, config, access).await?;
     // Not in `start`: a test of the agent would confine the process of all tests.
     kernel::confine(agent.confined_to).map_err(StartError::Confine)?;
     if let Err(error) = agent.reloader.try_now() {
         tracing::warn!(%error, "configuration unreadable without privileges: no reload possible");
+    }
+    if let Err(error) = agent.access.try_now() {
+        tracing::warn!(%error, "web configuration unreadable without privileges: no reload possible");
     }
     agent.run(server, signals, links).await
 }
@@ -109,6 +112,7 @@ struct Server {
 async fn start(
     source: ConfigSource,
     config: Config,
+    access: Access,
 ) -> Result<(Agent, Server, Signals, impl Sized), StartError> {
     let mut listeners = Vec::new();
     for &address in &config.web.listen_addresses {
@@ -173,7 +177,8 @@ async fn start(
             Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
         }
     }
-    let task = tokio::spawn(serve(listeners, sender, changes, limits, hosts, stopped));
+    let task =
+        tokio::spawn(serve(listeners, sender, changes, limits, (hosts, access.clone()), stopped));
     let agent = Agent {
         engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
         metrics,
@@ -183,7 +188,8 @@ async fn start(
         counters,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
-        url: base_url(&config.web, &host_name()),
+        url: base_url(&config.web, &host_name(), access.scheme()),
+        access,
         config,
         accepted: true,
         inventoried: false,
@@ -225,6 +231,7 @@ struct Agent {
     counters: CounterReader,
     walker: WalkerThread,
     reloader: Reloader,
+    access: Access,
     config: Config,
     /// The configuration was accepted when it was last read.
     accepted: bool,
@@ -308,7 +315,7 @@ impl Agent {
                 }
                 ended = &mut server.task => break Err(RunError::of_server(ended)),
                 Some(query) = server.queries.recv() => self.answer(query),
-                _ = signals.hangup.recv() => self.reloader.begin(),
+                _ = signals.hangup.recv() => self.reload(),
                 outcome = self.reloader.outcome() => self.handle_reload(outcome),
                 // A restart can repair only a loop that hangs, so the loop itself reports.
                 _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
@@ -567,6 +574,14 @@ impl Agent {
         }
         self.metrics.observe_samples(&self.engine.samples());
         self.metrics.encode()
+    }
+
+    /// Begins to read the configuration again. The web configuration is looked at with each
+    /// connection too; after SIGHUP an operator looks into the log.
+    fn reload(&mut self) {
+        self.reloader.begin();
+        let access = self.access.clone();
+        tokio::spawn(async move { access.look().await });
     }
 
     /// The counters of the kernel side, with what the agent lost itself.

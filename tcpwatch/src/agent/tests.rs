@@ -15,7 +15,7 @@ fn end_of(break_it: impl FnOnce(&mut Agent, &mut Server)) -> RunError {
         config.web.listen_addresses = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         let source = ConfigSource { path: None, overrides: std::sync::Arc::new(|_| {}) };
         let (mut agent, mut server, signals, links) =
-            start(source, config).await.expect("an agent that starts");
+            start(source, config, Access::default()).await.expect("an agent that starts");
         break_it(&mut agent, &mut server);
         let ended = timeout(Duration::from_secs(60), agent.run(server, signals, links)).await;
         ended.expect("it ends").expect_err("it ends with a reason")

@@ -147,7 +147,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
     }
     case.take_inventory(&mut walker)?;
     let wall = WallClock::at(kernel::now());
-    let (host, url) = (host_name(), base_url(&config.web, &host_name()));
+    let (host, url) = (host_name(), base_url(&config.web, &host_name(), "http"));
     let this = Seen { host: Some(host), url, hooks: Some(hooks), ..seen(&case, wall) };
     Ok(Seen { source: Source::Look, kernel: kernel_release(), ..this })
 }
@@ -187,9 +187,11 @@ fn replay(config: &Config, file: &Path) -> Result<Seen, CheckError> {
     match then {
         None => Err(CheckError::NoTime(file.to_owned())),
         Some(_) if !case.has_looked() => Err(CheckError::NoInventory(file.to_owned())),
-        Some(then) => {
-            Ok(Seen { kernel, url: base_url(&config.web, &host_name()), ..seen(&case, then) })
-        }
+        Some(then) => Ok(Seen {
+            kernel,
+            url: base_url(&config.web, &host_name(), "http"),
+            ..seen(&case, then)
+        }),
     }
 }
 

@@ -84,7 +84,11 @@ enum ConfigCommand {
     /// Check a file; exit with 78 if it is refused
     Check {
         /// The file
-        file: PathBuf,
+        #[arg(required_unless_present = "web_config_file")]
+        file: Option<PathBuf>,
+        /// Check a web configuration file, with the certificates and keys that it names
+        #[arg(long = "web.config.file", value_name = "FILE")]
+        web_config_file: Option<PathBuf>,
     },
     /// Print the default configuration with its comments
     Default,
@@ -98,6 +102,10 @@ struct Options {
     /// Address to listen on; may be repeated
     #[arg(long = "web.listen-address", value_name = "ADDR")]
     listen_addresses: Vec<SocketAddr>,
+    /// TLS and passwords for these addresses, in the YAML of Prometheus' exporters; read anew when it
+    /// changes
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
     /// Least severe level to log
     #[arg(long = "log.level", value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -213,7 +221,9 @@ pub fn main() -> ExitCode {
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),
-                Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
+                Command::Config { command: ConfigCommand::Check { file, web_config_file } } => {
+                    config::check(file.as_deref(), web_config_file.as_deref())
+                }
                 Command::Config { command: ConfigCommand::Default } => config::print_default(),
             }
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Exit, Options, config_source};
-use crate::{agent, config::Config};
+use crate::{agent, config::Config, publish::Access};
 
 pub(super) fn run(options: Options) -> Exit {
     if let Err(error) = agent::start_log() {
@@ -32,13 +32,20 @@ fn run_to_the_end(options: Options) -> Exit {
         Ok(config) => config,
         Err(error) => return Exit::config(&error),
     };
+    let access = options.web_config_file.as_deref().map(Access::load).transpose();
+    let access = match access {
+        Ok(access) => access.unwrap_or_default(),
+        Err(error) => return Exit::config(&error),
+    };
     agent::init_log(&config.log);
+    access.log();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::failed(&error),
     };
     // A panic of the loop is an end like any other: it has a reason, and exit code 1.
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(agent::run(source, config))));
+    let ended =
+        catch_unwind(AssertUnwindSafe(|| runtime.block_on(agent::run(source, config, access))));
     match ended.unwrap_or_else(|panic| Err(agent::RunError::of_panic("the loop", &*panic))) {
         Ok(()) => Exit::Ok,
         Err(error) => Exit::run(&error),

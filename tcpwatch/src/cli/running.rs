@@ -17,8 +17,10 @@ use serde::Serialize;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// An agent's answer fits in less; a longer one is another program's.
 const ANSWER_BYTES: u64 = 4 * 1024;
-/// The answer of an agent at `/-/healthy`.
-const HEALTHY: &str = "tcpwatch is healthy";
+/// Parts of the answers of an agent at `/-/healthy`: without a web configuration, where that demands
+/// a password, and where it demands TLS.
+const OF_AN_AGENT: [&str; 3] =
+    ["tcpwatch is healthy", "Basic realm=\"tcpwatch\"", "tcpwatch serves HTTPS here"];
 
 /// An address where an agent would listen, and what answers there.
 #[derive(Debug, Serialize)]
@@ -87,7 +89,8 @@ fn is_agent(address: SocketAddr) -> io::Result<bool> {
     let mut answer = Vec::new();
     // Whatever came before an error is the answer.
     let _ = stream.take(ANSWER_BYTES).read_to_end(&mut answer);
-    Ok(String::from_utf8_lossy(&answer).contains(HEALTHY))
+    let answer = String::from_utf8_lossy(&answer);
+    Ok(OF_AN_AGENT.iter().any(|part| answer.contains(part)))
 }
 
 /// The process that holds the listener.

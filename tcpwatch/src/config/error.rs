@@ -58,16 +58,17 @@ impl ConfigError {
         }
     }
 
-    pub(super) fn not_regular(path: &Path, found: &'static str) -> Self {
-        Self::NotAFile(plain::path(path), "a TOML file".to_owned(), found)
+    /// `expected` is "a TOML file", say.
+    pub(super) fn not_regular(path: &Path, expected: &str, found: &'static str) -> Self {
+        Self::NotAFile(plain::path(path), expected.to_owned(), found)
     }
 
     pub(super) fn late(path: &Path, patience: Duration) -> Self {
         Self::Late(plain::path(path), patience)
     }
 
-    pub(super) fn too_large(path: &Path, limit_bytes: u64) -> Self {
-        let expected = format!("a TOML file of at most {limit_bytes} bytes");
+    pub(super) fn too_large(path: &Path, expected: &str, limit_bytes: u64) -> Self {
+        let expected = format!("{expected} of at most {limit_bytes} bytes");
         Self::NotAFile(plain::path(path), expected, "a larger one")
     }
 }
@@ -88,13 +89,7 @@ impl Fault {
 
     /// A key that does not exist, with the nearest one that does, or all if none is near.
     pub(super) fn unknown_key(path: &str, key: &Spanned<impl AsRef<str>>, known: &[&str]) -> Self {
-        let name = key.get_ref().as_ref();
-        let advice = match nearest(name, known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known here: `{}`", known.join("`, `")),
-        };
-        let why = format!("unknown key `{}`; {advice}", join(path, &bare_or_quoted(name)));
-        Self { offset: key.span().start, why }
+        Self { offset: key.span().start, why: unknown_key(path, key.get_ref().as_ref(), known) }
     }
 
     pub(super) fn syntax(error: &toml::de::Error) -> Self {
@@ -122,6 +117,15 @@ impl Fault {
             why: self.why,
         }
     }
+}
+
+/// The words for a key that does not exist in the section `path`.
+pub(super) fn unknown_key(path: &str, name: &str, known: &[&str]) -> String {
+    let advice = match nearest(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known here: `{}`", known.join("`, `")),
+    };
+    format!("unknown key `{}`; {advice}", join(path, &bare_or_quoted(name)))
 }
 
 /// The known word most like `word`, if any is like it.
@@ -163,11 +167,11 @@ fn clip(text: &str) -> String {
     }
 }
 
-fn bare_or_quoted(key: &str) -> String {
+pub(super) fn bare_or_quoted(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(is_bare) { clip(key) } else { quoted(key) }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     plain::said(&format!("{:?}", clip(text)))
 }

@@ -1,10 +1,10 @@
 //! Everything that can be set: the schema, its defaults, its bounds and the file that explains it.
 //!
-//! Nothing outside this folder reads TOML or knows a default. A key is a field in a `section!`
+//! Nothing outside this folder reads TOML or YAML, or knows a default. A key is a field in a `section!`
 //! (`section.rs`): its doc comment is its comment in the file that `tcpwatch config default`
 //! prints, so comments cannot differ from the compiled defaults. Serde reads and writes the
-//! fields, within the bounds of `value.rs`. All parsing is pure; only [`Config::load`] touches the
-//! disk. A file is refused as a whole, with one line that names the place (`error.rs`).
+//! fields, within the bounds of `value.rs`. All parsing is pure; only [`Config::load`] and
+//! [`WebConfig`] read files, through `file.rs`. A file is refused as a whole, with one line that names the place (`error.rs`).
 //! Command-line flags are merged elsewhere.
 
 mod detect;
@@ -23,6 +23,7 @@ mod severity;
 mod tests;
 mod until;
 mod value;
+mod web_config;
 
 use std::{fmt::Write, path::Path, time::Duration};
 
@@ -37,6 +38,9 @@ use section::{Docs, Section};
 pub use severity::Severity;
 use toml::{Table, Value};
 pub use until::{Ended, Entries};
+pub use web_config::{
+    ClientCertificate, Curve, PasswordHash, Pem, Place, Placed, TlsServer, Users, WebConfig,
+};
 
 /// Some editors put it in front of UTF-8 text; they do not count it as a column.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
@@ -69,7 +73,7 @@ impl Config {
     /// Reads and parses a configuration file. An empty file is the default configuration. One that
     /// does not answer within some seconds is refused.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = file::read(path)?;
+        let bytes = file::read(path, "a TOML file")?;
         let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
         let text = std::str::from_utf8(bytes)
             .map_err(|error| error::Fault::not_utf8(bytes, &error).found_in(path, bytes))?;

@@ -4,17 +4,17 @@ use crate::config::{HostName, Web};
 
 /// `web.external_url` where it is set, else the first address that the agent listens on. An address
 /// that stands for all (`0.0.0.0`, `[::]`) leads nowhere from elsewhere: there it is the host's name.
-/// Without a slash at the end.
+/// `scheme` is that of the listeners. Without a slash at the end.
 #[must_use]
-pub fn base_url(web: &Web, host_name: &str) -> String {
+pub fn base_url(web: &Web, host_name: &str, scheme: &str) -> String {
     if let Some(url) = web.external_url.url() {
         return url.trim_end_matches('/').to_owned();
     }
     match web.listen_addresses.first() {
-        Some(address) if !address.ip().is_unspecified() => format!("http://{address}"),
+        Some(address) if !address.ip().is_unspecified() => format!("{scheme}://{address}"),
         Some(address) => match HostName::parse(host_name) {
-            Some(host) => format!("http://{host}:{}", address.port()),
-            None => format!("http://{address}"),
+            Some(host) => format!("{scheme}://{host}:{}", address.port()),
+            None => format!("{scheme}://{address}"),
         },
         // The configuration has one at least.
         None => String::new(),
@@ -31,7 +31,7 @@ mod tests {
     fn of(web: &str) -> String {
         let config = Config::parse(&format!("[web]\n{web}\n"), Path::new("test.toml"))
             .expect("a configuration");
-        base_url(&config.web, "Web-7.example.net")
+        base_url(&config.web, "Web-7.example.net", "http")
     }
 
     #[test]
@@ -48,5 +48,7 @@ mod tests {
         ] {
             assert_eq!(of(web), expected, "{web}");
         }
+        let web = Config::default().web;
+        assert_eq!(base_url(&web, "web-7", "https"), "https://127.0.0.1:10743");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The accept loop is tcpwatch's own because each bound is part of it: the number of connections
 //! and which of them gives way (`places`), the life of a connection, a shortage of descriptors, and
-//! the end of the server. How a connection reports its activity is `connection`; the answers of the
-//! paths are `routes`.
+//! the end of the server. TLS and passwords are `access`. How a connection reports its activity is
+//! `connection`; the answers of the paths are `routes`.
 //!
 //! Nothing here blocks or spins. It shares the agent's thread, so many clients cost its answers
 //! some time, gzip most of all; watching goes on in the kernel and on the walker's thread.
@@ -27,7 +27,8 @@ use tokio::{
 };
 
 use super::{
-    Hosts, Query,
+    Access, Hosts, Query,
+    access::Opened,
     connection::{Observed, Service},
     hosts::Listening,
     live::Live,
@@ -56,7 +57,8 @@ const PAUSES: [Duration; 5] = [
 pub struct HttpLimits {
     /// Connections at one time.
     pub connections: usize,
-    /// Time for a request's header to arrive, counted from when the connection became idle.
+    /// Time for a TLS handshake; then for a request's header to arrive, counted from when the
+    /// connection became idle.
     pub header: Duration,
     /// Time for the agent's loop to answer.
     pub answer: Duration,
@@ -146,11 +148,11 @@ pub async fn serve(
     queries: mpsc::Sender<Query>,
     updates: watch::Receiver<u64>,
     limits: HttpLimits,
-    hosts: Hosts,
+    (hosts, access): (Hosts, Access),
     mut stop: watch::Receiver<bool>,
 ) {
     let live = Live::new(updates, stop.clone(), limits);
-    let router = routes::router(queries, live, limits, hosts);
+    let router = routes::router(queries, live, limits, (hosts, access.clone()));
     let mut connections = JoinSet::new();
     let mut places = Places::new(limits.connections);
     let listeners = listeners.into_iter().map(|listener| {
@@ -175,7 +177,9 @@ pub async fn serve(
                 let service = Service::new(router.clone(), activity.clone(), listening);
                 let life = (activity.clone(), limits, stopping.clone());
                 let task = match stream {
-                    Stream::Tcp(stream) => connections.spawn(serve_connection(stream, service, life)),
+                    Stream::Tcp(stream) => {
+                        connections.spawn(open_connection(stream, access.clone(), service, life))
+                    }
                     Stream::Unix(stream) => {
                         connections.spawn(serve_connection(stream, service, life))
                     }
@@ -212,10 +216,26 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+type Life = (Activity, HttpLimits, watch::Receiver<bool>);
+
+/// A TLS handshake comes first, if there is to be one.
+async fn open_connection(stream: TcpStream, access: Access, service: Service, mut life: Life) {
+    let (activity, limits, stop) = &mut life;
+    let opened = tokio::select! {
+        opened = timeout(limits.header, access.open(stream, activity)) => opened,
+        () = stopped(stop) => return,
+    };
+    match opened.map_err(io::Error::from) {
+        Ok(Ok(Opened::Plain(stream))) => serve_connection(stream, service, life).await,
+        Ok(Ok(Opened::Secured(stream))) => serve_connection(stream, service, life).await,
+        Ok(Err(error)) | Err(error) => tracing::trace!(%error, "TLS handshake failed"),
+    }
+}
+
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: Service,
-    (activity, limits, mut stop): (Activity, HttpLimits, watch::Receiver<bool>),
+    (activity, limits, mut stop): Life,
 ) {
     let stream = Observed::new(stream, activity.clone());
     let connection = http1::Builder::new()

@@ -10,12 +10,13 @@
 //! - [`overview`] has a finding in one row, for a terminal and the page.
 //! - [`remedy_parts`] tells a remedy's commands from its words.
 //! - [`WallClock`] turns times of CLOCK_MONOTONIC into times of day.
-//! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`]. It holds no state of the
+//! - [`serve`] answers HTTP, to requests that name one of the [`Hosts`] and that [`Access`] lets in. It holds no state of the
 //!   agent: each answer is a [`Query`] to the agent's loop, so nothing here locks the loop's state.
 //!
 //! Nothing here judges: the [`engine`](crate::engine) decides which findings there are, and which
 //! leads which.
 
+mod access;
 mod base_url;
 mod connection;
 mod family;
@@ -42,6 +43,7 @@ mod tests;
 mod trends;
 mod wall_clock;
 
+pub use access::Access;
 pub use base_url::base_url;
 pub use family::{MetricKind, MetricRow};
 pub use history::{Ended, History};

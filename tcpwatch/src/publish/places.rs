@@ -1,13 +1,14 @@
 //! Places for connections: which connection is closed when all are taken.
 //!
 //! A new connection always gets a place, so that no client keeps a scraper out by holding
-//! connections. When all places are taken one connection is closed. The oldest stream of events
-//! comes first: its page connects again. Then comes the connection that waits longest for its
-//! client, else the one with the client that has not read for longest, else the oldest. A peer that
-//! has its share closes one of its own. A client has a moment to send its request; a burst of others
-//! waits for the end of it.
+//! connections. When all places are taken one connection is closed: a stream of events, whose page
+//! connects again, else one that waits for its client's request, else one whose TLS handshake has begun, else one with a client that does not read, else
+//! any. Among such it is one of the peer that has most, and the one that waits longest, or is oldest.
+//! A peer that has its share closes one of its own. A client has a moment to send its
+//! request; a burst of others waits for the end of it.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,9 +40,13 @@ const STALLED: Duration = Duration::from_secs(1);
 /// in turn within half a second.
 const MOMENT: Duration = Duration::from_millis(25);
 
+/// The same for each step of a TLS handshake: the client's next message takes a way there and back,
+/// which is 200 ms around half the earth. A silent client has [`MOMENT`] only.
+const HANDSHAKE_MOMENT: Duration = Duration::from_millis(200);
+
 /// One client: this host, an IPv4 address, or the network of an IPv6 address, of
 /// which a host can use each address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer(IpAddr);
 
 impl Peer {
@@ -70,6 +75,8 @@ impl Peer {
 enum Phase {
     /// The client: its next request, or the missing part of it.
     Request,
+    /// The client: its next message of a TLS handshake that it has begun, or its first request.
+    Handshake,
     /// The agent: an answer.
     Answer,
     /// The client: that it reads the answer.
@@ -109,6 +116,11 @@ impl Activity {
         *self.state() = State { phase, since: now, read: now };
     }
 
+    /// The client has sent something of a TLS handshake, or has finished it.
+    pub(super) fn handshake_goes_on(&self) {
+        self.enter(Phase::Handshake);
+    }
+
     /// A whole request has come.
     pub(super) fn request_came(&self) {
         self.enter(Phase::Answer);
@@ -139,7 +151,7 @@ impl Activity {
                 *state =
                     State { phase: Phase::Reading { is_complete: true }, since: now, read: now };
             }
-            Phase::Request | Phase::Answer => {}
+            Phase::Request | Phase::Handshake | Phase::Answer => {}
         }
     }
 
@@ -161,24 +173,29 @@ impl Activity {
         let state = self.state();
         match state.phase {
             Phase::Reading { .. } => state.since.elapsed(),
-            Phase::Request | Phase::Answer | Phase::Change => Duration::ZERO,
+            Phase::Request | Phase::Handshake | Phase::Answer | Phase::Change => Duration::ZERO,
         }
     }
 
     /// Until when the connection keeps its place, whatever comes.
     fn kept_until(&self) -> Option<Instant> {
         let state = self.state();
-        (state.phase == Phase::Request).then(|| state.since + MOMENT)
+        match state.phase {
+            Phase::Request => Some(state.since + MOMENT),
+            Phase::Handshake => Some(state.since + HANDSHAKE_MOMENT),
+            Phase::Answer | Phase::Reading { .. } | Phase::Change => None,
+        }
     }
 
-    /// The least is closed first.
+    /// A class, of which the least is closed first, and within it the time that decides.
     fn worth(&self, began: Instant) -> (u8, Instant) {
         let state = self.state();
         match state.phase {
             Phase::Change => (0, began),
             Phase::Request => (1, state.since),
-            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (2, state.read),
-            Phase::Reading { .. } | Phase::Answer => (3, began),
+            Phase::Handshake => (2, state.since),
+            Phase::Reading { .. } if state.read.elapsed() >= STALLED => (3, state.read),
+            Phase::Reading { .. } | Phase::Answer => (4, began),
         }
     }
 }
@@ -227,11 +244,20 @@ impl Places {
     }
 
     fn close_one(&mut self, may: impl Fn(&Place) -> bool) -> Result<(), Instant> {
+        let mut places_of = HashMap::<Peer, usize>::new();
+        for place in self.taken.values() {
+            *places_of.entry(place.peer).or_default() += 1;
+        }
+        let now = Instant::now();
         let candidates = self.taken.iter().filter(|(_, place)| may(place));
-        let worst = candidates.min_by_key(|(_, place)| place.activity.worth(place.began));
+        let worst = candidates.min_by_key(|(_, place)| {
+            let (class, since) = place.activity.worth(place.began);
+            let is_kept = place.activity.kept_until().is_some_and(|until| now < until);
+            (class, is_kept, Reverse(places_of.get(&place.peer).copied()), since)
+        });
         let Some((id, place)) = worst else { return Ok(()) };
         match place.activity.kept_until() {
-            Some(until) if Instant::now() < until => return Err(until),
+            Some(until) if now < until => return Err(until),
             Some(_) | None => {}
         }
         let id = *id;
@@ -288,6 +314,56 @@ mod tests {
         let task = tokio::spawn(std::future::pending::<()>());
         places.take(peer, activity, task.abort_handle());
         assert!(places.make(peer).is_ok());
+    }
+
+    #[tokio::test]
+    async fn silent_connection_is_closed_before_one_whose_handshake_goes_on() {
+        let peer = Peer::of("192.0.2.1".parse().expect("an address"));
+        let mut places = Places::new(2);
+        let take = |activity: &Activity, places: &mut Places| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            places.take(peer, activity.clone(), task.abort_handle());
+            task
+        };
+        let handshake = Activity::new();
+        handshake.handshake_goes_on();
+        let in_handshake = take(&handshake, &mut places);
+        let silent = take(&Activity::new(), &mut places);
+        // The silent one came last, and is closed first.
+        let until = places.make(peer).expect_err("it came just now");
+        assert!(until - Instant::now() <= MOMENT);
+        tokio::time::sleep_until(until).await;
+        assert!(places.make(peer).is_ok());
+        assert!(silent.await.is_err_and(|error| error.is_cancelled()));
+
+        // Between two handshakes the older one goes, once its moment is over.
+        let _other = take(&handshake, &mut places);
+        let until = places.make(peer).expect_err("it went on just now");
+        assert!(until - Instant::now() > MOMENT);
+        tokio::time::sleep_until(until).await;
+        assert!(places.make(peer).is_ok());
+        drop(in_handshake);
+    }
+
+    #[tokio::test]
+    async fn peer_with_most_connections_gives_way_first() {
+        let (one, other, new) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
+        let peer = |address: &str| Peer::of(address.parse().expect("an address"));
+        let mut places = Places::new(3);
+        let mut tasks = Vec::new();
+        for address in [other, one, one] {
+            let activity = Activity::new();
+            activity.handshake_goes_on();
+            let task = tokio::spawn(std::future::pending::<()>());
+            places.take(peer(address), activity, task.abort_handle());
+            tasks.push(task);
+        }
+        let until = places.make(peer(new)).expect_err("all came just now");
+        tokio::time::sleep_until(until + HANDSHAKE_MOMENT).await;
+        assert!(places.make(peer(new)).is_ok());
+        tokio::task::yield_now().await;
+        let closed: Vec<_> = tasks.iter().map(tokio::task::JoinHandle::is_finished).collect();
+        assert_eq!(closed, [false, true, false]);
     }
 
     #[test]

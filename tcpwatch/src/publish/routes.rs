@@ -29,8 +29,8 @@ use tokio::{
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 use super::{
-    Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, hosts, listing::Listings,
-    live::Live, page, render_runbook, selection::Selection,
+    Access, Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, access, hosts,
+    listing::Listings, live::Live, page, render_runbook, selection::Selection,
 };
 
 /// How the answer for an unknown path begins.
@@ -108,7 +108,7 @@ pub(super) fn router(
     queries: mpsc::Sender<Query>,
     live: Live,
     limits: HttpLimits,
-    hosts: Hosts,
+    (hosts, access): (Hosts, Access),
 ) -> Router {
     let listings = Listings::new(queries.clone(), limits.answer);
     let agent = Agent(Arc::new(Shared {
@@ -147,6 +147,7 @@ pub(super) fn router(
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
         .layer(from_fn_with_state(Arc::new(hosts), hosts::check))
+        .layer(from_fn_with_state(access, access::guard))
         .layer(map_response(with_safe_headers))
         // The fastest level: it already takes nine tenths off, and its time is the agent's.
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))

@@ -335,6 +335,11 @@ impl Daemon {
         Ok(Self { child, log: log.to_owned() })
     }
 
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end; returns what it has said, and fails with that if the end was not a good
     /// one.
     pub(crate) fn finish(mut self) -> Result<String> {

@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{Hosts, HttpLimits, Listener, PATHS, Query, serve};
+use crate::publish::{HttpLimits, Listener, PATHS, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -59,7 +59,7 @@ impl Server {
                     listener.set_nonblocking(true).unwrap();
                     Listener::Tcp(tokio::net::TcpListener::from_std(listener).unwrap())
                 });
-                let (listeners, hosts) = (listeners.collect(), Hosts::default());
+                let (listeners, hosts) = (listeners.collect(), Default::default());
                 serve(listeners, sender, changes, limits, hosts, stopping).await;
             });
             let used = clock_gettime(ClockId::ThreadCPUTime);

@@ -1,0 +1,128 @@
+//! Passwords against real bcrypt hashes of the lowest cost.
+
+use std::time::Instant;
+
+use super::*;
+use crate::config::WebConfig;
+
+const COST: u32 = 4;
+
+fn users(of: &[(&str, &str, u32)]) -> Users {
+    let mut text = "basic_auth_users:\n".to_owned();
+    for (user, password, cost) in of {
+        let hash = bcrypt::hash(password, *cost).expect("a hash");
+        text.push_str(&format!("  {user}: {hash}\n"));
+    }
+    WebConfig::parse(&text, std::path::Path::new("web.yml")).expect("a good file").users
+}
+
+fn header(user: &str, password: &str) -> HeaderValue {
+    let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    HeaderValue::from_str(&format!("Basic {encoded}")).expect("ASCII")
+}
+
+async fn check(passwords: &Passwords, users: &Users, user: &str, password: &str) -> Verdict {
+    passwords.check(users, Some(&header(user, password))).await
+}
+
+#[tokio::test]
+async fn only_the_right_password_of_a_known_user_is_granted_each_time() {
+    let passwords = Passwords::new();
+    let users = users(&[("alice", "a:b", COST), ("bob", "b", COST), ("empty", "", COST)]);
+    for _ in 0..2 {
+        for (user, password, verdict) in [
+            ("alice", "a:b", Verdict::Granted),
+            ("alice", "a", Verdict::Denied),
+            ("alice", "b", Verdict::Denied),
+            ("alice", "", Verdict::Denied),
+            ("bob", "b", Verdict::Granted),
+            ("empty", "", Verdict::Granted),
+            ("Alice", "a:b", Verdict::Denied),
+            ("", "b", Verdict::Denied),
+        ] {
+            assert_eq!(check(&passwords, &users, user, password).await, verdict, "{user}");
+        }
+        // The password of the user whose hash is the decoy is not one for strangers.
+        for stranger in 0..20 {
+            let stranger = format!("stranger{stranger}");
+            for password in ["a:b", "b", ""] {
+                let verdict = check(&passwords, &users, &stranger, password).await;
+                assert_eq!(verdict, Verdict::Denied);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_header_is_denied_and_without_users_every_request_is_granted() {
+    let passwords = Passwords::new();
+    let users = users(&[("alice", "a", COST)]);
+    let encoded = BASE64_STANDARD.encode("alice:a");
+    for text in ["", "Basic", "Basic ", "Basic %%%", "Basic YWxpY2U", "Bearer x", &encoded] {
+        let header = HeaderValue::from_str(text).expect("ASCII");
+        assert_eq!(passwords.check(&users, Some(&header)).await, Verdict::Denied, "{text:?}");
+    }
+    let binary = HeaderValue::from_bytes(b"Basic \xff").expect("bytes that a header may have");
+    assert_eq!(passwords.check(&users, Some(&binary)).await, Verdict::Denied);
+    assert_eq!(passwords.check(&users, None).await, Verdict::Denied);
+    let small = HeaderValue::from_str(&format!("bASIC  {encoded}")).expect("ASCII");
+    assert_eq!(passwords.check(&users, Some(&small)).await, Verdict::Granted);
+    assert_eq!(passwords.check(&Users::new(), None).await, Verdict::Granted);
+}
+
+#[tokio::test]
+async fn new_hash_makes_the_old_password_useless_at_once() {
+    let passwords = Passwords::new();
+    let old = users(&[("alice", "old", COST)]);
+    let new = users(&[("alice", "new", COST)]);
+    assert_eq!(check(&passwords, &old, "alice", "old").await, Verdict::Granted);
+    assert_eq!(check(&passwords, &new, "alice", "old").await, Verdict::Denied);
+    let none = users(&[("bob", "b", COST)]);
+    assert_eq!(check(&passwords, &none, "alice", "old").await, Verdict::Denied);
+}
+
+/// Checks are counted by their time: at cost 10 each takes at least 20 ms on any machine of today.
+#[tokio::test]
+async fn outcomes_are_kept_and_bad_ones_evict_no_good_one() {
+    const CHECK: Duration = Duration::from_millis(20);
+    let passwords = Passwords::new();
+    let users = users(&[("alice", "a", 10)]);
+    let begun = Instant::now();
+    assert_eq!(check(&passwords, &users, "alice", "a").await, Verdict::Granted);
+    assert!(begun.elapsed() > CHECK, "{:?}", begun.elapsed());
+    {
+        let mut kept = passwords.kept.lock().expect("no panic");
+        for number in 0..10 * MAX_KEPT {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            kept.keep(digest, false);
+        }
+        assert!(kept.denied.len() <= MAX_KEPT && kept.granted.len() == 1);
+    }
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(check(&passwords, &users, "alice", "a").await, Verdict::Granted);
+    }
+    assert!(begun.elapsed() < 100 * CHECK, "{:?}", begun.elapsed());
+}
+
+/// The median of several, each with another password, so that none is kept.
+#[tokio::test]
+async fn unknown_user_takes_the_time_of_a_wrong_password() {
+    let passwords = Passwords::new();
+    let users = users(&[("alice", "a", 8)]);
+    let mut medians = Vec::new();
+    for user in ["alice", "stranger"] {
+        let mut times = Vec::new();
+        for number in 0..9 {
+            let begun = Instant::now();
+            let verdict = check(&passwords, &users, user, &format!("wrong{number}")).await;
+            times.push(begun.elapsed());
+            assert_eq!(verdict, Verdict::Denied);
+        }
+        times.sort();
+        medians.push(times[4].as_secs_f64());
+    }
+    let ratio = medians[1] / medians[0];
+    assert!((0.5..2.0).contains(&ratio), "{medians:?}");
+}
