@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
-/// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
+/// guest has: the sources, servers, a Prometheus, curl, openssl, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 16] = [
+const NOT_FOR_GUESTS: [&str; 17] = [
     "bad_facts",
     "confined",
     "documents",
@@ -31,6 +31,7 @@ const NOT_FOR_GUESTS: [&str; 16] = [
     "stacks",
     "symbol_server",
     "terminal",
+    "web_config",
 ];
 
 /// Where the recordings are, and the configuration under which they are made.
