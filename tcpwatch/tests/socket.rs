@@ -119,7 +119,7 @@ fn check_looks_itself_where_no_agent_answers() -> Result<()> {
     thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client?;
-            ensure!(client.read(&mut [0; 1_024])? > 0, "no request");
+            let _length = client.read(&mut [0; 1_024])?;
             client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\x1b[31m{}\r\n")?;
         }
         anyhow::Ok(())

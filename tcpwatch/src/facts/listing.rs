@@ -212,6 +212,8 @@ pub struct SocketListing {
     pub cpu_time: Duration,
     /// Network namespaces that were walked.
     pub namespaces: usize,
+    /// Selected ones that could not be entered or walked.
+    pub left_out: usize,
     /// Sockets that are selected.
     pub total: u64,
     /// Whether `total` is exact; else there are at least so many.

@@ -28,6 +28,9 @@ pub enum InventoryError {
     /// This kernel refuses the program.
     #[error("sockets cannot be listed on this kernel; `tcpwatch doctor` says why")]
     NoListing,
+    /// This kernel refuses the program that finds owners.
+    #[error("the process behind a socket is not seen on this kernel; `tcpwatch doctor` says why")]
+    NoOwners,
     /// The agent ends.
     #[error("the inventory was stopped")]
     Stopped,

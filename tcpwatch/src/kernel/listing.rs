@@ -46,6 +46,8 @@ struct Copied {
 struct Tour {
     copied: Vec<Copied>,
     namespaces: usize,
+    /// Namespaces that could not be entered or walked.
+    left_out: usize,
     matched: u64,
 }
 
@@ -62,13 +64,16 @@ impl Walker {
         selection: &SocketSelection,
         limit: usize,
     ) -> Result<SocketListing, InventoryError> {
+        if selection.is_by_process() && self.owners.is_none() {
+            return Err(InventoryError::NoOwners);
+        }
         let before = cpu_time();
         let mut tour = Tour::default();
         let toured = self.list_everywhere(selection, &mut tour);
         self.come_home()?;
         toured?;
         let taken = now();
-        let Tour { mut copied, namespaces, matched } = tour;
+        let Tour { mut copied, namespaces, left_out, matched } = tour;
         // A socket whose age is not known is as old as it is idle, behind the others.
         copied.sort_by_key(|Copied { socket, .. }| {
             (socket.since.is_none(), socket.since.or(socket.transfer.map(|it| it.last_segment)))
@@ -90,6 +95,7 @@ impl Walker {
             taken,
             cpu_time: cpu_time().saturating_sub(before),
             namespaces,
+            left_out,
             total,
             total_is_exact: all_copied || !selection.is_by_process(),
             sockets: copied.into_iter().map(|it| it.socket).collect(),
@@ -117,17 +123,24 @@ impl Walker {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(InventoryError::Stopped);
             }
-            match namespace.enter() {
-                Ok(entered) => {
-                    self.away |= entered;
-                    if entered {
-                        self.list_here(&namespace.name, selection, tour)?;
-                    }
-                }
-                // The inventory says which are left out.
+            let entered = namespace.enter().map_err(InventoryError::Namespace);
+            self.away |= matches!(entered, Ok(true));
+            let listed = match entered {
+                Ok(true) => self.list_here(&namespace.name, selection, tour),
+                // It has gone.
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match listed {
+                // No other namespace has it either.
+                Err(InventoryError::NoListing) => return Err(InventoryError::NoListing),
+                // The inventory says which, and why.
                 Err(error) => {
-                    tracing::debug!(netns = %plain::text(&namespace.name), %error, "namespace not listed");
+                    let netns = plain::text(&namespace.name);
+                    tracing::debug!(%netns, %error, "namespace left out");
+                    tour.left_out += 1;
                 }
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -140,8 +153,8 @@ impl Walker {
         selection: &SocketSelection,
         tour: &mut Tour,
     ) -> Result<(), InventoryError> {
-        tour.namespaces += 1;
         if !settings::has_tcp_sockets() {
+            tour.namespaces += 1;
             return Ok(());
         }
         self.generation = self.generation.wrapping_add(1).max(1);
@@ -170,6 +183,7 @@ impl Walker {
         })?;
         *listing = map.get(&0, 0)?;
         tour.matched += listing.matched;
+        tour.namespaces += 1;
         let listeners = Listeners::of(&records);
         let is_selected = |it: &&SocketRecord| it.listener & listener_flags::NOT_SELECTED == 0;
         for record in records.iter().filter(is_selected) {

@@ -71,8 +71,12 @@ fn header(document: &SocketsDocument, source: Source) -> String {
         Source::Look | Source::Recording => "one look of its own",
     };
     let namespaces = text::count(document.network_namespaces as u64, "network namespace");
+    let left_out = match document.network_namespaces_left_out {
+        0 => String::new(),
+        number => format!(" ({} left out: tcpwatch doctor)", text::number(number as u64)),
+    };
     let SocketsDocument { host, version, generated_at, .. } = document;
-    format!("{how}, host {host}, tcpwatch {version}, {namespaces}, {generated_at}")
+    format!("{how}, host {host}, tcpwatch {version}, {namespaces}{left_out}, {generated_at}")
 }
 
 fn row(socket: &SocketDocument) -> [String; COLUMNS] {
@@ -158,7 +162,8 @@ fn what(socket: &SocketDocument) -> String {
         parts.push(format!("idle for {}", duration(idle)));
     }
     if let Some(count) = socket.holder_processes {
-        parts.push(format!("{} hold it", text::count(count as u64, "process")));
+        let it = if socket.unaccepted { "the listener" } else { "it" };
+        parts.push(format!("{} hold {it}", text::count(count as u64, "process")));
     }
     parts.join(", ")
 }

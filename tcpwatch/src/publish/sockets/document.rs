@@ -30,6 +30,8 @@ pub struct SocketsDocument {
     pub selection: SocketSelection,
     /// Network namespaces that were looked at.
     pub network_namespaces: usize,
+    /// Selected ones that could not be looked at.
+    pub network_namespaces_left_out: usize,
     /// Sockets that are selected.
     pub total: u64,
     /// Whether that is exact; else there are at least so many.
@@ -126,6 +128,7 @@ pub fn sockets_json(
         finding: finding.map(|id| plain::text(id).into_owned()),
         selection: plain_selection(selection),
         network_namespaces: listing.namespaces,
+        network_namespaces_left_out: listing.left_out,
         total: listing.total,
         total_is_exact: listing.total_is_exact,
         truncated: listing.is_truncated(),

@@ -32,6 +32,7 @@ fn listing(namespaces: usize, cpu_time: Duration) -> SocketListing {
         taken: Timestamp::from_ns(1),
         cpu_time,
         namespaces,
+        left_out: 0,
         total: 0,
         total_is_exact: true,
         sockets: Vec::new(),
