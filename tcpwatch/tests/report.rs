@@ -140,7 +140,7 @@ fn explain_prints_the_runbook_with_and_without_a_pager() -> Result<()> {
     ensure!(Command::new("chmod").arg("+x").arg(&tee).status()?.success());
     let tee = format!("{} --append", tee.display());
     for (pager, is_there) in [(tee, true), ("/nonexistent".into(), false)] {
-        let line = format!("PAGER='{pager}' exec {program} explain stuck-state");
+        let line = format!("TERM=xterm PAGER='{pager}' exec {program} explain stuck-state");
         let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output()?;
         let text = String::from_utf8(output.stdout)?.replace('\r', "");
         assert_eq!(output.status.code(), Some(0), "{text}");
@@ -160,7 +160,8 @@ fn a_terminal_s_lines_fit_but_for_commands() -> Result<()> {
     let program = tcpwatch().get_program().to_str().context("a path in UTF-8")?.to_owned();
     for columns in [60, 100, 160] {
         let line = arguments(&recording).join(" ");
-        let line = format!("stty cols {columns} rows 40; NO_COLOR=1 exec {program} {line}");
+        let line =
+            format!("stty cols {columns} rows 40; NO_COLOR=1 exec {program} {line} --no-pager");
         let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output()?;
         let text = String::from_utf8(output.stdout)?;
         assert_eq!(output.status.code(), Some(2), "{text}");

@@ -44,6 +44,9 @@ pub(crate) fn test() -> Result<()> {
             ("prometheus", "prometheus"),
             ("strace", "strace"),
             ("chromium", "chromium"),
+            ("curl", "curl"),
+            ("tmux", "tmux"),
+            ("less", "less"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;

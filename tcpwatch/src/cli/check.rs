@@ -19,6 +19,7 @@ use super::{
     agent_api::{self, AgentError},
     case::{Case, CheckError},
     config_source,
+    pager::{Pager, is_long},
     report::{Paper, Seen, Source},
 };
 use crate::{
@@ -47,10 +48,17 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Ok(seen) => (seen, None),
         Err(error) => (None, Some(error)),
     };
+    // A look gives up the system call that tells the size of a terminal.
+    let paper = Paper::of_stdout(options.color.is_on());
+    let mut pager = None;
     let outcome = match (&options.replay, of_agent) {
         (Some(file), _) => replay(&config, file),
         (None, Some(seen)) => Ok(seen),
-        (None, None) => look(&config, options),
+        (None, None) => {
+            // Afterwards this process can start no program any more.
+            pager = options.is_paged().then(Pager::start).flatten();
+            look(&config, options)
+        }
     };
     let mut seen = match outcome {
         Ok(outcome) => {
@@ -66,9 +74,14 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     seen.left_out = options.filter.apply(&mut seen.findings);
     let text = match options.json {
         true => seen.json(),
-        false => seen.report(Paper::of_stdout(options.color.is_on()), options.detail()),
+        false => seen.report(paper, options.detail()),
     };
-    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+    if pager.is_none() && options.is_paged() && is_long(&text) && seen.source != Source::Look {
+        pager = Pager::start();
+    }
+    if !pager.is_some_and(|pager| pager.show(&text))
+        && let Err(error) = std::io::stdout().write_all(text.as_bytes())
+    {
         return Exit::failed(&error);
     }
     match seen.hidden_host() {

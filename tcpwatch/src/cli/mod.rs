@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod explain;
 mod filter;
+mod pager;
 mod report;
 mod run;
 mod running;
@@ -48,7 +49,7 @@ struct Cli {
 enum Command {
     /// Run the daemon: attach, watch, serve HTTP
     Run(Options),
-    /// Look at this host once, print the findings and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    /// Print the findings of the running agent, or of one look, and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Check(Box<CheckOptions>),
     /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
     Explain {
@@ -125,6 +126,9 @@ struct CheckOptions {
     /// When to print in colour
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
+    /// Print what is longer than the terminal at once, without PAGER or less
+    #[arg(long)]
+    no_pager: bool,
     #[command(flatten)]
     filter: Filter,
     /// Record the facts, to be judged again by --replay: they name processes and addresses
@@ -139,6 +143,11 @@ impl CheckOptions {
     /// Whether the running agent's findings are no answer.
     fn looks_itself(&self) -> bool {
         self.fresh || self.watch.is_some() || self.record.is_some() || self.replay.is_some()
+    }
+
+    /// Whether a text that is longer than the terminal goes to a pager.
+    fn is_paged(&self) -> bool {
+        !(self.json || self.quiet || self.no_pager)
     }
 
     fn detail(&self) -> Detail {

@@ -240,7 +240,7 @@ pub(crate) struct Verdict {
 /// A condition that holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// Stable while the condition lasts.
+    /// Stable while the condition lasts; fit for the query and the fragment of a URL.
     pub id: String,
     /// Its kind.
     pub kind: FindingKind,
@@ -299,7 +299,8 @@ impl Verdict {
     pub(crate) fn make_plain(&mut self) {
         let Self { id, kind: _, severity: _, title, explanation, evidence, subject, remedies } =
             self;
-        [id, title, explanation].into_iter().chain(remedies).for_each(plain::make);
+        *id = fit_for_urls(id);
+        [title, explanation].into_iter().chain(remedies).for_each(plain::make);
         evidence.change_texts(&plain::make);
         subject.make_plain();
     }
@@ -325,6 +326,22 @@ impl Verdict {
     }
 }
 
+/// An id that stands in the query and the fragment of a URL as it is (RFC 3986 section 3.4): without
+/// the brackets of IPv6, and of other bytes, which come from names, the value in hexadecimal after a
+/// tilde.
+fn fit_for_urls(id: &str) -> String {
+    let mut fit = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'/' | b':' => fit.push(byte.into()),
+            byte if byte.is_ascii_alphanumeric() => fit.push(byte.into()),
+            b'[' | b']' => {}
+            byte => fit.push_str(&format!("~{byte:02x}")),
+        }
+    }
+    fit
+}
+
 /// A change that is reported once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FindingChange {
@@ -339,4 +356,20 @@ pub enum FindingChange {
     },
     /// It has ended; as it was last.
     Cleared(Finding),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_need_no_encoding_in_a_url_and_differ_where_names_do() {
+        for (id, fit) in [
+            ("close-wait-pileup/12/process/6227", "close-wait-pileup/12/process/6227"),
+            ("self-connection/1/[::1]:8080", "self-connection/1/::1:8080"),
+            ("reset-storm/1/a b?#&%~é/server", "reset-storm/1/a~20b~3f~23~26~25~7e~c3~a9/server"),
+        ] {
+            assert_eq!(fit_for_urls(id), fit);
+        }
+    }
 }

@@ -14,10 +14,11 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a browser, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 16] = [
+const NOT_FOR_GUESTS: [&str; 17] = [
     "bad_facts",
     "confined",
     "documents",
+    "first_screen",
     "healthy",
     "hostile_names",
     "outside",

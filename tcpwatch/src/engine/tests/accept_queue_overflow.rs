@@ -523,7 +523,7 @@ fn each_place_in_each_namespace_is_a_finding() {
     watch.see(look());
     watch.pass(INTERVAL);
     let of = |netns: NetnsId, at| format!("accept-queue-overflow/{netns}/{at}");
-    let mut expected = [of(HOST, AT), of(HOST, "[::]:8080"), of(5, AT), of(5, "[::]:8080")];
+    let mut expected = [of(HOST, AT), of(HOST, ":::8080"), of(5, AT), of(5, ":::8080")];
     expected.sort();
     let ids: Vec<&str> = watch.see(look()).iter().map(|finding| &*finding.id).collect();
     assert_eq!(ids, expected);

@@ -91,7 +91,7 @@ fn each_source_destination_and_port_is_a_finding_of_its_own() {
         of(HOST, "10.0.0.2", PEER),
         of(HOST, SOURCE, "10.0.0.8:443"),
         of(HOST, SOURCE, "10.0.0.9:80"),
-        of(HOST, "fe80::1", "[fe80::9]:443"),
+        of(HOST, "fe80::1", "fe80::9:443"),
         of(5, SOURCE, PEER),
     ];
     expected.sort();

@@ -437,7 +437,7 @@ fn each_address_and_namespace_that_refuses_is_a_finding() {
     watch.see([host(), namespace(5, "blue")]);
     let ids: Vec<&str> = watch.engine.findings().iter().map(|finding| &*finding.id).collect();
     let of = |peer| format!("self-connect-risk/{HOST}/{peer}");
-    assert_eq!(ids, [of(AT), of("[::1]:40000")]);
+    assert_eq!(ids, [of(AT), of("::1:40000")]);
 }
 
 #[test]
