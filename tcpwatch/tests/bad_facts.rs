@@ -27,9 +27,6 @@ use tcpwatch::{
 /// Rounds for each recording: together some seconds.
 const ROUNDS: u64 = 40;
 
-/// A page is made after so many facts: its plots take longer than all that is judged.
-const PAGES: usize = 8;
-
 /// xorshift64*: the same numbers in each run.
 struct Random(u64);
 
@@ -164,7 +161,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
     let mut engine = Engine::new(&config.detect, &config.ignore, config.limits.owners);
     let mut metrics = Metrics::new("0", "0")?;
     let mut trends = Trends::default();
-    let (mut judged, mut refused) = (0_usize, 0);
+    let (mut judged, mut refused) = (0, 0);
     for fact in recording {
         let Ok(fact) = fact else {
             refused += 1;
@@ -181,9 +178,6 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         trends.observe(*now, &samples, None, engine.findings());
         let limits = kernel_limits(found);
         ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");
-        if !judged.is_multiple_of(PAGES) {
-            continue;
-        }
         let page = render_page(&View {
             origin,
             wall,

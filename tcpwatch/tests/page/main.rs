@@ -69,7 +69,7 @@ fn the_page_shows_a_host_in_trouble_at_a_glance_and_stays_as_the_reader_left_it(
     let mut agent = Agent::start(CONFIG)?;
     let _traffic = Traffic::begin()?;
     if updates_screenshots() {
-        for _ in 0..4 {
+        for _ in 0..3 {
             agent.watch_for(Duration::from_secs(50))?;
         }
     }
