@@ -177,6 +177,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         let Fact::Inventory { now, found } = &fact else { continue };
         trends.observe(*now, &samples, None, engine.findings());
         let limits = kernel_limits(found);
+        ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");
         let page = render_page(&View {
             origin,
             wall,
@@ -194,7 +195,6 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
             },
         });
         ensure!(page.len() < 16 << 20, "a page of {} bytes", page.len());
-        ensure!(!findings_json(engine.findings(), &origin, wall).is_empty(), "no findings");
     }
     ensure!(!metrics.encode().is_empty(), "no metrics");
     Ok((judged, refused))

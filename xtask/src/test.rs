@@ -45,7 +45,6 @@ pub(crate) fn test() -> Result<()> {
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
             ("strace", "strace"),
-            ("curl", "curl"),
             ("openssl", "openssl"),
             ("tmux", "tmux"),
             ("less", "less"),
