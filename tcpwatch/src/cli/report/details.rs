@@ -2,7 +2,7 @@
 
 use super::sheet::{Sheet, style_of};
 use crate::{
-    engine::{Finding, Subject, text},
+    engine::{Finding, Subject, selection_of, text},
     plain,
     publish::{RemedyPart, WallClock, remedy_parts},
 };
@@ -13,12 +13,12 @@ const INDENT: usize = 10;
 const SHORT_COMMAND: usize = 30;
 const COMMAND: anstyle::Style = anstyle::AnsiColor::Cyan.on_default();
 
-/// Writes `finding`, so many columns from the left.
+/// Writes `finding`, so many columns from the left. `has_sockets`: they can still be listed.
 pub(super) fn write(
     sheet: &mut Sheet,
     finding: &Finding,
     left: usize,
-    is_verbose: bool,
+    (is_verbose, has_sockets): (bool, bool),
     wall: WallClock,
 ) {
     let margin = " ".repeat(left);
@@ -54,8 +54,14 @@ pub(super) fn write(
     for (number, remedy) in finding.remedies.iter().enumerate() {
         write_remedy(sheet, &format!("{margin}  help {:<3}", number + 1), &others, remedy);
     }
-    let more = format!("tcpwatch explain {}", finding.kind.name());
-    sheet.wrapped(&format!("{margin}  {:<8}", "more"), &others, &more);
+    let mut more = vec![format!("tcpwatch explain {}", finding.kind.name())];
+    if has_sockets && selection_of(finding).is_ok() {
+        more.push(format!("tcpwatch sockets --finding {}", finding.id));
+    }
+    for (number, line) in more.iter().enumerate() {
+        let name = if number == 0 { "more" } else { "" };
+        sheet.line(&format!("{margin}  {name:<8}{line}"));
+    }
 }
 
 /// The process with its program, unit or container, and namespace.

@@ -107,11 +107,12 @@ impl Seen {
             table::write(&mut sheet, &incidents, self.wall);
         }
         let is_verbose = detail == Detail::All;
+        let parts = (is_verbose, self.source != Source::Recording);
         let shown = |incident: &&Incident<'_>| is_verbose || incident.severity() > Severity::Info;
         for incident in incidents.iter().filter(shown) {
-            details::write(&mut sheet, incident.leader, 0, is_verbose, self.wall);
+            details::write(&mut sheet, incident.leader, 0, parts, self.wall);
             for led in &incident.led {
-                details::write(&mut sheet, led, 4, is_verbose, self.wall);
+                details::write(&mut sheet, led, 4, parts, self.wall);
             }
         }
         let brief: usize =

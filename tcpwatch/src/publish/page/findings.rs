@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Escaped, View, plots, time};
 use crate::{
-    engine::{Finding, Subject, text},
+    engine::{Finding, Subject, selection_of, text},
     plain,
     publish::{
         Incident, RemedyPart, WallClock, incidents,
@@ -132,10 +132,15 @@ fn write_finding(
         severity = finding.severity,
     )?;
     write_remedies(html, &finding.remedies)?;
+    let sockets = match selection_of(finding) {
+        // An id stands in a query as it is.
+        Ok(_) => format!(" <a href=\"/api/v1/sockets?finding={id}\">Sockets as JSON</a>"),
+        Err(_) => String::new(),
+    };
     writeln!(
         html,
         "<p class=\"note\">{kind} since {}, last seen {}. <a href=\"/runbooks/{kind}\">Runbook</a>\
-         </p></div>",
+         {sockets}</p></div>",
         time(wall, finding.since),
         time(wall, finding.last_seen),
         kind = finding.kind.name(),
