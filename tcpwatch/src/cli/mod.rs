@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod explain;
 mod filter;
+mod manual;
 mod report;
 mod run;
 mod running;
@@ -68,6 +69,12 @@ enum Command {
     /// Name functions for the agent, which starts this
     #[command(name = SYMBOLS_COMMAND, hide = true)]
     Symbols,
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The folder; `man` and `completions` are made in it
+        folder: PathBuf,
+    },
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -200,6 +207,7 @@ pub fn main() -> ExitCode {
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),
+                Command::Manual { folder } => manual::write(&folder),
                 Command::Config { command: ConfigCommand::Check { file } } => config::check(&file),
                 Command::Config { command: ConfigCommand::Default } => config::print_default(),
             }
