@@ -30,8 +30,9 @@ pub(super) fn make(release: &Release, output: &Path) -> Result<PathBuf> {
     let file = output.join(format!("tcpwatch-{}.cdx.json", release.version));
     let own = root.join("tcpwatch").join(format!("{NAME}.json"));
     let copied = fs::copy(&own, &file).with_context(|| format!("copying {}", own.display()));
-    for path in repository::files_below(&root)? {
-        if path.file_name().is_some_and(|name| *name == *format!("{NAME}.json")) {
+    for folder in fs::read_dir(&root).context("the folders of the workspace")? {
+        let path = folder?.path().join(format!("{NAME}.json"));
+        if path.is_file() {
             fs::remove_file(&path).with_context(|| path.display().to_string())?;
         }
     }
