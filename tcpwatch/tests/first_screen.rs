@@ -8,6 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -71,8 +72,9 @@ fn check(configuration: &Path, more: &[String]) -> Result<Output> {
 
 /// Starts a command in a terminal of tmux, waits until it is `shown`, and returns the screen.
 fn screen_of(folder: &Path, line: &str, shown: impl Fn(&str) -> bool) -> Result<String> {
-    // A server of its own, which ends with its only session.
-    let socket = folder.join("tmux");
+    // A server of its own: the one before it may still be ending.
+    static SERVERS: AtomicU32 = AtomicU32::new(0);
+    let socket = folder.join(format!("tmux{}", SERVERS.fetch_add(1, Ordering::Relaxed)));
     let tmux = |arguments: &[&str]| -> Result<String> {
         let output = Command::new("tmux").arg("-S").arg(&socket).args(arguments).output()?;
         ensure!(output.status.success(), "{arguments:?}: {output:?}");

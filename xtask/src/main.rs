@@ -12,6 +12,7 @@ mod ebpf;
 mod healthy;
 mod interrupt;
 mod orphans;
+mod package;
 mod repository;
 mod run;
 mod scene;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// The kernel tests on Debian's kernels, 5.10 to the newest, each in an emulated machine
     Vm(vm::Arguments),
+    /// Make .deb, .rpm, tarball and image for x86_64 and aarch64 in target/packages, and check them
+    Package,
     /// A process of a demo
     #[command(hide = true)]
     Scene {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Demo { story } => demo::demo(story),
         Task::Bench { subject } => bench::bench(subject),
         Task::Vm(arguments) => vm::vm(&arguments),
+        Task::Package => package::package(),
         Task::Scene { actor, netns } => scene::play(actor, &netns),
     };
     match outcome {

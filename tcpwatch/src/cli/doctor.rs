@@ -16,8 +16,8 @@ use crate::{
     config::Config,
     facts::{Focus, NotSeen},
     kernel::{
-        Hook, HookStatus, LoadError, LoadOptions, OwnerPolicy, Programs, Reach, Refusal,
-        Restrictions, Whose, holds,
+        AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, OwnerPolicy, Programs,
+        Reach, Refusal, Restrictions, Whose, holds,
     },
     plain,
 };
@@ -33,6 +33,8 @@ struct Report {
     /// `None` where the kernel does not show it.
     lockdown: Option<String>,
     security_modules: Option<Vec<String>>,
+    #[serde(flatten)]
+    confinement: Confinement,
     configuration: ConfigurationRow,
     agents: Vec<RunningAgent>,
     not_seen: Vec<NotSeen>,
@@ -107,6 +109,7 @@ pub(super) fn doctor(json: bool, config: Option<PathBuf>) -> Exit {
         capabilities: capabilities(),
         lockdown: restrictions.lockdown,
         security_modules: restrictions.modules,
+        confinement: Confinement::read(),
         configuration,
         agents: find_agents(&config.web.listen_addresses),
         not_seen,
@@ -294,6 +297,7 @@ fn write_host(text: &mut String, report: &Report) {
         None => unknown.to_owned(),
     };
     let _ = writeln!(text, "{:<14} {modules}", "LSMs");
+    write_confinement(text, &report.confinement);
     let file = match &report.configuration.file {
         Some(file) => file.display().to_string(),
         None => "no file, the defaults".to_owned(),
@@ -308,10 +312,67 @@ fn write_host(text: &mut String, report: &Report) {
     }
 }
 
+/// A row for each module that can confine this process by a policy.
+fn write_confinement(text: &mut String, confinement: &Confinement) {
+    let selinux = match &confinement.selinux {
+        None => "not in force".to_owned(),
+        Some(selinux) => {
+            let mode = if selinux.enforcing { "enforcing" } else { "permissive, it only logs" };
+            let context = selinux.context.as_deref().unwrap_or("a context that is not shown");
+            format!("{mode}; this process runs as {}", plain::text(context))
+        }
+    };
+    let _ = writeln!(text, "{:<14} {selinux}", "SELinux");
+    let apparmor = match &confinement.apparmor {
+        None => "not in force".to_owned(),
+        Some(AppArmor { profile: None, .. }) => "no profile confines this process".to_owned(),
+        Some(AppArmor { profile: Some(profile), mode }) => {
+            let mode = mode.as_deref().unwrap_or("mode not shown");
+            let (profile, mode) = (plain::text(profile), plain::text(mode));
+            format!("profile {profile} ({mode}) confines this process")
+        }
+    };
+    let _ = writeln!(text, "{:<14} {apparmor}", "AppArmor");
+    let confines = |it: &AppArmor| it.profile.is_some() && it.mode.as_deref() != Some("complain");
+    if confinement.apparmor.as_ref().is_some_and(confines) {
+        let _ = writeln!(
+            text,
+            "    lost:    processes that the profile hides: their namespaces, executables and stacks"
+        );
+        let _ = writeln!(text, "    do:      run tcpwatch without a profile (unconfined)");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Unseen;
+    use crate::{facts::Unseen, kernel::SeLinux};
+
+    #[test]
+    fn a_policy_that_confines_has_a_row_and_one_that_enforces_a_remedy() {
+        let rows = |confinement: &Confinement| {
+            let mut text = String::new();
+            write_confinement(&mut text, confinement);
+            text
+        };
+        let free = rows(&Confinement::default());
+        assert_eq!(free.matches("not in force").count(), 2, "{free}");
+        let context = Some("system_u:system_r:init_t:s0".to_owned());
+        let selinux = Some(SeLinux { enforcing: true, context });
+        let shown = rows(&Confinement { selinux, apparmor: None });
+        assert!(shown.contains("enforcing; this process runs as system_u:"), "{shown}");
+        let profile = |mode: &str| {
+            let (profile, mode) = (Some("docker-default".to_owned()), Some(mode.to_owned()));
+            rows(&Confinement { selinux: None, apparmor: Some(AppArmor { profile, mode }) })
+        };
+        let enforced = profile("enforce");
+        assert!(enforced.contains("profile docker-default (enforce) confines"), "{enforced}");
+        assert!(enforced.contains("do:      run tcpwatch without a profile"), "{enforced}");
+        assert!(!profile("complain").contains("do:"));
+        let none = AppArmor { profile: None, mode: None };
+        let unconfined = rows(&Confinement { selinux: None, apparmor: Some(none) });
+        assert!(unconfined.contains("no profile confines") && !unconfined.contains("do:"));
+    }
 
     #[test]
     fn the_verdict_says_first_what_matters_most() {

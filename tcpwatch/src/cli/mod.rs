@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod explain;
 mod filter;
+mod manual;
 mod pager;
 mod report;
 mod run;
@@ -72,6 +73,12 @@ enum Command {
     /// Name functions for the agent, which starts this
     #[command(name = SYMBOLS_COMMAND, hide = true)]
     Symbols,
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The folder; `man` and `completions` are made in it
+        folder: PathBuf,
+    },
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -224,6 +231,7 @@ pub fn main() -> ExitCode {
                 Command::Config { command: ConfigCommand::Check { file, web_config_file } } => {
                     config::check(file.as_deref(), web_config_file.as_deref())
                 }
+                Command::Manual { folder } => manual::write(&folder),
                 Command::Config { command: ConfigCommand::Default } => config::print_default(),
             }
         }
