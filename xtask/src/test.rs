@@ -43,6 +43,7 @@ pub(crate) fn test() -> Result<()> {
             ("promtool", "prometheus"),
             ("prometheus", "prometheus"),
             ("strace", "strace"),
+            ("tmux", "tmux"),
         ])
     })?;
     steps.step("programs that are healthy", healthy_programs)?;

@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, time::timeout};
 use crate::publish::{FindingsRead, read_findings};
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A hundred findings of each kind fit many times.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -59,7 +59,7 @@ pub(super) fn findings(socket: &Path) -> Result<Option<FindingsRead>, AgentError
 }
 
 /// The body of an answer; `None` where no agent listens, or it is not ready.
-async fn get(socket: &Path, path: &'static str) -> Result<Option<Bytes>, AgentError> {
+pub(super) async fn get(socket: &Path, path: &'static str) -> Result<Option<Bytes>, AgentError> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),

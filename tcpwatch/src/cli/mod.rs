@@ -14,6 +14,7 @@ mod filter;
 mod report;
 mod run;
 mod running;
+mod top;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -50,6 +51,8 @@ enum Command {
     Run(Options),
     /// Look at this host once, print the findings and exit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Check(Box<CheckOptions>),
+    /// Watch findings, owners, listeners, ports and rates live in this terminal; `q` quits
+    Top(top::TopOptions),
     /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
     Explain {
         /// The kind, or `agent` for the alerts about tcpwatch itself
@@ -191,12 +194,13 @@ pub fn main() -> ExitCode {
     let exit = match parse() {
         Ok(cli) => {
             // The daemon answers clients that close early, so it ignores the signal, as Rust does.
-            if !matches!(cli.command, Command::Run(_)) {
+            if !matches!(cli.command, Command::Run(_) | Command::Top(_)) {
                 end_by_sigpipe();
             }
             match cli.command {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
+                Command::Top(options) => top::top(options),
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),

@@ -14,7 +14,7 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a Prometheus, a C compiler, git, strace, a
 /// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 14] = [
+const NOT_FOR_GUESTS: [&str; 15] = [
     "bad_facts",
     "confined",
     "documents",
@@ -29,6 +29,7 @@ const NOT_FOR_GUESTS: [&str; 14] = [
     "stacks",
     "symbol_server",
     "terminal",
+    "top",
 ];
 
 /// Where the recordings are, and the configuration under which they are made.
