@@ -102,6 +102,19 @@ pub async fn run(source: ConfigSource, config: Config, access: Access) -> Result
     agent.run(server, signals, links).await
 }
 
+/// Runs an agent within a program that draws on a terminal. It answers `queries` of that program;
+/// it serves HTTP only where `config` says so.
+pub(crate) async fn run_within(
+    source: ConfigSource,
+    config: Config,
+    queries: mpsc::Receiver<Query>,
+) -> Result<(), RunError> {
+    let (agent, mut server, signals, links) = start(source, config, Access::default()).await?;
+    server.queries = queries;
+    kernel::confine_at_terminal(agent.confined_to).map_err(StartError::Confine)?;
+    agent.run(server, signals, links).await
+}
+
 /// The HTTP server, from the loop.
 struct Server {
     queries: mpsc::Receiver<Query>,

@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, time::timeout};
 use crate::publish::{FindingsRead, NO_SUCH_PATH, SocketRequest, read_findings};
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Likewise for a listing of sockets: one may wait for others, and for an inventory under way.
 const LISTING_PATIENCE: Duration = Duration::from_secs(15);
 /// A hundred findings of each kind fit many times.
@@ -89,6 +89,15 @@ fn of_ready_agent(
         });
         answer.await.unwrap_or(Err(AgentError::Late(patience)))
     })
+}
+
+/// The body of a good answer; `None` where no agent listens, or it is not ready.
+pub(super) async fn body(socket: &Path, path: &str) -> Result<Option<Bytes>, AgentError> {
+    match get(socket, path).await? {
+        None | Some((StatusCode::SERVICE_UNAVAILABLE, _)) => Ok(None),
+        Some((StatusCode::OK, body)) => Ok(Some(body)),
+        Some((status, _)) => Err(AgentError::Status(status)),
+    }
 }
 
 /// An answer; `None` where no agent listens.

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod running;
 mod sockets;
+mod top;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -55,6 +56,8 @@ enum Command {
     Check(Box<CheckOptions>),
     /// List the sockets behind a finding, or in a state, with owner, age and queues
     Sockets(Box<sockets::SocketsOptions>),
+    /// Watch findings, owners, listeners, ports and rates live in this terminal; `q` quits
+    Top(top::TopOptions),
     /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
     Explain {
         /// The kind, or `agent` for the alerts about tcpwatch itself
@@ -218,13 +221,14 @@ pub fn main() -> ExitCode {
     let exit = match parse() {
         Ok(cli) => {
             // The daemon answers clients that close early, so it ignores the signal, as Rust does.
-            if !matches!(cli.command, Command::Run(_)) {
+            if !matches!(cli.command, Command::Run(_) | Command::Top(_)) {
                 end_by_sigpipe();
             }
             match cli.command {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
                 Command::Sockets(options) => sockets::sockets(&options),
+                Command::Top(options) => top::top(options),
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json } => doctor::doctor(json, config),
                 Command::Symbols => symbols(),

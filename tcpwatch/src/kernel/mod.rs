@@ -59,7 +59,7 @@ pub use events::EventRing;
 pub use hooks::{Hook, HookStatus};
 pub use inventory::{WALK, Walker};
 pub use memory::OwnerPolicy;
-pub use privileges::confine;
+pub use privileges::{confine, confine_at_terminal};
 pub use process::ProcessReader;
 pub use programs::{LoadError, LoadOptions, Programs, holds};
 pub use reach::{Reach, Whose};

@@ -15,8 +15,17 @@ use super::{Scope, capabilities as threads, seccomp};
 /// The user id stays. Root without capabilities still owns its files, a configuration of mode 600
 /// among them, and another user id would gain nothing against the filter.
 pub fn confine(scope: Scope) -> io::Result<()> {
+    confine_by(scope, seccomp::confine_agent)
+}
+
+/// Likewise, and the modes of the terminal can still be set.
+pub fn confine_at_terminal(scope: Scope) -> io::Result<()> {
+    confine_by(scope, seccomp::confine_agent_at_terminal)
+}
+
+fn confine_by(scope: Scope, filter: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     threads::keep_only(needed(scope, capabilities(None)?.permitted))?;
-    if let Err(error) = seccomp::confine_agent() {
+    if let Err(error) = filter() {
         // A kernel without CONFIG_SECCOMP_FILTER. The capabilities are given up all the same.
         tracing::warn!(%error, "system calls not filtered");
     }

@@ -39,6 +39,10 @@ const PR_GET_AUXV: libc::c_int = 0x4155_5856;
 /// Requests of ioctl(2): whether it is a terminal, and modes of sockets.
 const IOCTLS: [libc::Ioctl; 4] = [libc::TCGETS, libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD];
 
+/// Modes and size of a terminal. Input cannot be faked with these: TIOCSTI is not among them.
+const TERMINAL_IOCTLS: [libc::Ioctl; 4] =
+    [libc::TCGETS2, libc::TCSETS, libc::TCSETS2, libc::TIOCGWINSZ];
+
 /// Memory, threads, time and the end: what any program of this kind does.
 const COMMON: &[libc::c_long] = &[
     libc::SYS_brk,
@@ -159,6 +163,13 @@ pub(super) fn confine_agent() -> io::Result<()> {
     apply(agent_rules(std::process::id())?)
 }
 
+/// Confines every thread of an agent within a program that draws on a terminal.
+pub(super) fn confine_agent_at_terminal() -> io::Result<()> {
+    let mut rules = agent_rules(std::process::id())?;
+    allow_requests(&mut rules, TERMINAL_IOCTLS)?;
+    apply(rules)
+}
+
 /// Confines the process that forks the readers.
 pub(super) fn confine_symbol_server() -> io::Result<()> {
     let mut rules = any(&[COMMON, SYMBOL_SERVER]);
@@ -214,12 +225,18 @@ fn agent_rules(own_pid: u32) -> io::Result<Rules> {
     for command in BPF_COMMANDS {
         allow(&mut rules, libc::SYS_bpf, &[&[equals(0, command)?]])?;
     }
-    for request in IOCTLS {
+    allow_requests(&mut rules, IOCTLS)?;
+    Ok(rules)
+}
+
+/// Requests of ioctl(2) on files that are open.
+fn allow_requests(rules: &mut Rules, requests: [libc::Ioctl; 4]) -> io::Result<()> {
+    for request in requests {
         #[allow(clippy::unnecessary_cast, reason = "an int with musl")]
         let request = request as u64;
-        allow(&mut rules, libc::SYS_ioctl, &[&[equals(1, request)?]])?;
+        allow(rules, libc::SYS_ioctl, &[&[equals(1, request)?]])?;
     }
-    Ok(rules)
+    Ok(())
 }
 
 /// Memory for data, not for code.
@@ -363,6 +380,23 @@ mod tests {
         for (number, arguments, errno) in let_through {
             assert_eq!(errno_under(agent()?, call(number, arguments))?, errno, "call {number}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn modes_of_a_terminal_are_set_at_a_terminal_only_and_input_is_never_faked() -> io::Result<()> {
+        let at_terminal = || -> io::Result<Rules> {
+            let mut rules = agent()?;
+            allow_requests(&mut rules, TERMINAL_IOCTLS)?;
+            Ok(rules)
+        };
+        // include/uapi/asm-generic/ioctls.h: their types differ between C libraries.
+        const TCSETS: u64 = 0x5402;
+        const TIOCSTI: u64 = 0x5412;
+        let request = |request| call(libc::SYS_ioctl, [u64::MAX, request, 0, 0, 0, 0]);
+        assert_eq!(errno_under(agent()?, request(TCSETS))?, libc::ENOSYS);
+        assert_eq!(errno_under(at_terminal()?, request(TCSETS))?, libc::EBADF);
+        assert_eq!(errno_under(at_terminal()?, request(TIOCSTI))?, libc::ENOSYS);
         Ok(())
     }
 

@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
-/// guest has: the sources, servers, a browser, a Prometheus, curl, openssl, a C compiler, git, strace, a
-/// terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 19] = [
+/// guest has: the sources, servers, a browser, a Prometheus, curl, openssl, a C compiler, git,
+/// strace, a terminal, time. All others run.
+const NOT_FOR_GUESTS: [&str; 20] = [
     "bad_facts",
     "confined",
     "documents",
@@ -34,6 +34,7 @@ const NOT_FOR_GUESTS: [&str; 19] = [
     "symbol_server",
     "terminal",
     "web_config",
+    "top",
 ];
 
 /// Where the recordings are, and the configuration under which they are made.

@@ -42,14 +42,7 @@ pub(super) fn write(
         part(if number == 0 { "code" } else { "" }, frame);
     }
     if is_verbose {
-        for (key, value) in finding.evidence.iter() {
-            let mut name = format!("{}: ", key.replace('_', " "));
-            for (number, line) in value.lines().into_iter().enumerate() {
-                part(if number == 0 { "data" } else { "" }, &format!("{name}{line}"));
-                // The other lines of a list stand below the first.
-                name = " ".repeat(name.len());
-            }
-        }
+        write_evidence(sheet, finding, left);
     }
     for (number, remedy) in finding.remedies.iter().enumerate() {
         write_remedy(sheet, &format!("{margin}  help {:<3}", number + 1), &others, remedy);
@@ -61,6 +54,21 @@ pub(super) fn write(
     for (number, line) in more.iter().enumerate() {
         let name = if number == 0 { "more" } else { "" };
         sheet.line(&format!("{margin}  {name:<8}{line}"));
+    }
+}
+
+/// Writes the numbers that a finding rests on, so many columns from the left.
+pub(super) fn write_evidence(sheet: &mut Sheet, finding: &Finding, left: usize) {
+    let margin = " ".repeat(left);
+    let others = " ".repeat(left + INDENT);
+    for (key, value) in finding.evidence.iter() {
+        let mut name = format!("{}: ", key.replace('_', " "));
+        for (number, line) in value.lines().into_iter().enumerate() {
+            let first = format!("{margin}  {:<8}", if number == 0 { "data" } else { "" });
+            sheet.wrapped(&first, &others, &plain::text(&format!("{name}{line}")));
+            // The other lines of a list stand below the first.
+            name = " ".repeat(name.len());
+        }
     }
 }
 

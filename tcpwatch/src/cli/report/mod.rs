@@ -12,7 +12,7 @@ mod table;
 
 use std::fmt::Write as _;
 
-pub(super) use sheet::Paper;
+pub(super) use sheet::{Paper, cut};
 pub(super) use sockets::sockets_report;
 
 use self::sheet::{Sheet, style_of};
@@ -183,6 +183,18 @@ impl Seen {
         }
         sheet.headline(&format!("{verdict}: "), "  ", &line, style_of(severity));
     }
+}
+
+/// An incident in full, in colour, in so many columns: steps first, evidence below. Only commands
+/// may be longer.
+pub(super) fn in_full(incident: &Incident<'_>, columns: usize, wall: WallClock) -> String {
+    let mut sheet = Sheet::new(Paper { width: Some(columns), coloured: true });
+    let led = incident.led.iter().map(|it| (*it, 4));
+    for (finding, left) in std::iter::once((incident.leader, 0)).chain(led) {
+        details::write(&mut sheet, finding, left, (false, true), wall);
+        details::write_evidence(&mut sheet, finding, left);
+    }
+    sheet.into_text()
 }
 
 /// The finding of an incident that gives it its severity, the leader among equals.

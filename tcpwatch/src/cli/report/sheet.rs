@@ -90,7 +90,7 @@ impl Paper {
 }
 
 /// `text` in at most so many columns, with an ellipsis where there were more.
-pub(super) fn cut(text: &str, columns: usize) -> String {
+pub(in crate::cli) fn cut(text: &str, columns: usize) -> String {
     if display_width(text) <= columns {
         return text.to_owned();
     }
