@@ -16,8 +16,9 @@ use seccompiler::{
     SeccompCondition as Condition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Of a file that may be opened: neither written to nor made. O_TMPFILE contains O_RDWR's bit.
-const WRITES: libc::c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+/// Of a file that may be opened: neither written to nor made. O_TMPFILE contains O_RDWR's bit. Not
+/// O_ACCMODE: musl's contains O_PATH, by which the files of a stack are opened.
+const WRITES: libc::c_int = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
 /// Commands of bpf(2) (include/uapi/linux/bpf.h): elements of maps that are open, iterators, and
 /// the run times of programs that are open. No map is made and no program is loaded.
 const BPF_COMMANDS: [u64; 11] = [
@@ -145,6 +146,8 @@ const SYMBOL_SERVER: &[libc::c_long] = &[
     libc::SYS_prlimit64,
     libc::SYS_recvmsg,
     libc::SYS_seccomp,
+    // musl's fork() makes it in the child.
+    libc::SYS_set_tid_address,
     libc::SYS_setitimer,
     libc::SYS_wait4,
 ];
@@ -350,6 +353,7 @@ mod tests {
         let bad = u64::MAX;
         let let_through = [
             (libc::SYS_openat, [at_cwd, null, libc::O_CLOEXEC as u64, 0, 0, 0], 0),
+            (libc::SYS_openat, [at_cwd, null, libc::O_PATH as u64, 0, 0, 0], 0),
             (libc::SYS_socket, [libc::AF_INET as u64, 2, 0, 0, 0, 0], 0),
             (libc::SYS_setns, [bad, libc::CLONE_NEWNET as u64, 0, 0, 0, 0], libc::EBADF),
             (libc::SYS_prlimit64, [0, 7, 0, 0, 0, 0], 0),
