@@ -94,6 +94,37 @@ fn default_configuration_is_accepted_as_printed() -> Result<()> {
 }
 
 #[test]
+fn the_manual_has_a_page_for_each_command_that_help_shows() -> Result<()> {
+    let folder = Folder::new()?;
+    let path = folder.path.to_str().context("a path in UTF-8")?;
+    assert_eq!(run(&["manual", path])?.status.code(), Some(0));
+    let mut pages = Vec::new();
+    for page in fs::read_dir(folder.path.join("man"))? {
+        pages.push(page?.file_name().into_string().ok().context("a name in UTF-8")?);
+    }
+    let help = String::from_utf8(run(&["--help"])?.stdout)?;
+    let commands = help.split_once("Commands:").context("no list of commands")?.1;
+    // A line that begins deeper goes on with the one before.
+    let shown = commands.lines().skip(1).take_while(|line| line.starts_with("  "));
+    let named = shown.filter(|line| !line.starts_with("   "));
+    for name in named.filter_map(|line| line.split_whitespace().next()) {
+        let page = format!("tcpwatch-{name}.1");
+        assert!(name == "help" || pages.contains(&page), "{page} is not in {pages:?}");
+    }
+    assert!(pages.len() > 5 && pages.contains(&"tcpwatch.1".to_owned()), "{pages:?}");
+    assert!(!pages.iter().any(|page| page.contains("symbols")), "{pages:?}");
+    let check = fs::read_to_string(folder.path.join("man/tcpwatch-check.1"))?;
+    assert!(check.contains("EXIT STATUS") && check.contains("UNKNOWN"), "{check}");
+    for file in ["tcpwatch.bash", "_tcpwatch", "tcpwatch.fish"] {
+        let completions = fs::read_to_string(folder.path.join("completions").join(file))?;
+        assert!(completions.contains("min-severity"), "{file}");
+        assert!(!completions.contains("symbols"), "{file}");
+    }
+    assert_refused(&run(&["manual", "/proc/none"])?, 1, &["No such file"]);
+    Ok(())
+}
+
+#[test]
 fn port_in_use_is_1_and_says_which() -> Result<()> {
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();

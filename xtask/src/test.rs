@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{as_root, cargo, command, find, output, run},
-    ebpf, healthy, orphans, repository,
+    ebpf, healthy, orphans, package, repository,
     tools::{self, Missing},
 };
 
@@ -58,6 +58,7 @@ pub(crate) fn test() -> Result<()> {
     steps.step("alert rules", alert_rules)?;
     steps.step("systemd unit", systemd_unit)?;
     steps.step("journal catalog", journal_catalog)?;
+    steps.step("man pages and completions", manual)?;
     steps.close();
     Ok(())
 }
@@ -143,7 +144,11 @@ fn healthy_programs() -> Result<()> {
 /// The tests that attack tcpwatch from outside, once more: what is shipped differs from what the
 /// tests run in optimisation, in checks of overflow, and in what it says when it fails.
 fn attacks() -> Result<()> {
-    let binary = repository::build_tcpwatch()?;
+    attack(&repository::build_tcpwatch()?)
+}
+
+/// These tests with another binary than theirs.
+pub(crate) fn attack(binary: &Path) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--workspace"]).current_dir(root()).env("TCPWATCH_BINARY", binary);
     for name in ATTACKS {
@@ -243,6 +248,14 @@ fn systemd_unit() -> Result<()> {
         if about_us.is_empty() { said.trim().to_owned() } else { about_us.join("\n") }
     );
     Ok(())
+}
+
+/// The packages have the same ones, made by the binary that they contain.
+fn manual() -> Result<()> {
+    let binary = repository::build_tcpwatch_for_tests()?;
+    let folder = repository::target()?.join("manual");
+    run(command(binary).arg("manual").arg(&folder))?;
+    package::check_manual(&folder)
 }
 
 /// The journal takes the catalog, and each of its messages is there.

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -79,7 +80,11 @@ impl Maker<'_> {
         let tree = self.work.join("image");
         contents::lay_out(&tree, Layout::Common, self.built, self.release)?;
         // The folder of the API's socket: nothing makes it in a container.
-        fs::create_dir_all(tree.join("run/tcpwatch")).context("a folder for the socket")?;
+        for folder in ["run", "run/tcpwatch"] {
+            let folder = tree.join(folder);
+            fs::create_dir(&folder).context("a folder for the socket")?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).context("its mode")?;
+        }
         let (layout, store) = (self.work.join("oci"), self.work.join("store"));
         let reference = format!("oci:{}:{}", layout.display(), self.release.version);
         for folder in [&layout, &store] {

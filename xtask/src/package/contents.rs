@@ -46,6 +46,7 @@ pub(super) struct Entry {
 }
 
 pub(super) const CONFIG: &str = "etc/tcpwatch/tcpwatch.toml";
+pub(super) const UNITS: &str = "usr/lib/systemd/system";
 const DOC: &str = "usr/share/doc/tcpwatch";
 
 /// Fills the empty folder `tree`, and returns its files, sorted by path.
@@ -106,7 +107,7 @@ impl Tree {
         }
         for page in repository::files_below(&built.manual.join("man"))? {
             let to = format!("usr/share/man/man1/{}", name_of(&page)?);
-            self.compressed(&page, &to, false)?;
+            self.compressed(&page, &to, true)?;
         }
         let completions = built.manual.join("completions");
         let bash = "usr/share/bash-completion/completions/tcpwatch";

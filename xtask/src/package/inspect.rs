@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::{contents, target::Target};
 use crate::{
     command::{command, output, run},
-    repository,
+    repository, test,
     tools::{self, Missing},
 };
 
@@ -62,7 +62,7 @@ pub(super) fn deb(deb: &Path, work: &Path) -> Result<()> {
     let conffiles = output(&mut inside("dpkg-query", &["-W", "-f", "${Conffiles}", "tcpwatch"]))?;
     ensure!(conffiles.contains(contents::CONFIG), "the configuration is no conffile: {conffiles}");
     ensure!(conffiles.trim().lines().count() == 1, "more conffiles than one: {conffiles}");
-    speaks(inside("tcpwatch", &["--version"]), inside("tcpwatch", &[]), &root)?;
+    speaks(inside("tcpwatch", &["--version"]), inside("tcpwatch", &[]), &installed_config())?;
     // An upgrade keeps a configuration that the administrator has changed.
     let config = root.join(contents::CONFIG);
     let changed = "[inventory]\ninterval = \"20s\"\n";
@@ -77,26 +77,31 @@ pub(super) fn deb(deb: &Path, work: &Path) -> Result<()> {
     fs::remove_file(&package).context("removing the copy")?;
     let mut left = paths_below(&root)?;
     // dpkg's own: its lists before the last change, and the log.
-    left.retain(|path| !before.contains(path) && !path.starts_with("var/lib/dpkg"));
+    let of_dpkg = |path: &str| path.starts_with("var/lib/dpkg") || path == "var/log/dpkg.log";
+    left.retain(|path| !before.contains(path) && !of_dpkg(path));
     ensure!(left.is_empty(), "purge leaves {left:?}");
     Ok(())
 }
 
-/// The oldest Debian whose kernel is promised comes with the tests in emulated machines; here it is
-/// the release of this machine, made once.
+/// The essential packages of Debian 12, made once. It has dpkg and systemd's helpers, no systemd.
 fn debian(work: &Path) -> Result<PathBuf> {
     let root = work.join("debian-root");
-    if root.join("var/lib/dpkg/status").is_file() && !root.join("tcpwatch.deb").exists() {
+    if root.is_dir() && !root.join("tcpwatch.deb").exists() {
         return Ok(root);
     }
-    if root.exists() {
-        fs::remove_dir_all(&root).context("removing what a failed run has left")?;
-    }
     tools::ensure_programs(&[("mmdebstrap", "mmdebstrap")])?;
+    // A run that fails leaves no root of this name, or one with the package in it.
+    let unfinished = work.join("debian-root-unfinished");
+    for folder in [&root, &unfinished] {
+        if folder.exists() {
+            fs::remove_dir_all(folder).context("removing what a failed run has left")?;
+        }
+    }
     let mut bootstrap = command("mmdebstrap");
-    bootstrap.args(["--quiet", "--variant=essential", "--mode=chrootless", "bookworm"]);
-    let made = run(bootstrap.arg(&root));
+    bootstrap.args(["--quiet", "--variant=essential", "bookworm"]).arg(&unfinished);
+    let made = run(&mut bootstrap);
     made.with_context(|| Missing("mmdebstrap makes no Debian (no network?)".to_owned()))?;
+    fs::rename(&unfinished, &root).context("naming the finished root")?;
     Ok(root)
 }
 
@@ -127,7 +132,7 @@ pub(super) fn rpm(rpm: &Path, target: &Target, work: &Path) -> Result<()> {
     run(inside(&install).arg(&rpm))?;
     has_all(&root)?;
     let binary = root.join("usr/bin/tcpwatch");
-    speaks(version_of(target, &binary)?, target.command(&binary)?, Path::new("/"))?;
+    runs(target, &binary)?;
     run(&mut inside(&["--erase", "--noscripts", "tcpwatch"]))?;
     let left: Vec<_> = FILES.into_iter().filter(|file| root.join(file).exists()).collect();
     ensure!(left.is_empty(), "erasing leaves {left:?}");
@@ -142,7 +147,7 @@ pub(super) fn tarball(tarball: &Path, target: &Target, work: &Path) -> Result<()
     run(command("tar").arg("-xzf").arg(tarball).args(["--strip-components=1", "-C"]).arg(&folder))?;
     has_all(&folder)?;
     let binary = folder.join("usr/bin/tcpwatch");
-    speaks(version_of(target, &binary)?, target.command(&binary)?, Path::new("/"))
+    runs(target, &binary)
 }
 
 /// skopeo reads it, umoci unpacks it, and its binary runs in that root.
@@ -172,7 +177,7 @@ pub(super) fn image(image: &Path, target: &Target, work: &Path) -> Result<()> {
     has_all(&root)?;
     let binary = root.join("usr/bin/tcpwatch");
     if !target.is_native() || !scenes::is_root() {
-        return speaks(version_of(target, &binary)?, target.command(&binary)?, Path::new("/"));
+        return runs(target, &binary);
     }
     let inside = || {
         let mut inside = command("chroot");
@@ -181,7 +186,13 @@ pub(super) fn image(image: &Path, target: &Target, work: &Path) -> Result<()> {
     };
     let mut version = inside();
     version.arg("--version");
-    speaks(version, inside(), &root)
+    speaks(version, inside(), &installed_config())
+}
+
+/// The tests that attack tcpwatch, and those of its system calls: musl makes others than glibc.
+pub(super) fn attacked(binary: &Path) -> Result<()> {
+    ensure!(scenes::is_root(), Missing("the tests need root".to_owned()));
+    test::attack(binary)
 }
 
 /// The binary of another machine judges every recorded incident as this machine's does.
@@ -242,22 +253,24 @@ pub(super) fn completions(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn version_of(target: &Target, binary: &Path) -> Result<Command> {
+/// Where the configuration is, seen from within a root.
+fn installed_config() -> PathBuf {
+    Path::new("/").join(contents::CONFIG)
+}
+
+/// The binary runs on this machine, in an emulator if need be.
+fn runs(target: &Target, binary: &Path) -> Result<()> {
     let mut version = target.command(binary)?;
     version.arg("--version");
-    Ok(version)
+    let config = repository::root().join("deploy/tcpwatch.toml");
+    speaks(version, target.command(binary)?, &config)
 }
 
 /// The binary prints its version, and accepts the configuration that is packaged with it.
-fn speaks(mut version: Command, mut check: Command, root: &Path) -> Result<()> {
+fn speaks(mut version: Command, mut tcpwatch: Command, config: &Path) -> Result<()> {
     let said = output(&mut version)?;
     ensure!(said.starts_with("tcpwatch "), "--version prints {said:?}");
-    let config = if root == Path::new("/") {
-        repository::root().join("deploy/tcpwatch.toml")
-    } else {
-        Path::new("/").join(contents::CONFIG)
-    };
-    run(check.args(["config", "check"]).arg(config))
+    run(tcpwatch.args(["config", "check"]).arg(config))
 }
 
 fn has_all(root: &Path) -> Result<()> {

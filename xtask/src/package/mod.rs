@@ -74,14 +74,20 @@ pub(crate) fn package() -> Result<()> {
         }
     }
     if let Some(native) = &native {
-        summary.check("man pages", || inspect::man_pages(&native.manual.join("man")))?;
-        summary
-            .check("completions", || inspect::completions(&native.manual.join("completions")))?;
+        let name = format!("{} binary: attacks, confinement", env::consts::ARCH);
+        summary.check(&name, || inspect::attacked(&native.binary))?;
+        summary.check("man pages and completions", || check_manual(&native.manual))?;
     }
     summary.make("bill of materials", || sbom::make(&release, &folder))?;
     summary.make("SHA256SUMS", || checksums(&folder))?;
     println!("\n=== {} ===\n{summary}", folder.display());
     Ok(())
+}
+
+/// Checks what `tcpwatch manual` has written into `folder`.
+pub(crate) fn check_manual(folder: &Path) -> Result<()> {
+    inspect::man_pages(&folder.join("man"))?;
+    inspect::completions(&folder.join("completions"))
 }
 
 /// Makes each artefact and checks it.

@@ -4,7 +4,7 @@
 //! linker for another machine is the `rust-lld` of rustup's toolchain.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -75,15 +75,31 @@ impl Target {
         Ok(binary)
     }
 
-    /// Flags of the compiler for this target, in the environment of a cargo.
-    pub(super) fn configure(&self, cargo: &mut Command) -> Result<()> {
+    /// Compiler, linker and flags for this target, in the environment of a cargo.
+    fn configure(&self, cargo: &mut Command) -> Result<()> {
         let name = self.triple.to_uppercase().replace('-', "_");
         if !self.is_native() {
             cargo.env(format!("CARGO_TARGET_{name}_LINKER"), "rust-lld");
         }
+        if has_c_code()? {
+            cargo.env(format!("CC_{}", self.triple.replace('-', "_")), self.c_compiler()?);
+        }
         cargo.env_remove("RUSTFLAGS");
         cargo.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), remapped_paths()?);
         Ok(())
+    }
+
+    /// A compiler for the glibc of that machine: libraries that are linked have C code without libc.
+    fn c_compiler(&self) -> Result<String> {
+        if self.is_native() {
+            return Ok("cc".to_owned());
+        }
+        let name = format!("{}-linux-gnu-gcc", self.machine);
+        if find(&name).is_none() {
+            let package = format!("gcc-{}-linux-gnu", self.machine.replace('_', "-"));
+            tools::install_packages(&[&package])?;
+        }
+        Ok(name)
     }
 
     /// The standard library for this target, by rustup where it is missing.
@@ -107,6 +123,12 @@ impl Target {
         rustc.args(["--print", "target-libdir", "--target", self.triple]);
         Ok(Path::new(output(&mut rustc)?.trim()).is_dir())
     }
+}
+
+/// A library with C code builds it by the crate `cc`.
+fn has_c_code() -> Result<bool> {
+    let lock = fs::read_to_string(repository::root().join("Cargo.lock")).context("Cargo.lock")?;
+    Ok(lock.lines().any(|line| line == "name = \"cc\""))
 }
 
 /// Paths of this machine, which messages of panics have in them, become the same everywhere.
