@@ -29,7 +29,7 @@ pub(super) fn make(release: &Release, output: &Path) -> Result<PathBuf> {
     let outcome = run(cyclonedx.current_dir(&root));
     let file = output.join(format!("tcpwatch-{}.cdx.json", release.version));
     let own = root.join("tcpwatch").join(format!("{NAME}.json"));
-    let copied = fs::copy(&own, &file).with_context(|| format!("copying {}", own.display()));
+    let written = fs::read_to_string(&own).with_context(|| format!("reading {}", own.display()));
     for folder in fs::read_dir(&root).context("the folders of the workspace")? {
         let path = folder?.path().join(format!("{NAME}.json"));
         if path.is_file() {
@@ -37,6 +37,8 @@ pub(super) fn make(release: &Release, output: &Path) -> Result<PathBuf> {
         }
     }
     outcome?;
-    copied?;
+    // Our own crates are named by their place on this machine.
+    let text = written?.replace(&root.display().to_string(), "/tcpwatch");
+    fs::write(&file, text).with_context(|| file.display().to_string())?;
     Ok(file)
 }

@@ -100,3 +100,28 @@ fn rpm(tree: &Path, entries: &[Entry]) -> String {
     }
     text + "]\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Entry, contents, deb, rpm};
+
+    #[test]
+    fn a_changed_configuration_is_kept_and_the_unit_is_listed_once() {
+        let entry = |path: &str, is_config| Entry {
+            path: path.to_owned(),
+            mode: 0o644,
+            is_config,
+            is_doc: false,
+        };
+        let unit = format!("{}/tcpwatch.service", contents::UNITS);
+        let entries = [entry(contents::CONFIG, true), entry(&unit, false)];
+        let (deb, rpm) = (deb(Path::new("/tree"), &entries), rpm(Path::new("/tree"), &entries));
+        // cargo-deb finds the unit itself, and takes what is in /etc for configuration.
+        assert!(!deb.contains(&unit) && deb.contains("\"/tree/usr/lib/systemd/system\""), "{deb}");
+        assert!(deb.contains("\"etc/tcpwatch/tcpwatch.toml\", \"644\""), "{deb}");
+        assert_eq!(rpm.matches("config = \"noreplace\"").count(), 1, "{rpm}");
+        assert_eq!(rpm.matches(&format!("dest = \"/{unit}\"")).count(), 1, "{rpm}");
+    }
+}

@@ -90,7 +90,8 @@ impl Source {
                     let metrics = ask_agent(socket, "/metrics").await?;
                     Ok::<_, SourceError>((metrics, ask_agent(socket, "/api/v1/findings").await?))
                 });
-                let (metrics, findings) = answers.await.map_err(|_| AgentError::Late(PATIENCE))??;
+                let (metrics, findings) =
+                    answers.await.map_err(|_| AgentError::Late(PATIENCE))??;
                 let metrics = String::from_utf8_lossy(&metrics);
                 Ok(Snapshot::read(&metrics, &findings)?)
             }
