@@ -247,7 +247,7 @@ fn everything_that_the_host_calls_itself_is_escaped() {
     let escaped = "&lt;img src=x onerror=&#39;1&#39;&gt;&quot;&amp;";
     let header = 5;
     let row = 3;
-    let details = 10;
+    let details = 11;
     let limits = 3;
     let tables = 5;
     let health = 3;
