@@ -48,6 +48,7 @@ pub(crate) fn test() -> Result<()> {
             ("openssl", "openssl"),
             ("tmux", "tmux"),
             ("less", "less"),
+            ("journalctl", "systemd"),
             ("chromium", "chromium"),
         ])
     })?;
