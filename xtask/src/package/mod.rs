@@ -44,14 +44,22 @@ fn packager() -> String {
 }
 
 pub(crate) fn package() -> Result<()> {
-    let release = Release::read()?;
-    let target = repository::target()?;
-    let (folder, work) = (target.join("packages"), target.join("packages-work"));
-    if folder.exists() {
-        fs::remove_dir_all(&folder).context("removing the last packages")?;
-    }
-    fs::create_dir_all(&folder).context("a folder for the packages")?;
+    let folder = repository::target()?.join("packages");
     let mut summary = Summary::default();
+    let outcome = make_all(&folder, &mut summary);
+    // Also after a failure: it shows what holds up to there.
+    println!("\n=== {} ===\n{summary}", folder.display());
+    outcome
+}
+
+/// All artefacts first, then the check that takes longest.
+fn make_all(folder: &Path, summary: &mut Summary) -> Result<()> {
+    let release = Release::read()?;
+    let work = folder.with_file_name("packages-work");
+    if folder.exists() {
+        fs::remove_dir_all(folder).context("removing the last packages")?;
+    }
+    fs::create_dir_all(folder).context("a folder for the packages")?;
     let mut native = None;
     for target in &TARGETS {
         let name = format!("{} binary", target.machine);
@@ -64,8 +72,8 @@ pub(crate) fn package() -> Result<()> {
         let work = work.join(target.machine);
         let built = describe(target, &release, binary, &work)?;
         let maker =
-            Maker { target, release: &release, built: &built, work, output: folder.clone() };
-        package_for(&maker, &mut summary)?;
+            Maker { target, release: &release, built: &built, work, output: folder.to_owned() };
+        package_for(&maker, summary)?;
         if target.is_native() {
             native = Some(built);
         } else if let Some(native) = &native {
@@ -73,14 +81,13 @@ pub(crate) fn package() -> Result<()> {
             summary.check(&name, || inspect::emulated(target, &built.binary, &native.binary))?;
         }
     }
+    summary.make("bill of materials", || sbom::make(&release, folder))?;
+    summary.make("SHA256SUMS", || checksums(folder))?;
     if let Some(native) = &native {
+        summary.check("man pages and completions", || check_manual(&native.manual))?;
         let name = format!("{} binary: attacks, confinement", env::consts::ARCH);
         summary.check(&name, || inspect::attacked(&native.binary))?;
-        summary.check("man pages and completions", || check_manual(&native.manual))?;
     }
-    summary.make("bill of materials", || sbom::make(&release, &folder))?;
-    summary.make("SHA256SUMS", || checksums(&folder))?;
-    println!("\n=== {} ===\n{summary}", folder.display());
     Ok(())
 }
 
