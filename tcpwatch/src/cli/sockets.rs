@@ -104,6 +104,8 @@ pub(super) fn sockets(options: &SocketsOptions) -> Exit {
         Err(error) => return Exit::config(&error),
     };
     let request = options.request();
+    // A look gives up the system call that tells the size of a terminal.
+    let paper = Paper::of_stdout(options.color.is_on());
     let (json, source, why_not) = match of_agent(&config, options, &request) {
         Ok(Some(json)) => (Ok(json), Source::Agent, None),
         Ok(None) => (look(&config, &request), Source::Look, None),
@@ -130,7 +132,7 @@ pub(super) fn sockets(options: &SocketsOptions) -> Exit {
         json
     } else {
         match read_sockets(json.as_bytes()) {
-            Ok(read) => sockets_report(&read, source, Paper::of_stdout(options.color.is_on())),
+            Ok(read) => sockets_report(&read, source, paper),
             Err(error) => return Exit::failed(&AgentError::Version(error)),
         }
     };
