@@ -20,8 +20,8 @@ use support::{Daemon, Folder, free_address, http_get, poll, tcpwatch};
 const CONFIG: &str = "[inventory]\ninterval = \"1s\"\n\
                       [detect.close_wait_pileup]\nwarning = 10\nmin_age = \"2s\"\n[web]\nsocket = \"\"\n";
 
-/// With the agent's command as its arguments. What systemd does for a service's stderr systemd-cat
-/// does, but for the variable.
+/// With the agent's command as its arguments. systemd-cat connects stderr to the journal as systemd
+/// does for a service, but does not set the variable.
 const STAGE: &str = r#"
 set -e
 mkdir -p /run/systemd /run/log

@@ -166,6 +166,7 @@ fn record(finding: &Finding, change: &str, from: &str, level: Severity) {
     let (netns, title) = (plain::text(&subject.netns), plain::text(&finding.title));
     let (process, unit) = (subject.process.as_deref(), subject.unit.as_deref());
     let (process, unit) = (process.map(plain::text), unit.map(plain::text));
+    let container = subject.container.as_deref().map(plain::text);
     let led_by = finding.led_by.as_deref().map(plain::text);
     macro_rules! log {
         ($level:ident) => {
@@ -178,6 +179,8 @@ fn record(finding: &Finding, change: &str, from: &str, level: Severity) {
                 process = process.as_deref(),
                 pid = subject.pid,
                 unit = unit.as_deref(),
+                container = container.as_deref(),
+                port = subject.port,
                 led_by = led_by.as_deref(),
                 "{change}{from}: {title}"
             )

@@ -143,7 +143,7 @@ async fn start(
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
     let socket = &config.web.socket;
-    let listens = (!socket.as_os_str().is_empty()).then(|| socket::listen(socket));
+    let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));
     match listens {
         Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
         // Everything else works without it. An agent that may not run says only that.

@@ -4,33 +4,72 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io,
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
-        net::UnixStream,
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixListener as Bound,
     },
     path::Path,
 };
 
+use rustix::{
+    fs::{Mode, fchmod},
+    io::Errno,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    },
+};
 use tokio::net::UnixListener;
 
 /// Mode of the socket: its owner and its group.
 const MODE: u32 = 0o660;
 /// Mode of a folder that is made for it.
 const FOLDER_MODE: u32 = 0o755;
+/// In the mode of a folder: the group or all others may write into it.
+const OTHERS_WRITE: u32 = 0o022;
+/// In the mode of a folder: only its owner removes a file.
+const STICKY: u32 = 0o1000;
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
 
 /// Listens at `path`. The socket of an agent that has ended is replaced, that of one that runs is
-/// not.
-pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        DirBuilder::new().mode(FOLDER_MODE).create(folder)?;
+/// not, and no other file is.
+pub(super) fn open(path: &Path) -> io::Result<UnixListener> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        if !folder.exists() {
+            DirBuilder::new().mode(FOLDER_MODE).create(folder)?;
+        }
+        let mode = fs::metadata(folder)?.mode();
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "other users may write into its folder, and could put a socket of theirs there",
+            ));
+        }
     }
-    match UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "an agent answers there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let address = SocketAddrUnix::new(path)?;
+    match connect(&socket()?, &address) {
+        // A full backlog is that of a process that runs.
+        Ok(()) | Err(Errno::AGAIN) => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "an agent answers there"));
+        }
+        Err(Errno::CONNREFUSED) if fs::symlink_metadata(path)?.file_type().is_socket() => {
+            fs::remove_file(path)?;
+        }
+        Err(Errno::CONNREFUSED) => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is no socket"));
+        }
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
     }
-    // Nothing is served before the mode is set: no client is accepted until the loop runs.
-    let listener = UnixListener::bind(path)?;
+    let bound = socket()?;
+    // Before it has a name, so that at no time others may connect (unix_bind in net/unix/af_unix.c
+    // takes the mode of the socket, less the umask).
+    fchmod(&bound, Mode::from_raw_mode(MODE))?;
+    bind(&bound, &address)?;
+    // The group too, whatever the umask is.
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
-    Ok(listener)
+    listen(&bound, BACKLOG)?;
+    UnixListener::from_std(Bound::from(bound))
 }

@@ -1,6 +1,10 @@
 //! The running agent's API, on its UNIX socket.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -12,7 +16,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::publish::{FindingsRead, NO_SUCH_PATH, SocketRequest, read_findings};
+use crate::{
+    plain,
+    publish::{FindingsRead, NO_SUCH_PATH, SocketRequest, read_findings},
+};
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +46,28 @@ pub(super) enum AgentError {
     Body(Box<dyn std::error::Error + Send + Sync>),
     #[error("it is of another version: {0}")]
     Version(#[from] serde_json::Error),
+}
+
+impl AgentError {
+    /// The same of the agent at `socket`, in one line.
+    pub(super) fn of(&self, socket: &Path) -> String {
+        let socket = plain::path(socket);
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                format!(
+                    "the socket of the running agent, {socket}, is open to root and its group only"
+                )
+            }
+            error => format!("the agent at {socket} cannot be used: {error}"),
+        }
+    }
+}
+
+/// Says that what is shown is not the agent's.
+pub(super) fn say_left_out(socket: &Path, error: &AgentError) {
+    let line = error.of(socket);
+    // A lost line costs no result.
+    let _ = writeln!(io::stderr(), "tcpwatch: {}; this is a look of its own", plain::text(&line));
 }
 
 /// The findings of the agent at `socket`; `None` where none runs, or none has looked yet.

@@ -27,7 +27,6 @@ use crate::{
     config::Config,
     incident::{Fact, Recording},
     kernel::{self, EventRing, LoadOptions, Programs, Walker},
-    plain,
     publish::{WallClock, base_url},
     regular_file,
 };
@@ -64,11 +63,16 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         Ok(outcome) => {
             // Only beside a result: a failure is one line.
             if let Some(error) = why_not {
-                say_left_out(&config, &error);
+                agent_api::say_left_out(&config.web.socket, &error);
             }
             outcome
         }
-        Err(CheckError::Load(error)) => return Exit::load(&error),
+        Err(CheckError::Load(error)) => {
+            return match why_not {
+                Some(why) => Exit::load_beside(&error, &why.of(&config.web.socket)),
+                None => Exit::load(&error),
+            };
+        }
         Err(error) => return Exit::failed(&error),
     };
     seen.left_out = options.filter.apply(&mut seen.findings);
@@ -109,18 +113,6 @@ fn of_agent(config: &Config, options: &CheckOptions) -> Result<Option<Seen>, Age
         hooks: read.hooks,
         wall: read.wall,
     }))
-}
-
-/// Says that an agent's findings are not what is shown.
-fn say_left_out(config: &Config, error: &AgentError) {
-    let socket = plain::path(&config.web.socket);
-    let error = error.to_string();
-    // A lost line costs no result.
-    let _ = writeln!(
-        std::io::stderr(),
-        "tcpwatch: the agent at {socket} is left out: {}",
-        plain::text(&error)
-    );
 }
 
 fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {

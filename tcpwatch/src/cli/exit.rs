@@ -52,6 +52,12 @@ impl Exit {
         if error.is_not_permitted() { Self::NotPermitted } else { Self::Failed }
     }
 
+    /// The same, of a command that could use neither the running agent nor its own look.
+    pub(super) fn load_beside(error: &LoadError, why_no_agent: &str) -> Self {
+        say(&format!("{error}; {why_no_agent}"));
+        if error.is_not_permitted() { Self::NotPermitted } else { Self::Failed }
+    }
+
     /// Says why the daemon did not start, or has ended.
     pub(crate) fn run(error: &RunError) -> Self {
         match error {

@@ -31,7 +31,7 @@ pub(super) struct Filter {
     /// Only findings about this port of a service; may be repeated
     #[arg(long = "port", value_name = "PORT")]
     ports: Vec<u16>,
-    /// Only findings at least so severe
+    /// Only findings of this severity or worse
     #[arg(long, value_name = "SEVERITY", value_parser = severities())]
     min_severity: Option<String>,
 }

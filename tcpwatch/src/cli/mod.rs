@@ -129,10 +129,10 @@ struct CheckOptions {
     /// Configuration file [default: /etc/tcpwatch/tcpwatch.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Look at this host, also where an agent runs, whose findings are shown else
+    /// Look at this host even if an agent runs [default: the findings of the agent]
     #[arg(long, conflicts_with = "replay")]
     fresh: bool,
-    /// Watch so long before judging, so that events and rates count: 10s, 1m
+    /// Watch for this long first, so that events and rates count: 10s, 1m
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_watch)]
     watch: Option<Duration>,
     /// Print JSON
@@ -147,7 +147,7 @@ struct CheckOptions {
     /// When to print in colour
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
-    /// Print what is longer than the terminal at once, without PAGER or less
+    /// Use no pager for output that is longer than the terminal [default: $PAGER, else less]
     #[arg(long)]
     no_pager: bool,
     #[command(flatten)]

@@ -28,7 +28,10 @@ impl Pager {
         pager.args(words);
         // A short text is printed, and a long one leaves the terminal as it was. The reader is root
         // as a rule: less starts no shell and no editor then.
-        pager.env("LESS", "FRX").env("LESSSECURE", "1").stdin(Stdio::piped());
+        if env::var_os("LESS").is_none() {
+            pager.env("LESS", "FRX");
+        }
+        pager.env("LESSSECURE", "1").stdin(Stdio::piped());
         pager.spawn().ok().map(|running| Self { running })
     }
 
@@ -40,6 +43,14 @@ impl Pager {
             let _ = pipe.write_all(text.as_bytes());
         }
         self.running.wait().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Pager {
+    /// A pager without a text ends, and leaves the terminal as it was.
+    fn drop(&mut self) {
+        drop(self.running.stdin.take());
+        let _ = self.running.wait();
     }
 }
 

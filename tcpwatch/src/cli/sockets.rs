@@ -20,7 +20,6 @@ use crate::{
     config::Config,
     facts::SocketListing,
     kernel::{self, InventoryError, LoadError, LoadOptions, Programs},
-    plain,
     publish::{
         NoListing, SocketRequest, WallClock, parse_states, read_sockets, sockets_json,
         unknown_namespace,
@@ -57,10 +56,10 @@ pub(super) struct SocketsOptions {
     /// Only sockets with this port at either end
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// List at most so many, up to 1000: those that have been longest in their state
+    /// List at most N sockets, 1 to 1000: those that have been longest in their state
     #[arg(long, value_name = "N", value_parser = limit(), default_value_t = 100)]
     limit: u16,
-    /// Look at this host, also where an agent runs
+    /// Look at this host even if an agent runs
     #[arg(long)]
     fresh: bool,
     /// Print JSON
@@ -114,19 +113,17 @@ pub(super) fn sockets(options: &SocketsOptions) -> Exit {
     };
     let json = match json {
         Ok(json) => json,
-        Err(SocketsError::Check(CheckError::Load(error))) => return Exit::load(&error),
+        Err(SocketsError::Check(CheckError::Load(error))) => {
+            return match why_not {
+                Some(why) => Exit::load_beside(&error, &why.of(&config.web.socket)),
+                None => Exit::load(&error),
+            };
+        }
         Err(error) => return Exit::failed(&error),
     };
     // Only beside a result: a failure is one line.
     if let Some(error) = why_not {
-        let socket = plain::path(&config.web.socket);
-        let error = error.to_string();
-        // A lost line costs no result.
-        let _ = writeln!(
-            std::io::stderr(),
-            "tcpwatch: the agent at {socket} is left out: {}",
-            plain::text(&error)
-        );
+        agent_api::say_left_out(&config.web.socket, &error);
     }
     let text = if options.json {
         json

@@ -327,19 +327,33 @@ impl Verdict {
 }
 
 /// An id that stands in the query and the fragment of a URL as it is (RFC 3986 section 3.4): without
-/// the brackets of IPv6, and of other bytes, which come from names, the value in hexadecimal after a
-/// tilde.
+/// the brackets of an IPv6 address, and of other bytes, which come from names, the value in
+/// hexadecimal after a tilde.
 fn fit_for_urls(id: &str) -> String {
     let mut fit = String::with_capacity(id.len());
-    for byte in id.bytes() {
-        match byte {
-            b'-' | b'.' | b'_' | b'/' | b':' => fit.push(byte.into()),
-            byte if byte.is_ascii_alphanumeric() => fit.push(byte.into()),
-            b'[' | b']' => {}
-            byte => fit.push_str(&format!("~{byte:02x}")),
+    let mut left = id;
+    while let Some(character) = left.chars().next() {
+        if let Some((address, after)) = bracketed(left) {
+            fit.push_str(address);
+            left = after;
+            continue;
+        }
+        let (bytes, after) = left.split_at(character.len_utf8());
+        left = after;
+        if character.is_ascii_alphanumeric() || matches!(character, '-' | '.' | '_' | '/' | ':') {
+            fit.push(character);
+        } else {
+            bytes.bytes().for_each(|byte| fit.push_str(&format!("~{byte:02x}")));
         }
     }
     fit
+}
+
+/// The IPv6 address in brackets at the beginning of `text`, and what follows it. A name in brackets
+/// is none.
+fn bracketed(text: &str) -> Option<(&str, &str)> {
+    let (address, after) = text.strip_prefix('[')?.split_once(']')?;
+    address.parse::<std::net::Ipv6Addr>().ok().map(|_| (address, after))
 }
 
 /// A change that is reported once.
@@ -367,6 +381,7 @@ mod tests {
         for (id, fit) in [
             ("close-wait-pileup/12/process/6227", "close-wait-pileup/12/process/6227"),
             ("self-connection/1/[::1]:8080", "self-connection/1/::1:8080"),
+            ("stuck-state/1/[python3]/8080", "stuck-state/1/~5bpython3~5d/8080"),
             ("reset-storm/1/a b?#&%~é/server", "reset-storm/1/a~20b~3f~23~26~25~7e~c3~a9/server"),
         ] {
             assert_eq!(fit_for_urls(id), fit);

@@ -99,6 +99,50 @@ struct Holder {
     fds: Vec<u32>,
 }
 
+/// The processes that hold one socket.
+#[derive(Default)]
+struct Holders {
+    /// The oldest, in no order; at most [`CANDIDATES`].
+    oldest: Vec<Holder>,
+    /// All of them.
+    count: u32,
+    /// The process of the last record: a process shows all its descriptors in a row.
+    last: u32,
+}
+
+impl Holders {
+    fn add(&mut self, record: &OwnerRecord) {
+        let Self { oldest, count, last } = self;
+        match oldest.iter_mut().find(|holder| holder.pid == record.tgid) {
+            // Threads that share their files may all show them.
+            Some(holder) if holder.fds.len() < FDS && !holder.fds.contains(&record.fd) => {
+                holder.fds.push(record.fd);
+            }
+            Some(_) => {}
+            // It is counted and left out already.
+            None if *last == record.tgid && *count > 0 => {}
+            None => {
+                *count = count.saturating_add(1);
+                let holder = || Holder {
+                    pid: record.tgid,
+                    start_ns: record.start_ns,
+                    name: wire_text(&record.comm),
+                    fds: vec![record.fd],
+                };
+                if oldest.len() < CANDIDATES {
+                    oldest.push(holder());
+                } else if let Some(youngest) = oldest.iter_mut().max_by_key(|it| age(it)) {
+                    let holder = holder();
+                    if age(&holder) < age(youngest) {
+                        *youngest = holder;
+                    }
+                }
+            }
+        }
+        *last = record.tgid;
+    }
+}
+
 impl OwnerBook {
     pub(super) fn new(selected: BpfHashMap<MapData, u64, u8>) -> Self {
         Self {
@@ -181,9 +225,9 @@ impl OwnerBook {
         let mut processes = HashMap::new();
         let mut of_sockets = HashMap::new();
         for some in inodes.chunks(maps::WANTED_LIMIT as usize) {
-            for (inode, mut holders) in self.pass(ebpf, some)? {
-                holders.sort_by_key(age);
-                let of_socket = holders.into_iter().take(CANDIDATES).map(|holder| SocketHolder {
+            for (inode, Holders { mut oldest, .. }) in self.pass(ebpf, some)? {
+                oldest.sort_by_key(age);
+                let of_socket = oldest.into_iter().map(|holder| SocketHolder {
                     process: self.find(&holder, &mut processes).process,
                     fds: holder.fds,
                 });
@@ -269,7 +313,7 @@ impl OwnerBook {
         &mut self,
         ebpf: &mut Ebpf,
         missing: &[u64],
-    ) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
+    ) -> Result<HashMap<u64, Holders>, InventoryError> {
         let inserted = missing.iter().try_for_each(|inode| self.selected.insert(inode, 0, 0));
         let result = match inserted {
             Ok(()) => Self::walk_files(ebpf),
@@ -282,50 +326,34 @@ impl OwnerBook {
         result
     }
 
-    fn walk_files(ebpf: &mut Ebpf) -> Result<HashMap<u64, Vec<Holder>>, InventoryError> {
+    fn walk_files(ebpf: &mut Ebpf) -> Result<HashMap<u64, Holders>, InventoryError> {
         let program: &mut Iter = ebpf
             .program_mut(programs::OWNERS)
             .expect("the owner book exists only where the program was loaded")
             .try_into()?;
         let link = program.attach()?;
         let mut file = program.take_link(link)?.into_file()?;
-        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
+        let mut holders: HashMap<u64, Holders> = HashMap::new();
         read_records(&mut file as &mut dyn Read, |record: &OwnerRecord| {
-            let of_socket = holders.entry(record.inode).or_default();
-            match of_socket.iter_mut().find(|holder| holder.pid == record.tgid) {
-                // Threads that share their files may all show them.
-                Some(holder) if holder.fds.len() < FDS && !holder.fds.contains(&record.fd) => {
-                    holder.fds.push(record.fd);
-                }
-                Some(_) => {}
-                None => of_socket.push(Holder {
-                    pid: record.tgid,
-                    start_ns: record.start_ns,
-                    name: wire_text(&record.comm),
-                    fds: vec![record.fd],
-                }),
-            }
+            holders.entry(record.inode).or_default().add(record);
         })?;
         Ok(holders)
     }
 
-    fn remember(&mut self, looked_for: &[u64], mut found: HashMap<u64, Vec<Holder>>) {
+    fn remember(&mut self, looked_for: &[u64], mut found: HashMap<u64, Holders>) {
         let mut processes: HashMap<u32, Found> = HashMap::new();
         for inode in looked_for {
-            let mut holders = found.remove(inode).unwrap_or_default();
+            let Holders { oldest: mut holders, count, .. } =
+                found.remove(inode).unwrap_or_default();
             holders.sort_by_key(age);
             let owner = holders.first().map(|holder| {
                 let Found { process, .. } = self.find(holder, &mut processes);
-                Owner {
-                    process,
-                    fds: holder.fds.clone(),
-                    holders: u32::try_from(holders.len()).unwrap_or(u32::MAX),
-                }
+                Owner { process, fds: holder.fds.clone(), holders: count }
             });
             let start = owner.as_ref().and_then(|it| processes.get(&it.process.pid)?.start_ticks);
             let mut candidates = Vec::new();
             if holders.len() > 1 {
-                candidates.extend(holders.iter().take(CANDIDATES).map(|holder| {
+                candidates.extend(holders.iter().map(|holder| {
                     let Found { process, parent, .. } = self.find(holder, &mut processes);
                     Candidate { process, parent }
                 }));

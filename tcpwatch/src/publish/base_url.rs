@@ -16,7 +16,7 @@ pub fn base_url(web: &Web, host_name: &str, scheme: &str) -> String {
             Some(host) => format!("{scheme}://{host}:{}", address.port()),
             None => format!("{scheme}://{address}"),
         },
-        // The configuration has one at least.
+        // A configuration has one at least; `tcpwatch top` listens nowhere.
         None => String::new(),
     }
 }

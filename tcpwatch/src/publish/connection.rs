@@ -15,7 +15,11 @@ use hyper::{
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{hosts::Listening, live::Streams, places::Activity};
+use super::{
+    hosts::Listening,
+    live::Streams,
+    places::{Activity, Peer},
+};
 
 /// A stream that shows when its client reads.
 pub(super) struct Observed<S> {
@@ -88,11 +92,13 @@ pub(super) struct Service {
     router: TowerToHyperService<Router>,
     activity: Activity,
     listening: Listening,
+    peer: Peer,
 }
 
 impl Service {
-    pub(super) fn new(router: Router, activity: Activity, listening: Listening) -> Self {
-        Self { router: TowerToHyperService::new(router), activity, listening }
+    pub(super) fn new(router: Router, activity: Activity, of: (Listening, Peer)) -> Self {
+        let (listening, peer) = of;
+        Self { router: TowerToHyperService::new(router), activity, listening, peer }
     }
 }
 
@@ -104,6 +110,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.request_came();
         request.extensions_mut().insert(self.listening);
+        request.extensions_mut().insert(self.peer);
         let (answer, activity) = (self.router.call(request), self.activity.clone());
         Box::pin(async move {
             let response = answer.await?;

@@ -1,9 +1,12 @@
 //! Findings that have ended: what a person who comes later still wants to read.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use crate::{
-    engine::{Finding, FindingChange},
+    engine::{Finding, FindingChange, Severity},
     facts::Timestamp,
 };
 
@@ -15,7 +18,7 @@ pub(super) const MOST: usize = 200;
 /// A finding that has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// As it was last.
+    /// As it was last, but as severe as it was at its worst.
     pub finding: Finding,
     /// When it was cleared.
     pub cleared: Timestamp,
@@ -26,14 +29,26 @@ pub struct Ended {
 pub struct History {
     /// Newest first.
     ended: VecDeque<Ended>,
+    /// The worst severity of each finding that stands, by id.
+    worst: BTreeMap<String, Severity>,
 }
 
 impl History {
     /// Takes a change of the engine.
     pub fn observe(&mut self, change: &FindingChange, now: Timestamp) {
-        if let FindingChange::Cleared(finding) = change {
-            self.ended.push_front(Ended { finding: finding.clone(), cleared: now });
-            self.ended.truncate(MOST);
+        match change {
+            FindingChange::Raised(finding) | FindingChange::SeverityChanged { finding, .. } => {
+                let worst = self.worst.entry(finding.id.clone()).or_insert(finding.severity);
+                *worst = finding.severity.max(*worst);
+            }
+            FindingChange::Cleared(finding) => {
+                let mut finding = finding.clone();
+                if let Some(worst) = self.worst.remove(&finding.id) {
+                    finding.severity = worst.max(finding.severity);
+                }
+                self.ended.push_front(Ended { finding, cleared: now });
+                self.ended.truncate(MOST);
+            }
         }
     }
 

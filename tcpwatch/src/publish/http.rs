@@ -128,7 +128,8 @@ impl Listener {
         }
     }
 
-    /// All processes of this host are one peer, whichever way they come.
+    /// All processes of this host are one peer, but for the clients of the UNIX socket, which its mode
+    /// selects: others do not take their places.
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, IpAddr)>> {
         match self {
             Self::Tcp(listener) => listener
@@ -136,7 +137,7 @@ impl Listener {
                 .map_ok(|(stream, peer)| (Stream::Tcp(stream), peer.ip())),
             Self::Unix(listener) => listener
                 .poll_accept(context)
-                .map_ok(|(stream, _)| (Stream::Unix(stream), Ipv4Addr::LOCALHOST.into())),
+                .map_ok(|(stream, _)| (Stream::Unix(stream), Ipv4Addr::UNSPECIFIED.into())),
         }
     }
 }
@@ -174,7 +175,7 @@ pub async fn serve(
                 let peer = Peer::of(peer);
                 make_place(&mut places, &mut connections, peer).await;
                 let activity = Activity::new();
-                let service = Service::new(router.clone(), activity.clone(), listening);
+                let service = Service::new(router.clone(), activity.clone(), (listening, peer));
                 let life = (activity.clone(), limits, stopping.clone());
                 let task = match stream {
                     Stream::Tcp(stream) => {

@@ -11,8 +11,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    sync::{Mutex, OwnedMutexGuard, mpsc, oneshot},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
@@ -41,31 +41,38 @@ impl Listings {
         Self { queries, patience, next: Arc::default() }
     }
 
-    /// On a task of its own, so that a client that leaves does not make place for the next one
-    /// before its listing has ended.
+    /// A request that waits goes with its connection, and those are bounded. A listing that has begun
+    /// is a task of its own: it keeps its turn to its end, also if its client has left.
     pub(super) async fn answer(&self, request: SocketRequest) -> Response {
-        let (queries, next) = (self.queries.clone(), Arc::clone(&self.next));
-        match tokio::spawn(timeout(self.patience, list(queries, next, request))).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_)) => {
-                const AFTER: [(HeaderName, &str); 1] = [(RETRY_AFTER, "1")];
-                let text = "other listings of sockets are under way, or the agent is busy\n";
-                (StatusCode::SERVICE_UNAVAILABLE, AFTER, text).into_response()
+        let end = Instant::now() + self.patience;
+        let turn = async {
+            let next = Arc::clone(&self.next).lock_owned().await;
+            if let Some(next) = *next {
+                sleep_until(next).await;
             }
-            Err(_) => Unanswered::Gone.into_response(),
+            next
+        };
+        let Ok(next) = timeout_at(end, turn).await else { return busy() };
+        let listed = tokio::spawn(list(self.queries.clone(), next, request));
+        match timeout_at(end, listed).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => Unanswered::Gone.into_response(),
+            Err(_) => busy(),
         }
     }
 }
 
+fn busy() -> Response {
+    const AFTER: [(HeaderName, &str); 1] = [(RETRY_AFTER, "1")];
+    let text = "other listings of sockets are under way, or the agent is busy\n";
+    (StatusCode::SERVICE_UNAVAILABLE, AFTER, text).into_response()
+}
+
 async fn list(
     queries: mpsc::Sender<Query>,
-    next: Arc<Mutex<Option<Instant>>>,
+    mut next: OwnedMutexGuard<Option<Instant>>,
     request: SocketRequest,
 ) -> Response {
-    let mut next = next.lock().await;
-    if let Some(next) = *next {
-        sleep_until(next).await;
-    }
     let (sender, answer) = oneshot::channel();
     let id = request.finding.clone();
     if queries.send(Query::Sockets(request, sender)).await.is_err() {
@@ -82,9 +89,6 @@ async fn list(
         }
         Err(_) => return Unanswered::Gone.into_response(),
     };
-    // A client that has waited too long leaves the listing to end by itself; so its time is the
-    // least that the next one waits.
-    *next = Some(Instant::now() + INTERVAL);
     match listing.await {
         Err(_) => Unanswered::Gone.into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -50,6 +50,9 @@ const HANDSHAKE_MOMENT: Duration = Duration::from_millis(200);
 pub(super) struct Peer(IpAddr);
 
 impl Peer {
+    /// Stands for a request whose peer is not known.
+    pub(super) const UNKNOWN: Self = Self(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+
     pub(super) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             address if address.is_loopback() => Ipv6Addr::LOCALHOST.into(),
@@ -61,9 +64,13 @@ impl Peer {
         })
     }
 
+    fn is_this_host(self) -> bool {
+        self.0.is_loopback()
+    }
+
     /// How many of `places` it can have.
     fn share(self, places: usize) -> usize {
-        if self.0.is_loopback() {
+        if self.is_this_host() {
             return places - places / NOT_FOR_LOOPBACK;
         }
         (places / SHARES).max(SMALLEST_SHARE).min(places)
@@ -234,16 +241,19 @@ impl Places {
     ///
     /// Each connection that may be closed is new: the time to come again.
     pub(super) fn make(&mut self, peer: Peer) -> Result<(), Instant> {
+        let is_full = self.taken.len() >= self.limit;
         if self.share_is_taken(peer) {
-            return self.close_one(|place| place.peer == peer);
+            // The clients of others do not wait for one that has its share.
+            return self.close_one(|place| place.peer == peer, is_full || peer.is_this_host());
         }
-        if self.taken.len() >= self.limit {
-            return self.close_one(|_| true);
+        if is_full {
+            return self.close_one(|_| true, true);
         }
         Ok(())
     }
 
-    fn close_one(&mut self, may: impl Fn(&Place) -> bool) -> Result<(), Instant> {
+    /// `may_wait`: a connection whose moment is not over keeps its place.
+    fn close_one(&mut self, may: impl Fn(&Place) -> bool, may_wait: bool) -> Result<(), Instant> {
         let mut places_of = HashMap::<Peer, usize>::new();
         for place in self.taken.values() {
             *places_of.entry(place.peer).or_default() += 1;
@@ -257,7 +267,7 @@ impl Places {
         });
         let Some((id, place)) = worst else { return Ok(()) };
         match place.activity.kept_until() {
-            Some(until) if now < until => return Err(until),
+            Some(until) if may_wait && now < until => return Err(until),
             Some(_) | None => {}
         }
         let id = *id;
@@ -364,6 +374,26 @@ mod tests {
         tokio::task::yield_now().await;
         let closed: Vec<_> = tasks.iter().map(tokio::task::JoinHandle::is_finished).collect();
         assert_eq!(closed, [false, true, false]);
+    }
+
+    #[tokio::test]
+    async fn others_do_not_wait_for_a_peer_that_has_its_share() {
+        let peer = Peer::of("192.0.2.1".parse().expect("an address"));
+        let mut places = Places::new(64);
+        let tasks: Vec<_> = (0..peer.share(64))
+            .map(|_| {
+                let activity = Activity::new();
+                activity.handshake_goes_on();
+                let task = tokio::spawn(std::future::pending::<()>());
+                places.take(peer, activity, task.abort_handle());
+                task
+            })
+            .collect();
+        // Each has gone on just now, and yet one of them gives way at once.
+        assert!(places.make(peer).is_ok());
+        assert_eq!(places.taken.len(), tasks.len() - 1);
+        assert!(places.make(Peer::of("192.0.2.2".parse().expect("an address"))).is_ok());
+        assert_eq!(places.taken.len(), tasks.len() - 1);
     }
 
     #[test]

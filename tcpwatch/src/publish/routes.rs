@@ -14,7 +14,7 @@ use axum::{
     http::{
         HeaderName, HeaderValue, StatusCode, Uri,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
             X_CONTENT_TYPE_OPTIONS,
         },
     },
@@ -39,6 +39,9 @@ pub const NO_SUCH_PATH: &str = "no such path";
 /// Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Different selections that are made within the life of an answer, so five times as many a second.
+const SELECTIONS: usize = 8;
+
 /// The page loads and connects to nothing but this server, runs nothing that stands within it, and
 /// is in no frame.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -56,7 +59,8 @@ pub const PATHS: [(&str, &str); 10] = [
     ("/", "the page for people: findings, limits, plots of the last hour"),
     (
         "/live",
-        "server-sent events for the page: `update` after each inventory; for one connection in eight",
+        "server-sent events for the page: `update` after each inventory. An eighth of \
+         `limits.http_connections` can be streams; one more gets 503",
     ),
     (
         "/metrics",
@@ -206,11 +210,16 @@ async fn selected(agent: &Agent, document: &'static str, uri: &Uri, json: Bytes)
         Err(why) => return (StatusCode::BAD_REQUEST, why + "\n").into_response(),
     };
     // Reading and writing a document costs the loop's thread as much as making it, so the result
-    // serves others too. There are no more selections than kinds and severities make.
+    // serves others too.
     let mut last = agent.0.selected.lock().await;
     last.retain(|_, (came, _)| came.elapsed() < agent.0.freshness);
     if let Some((_, json)) = last.get(&selection) {
         return json_response(json.clone());
+    }
+    if last.len() >= SELECTIONS {
+        const AFTER: [(HeaderName, &str); 1] = [(RETRY_AFTER, "1")];
+        let text = "too many different queries at once\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, AFTER, text).into_response();
     }
     match selection.1.apply(&json).map(Bytes::from) {
         Ok(json) => {

@@ -2,7 +2,7 @@
 
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html::push_html};
 
-use super::page::HEAD;
+use super::page::head;
 use crate::runbooks::runbook;
 
 /// The page of the runbook of that name; `None` where there is none.
@@ -10,8 +10,9 @@ use crate::runbooks::runbook;
 pub fn render_runbook(name: &str) -> Option<String> {
     let text = runbook(name)?;
     let mut html = format!(
-        "{HEAD}<title>tcpwatch: {name}</title></head><body>\n\
-         <header><nav><a href=\"/\">findings</a></nav></header>\n<main class=\"runbook\">\n"
+        "{}<title>tcpwatch: {name}</title></head><body>\n\
+         <header><nav><a href=\"../\">findings</a></nav></header>\n<main class=\"runbook\">\n",
+        head("../")
     );
     // A link whose target is not served is left out, its text stays.
     let mut is_open = false;
@@ -60,7 +61,7 @@ fn served(target: &str) -> Option<CowStr<'static>> {
         return Some(target.to_owned().into());
     }
     let name = target.strip_suffix(".md")?;
-    runbook(name).map(|_| format!("/runbooks/{name}").into())
+    runbook(name).map(|_| name.to_owned().into())
 }
 
 #[cfg(test)]
@@ -78,11 +79,11 @@ mod tests {
             );
             for link in page.split("<a href=\"").skip(1) {
                 let target = link.split('"').next().unwrap_or_default();
-                let kind = target.strip_prefix("/runbooks/");
-                let is_known = kind.is_some_and(|kind| runbook(kind).is_some());
+                // Relative to the page of a runbook.
+                let is_known = runbook(target).is_some();
                 let within = target.strip_prefix('#').map(|id| format!("id=\"{id}\""));
                 let is_within = within.is_some_and(|id| page.contains(&id));
-                assert!(is_known || target == "/" || is_within, "{name}: {target}");
+                assert!(is_known || target == "../" || is_within, "{name}: {target}");
             }
             assert_eq!(page.matches("<a ").count(), page.matches("</a>").count(), "{name}");
             assert!(!page.contains("<script"), "{name}");

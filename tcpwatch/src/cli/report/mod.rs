@@ -119,7 +119,10 @@ impl Seen {
             incidents.iter().filter(|it| !shown(it)).map(|it| 1 + it.led.len()).sum();
         if brief > 0 {
             sheet.line("");
-            sheet.line(&format!("{} not in full: -v", text::count(brief as u64, "info finding")));
+            sheet.line(&format!(
+                "{} only in the table: -v shows them in full",
+                text::count(brief as u64, "info finding")
+            ));
         }
         sheet.into_text()
     }
@@ -178,7 +181,7 @@ impl Seen {
         }
         // A monitoring system takes text after a bar for performance data.
         let mut line = plain::text(&line).replace('|', "/");
-        if is_for_machine && self.hidden_host().is_none() {
+        if is_for_machine {
             let _ = write!(line, " | critical={critical} warning={warning} info={info}");
         }
         sheet.headline(&format!("{verdict}: "), "  ", &line, style_of(severity));

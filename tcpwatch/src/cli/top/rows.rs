@@ -106,11 +106,17 @@ fn findings(snapshot: &Snapshot) -> Vec<Row> {
                 pid.map_or_else(Cell::default, |it| Cell::number(f64::from(it), it.to_string())),
                 cell(&row.place),
                 cell(&format!("{below}{what}")),
-                cell(count),
+                Cell::number(first_number(count), plain::text(count)),
             ],
         }
     };
     overview(&incidents, snapshot.wall).into_iter().map(row).collect()
+}
+
+/// The number at the beginning of words, as they show it; 0 where there is none.
+fn first_number(words: &str) -> f64 {
+    let number = words.split(' ').next().unwrap_or_default().replace(',', "");
+    number.parse().unwrap_or_default()
 }
 
 fn rank(severity: Severity) -> f64 {

@@ -126,17 +126,17 @@ impl Access {
         }
     }
 
-    /// Looks at the files, if the last look was not just now, and waits for it a moment.
+    /// Looks at the files, also if the last look was just now, and waits for it a moment.
     pub async fn look(&self) {
         if let Some(shared) = &self.0 {
-            shared.look().await;
+            shared.look(Duration::ZERO).await;
         }
     }
 
     /// The terms for this moment; `None` without a web configuration file.
     async fn terms(&self) -> Option<(&Shared, Arc<Terms>)> {
         let shared = self.0.as_ref()?;
-        shared.look().await;
+        shared.look(LOOK_INTERVAL).await;
         Some((shared, shared.in_force()))
     }
 }
@@ -146,9 +146,10 @@ impl Shared {
         Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn look(self: &Arc<Self>) {
+    /// A look, if the last one was so long ago.
+    async fn look(self: &Arc<Self>, interval: Duration) {
         match Arc::clone(&self.look).try_lock_owned() {
-            Ok(last) if last.at.elapsed() < LOOK_INTERVAL => {}
+            Ok(last) if last.at.elapsed() < interval => {}
             Ok(last) => {
                 // A task of its own: the connection that has caused the look may be closed.
                 let looks = tokio::spawn(Arc::clone(self).look_now(last));
@@ -204,11 +205,13 @@ impl Terms {
     }
 
     /// Each kind of protection, and whether these terms have it.
-    fn protections(&self) -> [(&'static str, bool); 3] {
-        let requires_certificate = self.tls.as_ref().is_some_and(|tls| tls.requires_certificate);
+    fn protections(&self) -> [(&'static str, bool); 5] {
+        let has = |which: fn(&Tls) -> bool| self.tls.as_ref().is_some_and(which);
         [
             ("tls_server_config", self.tls.is_some()),
-            ("the client certificate", requires_certificate),
+            ("min_version", has(|tls| tls.refuses_tls12)),
+            ("the client certificate", has(|tls| tls.requires_certificate)),
+            ("client_allowed_sans", has(Tls::selects_clients)),
             ("all of basic_auth_users", !self.users.is_empty()),
         ]
     }

@@ -19,7 +19,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{hmac, rand::SystemRandom};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use crate::config::Users;
+use crate::{config::Users, publish::places::Peer};
 
 /// Outcomes of each kind that are kept. A host has a few users and scrapers.
 const MAX_KEPT: usize = 128;
@@ -44,6 +44,20 @@ pub(super) struct Passwords {
     kept: Mutex<Kept>,
     /// One check at a time.
     turn: Arc<Semaphore>,
+    /// Peers with a request that waits for its check, or has it under way.
+    waiting: Mutex<HashSet<Peer>>,
+}
+
+/// The only request of a peer that waits.
+struct Waiting<'a> {
+    all: &'a Mutex<HashSet<Peer>>,
+    peer: Peer,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.peer);
+    }
 }
 
 type Digest = [u8; 32];
@@ -78,14 +92,22 @@ impl Passwords {
     pub(super) fn new() -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("the kernel has random numbers");
-        Self { key, kept: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            key,
+            kept: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            waiting: Mutex::default(),
+        }
     }
 
-    /// Whether `authorization`, the header of a request, names one of the users with its password.
+    /// Whether `authorization`, the header of a request of `peer`, names one of the users with its
+    /// password. Of one peer one request waits; the others are refused as busy, so that a peer that
+    /// guesses does not fill the queue before the others.
     pub(super) async fn check(
         &self,
         users: &Users,
         authorization: Option<&HeaderValue>,
+        peer: Peer,
     ) -> Verdict {
         if users.is_empty() {
             return Verdict::Granted;
@@ -101,6 +123,10 @@ impl Passwords {
         if let Some(verdict) = self.kept(&digest) {
             return verdict;
         }
+        if !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(peer) {
+            return Verdict::Busy;
+        }
+        let _waiting = Waiting { all: &self.waiting, peer };
         let turn = Arc::clone(&self.turn).acquire_owned();
         let Ok(Ok(turn)) = timeout(PATIENCE, turn).await else { return Verdict::Busy };
         // A request before this one may have had the same password.

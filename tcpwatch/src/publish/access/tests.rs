@@ -69,9 +69,16 @@ async fn look_is_taken_once_a_second_and_reads_only_what_has_changed() {
     let access = Access::load(&file.0).expect("a good file");
     let shared = access.0.as_ref().expect("a file");
     fs::write(&file.0, USER.replace("alice", "bob")).expect("the file is writable");
-    access.look().await;
+    access.terms().await;
     assert_eq!(shared.in_force().users.keys().collect::<Vec<_>>(), ["alice"], "looked at just now");
     tokio::time::sleep_until(shared.look.lock().await.at + LOOK_INTERVAL).await;
+    access.terms().await;
+    assert_eq!(shared.in_force().users.keys().collect::<Vec<_>>(), ["bob"]);
+    // SIGHUP looks at once.
+    fs::write(&file.0, USER.replace("alice", "carol")).expect("the file is writable");
+    access.look().await;
+    assert_eq!(shared.in_force().users.keys().collect::<Vec<_>>(), ["carol"]);
+    fs::write(&file.0, USER.replace("alice", "bob")).expect("the file is writable");
     access.look().await;
     let now = shared.in_force();
     assert_eq!(now.users.keys().collect::<Vec<_>>(), ["bob"]);

@@ -24,6 +24,8 @@ pub(super) struct Tls {
     pub(super) server: Arc<ServerConfig>,
     /// Whether a client must show a certificate.
     pub(super) requires_certificate: bool,
+    /// Whether a client must speak TLS 1.3.
+    pub(super) refuses_tls12: bool,
     /// Alternative names of which a client's certificate must have one, if there are any.
     allowed_sans: Vec<String>,
 }
@@ -60,7 +62,8 @@ pub(super) fn build(config: &WebConfig, tls: &TlsServer) -> Result<Tls, ConfigEr
         })?;
     server.alpn_protocols = vec![PROTOCOL.to_vec()];
     server.ignore_client_order = tls.own_order;
-    Ok(Tls { server: Arc::new(server), requires_certificate, allowed_sans })
+    let refuses_tls12 = !tls.tls12;
+    Ok(Tls { server: Arc::new(server), requires_certificate, refuses_tls12, allowed_sans })
 }
 
 /// `why` with the file that it is about.
@@ -139,6 +142,11 @@ fn certificates(
 }
 
 impl Tls {
+    /// Whether only some of the clients that the authority knows may connect.
+    pub(super) fn selects_clients(&self) -> bool {
+        !self.allowed_sans.is_empty()
+    }
+
     /// Whether a client with this certificate may connect. The library has verified it.
     pub(super) fn admits(&self, certificate: Option<&CertificateDer<'_>>) -> bool {
         if self.allowed_sans.is_empty() {

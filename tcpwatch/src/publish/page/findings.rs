@@ -40,9 +40,12 @@ pub(super) fn write_overview(html: &mut String, view: &View<'_>) -> fmt::Result 
     html.write_str("<section id=\"findings\" tabindex=\"-1\"><h2>Findings</h2>\n")?;
     let (incidents, more) = worst(view);
     if incidents.is_empty() {
-        return html.write_str(
-            "<p class=\"fine\">Nothing is wrong as far as tcpwatch can see.</p></section>\n",
-        );
+        let is_blind = view.origin.not_seen.iter().any(|it| it.hides_host);
+        return html.write_str(if is_blind {
+            "<p>No findings, but the host itself is not seen.</p></section>\n"
+        } else {
+            "<p class=\"fine\">Nothing is wrong as far as tcpwatch can see.</p></section>\n"
+        });
     }
     html.write_str(
         "<table class=\"overview\"><thead><tr><th>severity</th><th>since</th><th>who</th>\
@@ -60,7 +63,7 @@ pub(super) fn write_overview(html: &mut String, view: &View<'_>) -> fmt::Result 
         let more = text::number(more as u64);
         writeln!(
             html,
-            "<p class=\"note\">{more} more in <a href=\"/api/v1/findings\">findings as JSON</a>.</p>"
+            "<p class=\"note\">{more} more in <a href=\"api/v1/findings\">findings as JSON</a>.</p>"
         )?;
     }
     html.write_str("</section>\n")
@@ -134,12 +137,12 @@ fn write_finding(
     write_remedies(html, &finding.remedies)?;
     let sockets = match selection_of(finding) {
         // An id stands in a query as it is.
-        Ok(_) => format!(" <a href=\"/api/v1/sockets?finding={id}\">Sockets as JSON</a>"),
+        Ok(_) => format!(" <a href=\"api/v1/sockets?finding={id}\">Sockets as JSON</a>"),
         Err(_) => String::new(),
     };
     writeln!(
         html,
-        "<p class=\"note\">{kind} since {}, last seen {}. <a href=\"/runbooks/{kind}\">Runbook</a>\
+        "<p class=\"note\">{kind} since {}, last seen {}. <a href=\"runbooks/{kind}\">Runbook</a>\
          {sockets}</p></div>",
         time(wall, finding.since),
         time(wall, finding.last_seen),

@@ -11,6 +11,11 @@ pub(super) fn write_state(html: &mut String, view: &View<'_>) -> fmt::Result {
         Ok(()) => html.write_str("<li class=\"good\">ready</li>")?,
         Err(why) => write!(html, "<li class=\"bad\">not ready: {}</li>", Escaped(why))?,
     }
+    // As `check` says it, with exit code 3.
+    if let Some(hidden) = view.origin.not_seen.iter().find(|it| it.hides_host) {
+        let lost = Escaped(&hidden.lost);
+        write!(html, "<li class=\"bad\"><a href=\"#not-seen\">UNKNOWN: not seen: {lost}</a></li>")?;
+    }
     let Some(hooks) = view.origin.hooks else { return Ok(()) };
     let attached = hooks.iter().filter(|hook| hook.attached).count();
     let all = hooks.len();
@@ -33,7 +38,7 @@ fn write_not_seen(html: &mut String, view: &View<'_>) -> fmt::Result {
     if view.origin.not_seen.is_empty() {
         return Ok(());
     }
-    html.write_str("<section><h2>Not seen</h2>\n<ul class=\"not-seen\">")?;
+    html.write_str("<section id=\"not-seen\"><h2>Not seen</h2>\n<ul class=\"not-seen\">")?;
     for it in view.origin.not_seen {
         write!(html, "<li>{}</li>", Escaped(&it.to_string()))?;
     }
@@ -50,7 +55,7 @@ fn write_lost(html: &mut String, lost: &[(&'static str, u64)]) -> fmt::Result {
     for (stage, count) in lost {
         write!(html, "<li>{stage}: {}</li>", text::number(*count))?;
     }
-    html.write_str("</ul><p class=\"note\"><a href=\"/runbooks/agent\">Runbook</a></p></section>\n")
+    html.write_str("</ul><p class=\"note\"><a href=\"runbooks/agent\">Runbook</a></p></section>\n")
 }
 
 fn write_hooks(html: &mut String, hooks: &[HookState]) -> fmt::Result {

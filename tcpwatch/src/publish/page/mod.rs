@@ -37,12 +37,21 @@ pub(super) const FILES: [(&str, &str, &str); 3] = [
     ("/favicon.svg", "image/svg+xml", include_str!("assets/favicon.svg")),
 ];
 
-/// The beginning of each page, up to its title.
-pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-     <meta name=\"color-scheme\" content=\"light dark\">\n\
-     <link rel=\"icon\" href=\"/favicon.svg\" type=\"image/svg+xml\">\n\
-     <link rel=\"stylesheet\" href=\"/page.css\">\n";
+/// The beginning of each page, up to its title. `root` leads from the page to `/`: all addresses are
+/// relative, because a proxy may serve tcpwatch below a path.
+pub(super) fn head(root: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <link rel=\"icon\" href=\"{root}favicon.svg\" type=\"image/svg+xml\">\n\
+         <link rel=\"stylesheet\" href=\"{root}page.css\">\n"
+    )
+}
+
+/// Seconds after which a page without script is loaded anew. A reader has opened details then, which
+/// close: long enough to read one.
+const RELOAD_SECONDS: u32 = 120;
 
 /// Everything that the page shows.
 #[derive(Clone, Debug)]
@@ -92,12 +101,13 @@ pub fn render_page(view: &View<'_>) -> String {
 fn write_page(html: &mut String, view: &View<'_>) -> fmt::Result {
     let host = Escaped(view.origin.host.unwrap_or("tcpwatch"));
     let summary = summary(view.findings);
+    let head = head("");
     // A page that is not refreshed for three inventories says so.
     let patience = view.agent.interval.as_secs().saturating_mul(3).max(15);
     write!(
         html,
-        "{HEAD}<script src=\"/page.js\" defer></script>\n\
-         <noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>\n\
+        "{head}<script src=\"page.js\" defer></script>\n\
+         <noscript><meta http-equiv=\"refresh\" content=\"{RELOAD_SECONDS}\"></noscript>\n\
          <title>{host}: {summary}</title></head><body data-patience=\"{patience}\">\n\
          <a class=\"skip\" href=\"#findings\">Skip to the findings</a>\n\
          <p id=\"stale\" role=\"status\" hidden></p>\n"
@@ -129,9 +139,9 @@ fn write_header(html: &mut String, view: &View<'_>) -> fmt::Result {
         html.write_str("<span class=\"count\">no findings</span>")?;
     }
     html.write_str(
-        "</p><nav aria-label=\"Data\"><a href=\"/metrics\">metrics</a> \
-         <a href=\"/api/v1/findings\">findings as JSON</a> \
-         <a href=\"/api/v1/history\">history</a> <a href=\"/-/ready\">readiness</a></nav>\n\
+        "</p><nav aria-label=\"Data\"><a href=\"metrics\">metrics</a> \
+         <a href=\"api/v1/findings\">findings as JSON</a> \
+         <a href=\"api/v1/history\">history</a> <a href=\"-/ready\">readiness</a></nav>\n\
          <ul class=\"facts\">",
     )?;
     let sockets = text::count(origin.sockets, "socket");
@@ -139,7 +149,7 @@ fn write_header(html: &mut String, view: &View<'_>) -> fmt::Result {
     write!(
         html,
         "<li>tcpwatch {}</li><li>kernel {}</li><li>{sockets}</li><li>{namespaces}</li>\
-         <li>runs since {} ({})</li>",
+         <li>running since {} ({})</li>",
         Escaped(origin.version),
         Escaped(origin.kernel),
         time(*wall, agent.started),

@@ -30,12 +30,12 @@ fn write_ended(html: &mut String, view: &View<'_>) -> fmt::Result {
     let wall = view.wall;
     let rows = view.history.ended(wall.now()).map(|Ended { finding, cleared }| {
         let row = row(finding, false, wall);
-        let ago = text::duration(wall.now().since(*cleared));
+        let ago = format!("{} ago", text::duration(wall.now().since(*cleared)));
         let lasted = text::duration(cleared.since(finding.since));
         vec![ago, lasted, row.severity.to_string(), row.who, row.place, row.what]
     });
-    let header = ["ended before", "lasted", "severity", "who", "where", "what"];
-    write_table(html, "Ended in the last day", &header, rows.collect(), 6, "/api/v1/history")
+    let header = ["ended", "lasted", "severity", "who", "where", "what"];
+    write_table(html, "Ended in the last day", &header, rows.collect(), 6, "api/v1/history")
 }
 
 fn write_states(html: &mut String, view: &View<'_>) -> fmt::Result {
@@ -98,7 +98,7 @@ fn write_ports(html: &mut String, view: &View<'_>) -> fmt::Result {
     });
     let header = [
         "namespace",
-        "ports of the worst destination",
+        "ports used (busiest destination)",
         "ports available",
         "TIME_WAIT",
         "limit",
@@ -107,7 +107,7 @@ fn write_ports(html: &mut String, view: &View<'_>) -> fmt::Result {
     write_table(html, "Limits by namespace", &header, rows.collect(), 1, METRICS)
 }
 
-const METRICS: &str = "/metrics";
+const METRICS: &str = "metrics";
 
 /// A table whose columns from `numbers` on hold numbers; nothing where there are no rows. `all` has
 /// the rows that do not fit.

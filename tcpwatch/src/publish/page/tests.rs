@@ -97,10 +97,10 @@ fn the_worst_finding_comes_first_and_the_numbers_after() {
         "192.0.2.7:443\n192.0.2.8:443",
         "<td class=\"n\">1,204</td>",
         "<td class=\"n\"><b>207</b></td><td class=\"unit\">sockets</td>",
-        "href=\"/runbooks/close-wait-pileup\"",
-        "href=\"/metrics\"",
-        "href=\"/api/v1/findings\"",
-        "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>",
+        "href=\"runbooks/close-wait-pileup\"",
+        "href=\"metrics\"",
+        "href=\"api/v1/findings\"",
+        "<noscript><meta http-equiv=\"refresh\" content=\"120\"></noscript>",
     ] {
         position(&page, text);
     }
@@ -188,8 +188,22 @@ fn everything_that_the_page_loads_is_served_here_and_nothing_runs_within() {
     }
     assert_eq!(page.matches("<script").count(), 1);
     for (path, ..) in FILES {
-        position(&page, &format!("=\"{path}\""));
+        position(&page, &format!("=\"{}\"", path.trim_start_matches('/')));
     }
+    // A proxy may serve it below a path.
+    assert!(!page.contains("=\"/"), "{page}");
+}
+
+#[test]
+fn a_page_that_does_not_see_the_host_does_not_say_that_all_is_well() {
+    let hidden = NotSeen {
+        hides_host: true,
+        ..NotSeen::new(Unseen::PidNamespace, "the host's processes", "another pid namespace")
+    };
+    let page = Parts::of([]).page_of(Origin { not_seen: &[hidden], ..ORIGIN });
+    position(&page, "UNKNOWN: not seen: the host&#39;s processes</a></li>");
+    position(&page, "<section id=\"not-seen\">");
+    assert!(!page.contains("Nothing is wrong"), "{page}");
 }
 
 #[test]
@@ -261,13 +275,13 @@ fn the_page_of_a_crowded_host_stays_short() {
     parts.samples.namespaces = vec![parts.samples.namespaces[0].clone(); 1_000];
     let page = parts.page();
     assert!(page.len() < 64 * 1024, "{}", page.len());
-    position(&page, "980 more in <a href=\"/metrics\">");
+    position(&page, "980 more in <a href=\"metrics\">");
 
     let many: Vec<_> =
         (0..1_400).map(|number| Finding { id: number.to_string(), ..finding() }).collect();
     let page = Parts::of(many).page();
     assert!(page.len() < 512 * 1024, "{}", page.len());
-    position(&page, "1,300 more in <a href=\"/api/v1/findings\">");
+    position(&page, "1,300 more in <a href=\"api/v1/findings\">");
 }
 
 /// The colours of a theme in the style: those of the first `:root`, replaced by those of the second

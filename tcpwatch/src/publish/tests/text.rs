@@ -239,3 +239,22 @@ fn status_says_what_the_agent_is_and_whether_it_is_ready() {
     assert_eq!((&waiting["ready"], &waiting["not_ready"]), (&json!(false), &json!("why")));
     assert_eq!(waiting["inventory"]["finished_at"], Value::Null);
 }
+
+#[test]
+fn an_ended_finding_is_as_severe_as_it_was_at_its_worst() {
+    let mut history = History::default();
+    let now = Timestamp::from_ns(4_000_000_000);
+    let mild = Finding { severity: Severity::Info, ..finding() };
+    let worst = Finding { severity: Severity::Critical, ..finding() };
+    history.observe(&FindingChange::Raised(mild.clone()), now);
+    let worse = FindingChange::SeverityChanged { finding: worst.clone(), from: mild.severity };
+    history.observe(&worse, now);
+    let better = FindingChange::SeverityChanged { finding: mild.clone(), from: worst.severity };
+    history.observe(&better, now);
+    history.observe(&FindingChange::Cleared(mild.clone()), now);
+    // The next one with this id begins anew.
+    history.observe(&FindingChange::Raised(mild.clone()), now);
+    history.observe(&FindingChange::Cleared(mild), now);
+    let severities: Vec<_> = history.ended(now).map(|ended| ended.finding.severity).collect();
+    assert_eq!(severities, [Severity::Info, Severity::Critical]);
+}

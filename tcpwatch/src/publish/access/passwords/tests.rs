@@ -22,7 +22,7 @@ fn header(user: &str, password: &str) -> HeaderValue {
 }
 
 async fn check(passwords: &Passwords, users: &Users, user: &str, password: &str) -> Verdict {
-    passwords.check(users, Some(&header(user, password))).await
+    passwords.check(users, Some(&header(user, password)), Peer::UNKNOWN).await
 }
 
 #[tokio::test]
@@ -60,14 +60,36 @@ async fn malformed_header_is_denied_and_without_users_every_request_is_granted()
     let encoded = BASE64_STANDARD.encode("alice:a");
     for text in ["", "Basic", "Basic ", "Basic %%%", "Basic YWxpY2U", "Bearer x", &encoded] {
         let header = HeaderValue::from_str(text).expect("ASCII");
-        assert_eq!(passwords.check(&users, Some(&header)).await, Verdict::Denied, "{text:?}");
+        assert_eq!(
+            passwords.check(&users, Some(&header), Peer::UNKNOWN).await,
+            Verdict::Denied,
+            "{text:?}"
+        );
     }
     let binary = HeaderValue::from_bytes(b"Basic \xff").expect("bytes that a header may have");
-    assert_eq!(passwords.check(&users, Some(&binary)).await, Verdict::Denied);
-    assert_eq!(passwords.check(&users, None).await, Verdict::Denied);
+    assert_eq!(passwords.check(&users, Some(&binary), Peer::UNKNOWN).await, Verdict::Denied);
+    assert_eq!(passwords.check(&users, None, Peer::UNKNOWN).await, Verdict::Denied);
     let small = HeaderValue::from_str(&format!("bASIC  {encoded}")).expect("ASCII");
-    assert_eq!(passwords.check(&users, Some(&small)).await, Verdict::Granted);
-    assert_eq!(passwords.check(&Users::new(), None).await, Verdict::Granted);
+    assert_eq!(passwords.check(&users, Some(&small), Peer::UNKNOWN).await, Verdict::Granted);
+    assert_eq!(passwords.check(&Users::new(), None, Peer::UNKNOWN).await, Verdict::Granted);
+}
+
+#[tokio::test]
+async fn peer_that_guesses_has_one_check_at_a_time_and_others_have_theirs() {
+    let passwords = Passwords::new();
+    let users = users(&[("alice", "a", COST)]);
+    let peer = |address: &str| Peer::of(address.parse().expect("an address"));
+    let (one, other) = (peer("192.0.2.1"), peer("192.0.2.2"));
+    let [first, second, right] = [header("alice", "b"), header("alice", "c"), header("alice", "a")];
+    let (first, second, right) = tokio::join!(
+        passwords.check(&users, Some(&first), one),
+        passwords.check(&users, Some(&second), one),
+        passwords.check(&users, Some(&right), other),
+    );
+    assert_eq!([first, second, right], [Verdict::Denied, Verdict::Busy, Verdict::Granted]);
+    // Its turn is over, and its outcome is kept.
+    assert_eq!(passwords.check(&users, Some(&header("alice", "c")), one).await, Verdict::Denied);
+    assert!(passwords.waiting.lock().expect("no panic").is_empty());
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@
     }
     underWay = true;
     try {
-      const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(PAUSE) });
+      const answer = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(PAUSE) });
       if (!answer.ok) throw new Error(answer.statusText);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const part of ["header", "main"]) {
@@ -83,7 +83,7 @@
 
   function listen() {
     if (source || document.hidden) return;
-    source = new EventSource("/live");
+    source = new EventSource("live");
     source.addEventListener("update", refresh);
     source.addEventListener("error", () => {
       refresh();
