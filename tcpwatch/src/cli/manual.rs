@@ -131,11 +131,11 @@ const FILES: [(&str, &str); 2] = [
     ("/run/tcpwatch/tcpwatch.sock", "The API of the running agent."),
 ];
 
-/// Of `SOURCE_DATE_EPOCH`, in seconds since the epoch; empty without it.
+/// Of `SOURCE_DATE_EPOCH`, in seconds since the epoch; without it today's.
 fn date() -> String {
     let seconds = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let moment = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    moment.map(|moment| moment.strftime("%Y-%m-%d").to_string()).unwrap_or_default()
+    moment.unwrap_or_else(jiff::Timestamp::now).strftime("%Y-%m-%d").to_string()
 }
 
 fn completions(folder: &Path) -> io::Result<()> {
