@@ -11,6 +11,7 @@ mod reload;
 mod service;
 mod socket;
 mod source;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod walker;
@@ -29,7 +30,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub(crate) use self::colour::coloured;
+pub(crate) use self::{
+    colour::coloured,
+    streaming::{AT_A_TIME, READ_EVERY},
+};
 pub use self::{
     error::{RunError, StartError},
     log::{finish_log, init as init_log, last_line, start_log},
@@ -38,6 +42,7 @@ pub use self::{
 use self::{
     reload::{ReloadError, Reloader},
     service::{Signals, notify, watchdog_interval},
+    streaming::Streaming,
     walker::WalkerThread,
 };
 use crate::{
@@ -140,7 +145,7 @@ async fn start(
         kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
     };
-    let programs = Programs::load(&options)?;
+    let mut programs = Programs::load(&options)?;
     programs.require_indispensable()?;
     let socket = &config.web.socket;
     let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));
@@ -173,6 +178,7 @@ async fn start(
     metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
     let not_seen = programs.not_seen();
     let scope = config.inventory.namespaces;
+    let streaming = Streaming::new(programs.event_stream(), config.limits.events_per_second);
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
@@ -199,6 +205,7 @@ async fn start(
         ring: watch_ring(ring)?,
         more_events: Notify::new(),
         counters,
+        streaming,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
         url: base_url(&config.web, &host_name(), access.scheme()),
@@ -242,6 +249,7 @@ struct Agent {
     /// The last batch of events was full.
     more_events: Notify,
     counters: CounterReader,
+    streaming: Streaming,
     walker: WalkerThread,
     reloader: Reloader,
     access: Access,
@@ -326,6 +334,7 @@ impl Agent {
                         self.more_events.notify_one();
                     }
                 }
+                wake = self.streaming.next() => self.streaming.handle(wake, &self.walker),
                 ended = &mut server.task => break Err(RunError::of_server(ended)),
                 Some(query) = server.queries.recv() => self.answer(query),
                 _ = signals.hangup.recv() => self.reload(),
@@ -338,6 +347,7 @@ impl Agent {
         };
         tracing::info!("stopping");
         notify(&[sd_notify::NotifyState::Stopping]);
+        self.streaming.end();
         drop(links);
         if let Some(panic) = self.walker.stop() {
             outcome = Err(RunError::of_panic("the inventory thread", &*panic));
@@ -517,6 +527,7 @@ impl Agent {
                     selection,
                 }));
             }
+            Query::Events(request, to) => self.streaming.request(&request, to, &self.walker),
             Query::Page(to) => {
                 let _ = to.send(self.page());
             }
@@ -600,7 +611,9 @@ impl Agent {
     /// The counters of the kernel side, with what the agent lost itself.
     fn counters(&self) -> Option<KernelCounters> {
         let mut counters = self.counters.read()?;
-        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        let (dropped, malformed) = self.streaming.lost();
+        counters.lost.push(("stream", dropped));
+        counters.lost.push(("decode", self.ring.get_ref().malformed() + malformed));
         counters.lost.push(("inventory", self.failures.total));
         counters.lost.push(("owners", self.failures.look_ups));
         counters.lost.push(("descriptions", self.undescribed));
@@ -626,6 +639,7 @@ impl Agent {
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
+        self.streaming.reconfigure(config.limits.events_per_second);
         self.config = config;
         self.accepted = true;
         if self.ordered_at.is_none() {

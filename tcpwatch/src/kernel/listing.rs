@@ -19,7 +19,13 @@ use tcpwatch_common::{
 };
 
 use super::{
-    Walker, clock::now, endpoint, error::InventoryError, namespaces, settings, walk::read_records,
+    Walker,
+    clock::now,
+    endpoint,
+    error::InventoryError,
+    namespaces::{self, FoundNamespace},
+    settings,
+    walk::read_records,
 };
 use crate::{
     facts::{
@@ -52,6 +58,14 @@ struct Tour {
 }
 
 impl Walker {
+    /// The network namespaces of this host, by inode number, with their names. Enters none.
+    #[must_use]
+    pub fn namespace_names(&self) -> Vec<(u32, Arc<str>)> {
+        let (others, _) = namespaces::list(&self.home, self.scope);
+        let name = |it: &FoundNamespace| (it.inode, Arc::clone(&it.name));
+        [name(&self.home)].into_iter().chain(others.iter().map(name)).collect()
+    }
+
     /// Lists the sockets of `selection`, at most `limit` of them. Blocks as an inventory does. The
     /// calling thread's network namespace changes while it runs; at the end it is the agent's own
     /// again.
@@ -81,7 +95,7 @@ impl Walker {
         let all_copied = matched <= copied.len() as u64;
         let total = if selection.is_by_process() {
             self.name_holders(&mut copied)?;
-            let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, same);
+            let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, plain::same);
             copied.retain(|it| it.socket.holders.iter().any(is_of));
             copied.len() as u64
         } else {
@@ -109,8 +123,9 @@ impl Walker {
     ) -> Result<(), InventoryError> {
         self.come_home()?;
         let home = Arc::clone(&self.home);
-        let is_selected =
-            |name: &str| selection.netns.as_deref().is_none_or(|selected| same(selected, name));
+        let is_selected = |name: &str| {
+            selection.netns.as_deref().is_none_or(|selected| plain::same(selected, name))
+        };
         if is_selected(&home.name) {
             self.list_here(&home.name, selection, tour)?;
             if selection.netns.is_some() {
@@ -250,11 +265,6 @@ fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::from_secs(time.tv_sec.unsigned_abs())
         + Duration::from_nanos(time.tv_nsec.unsigned_abs())
-}
-
-/// Names in findings are plain, and so is what a person copies from there.
-fn same(selected: &str, found: &str) -> bool {
-    selected == found || plain::text(selected) == plain::text(found)
 }
 
 /// The selection as the kernel side takes it.
