@@ -221,7 +221,7 @@ fn event(namespace: Namespace, tuple: Tuple, process: Culprit) -> Event {
 }
 
 /// Hands the record over if it passes the filter and is in the budget. A function of its own, so that
-/// each hook has one copy, and room on its stack.
+/// each hook has one copy, and a stack of its own.
 #[inline(never)]
 fn send(record: &StreamRecord) {
     let (Some(filter), Some(counts)) = (stream_filter(), stream_counts()) else { return };

@@ -45,7 +45,7 @@ pub(super) struct Streaming {
     budget: u32,
 }
 
-/// What the loop is to handle.
+/// The input that the loop handles next.
 pub(super) enum Wake {
     /// It is time to read the ring.
     Tick,
@@ -71,7 +71,7 @@ impl Streaming {
         }
     }
 
-    /// What to do next. May be dropped and called again.
+    /// The next input. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Wake {
         let is_armed = self.is_armed();
         let Self { naming, tick, readers, .. } = self;

@@ -18,7 +18,7 @@ pub struct StreamEvent {
     /// The process, where it is known: that of the system call, or the one that acted on the socket
     /// before.
     pub process: Option<StreamProcess>,
-    /// What has happened.
+    /// The change that it is.
     pub change: StreamChange,
 }
 
@@ -31,7 +31,7 @@ pub struct StreamProcess {
     pub name: String,
 }
 
-/// What has happened in an event.
+/// The change of a socket that an event is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamChange {
     /// A socket went from one state to another.

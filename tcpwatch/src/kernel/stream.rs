@@ -98,7 +98,7 @@ impl EventStream {
         Ok(())
     }
 
-    /// Ends the stream: no hook does more for it than look at one word. What is in the ring goes.
+    /// Ends the stream: no hook does more for it than look at one word. The ring is emptied.
     pub fn disarm(&mut self) {
         self.link = None;
         // It fails only for a map that is gone.

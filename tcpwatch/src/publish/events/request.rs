@@ -88,7 +88,7 @@ fn refusal(fault: &str) -> String {
 ///
 /// # Errors
 ///
-/// What was expected.
+/// The forms that are accepted.
 pub fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
     let (address, bits) = text.split_once('/').map_or((text, None), |(it, bits)| (it, Some(bits)));
     let address = address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
