@@ -8,7 +8,8 @@ use aya_ebpf::{
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, Listing, OpeningStack, QueueOf,
-    RequestUse, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse, Walk, maps as names,
+    RequestUse, ResetKey, ResetOrigin, ResetOriginUse, STREAM_SETS, Service, ServiceUse,
+    StreamCounts, StreamFilter, StreamRecord, StreamSecond, Walk, maps as names,
 };
 
 use crate::log;
@@ -51,6 +52,17 @@ pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CON
 #[map]
 pub(crate) static CLOSE_WAIT_NOTES: Array<CloseWaitSet> =
     Array::with_max_entries(CLOSE_WAIT_SETS, 0);
+/// Processes of sockets that the stream has seen.
+#[map]
+pub(crate) static STREAM_NOTES: Array<ConnectSet> = Array::with_max_entries(STREAM_SETS, 0);
+#[map]
+static STREAM: RingBuf = RingBuf::with_byte_size(names::STREAM_BYTES, 0);
+#[map]
+static STREAM_FILTER: Array<StreamFilter> = Array::with_max_entries(1, 0);
+#[map]
+static STREAM_SECOND: Array<StreamSecond> = Array::with_max_entries(1, 0);
+#[map]
+static STREAM_COUNTS: PerCpuArray<StreamCounts> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
@@ -105,6 +117,33 @@ pub(crate) fn listing() -> Option<&'static mut Listing> {
     let listing = LISTING.get_ptr_mut(0)?;
     // SAFETY: likewise.
     Some(unsafe { &mut *listing })
+}
+
+/// This CPU's counts of the stream.
+#[inline(always)]
+pub(crate) fn stream_counts() -> Option<&'static mut StreamCounts> {
+    let counts = STREAM_COUNTS.get_ptr_mut(0)?;
+    // SAFETY: as for the counters.
+    Some(unsafe { &mut *counts })
+}
+
+/// The events that are requested.
+#[inline(always)]
+pub(crate) fn stream_filter() -> Option<&'static StreamFilter> {
+    // SAFETY: the agent writes it as a whole at any time; it looks at each event again.
+    unsafe { STREAM_FILTER.get_ptr(0)?.as_ref() }
+}
+
+/// The present second of the stream.
+#[inline(always)]
+pub(crate) fn stream_second() -> Option<*mut StreamSecond> {
+    STREAM_SECOND.get_ptr_mut(0)
+}
+
+/// Hands a record of the stream over, and wakes no process; `false` where the ring is full.
+#[inline(always)]
+pub(crate) fn hand_over(record: &StreamRecord) -> bool {
+    STREAM.output::<StreamRecord>(record, BPF_RB_NO_WAKEUP.into()).is_ok()
 }
 
 /// How far the ring may be filled by events of one kind, in eighths of it. Events
