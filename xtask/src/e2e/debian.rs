@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Suite {
     pub(super) name: &'static str,
-    /// Of its kernel, as `uname -r` begins.
+    /// The kernel, as `uname -r` begins.
     pub(super) kernel: &'static str,
     /// As `systemctl --version` begins.
     pub(super) systemd: &'static str,

@@ -13,7 +13,7 @@ while [ -f "steps/$number" ]; do
     # Five starts in ten minutes are the unit's limit, and systemd counts those by hand too.
     systemctl reset-failed tcpwatch 2>/dev/null
     began=$(cut -d. -f1 /proc/uptime)
-    timeout -s KILL 180 sh -ec '. ./prelude.sh; . "./steps/$1"' sh "$number"
+    timeout -s KILL 400 sh -ec '. ./prelude.sh; . "./steps/$1"' sh "$number"
     status=$?
     echo
     echo "@@ end $number $status $(($(cut -d. -f1 /proc/uptime) - began))"

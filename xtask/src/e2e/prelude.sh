@@ -7,7 +7,7 @@ until_true() {
     tries=0
     until "$@" >/dev/null 2>&1; do
         tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || { echo "not within 100 tries: $*"; return 1; }
+        [ "$tries" -lt 150 ] || { echo "not within 150 tries: $*"; return 1; }
         sleep 1
     done
 }

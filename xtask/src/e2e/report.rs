@@ -10,7 +10,7 @@ pub(super) struct Done {
     pub(super) seconds: u64,
 }
 
-/// The steps that are done by now, in their order. What follows the last end is not read.
+/// The steps that are done by now, in their order.
 pub(super) fn parse(text: &str) -> Vec<Done> {
     let mut steps = Vec::new();
     let mut remainder = text;

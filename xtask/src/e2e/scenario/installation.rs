@@ -31,7 +31,7 @@ pub(super) const STEPS: &[Step] = &[
         script: "
             groupadd --system watchers
             inventory_of_disk >before
-            apt-get install --yes ./this.deb
+            apt-get install --quiet --quiet --yes ./this.deb
         ",
         judge: Output::succeeds,
     },
@@ -69,9 +69,13 @@ pub(super) const STEPS: &[Step] = &[
         },
     },
     Step {
-        name: "doctor finds nothing to say about this host",
+        name: "doctor says that tcpwatch sees all of this host, and finds the agent",
         script: "tcpwatch doctor",
-        judge: Output::succeeds,
+        judge: |output| {
+            output.succeeds()?;
+            output.contains("tcpwatch runs here and sees all of this host")?;
+            output.contains("running at 127.0.0.1:10743")
+        },
     },
     Step {
         name: "the watchdog is set to 60 s, and the agent notifies it in time",

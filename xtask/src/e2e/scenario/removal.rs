@@ -8,7 +8,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "removal stops the service, detaches every program, and keeps the configuration",
         script: "
-            apt-get remove --yes tcpwatch
+            apt-get remove --quiet --quiet --yes tcpwatch
             echo \"programs=$(programs)\"
             echo \"processes=$(pgrep -c -x tcpwatch || true)\"
             ls /run/tcpwatch /usr/bin/tcpwatch || true
@@ -23,7 +23,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "an installation after that starts the service again, with the old configuration",
         script: "
-            apt-get install --yes -o Dpkg::Options::=--force-confold ./this.deb
+            apt-get install --quiet --quiet --yes -o Dpkg::Options::=--force-confold ./this.deb
             systemctl show -p ActiveState -p UnitFileState tcpwatch
             cmp admin.toml $config
         ",
@@ -36,7 +36,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "purge leaves no file, no account, no socket and no program",
         script: "
-            apt-get purge --yes tcpwatch
+            apt-get purge --quiet --quiet --yes tcpwatch
             echo \"programs=$(programs)\"
             echo \"processes=$(pgrep -c -x tcpwatch || true)\"
             ls /run/tcpwatch /usr/bin/tcpwatch || true

@@ -1,5 +1,6 @@
 //! The .rpm by rpm itself, beside a real systemd, so that its scripts do their work: installation,
-//! upgrade with a changed configuration, removal. No dependency of it is a package of this host.
+//! upgrade with a changed configuration, removal. Its dependencies are not in the database of rpm, and
+//! Debian's rpm installs nothing without `--force-debian`.
 
 use anyhow::ensure;
 
@@ -13,7 +14,7 @@ pub(super) const STEPS: &[Step] = &[
         name: "rpm installs the .rpm and starts nothing; systemctl enable --now does",
         script: "
             inventory_of_disk >before
-            rpm --install --nodeps this.rpm
+            rpm --force-debian --install --nodeps this.rpm
             echo \"installed=$(systemctl is-active tcpwatch)\"
             systemctl daemon-reload
             systemctl enable --now tcpwatch
@@ -33,7 +34,7 @@ pub(super) const STEPS: &[Step] = &[
         script: "
             cp admin.toml $config
             before=$(main_pid)
-            rpm --upgrade --nodeps next.rpm
+            rpm --force-debian --upgrade --nodeps next.rpm
             until_true restarted_from \"$before\"
             get /-/ready
             cmp admin.toml $config
@@ -50,7 +51,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "erasing it stops the service and leaves the changed configuration only",
         script: "
-            rpm --erase --nodeps tcpwatch
+            rpm --force-debian --erase --nodeps tcpwatch
             systemctl daemon-reload
             echo \"programs=$(programs)\"
             echo \"processes=$(pgrep -c -x tcpwatch || true)\"

@@ -10,7 +10,7 @@ pub(super) const STEPS: &[Step] = &[
         name: "an upgrade keeps the changed configuration, and the new process runs",
         script: "
             before=$(main_pid)
-            apt-get install --yes -o Dpkg::Options::=--force-confold ./next.deb
+            apt-get install --quiet --quiet --yes -o Dpkg::Options::=--force-confold ./next.deb
             until_true restarted_from \"$before\"
             get /-/ready
             cmp admin.toml $config
