@@ -90,9 +90,9 @@ pub(super) const STEPS: &[Step] = &[
             systemctl daemon-reload
             systemctl restart tcpwatch
             stat -c 'group=%G' /run/tcpwatch/tcpwatch.sock
-            setpriv --reuid nobody --regid watchers --clear-groups tcpwatch check --color never || true
+            setpriv --reuid 65534 --regid watchers --clear-groups tcpwatch check --color never || true
             echo 'another user:'
-            setpriv --reuid nobody --regid nogroup --clear-groups tcpwatch check 2>&1 || true
+            setpriv --reuid 65534 --regid 65534 --clear-groups tcpwatch check 2>&1 || true
             rm -r $folder
             systemctl daemon-reload
             systemctl restart tcpwatch
