@@ -63,7 +63,7 @@ pub(super) fn gone(output: &Output) -> Result<()> {
 
 /// Beyond files that are the system's own, and would be there with any package.
 pub(super) fn nothing_is_left(output: &Output) -> Result<()> {
-    let own = ["/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/", "/var/log/", "/var/lib/rpm/"];
+    let own = ["/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/", "/var/log/", "/.rpmdb"];
     let is_own = |line: &str| own.iter().any(|folder| line.contains(folder));
     let lines = output.text.lines().filter(|line| line.starts_with("> "));
     let left: Vec<&str> = lines.filter(|line| !is_own(line)).collect();

@@ -13,6 +13,9 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "rpm installs the .rpm and starts nothing; systemctl enable --now does",
         script: "
+            # Folders that other packages of an rpm system own.
+            mkdir -p /usr/share/licenses /usr/share/zsh/site-functions
+            mkdir -p /usr/share/fish/vendor_completions.d
             inventory_of_disk >before
             rpm --force-debian --install --nodeps this.rpm
             echo \"installed=$(systemctl is-active tcpwatch)\"
