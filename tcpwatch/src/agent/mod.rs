@@ -139,6 +139,7 @@ async fn start(
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
+        ..LoadOptions::default()
     };
     let programs = Programs::load(&options)?;
     programs.require_indispensable()?;
@@ -170,7 +171,7 @@ async fn start(
         }
     }
     let reach = programs.reach();
-    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
+    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), programs.walk().label());
     let not_seen = programs.not_seen();
     let scope = config.inventory.namespaces;
     let (ring, counters, walker, links) =
