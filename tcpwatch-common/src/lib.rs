@@ -36,7 +36,7 @@ pub use note::{
     ConnectSet,
 };
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
-pub use one_pass::{HEAD_WORDS, NamespaceRecord, Pass, phase, progress};
+pub use one_pass::{HEAD_WORDS, LIST_AGAIN, NamespaceRecord, Pass, phase, progress};
 pub use reset::{
     IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
     reset_flags, reset_sizes,

@@ -3,7 +3,7 @@
 
 use crate::SocketRecord;
 
-/// What a run of [`ONE_PASS`](crate::programs::ONE_PASS) does: its first argument.
+/// First argument of a run of [`ONE_PASS`](crate::programs::ONE_PASS): the work of that run.
 pub mod phase {
     /// Finds the list of namespaces and the tables of the first one.
     pub const ROOTS: u64 = 1;
@@ -20,7 +20,7 @@ pub mod phase {
     pub const ESTABLISHED: u64 = 6;
 }
 
-/// What a run returns.
+/// Values that a run returns.
 pub mod progress {
     /// It has found nothing to begin with, or there is no such phase.
     pub const FAILED: u32 = 0;
@@ -32,6 +32,9 @@ pub mod progress {
 
 /// Words that are read at once of a table's heads.
 pub const HEAD_WORDS: usize = 128;
+
+/// Times that the list of namespaces is begun again, because the one that was next has gone.
+pub const LIST_AGAIN: u32 = 8;
 
 /// Where a pass is. The agent writes it whole before each phase; the kernel side keeps it from slice
 /// to slice. 1,408 bytes, aligned to 8.
@@ -46,8 +49,8 @@ pub struct Pass {
     pub bucket: u32,
     /// The node that is next; 0 where the bucket has not begun.
     pub node: u64,
-    /// What the node is known by, from one slice to the next.
-    pub known_by: u64,
+    /// Of the bucket of a port: the next one in its chain.
+    pub next_port: u64,
     /// Nodes of the bucket that are behind it.
     pub index: u32,
     /// Nodes of the bucket that were judged before it was begun again.
@@ -113,7 +116,7 @@ impl Pass {
         mask: 0,
         bucket: 0,
         node: 0,
-        known_by: 0,
+        next_port: 0,
         index: 0,
         judged: 0,
         again: 0,

@@ -1,4 +1,4 @@
-//! What a walk does with a socket, whichever walk it is: it counts its state, its port and its
+//! The judgement of a socket, whichever walk it is in: it counts its state, its port and its
 //! destination in the kernel, and copies up what the agent judges.
 //!
 //! [`inventory`](crate::inventory) and [`one_pass`](crate::one_pass) find the sockets; both are a
@@ -20,6 +20,10 @@ use crate::{
     sock::{SOCK_DEAD, Sock, Sockets, TimeWaitSock, state, state_at},
     tcp_sock::TcpSock,
 };
+
+/// First content of a new entry of `REQUESTS`: it would take a third of the program's own stack.
+#[unsafe(no_mangle)]
+static NO_REQUEST: RequestUse = RequestUse::ZERO;
 
 /// The record was not copied up: the walk must show this socket again.
 pub(crate) struct BufferFull;
@@ -77,7 +81,7 @@ fn visit_request<T: Target>(sk: Sock<T::Memory>, to: &mut T) {
     let port = request_key(to.namespace().slot, sk.local_port());
     if REQUESTS.get_ptr_mut(&port).is_none() {
         // A full LRU map evicts an old entry.
-        let _ = REQUESTS.insert(&port, RequestUse::ZERO, 0);
+        let _ = REQUESTS.insert(&port, &NO_REQUEST, 0);
     }
     let Some(entry) = REQUESTS.get_ptr_mut(&port) else { return };
     // SAFETY: an entry of the map, which only this walker writes.

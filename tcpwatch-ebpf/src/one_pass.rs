@@ -8,7 +8,7 @@
 //! Sockets come, go and move to other chains while the tables are read, and their memory is used
 //! again in place (SLAB_TYPESAFE_BY_RCU). So a node counts only if its hash is that of the bucket, and
 //! a chain that ends elsewhere is read again. Within a slice RCU keeps what a pointer leads to; from
-//! one slice to the next only the number of the bucket is kept, and how many of its nodes are done.
+//! one slice to the next a node is kept only if it is still in its chain.
 //!
 //! The order is listeners, ports, connections, so that a listener is known before what hangs on it.
 //! [`judge`](crate::judge) does the same with each socket as for the iterator.
@@ -32,11 +32,13 @@ use crate::{
     sock::{Copied, HEAD_BYTES, Memory, Probed, Sock, field, offset, state},
 };
 
-/// After that a slice ends. Nobody notices a tenth of a millisecond without preemption, and a run has
+/// After that a slice ends. A tenth of a millisecond without preemption is not noticed, and a run has
 /// some microseconds of its own.
 const SLICE_NS: u64 = 100_000;
 /// Steps of a slice at most: some 10 ns each for empty buckets.
 const SLICE_STEPS: u32 = 1 << 20;
+/// Sockets of one chain at most: a chain that is torn might lead in a circle.
+const CHAIN: u32 = 1 << 20;
 /// How often a chain that moves is begun again.
 const AGAIN: u32 = 4;
 /// Behind the number of the bucket at the end of a chain of listeners (`LISTENING_NULLS_BASE`,
@@ -47,7 +49,7 @@ const LISTENING: u64 = 1 << 29;
 const GO_ON: i64 = 0;
 const STOP: i64 = 1;
 
-/// What `bpf_loop` calls.
+/// A function that `bpf_loop` calls.
 type Step = unsafe extern "C" fn(u32, *mut c_void) -> i64;
 
 #[unsafe(no_mangle)]
@@ -65,7 +67,7 @@ fn one_pass(ctx: *mut c_void) -> u32 {
         }
         phase::RESERVED_PORTS => namespaces::copy_reserved_ports(walk, of),
         phase::LISTENERS => {
-            resume_listeners(pass);
+            resume_in_chain(pass, |sk, _| sk.state() == state::LISTEN);
             slice(step_listeners)
         }
         phase::BOUND => {
@@ -73,7 +75,7 @@ fn one_pass(ctx: *mut c_void) -> u32 {
             slice(bound::step)
         }
         phase::ESTABLISHED => {
-            resume(pass);
+            resume_in_chain(pass, is_of_bucket);
             slice(step_established)
         }
         _ => progress::FAILED,
@@ -114,14 +116,7 @@ fn if_time(pass: &mut Pass, every: u32) -> i64 {
     if now_ns - pass.began_ns > SLICE_NS { STOP } else { GO_ON }
 }
 
-/// Begins the bucket again that the last slice has left, behind what it has judged.
-#[inline(always)]
-fn resume(pass: &mut Pass) {
-    if pass.node != 0 {
-        forget_place(pass);
-    }
-}
-
+/// The bucket is begun again, behind the nodes that were judged.
 #[inline(always)]
 fn forget_place(pass: &mut Pass) {
     if pass.index > pass.judged {
@@ -131,10 +126,11 @@ fn forget_place(pass: &mut Pass) {
     pass.node = 0;
 }
 
-/// Many listeners may share a port and its chain, so their place in it is kept: the node is the same
-/// if a listener is there and the list still leads to it.
+/// Keeps the place in a chain of sockets, which may be long: many listeners share a port, and a
+/// namespace may have a small table of its own. The node is the same if the list still leads to it and
+/// `belongs` says that its socket is of this bucket.
 #[inline(always)]
-fn resume_listeners(pass: &mut Pass) {
+fn resume_in_chain(pass: &mut Pass, belongs: impl FnOnce(Sock<Probed>, &Pass) -> bool) {
     if pass.node == 0 {
         return;
     }
@@ -142,9 +138,14 @@ fn resume_listeners(pass: &mut Pass) {
     let sk = pass.node - u64::from(offset!(skc_nulls_node));
     let led_from = word_at(read, pass.node + 8);
     let is_listed = word_at(read, led_from) == pass.node;
-    if !is_listed || Sock(sk as *const c_void, read).state() != state::LISTEN {
+    if !is_listed || !belongs(Sock(sk as *const c_void, read), pass) {
         forget_place(pass);
     }
+}
+
+#[inline(always)]
+fn is_of_bucket<M: Memory>(sk: Sock<M>, pass: &Pass) -> bool {
+    field!(sk, skc_hash: u32) & pass.mask == pass.bucket
 }
 
 unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
@@ -153,7 +154,7 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
         return enter_bucket::<1>(pass, 0);
     }
     let Some(sk) = read_sock(pass) else { return begin_again(pass) };
-    if field!(sk, skc_hash: u32) & pass.mask != pass.bucket {
+    if !is_of_bucket(sk, pass) {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
@@ -288,7 +289,10 @@ fn begin_again(pass: &mut Pass) -> i64 {
 /// Goes to the next node, or to the next bucket where the chain ends with the mark of this one.
 #[inline(always)]
 fn go_on(pass: &mut Pass, next: u64, end: u64) {
-    if next & 1 == 0 && next != 0 {
+    if pass.index > CHAIN {
+        pass.given_up += 1;
+        next_bucket(pass);
+    } else if next & 1 == 0 && next != 0 {
         pass.node = next;
     } else if next >> 1 == end {
         next_bucket(pass);
@@ -358,7 +362,7 @@ impl Target for Everywhere {
         self.walk.looked_at[word(port)] |= bit(port);
     }
 
-    /// The buckets of ports were walked before, so this is only asked where one is pinned.
+    /// The buckets of ports were walked before, so a socket is looked at only where one is pinned.
     #[inline(always)]
     fn is_pinned(&mut self, port: u16, bucket_is_pinned: impl FnOnce() -> bool) -> (bool, bool) {
         (has_bit(&self.walk.pinned, port) && bucket_is_pinned(), false)

@@ -196,7 +196,7 @@ impl Sockets for Typed {
     }
 }
 
-// The state has told what it is.
+// The state says which kind it is.
 impl Sockets for Copied {
     #[inline(always)]
     fn as_tcp(sk: *const c_void) -> *const c_void {

@@ -150,7 +150,7 @@ fn both_walks_count_what_ss_shows_in_every_namespace_when_nothing_moves() -> Res
     Ok(())
 }
 
-/// What both walks must agree on beside the states.
+/// Facts on which both walks must agree beside the states.
 fn facts_of(seen: &SeenNamespace) -> String {
     let mut listeners: Vec<_> = seen
         .listeners
@@ -247,7 +247,8 @@ fn both_walks_yield_the_same_facts_and_settings() -> Result<()> {
     let seen = pass.look_at(&ns, &ports)?;
     assert_eq!(seen.ports.reserved, "41000-41009,41063,50000");
     assert_eq!(seen.ports.range, (41_000, 41_119));
-    assert_eq!(seen.ports.bound_before_connect, 1);
+    // The connection to itself is the other one.
+    assert_eq!(seen.ports.bound_before_connect, 2);
     assert!(!seen.ports.busy.is_empty() && !seen.port_users.is_empty(), "{:#?}", seen.ports);
     assert_eq!(seen.close_wait.len(), 40);
     assert_eq!(seen.self_connected.len(), 1);
@@ -504,7 +505,7 @@ fn a_sender_that_waits_for_its_memory_stops_nothing() -> Result<()> {
     });
     let counted = finished.recv_timeout(support::DEADLINE);
     ensure!(!sender.is_finished(), "the sender did not wait");
-    // Whoever closes the descriptor lets the memory be empty pages.
+    // Without the descriptor the memory is an empty page.
     drop(unmapped.faults);
     ensure!(sender.join().is_ok_and(|sent| sent == Unmapped::BYTES as isize), "nothing was sent");
     looker.join().expect("it does not panic");

@@ -11,7 +11,8 @@ use core::ffi::c_void;
 use tcpwatch_common::Pass;
 
 use super::{
-    Everywhere, GO_ON, STOP, begin_again, copy_head, enter_bucket, if_time, next_bucket, word_at,
+    Everywhere, GO_ON, STOP, begin_again, copy_head, enter_bucket, forget_place, if_time,
+    next_bucket, word_at,
 };
 use crate::{
     judge::{Target, visit_bound},
@@ -24,7 +25,7 @@ use crate::{
 /// among them.
 const LOOK: u32 = 256;
 
-/// What was met on a port.
+/// Kinds of sockets that were met on a port.
 mod kinds {
     /// Its sockets are being looked at.
     pub(super) const OPEN: u32 = 1 << 0;
@@ -38,10 +39,13 @@ mod kinds {
     pub(super) const MORE: u32 = 1 << 6;
 }
 
-/// As for connections; a slice never ends within a port.
+/// The chain of a bucket is short, and a bucket of a port may be freed between two slices, so the chain
+/// is begun again, behind what was counted. A slice never ends within a port.
 #[inline(always)]
 pub(super) fn resume(pass: &mut Pass) {
-    super::resume(pass);
+    if pass.node != 0 {
+        forget_place(pass);
+    }
     pass.bound_kinds = 0;
 }
 
@@ -66,7 +70,7 @@ fn step_port(pass: &mut Pass) -> i64 {
     let Some(memory) = copy_head(pass, bucket) else { return begin_again(pass) };
     let bucket = Object(bucket as *const c_void, memory);
     let port = field!(bucket, ib_port: u16);
-    pass.known_by = field!(bucket, ib_node: u64);
+    pass.next_port = field!(bucket, ib_node: u64);
     let is_new = pass.index >= pass.judged;
     let Some(here) = Everywhere::at(field!(bucket, ib_net: u64), pass) else {
         // Of a namespace that is not looked at.
@@ -174,9 +178,9 @@ fn finish_port(pass: &mut Pass) -> i64 {
 /// Goes to the next port of the bucket; a chain of ports ends with 0.
 #[inline(always)]
 fn go_on(pass: &mut Pass) {
-    if pass.known_by == 0 {
+    if pass.next_port == 0 {
         next_bucket(pass);
     } else {
-        pass.node = pass.known_by;
+        pass.node = pass.next_port;
     }
 }

@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_get_current_task, generated};
-use tcpwatch_common::{NamespaceRecord, PORT_WORDS, Pass, Walk, progress};
+use tcpwatch_common::{LIST_AGAIN, NamespaceRecord, PORT_WORDS, Pass, Walk, progress};
 
 use super::{STOP, if_time, word_at};
 use crate::{
@@ -17,8 +17,6 @@ use crate::{
 
 /// Parents that are followed from the agent up to the first task.
 const ANCESTORS: u32 = 64;
-/// How often the list is begun again when the namespace that is next has gone.
-const AGAIN: u32 = 8;
 
 /// Finds the head of the list, and the tables of the first namespace. The first task of the kernel is
 /// its own parent and stays in the first namespace, which is the first of the list.
@@ -69,7 +67,7 @@ pub(super) unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     if pass.node == 0 {
         pass.node = word_at(read, pass.table);
     }
-    if pass.node == pass.table || pass.node == 0 || pass.again > AGAIN {
+    if pass.node == pass.table || pass.node == 0 || pass.again > LIST_AGAIN {
         pass.at_end = 1;
         return STOP;
     }

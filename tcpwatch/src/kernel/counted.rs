@@ -1,4 +1,4 @@
-//! What a walk has counted in a namespace: states, ports, destinations, half-open requests.
+//! The counts of a walk in a namespace: states, ports, destinations, half-open requests.
 
 use std::{collections::HashSet, net::Ipv4Addr};
 

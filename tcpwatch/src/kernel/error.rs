@@ -22,6 +22,9 @@ pub enum InventoryError {
     /// The kernel's tables were not found.
     #[error("cannot find the kernel's socket tables; report the kernel's version")]
     NoTables,
+    /// The list of namespaces was torn again and again.
+    #[error("cannot list network namespaces: they come and go while the list is read")]
+    TornList,
     /// Its link.
     #[error("cannot open the walk: {}", in_full(.0))]
     Open(#[from] LinkError),

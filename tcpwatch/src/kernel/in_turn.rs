@@ -35,7 +35,7 @@ pub(super) struct Counters {
     conntrack: Option<(Conntrack, Option<u64>)>,
 }
 
-/// What was read last of each namespace, and when.
+/// The last reading of each namespace, and its time.
 pub(super) type InTurn = HashMap<NetnsId, (Counters, Timestamp)>;
 
 impl Walker {

@@ -236,7 +236,7 @@ impl Walker {
         Arc::clone(&self.stop)
     }
 
-    /// What the walk of the last inventory cost; `None` from the iterator.
+    /// Cost of the walk of the last inventory; `None` from the iterator.
     #[must_use]
     pub fn pass_cost(&self) -> Option<PassCost> {
         self.one_pass.as_ref().map(OnePass::cost)

@@ -2,7 +2,7 @@
 //!
 //! Nothing is entered. The kernel side walks the list of namespaces, which has each one that is alive,
 //! and the tables that they share; a namespace with a table of its own (`tcp_child_ehash_entries`) has
-//! that walked too. What is counted lies in [`NamespaceWalk`], what is judged comes as [`Found`].
+//! that walked too. Counts lie in [`NamespaceWalk`]; sockets that are judged come as [`Found`].
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -15,8 +15,8 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 use tcpwatch_common::{
-    Found, NamespaceRecord, NamespaceWalk, Offsets, PORT_WORDS, Pass, Walk, maps, phase, programs,
-    progress,
+    Found, LIST_AGAIN, NamespaceRecord, NamespaceWalk, Offsets, PORT_WORDS, Pass, Walk, maps,
+    phase, programs, progress,
 };
 
 use super::error::InventoryError;
@@ -27,15 +27,15 @@ pub(super) struct OnePass {
     namespaces: Array<MapData, NamespaceWalk>,
     slots: BpfHashMap<MapData, u64, u32>,
     found: RingBuf<MapData>,
-    /// What `slots` holds.
+    /// Contents of `slots`.
     known: HashMap<u64, u32>,
     /// Where the list of namespaces and the tables are that all share.
     roots: Box<Pass>,
-    /// What the last walk cost.
+    /// Of the last walk.
     cost: PassCost,
 }
 
-/// What a walk cost.
+/// Cost of a walk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PassCost {
     /// Runs of the program.
@@ -126,6 +126,10 @@ impl OnePass {
     }
 
     /// Every namespace of the host.
+    ///
+    /// # Errors
+    ///
+    /// When namespaces go faster than the list can be read.
     pub(super) fn list(
         &mut self,
         ebpf: &Ebpf,
@@ -135,7 +139,7 @@ impl OnePass {
         let start = Pass { table: self.roots.table, ..Pass::ZERO };
         let mut records = Vec::new();
         let mut seen = HashSet::new();
-        self.walk(ebpf, phase::NAMESPACES, start, stop, |bytes| {
+        let pass = self.walk(ebpf, phase::NAMESPACES, start, stop, |bytes| {
             // The list is begun again when a namespace goes that was next.
             if let Some(record) = decode::<NamespaceRecord>(bytes)
                 && seen.insert(record.net)
@@ -143,6 +147,9 @@ impl OnePass {
                 records.push(record);
             }
         })?;
+        if pass.again > LIST_AGAIN {
+            return Err(InventoryError::TornList);
+        }
         Ok(records)
     }
 
@@ -210,12 +217,12 @@ impl OnePass {
         Ok(())
     }
 
-    /// What was counted in the namespace at this place.
+    /// Counts of the namespace at this place.
     pub(super) fn counted(&self, slot: u16) -> Result<NamespaceWalk, InventoryError> {
         Ok(self.namespaces.get(&slot.into(), 0)?)
     }
 
-    /// What the last walk cost.
+    /// Cost of the last walk.
     pub(super) fn cost(&self) -> PassCost {
         self.cost
     }
@@ -228,7 +235,7 @@ impl OnePass {
         start: Pass,
         stop: &AtomicBool,
         mut each: impl FnMut(&[u8]),
-    ) -> Result<(), InventoryError> {
+    ) -> Result<Pass, InventoryError> {
         self.pass.set(0, start, 0)?;
         loop {
             let progress = run(ebpf, phase, 0)?;
@@ -249,7 +256,7 @@ impl OnePass {
         self.cost.longest_ns = self.cost.longest_ns.max(pass.longest_ns);
         self.cost.read_again += pass.moved;
         self.cost.given_up += pass.given_up;
-        Ok(())
+        Ok(pass)
     }
 }
 
@@ -275,6 +282,6 @@ fn decode<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) })
 }
 
-// What `Found` and `NamespaceRecord` are decoded by.
+// A record is decoded by its size.
 const _: () = assert!(size_of::<Found>() != size_of::<NamespaceRecord>());
 const _: () = assert!(maps::NAMESPACES_LIMIT <= 1 << 16);

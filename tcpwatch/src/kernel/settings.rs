@@ -89,7 +89,7 @@ impl Settings {
         }
     }
 
-    /// What the kernel side needs of them.
+    /// Those that the kernel side needs.
     pub(super) fn to_wire(&self) -> NamespaceWalk {
         NamespaceWalk {
             port_low: self.port_range.0,

@@ -66,6 +66,9 @@ impl Walker {
         }
         // The agent's own comes first, as everywhere.
         records.sort_by_key(|it| (it.inode != home.inode, it.cookie));
+        if records.first().is_none_or(|it| it.inode != home.inode) {
+            return Err(InventoryError::TornList);
+        }
         let beyond = records.len().saturating_sub(maps::NAMESPACES_LIMIT as usize);
         records.truncate(maps::NAMESPACES_LIMIT as usize);
 
