@@ -141,8 +141,11 @@ pub mod maps {
     /// Entries of [`DESTINATIONS`]. A tuple that holds more than one in so many of a namespace's
     /// outgoing sockets survives the eviction, so none that nears a limit is ever missed.
     pub const DESTINATIONS_LIMIT: u32 = 16_384;
-    /// Entries of [`NAMESPACES`] and [`SLOTS`]: network namespaces of a host.
-    pub const NAMESPACES_LIMIT: u32 = 4_096;
+    /// Entries of [`NAMESPACES`] and [`SLOTS`] at least: network namespaces of a host. A host with more
+    /// CPUs has more of them, as of the entries of the LRU tables.
+    pub const NAMESPACES_LIMIT: u32 = 1_024;
+    /// Entries of these at most.
+    pub const NAMESPACES_MOST: u32 = 4_096;
     /// Size of [`FOUND`] in bytes: some 380 sockets, far more than one slice meets in 100 us.
     pub const FOUND_BYTES: u32 = 64 * 1024;
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot

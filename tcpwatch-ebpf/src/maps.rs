@@ -1,7 +1,7 @@
 //! Every map of the kernel side. Sizes are fixed, so that memory is too.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
@@ -59,7 +59,8 @@ static PASS: Array<Pass> = Array::with_max_entries(1, 0);
 #[map]
 static NAMESPACES: Array<NamespaceWalk> = Array::with_max_entries(names::NAMESPACES_LIMIT, 0);
 #[map]
-static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(names::NAMESPACES_LIMIT, 0);
+static SLOTS: HashMap<u64, u32> =
+    HashMap::with_max_entries(names::NAMESPACES_LIMIT, BPF_F_NO_PREALLOC);
 #[map]
 static FOUND: RingBuf = RingBuf::with_byte_size(names::FOUND_BYTES, 0);
 #[map]

@@ -19,7 +19,7 @@ use tcpwatch_common::{
     phase, programs, progress,
 };
 
-use super::error::InventoryError;
+use super::{error::InventoryError, lru};
 
 /// The maps of the walk and what is kept between two.
 pub(super) struct OnePass {
@@ -46,6 +46,11 @@ pub struct PassCost {
     pub read_again: u64,
     /// Chains whose end was not seen.
     pub given_up: u64,
+}
+
+/// Namespaces that the walk looks at on this machine.
+pub(super) fn entries() -> u32 {
+    lru::entries(maps::NAMESPACES_LIMIT).min(maps::NAMESPACES_MOST)
 }
 
 /// Whether the running kernel has every field that the walk needs.
@@ -284,4 +289,5 @@ fn decode<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
 
 // A record is decoded by its size.
 const _: () = assert!(size_of::<Found>() != size_of::<NamespaceRecord>());
-const _: () = assert!(maps::NAMESPACES_LIMIT <= 1 << 16);
+// A slot has 16 bits.
+const _: () = assert!(maps::NAMESPACES_MOST <= 1 << 16);

@@ -147,7 +147,7 @@ impl Programs {
         let may_pass = !options.by_iterator && one_pass::has_fields(&types.offsets);
         // The tables that only the one pass uses take no memory without it.
         let (slots, found_bytes) =
-            if may_pass { (maps::NAMESPACES_LIMIT, maps::FOUND_BYTES) } else { (1, page_bytes()) };
+            if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
         let mut ebpf = EbpfLoader::new()
             // A new loader has parsed the kernel's types for relocations, of which there are none;
             // they take 22 MB, so they go before they are parsed again for attaching.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
 use aya::programs::Iter;
 use tcpwatch_common::{
     BUSY_DESTINATIONS, Destination, Found, NamespaceRecord, NamespaceWalk, SocketRecord, Walk,
-    maps, programs,
+    programs,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     error::InventoryError,
     limits,
     namespaces::{self, FoundNamespace},
-    one_pass::OnePass,
+    one_pass::{self, OnePass},
     process::container_of,
     reach::{LeftOut, Step},
     records::{CloseWaitLimits, Copied},
@@ -69,8 +69,9 @@ impl Walker {
         if records.first().is_none_or(|it| it.inode != home.inode) {
             return Err(InventoryError::TornList);
         }
-        let beyond = records.len().saturating_sub(maps::NAMESPACES_LIMIT as usize);
-        records.truncate(maps::NAMESPACES_LIMIT as usize);
+        let limit = one_pass::entries() as usize;
+        let beyond = records.len().saturating_sub(limit);
+        records.truncate(limit);
 
         let mut settings = Vec::with_capacity(records.len());
         for record in &records {
@@ -121,7 +122,7 @@ impl Walker {
         self.read_counters(&mut copied, &of_namespaces)?;
         let mut not_seen = self.reach.not_seen(&inodes);
         if beyond > 0 {
-            let why = format!("the table of namespaces is full ({})", maps::NAMESPACES_LIMIT);
+            let why = format!("the table of namespaces is full ({limit})");
             let lost = format!("{beyond} network namespaces");
             not_seen.push(NotSeen::new(Unseen::Namespaces, lost, why).counted(beyond as u64));
         }
