@@ -200,7 +200,7 @@ pub mod maps {
     pub const CLOSERS_IN_LIMIT: u32 = 128;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;
-    /// Size of [`STREAM`] in bytes; likewise. It holds 2,340 records, more than the budget of a
-    /// second. The agent empties it ten times a second.
-    pub const STREAM_BYTES: u32 = 256 * 1024;
+    /// Size of [`STREAM`] in bytes; likewise. It holds 1,170 records, more than the default budget of
+    /// a second. The agent empties it ten times a second.
+    pub const STREAM_BYTES: u32 = 128 * 1024;
 }

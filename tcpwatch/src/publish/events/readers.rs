@@ -17,7 +17,7 @@ use crate::{
     publish::WallClock,
 };
 
-/// Text that waits for one reader, at most: two seconds of the default budget.
+/// Text that waits for one reader, at most: two seconds of the default budget and more.
 const QUEUE_BYTES: usize = 1024 * 1024;
 /// Batches that wait for one reader, at most; there are ten a second.
 const QUEUE: usize = 64;
