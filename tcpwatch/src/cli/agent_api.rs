@@ -149,6 +149,6 @@ async fn get(socket: &Path, path: &str) -> Result<Option<(StatusCode, Bytes)>, A
     Ok(Some((status, body.map_err(AgentError::Body)?.to_bytes())))
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

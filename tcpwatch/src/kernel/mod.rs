@@ -17,6 +17,7 @@ mod close_look;
 mod closers;
 mod code;
 mod confinement;
+mod cost;
 mod counted;
 mod counters;
 mod descriptors;
@@ -55,8 +56,9 @@ use endpoint::endpoint;
 
 pub use crate::facts::Scope;
 pub use cgroup::parse_cgroup;
-pub use clock::now;
+pub use clock::{now, thread_cpu_time};
 pub use confinement::{AppArmor, Confinement, SeLinux};
+pub use cost::{CostError, HookCost, Measured};
 pub use counters::CounterReader;
 pub use error::InventoryError;
 pub use events::EventRing;

@@ -19,6 +19,7 @@
 mod access;
 mod base_url;
 mod connection;
+mod exposition_format;
 mod family;
 mod history;
 mod hosts;
@@ -35,6 +36,7 @@ mod process;
 mod remedy;
 mod routes;
 mod runbook_page;
+mod seats;
 mod selection;
 mod sockets;
 mod status;
@@ -54,6 +56,7 @@ pub use json::{FindingsRead, HookState, Origin, findings_json, history_json, rea
 pub(crate) use listing::unknown_namespace;
 pub use metrics::{CATALOG, Metrics, catalog_markdown};
 pub use overview::{Row, overview};
+pub(crate) use page::severity_of_part;
 pub use page::{AgentView, LimitUse, View, kernel_limits, render_page};
 pub use remedy::{RemedyPart, remedy_parts};
 pub use routes::{NO_SUCH_PATH, PATHS, Query};
