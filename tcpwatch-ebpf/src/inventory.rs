@@ -57,6 +57,7 @@ struct Here<'a> {
 
 impl Target for Here<'_> {
     type Memory = Typed;
+    const SHOWS_LISTENERS: bool = true;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {

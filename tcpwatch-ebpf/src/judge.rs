@@ -32,6 +32,8 @@ pub(crate) struct BufferFull;
 pub(crate) trait Target {
     /// How its sockets are read.
     type Memory: Sockets;
+    /// Whether it shows listeners: their queues make much of what the verifier runs through.
+    const SHOWS_LISTENERS: bool;
 
     /// The walk under way.
     fn walk(&mut self) -> &mut Walk;
@@ -54,7 +56,7 @@ pub(crate) trait Target {
 #[inline(always)]
 pub(crate) fn visit<T: Target>(sk: Sock<T::Memory>, to: &mut T) -> Result<(), BufferFull> {
     let sk_state = sk.state();
-    if sk_state == state::LISTEN {
+    if T::SHOWS_LISTENERS && sk_state == state::LISTEN {
         // Here, where the verifier has few states that the loop would multiply.
         note_queue(sk, to.walk());
     }

@@ -158,7 +158,7 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge(sk, pass) {
+    if is_new && !judge::<false>(sk, pass) {
         return STOP;
     }
     pass.index += 1;
@@ -177,7 +177,7 @@ unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge(sk, pass) {
+    if is_new && !judge::<true>(sk, pass) {
         return STOP;
     }
     pass.index += 1;
@@ -303,8 +303,9 @@ fn go_on(pass: &mut Pass, next: u64, end: u64) {
 
 /// Judges the socket if its namespace is looked at; `false` where there is no place for its record.
 #[inline(always)]
-fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
-    let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return true };
+fn judge<const SHOWS_LISTENERS: bool>(sk: Sock<Copied>, pass: &mut Pass) -> bool {
+    let net = field!(sk, skc_net: u64);
+    let Some(mut everywhere) = Everywhere::<SHOWS_LISTENERS>::at(net, pass) else { return true };
     if !maps::has_place_for_found() {
         return false;
     }
@@ -315,13 +316,13 @@ fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
 }
 
 /// The namespace of the socket that is judged, among all.
-struct Everywhere {
+struct Everywhere<const SHOWS_LISTENERS: bool> {
     walk: &'static mut Walk,
     namespace: &'static mut NamespaceWalk,
     read: Probed,
 }
 
-impl Everywhere {
+impl<const SHOWS_LISTENERS: bool> Everywhere<SHOWS_LISTENERS> {
     /// In the namespace with this `struct net`, if it is looked at.
     #[inline(always)]
     fn at(net: u64, pass: &mut Pass) -> Option<Self> {
@@ -335,8 +336,9 @@ impl Everywhere {
     }
 }
 
-impl Target for Everywhere {
+impl<const SHOWS_LISTENERS: bool> Target for Everywhere<SHOWS_LISTENERS> {
     type Memory = Copied;
+    const SHOWS_LISTENERS: bool = SHOWS_LISTENERS;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {
