@@ -57,7 +57,7 @@ struct Here<'a> {
 
 impl Target for Here<'_> {
     type Memory = Typed;
-    const SHOWS_LISTENERS: bool = true;
+    const NOTES_QUEUES: bool = true;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {

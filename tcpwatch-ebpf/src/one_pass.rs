@@ -17,6 +17,7 @@
 
 mod bound;
 mod namespaces;
+mod queues;
 
 use core::ffi::c_void;
 
@@ -158,7 +159,7 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge::<false>(sk, pass) {
+    if is_new && !judge(sk, pass) {
         return STOP;
     }
     pass.index += 1;
@@ -169,6 +170,9 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
 
 unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
     let Some(pass) = maps::pass() else { return STOP };
+    if pass.owner != 0 {
+        return queues::step(pass);
+    }
     if pass.node == 0 {
         return enter_bucket::<2>(pass, 1);
     }
@@ -177,10 +181,13 @@ unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge::<true>(sk, pass) {
+    if is_new && !judge(sk, pass) {
         return STOP;
     }
     pass.index += 1;
+    if is_new {
+        queues::begin(sk, pass);
+    }
     // Judging it has left the copy as it was.
     let end = u64::from(pass.bucket) + LISTENING;
     go_on(pass, field!(sk, skc_nulls_node: u64), end);
@@ -303,9 +310,9 @@ fn go_on(pass: &mut Pass, next: u64, end: u64) {
 
 /// Judges the socket if its namespace is looked at; `false` where there is no place for its record.
 #[inline(always)]
-fn judge<const SHOWS_LISTENERS: bool>(sk: Sock<Copied>, pass: &mut Pass) -> bool {
+fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
     let net = field!(sk, skc_net: u64);
-    let Some(mut everywhere) = Everywhere::<SHOWS_LISTENERS>::at(net, pass) else { return true };
+    let Some(mut everywhere) = Everywhere::at(net, pass) else { return true };
     if !maps::has_place_for_found() {
         return false;
     }
@@ -316,13 +323,13 @@ fn judge<const SHOWS_LISTENERS: bool>(sk: Sock<Copied>, pass: &mut Pass) -> bool
 }
 
 /// The namespace of the socket that is judged, among all.
-struct Everywhere<const SHOWS_LISTENERS: bool> {
+struct Everywhere {
     walk: &'static mut Walk,
     namespace: &'static mut NamespaceWalk,
     read: Probed,
 }
 
-impl<const SHOWS_LISTENERS: bool> Everywhere<SHOWS_LISTENERS> {
+impl Everywhere {
     /// In the namespace with this `struct net`, if it is looked at.
     #[inline(always)]
     fn at(net: u64, pass: &mut Pass) -> Option<Self> {
@@ -336,9 +343,9 @@ impl<const SHOWS_LISTENERS: bool> Everywhere<SHOWS_LISTENERS> {
     }
 }
 
-impl<const SHOWS_LISTENERS: bool> Target for Everywhere<SHOWS_LISTENERS> {
+impl Target for Everywhere {
     type Memory = Copied;
-    const SHOWS_LISTENERS: bool = SHOWS_LISTENERS;
+    const NOTES_QUEUES: bool = false;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {

@@ -72,7 +72,7 @@ fn step_port(pass: &mut Pass) -> i64 {
     let port = field!(bucket, ib_port: u16);
     pass.next_port = field!(bucket, ib_node: u64);
     let is_new = pass.index >= pass.judged;
-    let Some(here) = Everywhere::<false>::at(field!(bucket, ib_net: u64), pass) else {
+    let Some(here) = Everywhere::at(field!(bucket, ib_net: u64), pass) else {
         // Of a namespace that is not looked at.
         pass.index += 1;
         go_on(pass);
@@ -139,7 +139,7 @@ fn kind_of(sk: Sock<Copied>, pass: &mut Pass) -> u32 {
         state::LISTEN => kinds::LISTENER,
         state::TIME_WAIT => kinds::MINISOCKET,
         state::CLOSE => {
-            if let Some(mut here) = Everywhere::<false>::at(pass.last_net, pass) {
+            if let Some(mut here) = Everywhere::at(pass.last_net, pass) {
                 pass.met += 1;
                 // There is a place for each.
                 let _ = visit_bound(sk, &mut here);
@@ -157,7 +157,7 @@ fn finish_port(pass: &mut Pass) -> i64 {
     let met = pass.bound_kinds;
     pass.bound_kinds = 0;
     let port = pass.bound_port as u16;
-    if let Some(mut here) = Everywhere::<false>::at(pass.last_net, pass)
+    if let Some(mut here) = Everywhere::at(pass.last_net, pass)
         && in_range(&mut here, port)
     {
         here.namespace.pinned_ports += 1;
