@@ -57,6 +57,7 @@ struct Here<'a> {
 
 impl Target for Here<'_> {
     type Memory = Typed;
+    const NOTES_QUEUES: bool = true;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {

@@ -32,6 +32,9 @@ pub(crate) struct BufferFull;
 pub(crate) trait Target {
     /// How its sockets are read.
     type Memory: Sockets;
+    /// Whether the judge notes the queue of a listener. The one pass does so in steps of its own, for
+    /// the verifier runs through every turn of a loop.
+    const NOTES_QUEUES: bool;
 
     /// The walk under way.
     fn walk(&mut self) -> &mut Walk;
@@ -54,7 +57,7 @@ pub(crate) trait Target {
 #[inline(always)]
 pub(crate) fn visit<T: Target>(sk: Sock<T::Memory>, to: &mut T) -> Result<(), BufferFull> {
     let sk_state = sk.state();
-    if sk_state == state::LISTEN {
+    if T::NOTES_QUEUES && sk_state == state::LISTEN {
         // Here, where the verifier has few states that the loop would multiply.
         note_queue(sk, to.walk());
     }
@@ -289,7 +292,7 @@ fn listener_flags_of<M: Sockets>(tcp: TcpSock<M>, scratch: &mut u64) -> u8 {
 /// Connections that are looked at in one accept queue: each takes four reads, and the verifier runs
 /// through every one: 256 make it some 50,000 instructions, a twentieth of what it takes. Of a longer
 /// queue the agent knows the length.
-const QUEUE_LOOK: u32 = 256;
+pub(crate) const QUEUE_LOOK: u32 = 256;
 
 /// Notes the queue of each connection that its peer has closed. With SO_REUSEPORT several listeners
 /// share a port, and nothing in such a socket shows which one it waits for. Listeners come first,

@@ -17,6 +17,7 @@
 
 mod bound;
 mod namespaces;
+mod queues;
 
 use core::ffi::c_void;
 
@@ -169,6 +170,9 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
 
 unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
     let Some(pass) = maps::pass() else { return STOP };
+    if pass.owner != 0 {
+        return queues::step(pass);
+    }
     if pass.node == 0 {
         return enter_bucket::<2>(pass, 1);
     }
@@ -181,6 +185,9 @@ unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
         return STOP;
     }
     pass.index += 1;
+    if is_new {
+        queues::begin(sk, pass);
+    }
     // Judging it has left the copy as it was.
     let end = u64::from(pass.bucket) + LISTENING;
     go_on(pass, field!(sk, skc_nulls_node: u64), end);
@@ -304,7 +311,8 @@ fn go_on(pass: &mut Pass, next: u64, end: u64) {
 /// Judges the socket if its namespace is looked at; `false` where there is no place for its record.
 #[inline(always)]
 fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
-    let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return true };
+    let net = field!(sk, skc_net: u64);
+    let Some(mut everywhere) = Everywhere::at(net, pass) else { return true };
     if !maps::has_place_for_found() {
         return false;
     }
@@ -337,6 +345,7 @@ impl Everywhere {
 
 impl Target for Everywhere {
     type Memory = Copied;
+    const NOTES_QUEUES: bool = false;
 
     #[inline(always)]
     fn walk(&mut self) -> &mut Walk {

@@ -1,0 +1,45 @@
+//! The accept queue of a listener, a connection in each step: in whose queue one waits that its peer has
+//! closed. [`note_queue`](crate::judge::note_queue) does the same for the iterator.
+
+use tcpwatch_common::{Pass, QueueOf};
+
+use super::GO_ON;
+use crate::{
+    judge::QUEUE_LOOK,
+    maps::{self, QUEUES},
+    sock::{Copied, Request, Sock, state, state_at},
+};
+
+/// Begins with the queue of this listener, if any connection waits there.
+#[inline(always)]
+pub(super) fn begin(sk: Sock<Copied>, pass: &mut Pass) {
+    let mut address = 0;
+    if let Some(tcp) = sk.tcp()
+        && tcp.0.accept_queue() != 0
+    {
+        pass.owners = sk.address(&mut address);
+        pass.owner = tcp.first_in_queue(&mut address).0;
+        pass.bound_seen = 0;
+    }
+}
+
+/// Looks at the next connection. A slice never ends within a queue.
+#[inline(always)]
+pub(super) fn step(pass: &mut Pass) -> i64 {
+    let request = Request(pass.owner);
+    let sk = request.socket(pass.owners);
+    pass.bound_seen += 1;
+    if sk == 0 || pass.bound_seen > QUEUE_LOOK {
+        pass.owner = 0;
+        return GO_ON;
+    }
+    if state_at(sk) == state::CLOSE_WAIT
+        && let Some(walk) = maps::walk()
+    {
+        let queue = QueueOf { listener: pass.owners, generation: walk.generation, reserved: 0 };
+        // A full LRU map evicts an old entry.
+        let _ = QUEUES.insert(&sk, &queue, 0);
+    }
+    pass.owner = request.next().0;
+    GO_ON
+}
