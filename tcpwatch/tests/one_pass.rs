@@ -50,7 +50,8 @@ struct Kernel {
 impl Kernel {
     /// `None` where this kernel does not have the walk, which from 6.1 on it must.
     fn load(by_iterator: bool) -> Result<Option<Self>> {
-        let programs = Programs::load(&LoadOptions { by_iterator, ..LoadOptions::default() })?;
+        let programs =
+            Programs::load(&LoadOptions { one_pass: !by_iterator, ..LoadOptions::default() })?;
         programs.require_indispensable()?;
         let is_one_pass = matches!(programs.walk(), WalkStatus::OnePass);
         if is_one_pass == by_iterator {

@@ -126,7 +126,7 @@ fn check_is_unknown_where_the_host_s_network_namespace_is_not_seen() -> Result<(
     assert_eq!(not_seen(&report, "network_namespace")?.len(), 1, "{report:#}");
 
     let both = [&NETNS[..], &PIDNS].concat();
-    let check = "mount -t tmpfs none /run/netns; exec $TCPWATCH check --by-iterator";
+    let check = "mount -t tmpfs none /run/netns; exec $TCPWATCH check";
     let output = in_namespaces(&both, check)?;
     assert_eq!(output.status.code(), UNKNOWN, "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -241,8 +241,7 @@ fn namespaces_that_cannot_be_entered_are_counted_by_name_and_error() -> Result<(
     fs::create_dir_all("/run/netns")?;
     let check = |drop: &str, command: &str| -> Result<Value> {
         // The one pass enters none.
-        let script =
-            format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command} --by-iterator");
+        let script = format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command}");
         json(&in_namespaces(&PIDNS, &script)?)
     };
     let all = check("", "check --json")?;
@@ -273,7 +272,7 @@ fn namespaces_of_processes_that_may_not_be_read_are_counted_once_each() -> Resul
         unshare --net sh -c \"$other_user & exec $other_user\" &
         $other_user & $other_user & $other_user &
         while [ $(grep -l '^sleep$' /proc/[0-9]*/comm | wc -l) != 5 ]; do sleep 0.1; done
-        exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json --by-iterator";
+        exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json";
     let report = json(&in_namespaces(&PIDNS, script)?)?;
     let hidden = not_seen(&report, "namespaces")?;
     assert_eq!(hidden.len(), 1, "{report:#}");

@@ -45,7 +45,7 @@ pub(super) async fn start(
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
-        ..LoadOptions::default()
+        one_pass: config.inventory.one_pass,
     };
     let mut programs = Programs::load(&options)?;
     programs.require_indispensable()?;

@@ -109,7 +109,10 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
 pub(super) fn doctor(json: bool, config: Option<PathBuf>, with_cost: bool) -> Exit {
     let (configuration, config) = configuration(config);
     let measured = with_cost.then(Measured::of_this_host);
-    let loaded = Programs::load(&LoadOptions::default());
+    let loaded = Programs::load(&LoadOptions {
+        one_pass: config.inventory.one_pass,
+        ..LoadOptions::default()
+    });
     let restrictions = Restrictions::read();
     let hooks = hooks(&loaded, &restrictions);
     let walk = loaded.as_ref().ok().map(|programs| walk(programs.walk()));

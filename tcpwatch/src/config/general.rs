@@ -122,6 +122,12 @@ section! {
         #[serde(with = "CpuShare")]
         pub cpu_share: f64 = 0.01;
 
+        /// Whether an inventory sees the sockets of all network namespaces in one pass, without
+        /// entering a namespace and without a lock. It takes Linux 6.1; on others, and where it is
+        /// refused, `tcpwatch doctor` says why not. false because the kernel takes twice the time
+        /// to verify it at the start.
+        pub one_pass: bool = false;
+
         /// The network namespaces that are watched: "all" or "host", which is the one in which
         /// tcpwatch runs. "all" because a container's leak fills the host's memory like any other.
         /// "host" gives CAP_SYS_ADMIN and CAP_SYS_PTRACE up: going back to "all" takes a restart.

@@ -101,7 +101,13 @@ impl Config {
                 }
             )+};
         }
-        start_only!(web, log, limits.ring_buffer_bytes, limits.http_connections);
+        start_only!(
+            web,
+            log,
+            inventory.one_pass,
+            limits.ring_buffer_bytes,
+            limits.http_connections
+        );
         (new, kept)
     }
 

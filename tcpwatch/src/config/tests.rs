@@ -165,6 +165,7 @@ fn every_key_reacts_by_itself() {
     for (section, key, default, _) in keys() {
         let other = match default.as_str() {
             "true" => "false".to_owned(),
+            "false" => "true".to_owned(),
             "\"info\"" => "\"error\"".to_owned(),
             "\"text\"" => "\"json\"".to_owned(),
             "\"all\"" => "\"host\"".to_owned(),

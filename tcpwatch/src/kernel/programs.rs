@@ -88,8 +88,8 @@ pub struct LoadOptions {
     /// The tcpwatch that is started for the names of functions; without it, places in files stand
     /// for them.
     pub symbols_by: Option<&'static str>,
-    /// Whether the one pass is left out although it may load, so that the iterator walks.
-    pub by_iterator: bool,
+    /// Whether the one pass walks where it loads; else the iterator does.
+    pub one_pass: bool,
 }
 
 impl Default for LoadOptions {
@@ -98,7 +98,7 @@ impl Default for LoadOptions {
             ring_buffer_bytes: maps::EVENTS_BYTES,
             kernel_log: false,
             symbols_by: None,
-            by_iterator: false,
+            one_pass: false,
         }
     }
 }
@@ -145,7 +145,7 @@ impl Programs {
         let types = KernelTypes::read()?;
         let log_level = if options.kernel_log { aya_log::Level::Debug as u8 } else { LOG_OFF };
         let log_bytes = if options.kernel_log { LOG_BYTES } else { page_bytes() };
-        let may_pass = !options.by_iterator && one_pass::has_fields(&types.offsets);
+        let may_pass = options.one_pass && one_pass::has_fields(&types.offsets);
         // The tables that only the one pass uses take no memory without it.
         let (slots, found_bytes) =
             if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
@@ -183,8 +183,8 @@ impl Programs {
         drop(btf);
         return_free_memory();
         let reach = Reach::detect();
-        let one_pass = match (options.by_iterator, may_pass) {
-            (true, _) => Err(Refusal::other("the iterator was requested")),
+        let one_pass = match (options.one_pass, may_pass) {
+            (false, _) => Err(Refusal::other("inventory.one_pass is false")),
             (_, false) => Err(Refusal::other("this kernel lacks a field on the way (before 6.1)")),
             _ => load_one_pass(&mut ebpf),
         };

@@ -146,8 +146,8 @@ pub(super) fn answer(query: Query) {
         Query::Findings(to) | Query::History(to) | Query::Status(to) => {
             to.send("{\"findings\":[]}\n".to_owned())
         }
-        // `listings` has an agent that answers the one, tests/events.rs the other.
-        Query::Sockets(..) | Query::Events(..) => Ok(()),
+        // `listings` has an agent that answers it.
+        Query::Sockets(..) => Ok(()),
         Query::Page(to) => to.send("<!doctype html><title>tcpwatch</title>\n".to_owned()),
         // A stream that has ended.
         Query::Events(_, to) => {
