@@ -18,6 +18,7 @@ mod note;
 mod offsets;
 mod one_pass;
 mod reset;
+mod stream;
 
 pub use address::{AF_INET, Address, Tuple};
 pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, STATES};
@@ -41,6 +42,9 @@ pub use reset::{
     IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
     reset_flags, reset_sizes,
 };
+pub use stream::{
+    STREAM_SETS, STREAM_VALUES, StreamCounts, StreamFilter, StreamKind, StreamRecord, StreamSecond,
+};
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.
 pub mod programs {
@@ -58,6 +62,8 @@ pub mod programs {
     pub const BIND: &str = "bind";
     /// `fexit/inet_csk_accept`: the stack of a process that accepts, where requested.
     pub const ACCEPT: &str = "accept";
+    /// `tp_btf/inet_sock_set_state`, attached while a stream of events is armed.
+    pub const STREAM: &str = "stream";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";
     /// `raw_tp`, run by the agent and never attached: the sockets of every network namespace.
@@ -108,6 +114,14 @@ pub mod maps {
     pub const CLOSERS_IN: &str = "CLOSERS_IN";
     /// Section of one `u32`: which namespaces the hooks count, see [`scope`](crate::scope).
     pub const SCOPE: &str = ".data.scope";
+    /// Section of one `u32`: not 0 while the stream of events is armed.
+    pub const STREAMING: &str = ".data.stream";
+    /// Ring buffer of [`StreamRecord`](crate::StreamRecord).
+    pub const STREAM: &str = "STREAM";
+    /// Array of one [`StreamFilter`](crate::StreamFilter).
+    pub const STREAM_FILTER: &str = "STREAM_FILTER";
+    /// Per-CPU array of one [`StreamCounts`](crate::StreamCounts).
+    pub const STREAM_COUNTS: &str = "STREAM_COUNTS";
     /// Array of [`ConnectSet`](crate::ConnectSet).
     pub const CONNECT_NOTES: &str = "CONNECT_NOTES";
     /// Array of [`CloseWaitSet`](crate::CloseWaitSet).
@@ -186,4 +200,7 @@ pub mod maps {
     pub const CLOSERS_IN_LIMIT: u32 = 128;
     /// Default size of [`EVENTS`] in bytes; a power of two and a multiple of the page size.
     pub const EVENTS_BYTES: u32 = 256 * 1024;
+    /// Size of [`STREAM`] in bytes; likewise. It holds 2,340 records, more than the budget of a
+    /// second. The agent empties it ten times a second.
+    pub const STREAM_BYTES: u32 = 256 * 1024;
 }

@@ -2,7 +2,7 @@
 //!
 //! fexit, 5.5 and later; `(sk, flags, err, kern)` before 6.10. Returns the accepted socket, or NULL.
 //! Runs in the context of the process that called accept(). It does nothing unless stacks are
-//! requested, and stays attached: before 5.13 it cannot be attached anew ("bpf: Allow trampoline
+//! requested or the stream of events is armed, and stays attached: before 5.13 it cannot be attached anew ("bpf: Allow trampoline
 //! re-attach for tracing and lsm programs"; seen to fail on 5.10).
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_connection_sock.c>
@@ -15,6 +15,7 @@ use crate::{
     focus, log,
     maps::counters,
     sock::{Sock, offset},
+    stream,
 };
 
 /// Parameters since 6.10, and before; the return value follows them.
@@ -43,5 +44,8 @@ fn record(ctx: &FExitContext, accepted: *const c_void) {
     if let (Some(sk), Some(counters)) = (Sock::new(accepted), counters()) {
         let address = sk.address(&mut counters.scratch);
         focus::record_stack(ctx.as_ptr(), address, false);
+        if stream::is_armed() {
+            stream::note_process(address);
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     origins::Culprit,
     scope,
     sock::{IPPROTO_TCP, Sock},
+    stream,
 };
 
 /// The return value follows the two arguments.
@@ -30,6 +31,11 @@ fn bind(ctx: FExitContext) -> i32 {
         && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
     {
         report(sk, ctx.arg::<u16>(1));
+    }
+    if stream::is_armed()
+        && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
+    {
+        stream::bind(sk, ctx.arg::<u16>(1), returned);
     }
     0
 }

@@ -3,7 +3,7 @@
 //! It observes, counts and copies. It holds no threshold and no text but that of [`log`], takes no
 //! decision, and every table is of fixed size, whatever a remote peer does.
 //!
-//! Hooks: [`set_state`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
+//! Hooks: [`set_state`], [`stream`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
 //! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`], [`listing`], [`owners`]. All of them read kernel memory through [`sock`] and
 //! [`segment`]; [`scope`] selects the namespaces that the hooks count.
 #![no_std]
@@ -34,6 +34,7 @@ mod send_reset;
 mod services;
 mod set_state;
 mod sock;
+mod stream;
 mod tcp_sock;
 
 /// The verifier proves that no panic is reachable.

@@ -9,7 +9,8 @@ use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
     NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOrigin, ResetOriginUse,
-    Service, ServiceUse, Walk, maps as names,
+    STREAM_SETS, Service, ServiceUse, StreamCounts, StreamFilter, StreamRecord, StreamSecond, Walk,
+    maps as names,
 };
 
 use crate::log;
@@ -52,6 +53,17 @@ pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CON
 #[map]
 pub(crate) static CLOSE_WAIT_NOTES: Array<CloseWaitSet> =
     Array::with_max_entries(CLOSE_WAIT_SETS, 0);
+/// Processes of sockets that the stream has seen.
+#[map]
+pub(crate) static STREAM_NOTES: Array<ConnectSet> = Array::with_max_entries(STREAM_SETS, 0);
+#[map]
+static STREAM: RingBuf = RingBuf::with_byte_size(names::STREAM_BYTES, 0);
+#[map]
+static STREAM_FILTER: Array<StreamFilter> = Array::with_max_entries(1, 0);
+#[map]
+static STREAM_SECOND: Array<StreamSecond> = Array::with_max_entries(1, 0);
+#[map]
+static STREAM_COUNTS: PerCpuArray<StreamCounts> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
@@ -59,8 +71,7 @@ static PASS: Array<Pass> = Array::with_max_entries(1, 0);
 #[map]
 static NAMESPACES: Array<NamespaceWalk> = Array::with_max_entries(names::NAMESPACES_LIMIT, 0);
 #[map]
-static SLOTS: HashMap<u64, u32> =
-    HashMap::with_max_entries(names::NAMESPACES_LIMIT, BPF_F_NO_PREALLOC);
+static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(names::NAMESPACES_LIMIT, 0);
 #[map]
 static FOUND: RingBuf = RingBuf::with_byte_size(names::FOUND_BYTES, 0);
 #[map]
@@ -74,8 +85,10 @@ pub(crate) static REQUESTS: LruHashMap<u32, RequestUse> =
 #[map]
 pub(crate) static QUEUES: LruHashMap<u64, QueueOf> =
     LruHashMap::with_max_entries(names::QUEUES_LIMIT, 0);
+// Empty but while owners are looked up, and then mostly small: an entry takes memory while it is there.
 #[map]
-pub(crate) static WANTED: HashMap<u64, u8> = HashMap::with_max_entries(names::WANTED_LIMIT, 0);
+pub(crate) static WANTED: HashMap<u64, u8> =
+    HashMap::with_max_entries(names::WANTED_LIMIT, BPF_F_NO_PREALLOC);
 
 /// `BPF_RB_AVAIL_DATA`: bytes not consumed yet.
 const AVAILABLE_DATA: u64 = 0;
@@ -167,6 +180,33 @@ pub(crate) fn listing() -> Option<&'static mut Listing> {
     let listing = LISTING.get_ptr_mut(0)?;
     // SAFETY: likewise.
     Some(unsafe { &mut *listing })
+}
+
+/// This CPU's counts of the stream.
+#[inline(always)]
+pub(crate) fn stream_counts() -> Option<&'static mut StreamCounts> {
+    let counts = STREAM_COUNTS.get_ptr_mut(0)?;
+    // SAFETY: as for the counters.
+    Some(unsafe { &mut *counts })
+}
+
+/// The events that are requested.
+#[inline(always)]
+pub(crate) fn stream_filter() -> Option<&'static StreamFilter> {
+    // SAFETY: the agent writes it as a whole at any time; it looks at each event again.
+    unsafe { STREAM_FILTER.get_ptr(0)?.as_ref() }
+}
+
+/// The present second of the stream.
+#[inline(always)]
+pub(crate) fn stream_second() -> Option<*mut StreamSecond> {
+    STREAM_SECOND.get_ptr_mut(0)
+}
+
+/// Hands a record of the stream over, and wakes no process; `false` where the ring is full.
+#[inline(always)]
+pub(crate) fn hand_over(record: &StreamRecord) -> bool {
+    STREAM.output::<StreamRecord>(record, BPF_RB_NO_WAKEUP.into()).is_ok()
 }
 
 /// How far the ring may be filled by events of one kind, in eighths of it. Events

@@ -4,12 +4,13 @@
 //! other's contents. Both were written within nanoseconds, so an age is right all the same, and a
 //! name is wrong very rarely.
 
+use aya_ebpf::maps::Array;
 use tcpwatch_common::{
     CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
-    ConnectSet,
+    ConnectSet, STREAM_SETS,
 };
 
-use crate::maps::{CLOSE_WAIT_NOTES, CONNECT_NOTES};
+use crate::maps::{CLOSE_WAIT_NOTES, CONNECT_NOTES, STREAM_NOTES};
 
 /// Result of putting a note.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,38 +34,59 @@ fn hash(sk: u64) -> u32 {
     ((sk >> 6).wrapping_mul(GOLDEN_RATIO) >> 32) as u32
 }
 
-/// Notes a connect under way. In a full slot it takes the place of another one. A note whose end was
-/// not seen goes this way too.
-#[inline(always)]
-pub(crate) fn put_connect(sk: u64, note: &ConnectNote) -> Put {
-    let Some(set) = connects_of(sk) else { return Put::Refused };
-    let (place, put) = match place_for(&set.sks, sk) {
-        Some(place) => (place, Put::Placed),
-        // Bits that do not choose the slot, so that no place is always the victim.
-        None => ((hash(sk) >> 16) as usize, Put::Evicted),
-    };
-    // The mask shows the verifier the bound of a value that went through the stack.
-    let place = place & (CONNECT_WAYS - 1);
-    set.sks[place] = sk;
-    set.notes[place] = *note;
-    put
+/// Notes of the processes of sockets, in a table with so many slots, a power of two.
+pub(crate) struct ProcessNotes {
+    table: &'static Array<ConnectSet>,
+    sets: u32,
 }
 
-/// The connect under way of the socket, if it is noted.
-#[inline(always)]
-pub(crate) fn connect(sk: u64) -> Option<ConnectNote> {
-    let set = connects_of(sk)?;
-    let way = way_of(&set.sks, sk)?;
-    Some(set.notes[way & (CONNECT_WAYS - 1)])
-}
+/// Of connects under way.
+pub(crate) const CONNECTS: ProcessNotes =
+    ProcessNotes { table: &CONNECT_NOTES, sets: CONNECT_SETS };
+/// Of sockets that the stream of events has seen.
+pub(crate) const STREAMED: ProcessNotes = ProcessNotes { table: &STREAM_NOTES, sets: STREAM_SETS };
 
-/// Forgets the connect.
-#[inline(always)]
-pub(crate) fn forget_connect(sk: u64) {
-    if let Some(set) = connects_of(sk)
-        && let Some(way) = way_of(&set.sks, sk)
-    {
-        set.sks[way & (CONNECT_WAYS - 1)] = 0;
+impl ProcessNotes {
+    /// In a full slot it takes the place of another one. A note whose end was not seen goes this way
+    /// too.
+    #[inline(always)]
+    pub(crate) fn put(&self, sk: u64, note: &ConnectNote) -> Put {
+        let Some(set) = self.set_of(sk) else { return Put::Refused };
+        let (place, put) = match place_for(&set.sks, sk) {
+            Some(place) => (place, Put::Placed),
+            // Bits that do not choose the slot, so that no place is always the victim.
+            None => ((hash(sk) >> 16) as usize, Put::Evicted),
+        };
+        // The mask shows the verifier the bound of a value that went through the stack.
+        let place = place & (CONNECT_WAYS - 1);
+        set.sks[place] = sk;
+        set.notes[place] = *note;
+        put
+    }
+
+    /// The note of the socket, if there is one.
+    #[inline(always)]
+    pub(crate) fn find(&self, sk: u64) -> Option<ConnectNote> {
+        let set = self.set_of(sk)?;
+        let way = way_of(&set.sks, sk)?;
+        Some(set.notes[way & (CONNECT_WAYS - 1)])
+    }
+
+    /// Forgets the socket.
+    #[inline(always)]
+    pub(crate) fn forget(&self, sk: u64) {
+        if let Some(set) = self.set_of(sk)
+            && let Some(way) = way_of(&set.sks, sk)
+        {
+            set.sks[way & (CONNECT_WAYS - 1)] = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn set_of(&self, sk: u64) -> Option<&'static mut ConnectSet> {
+        let set = self.table.get_ptr_mut(hash(sk) & (self.sets - 1))?;
+        // SAFETY: the map lives as long as the program; see above for two CPUs at once.
+        Some(unsafe { &mut *set })
     }
 }
 
@@ -99,16 +121,9 @@ pub(crate) fn forget_close_wait(sk: u64) {
 }
 
 #[inline(always)]
-fn connects_of(sk: u64) -> Option<&'static mut ConnectSet> {
-    let set = CONNECT_NOTES.get_ptr_mut(hash(sk) & (CONNECT_SETS - 1))?;
-    // SAFETY: the map lives as long as the program; see above for two CPUs at once.
-    Some(unsafe { &mut *set })
-}
-
-#[inline(always)]
 fn close_wait_of(sk: u64) -> Option<&'static mut CloseWaitSet> {
     let set = CLOSE_WAIT_NOTES.get_ptr_mut(hash(sk) & (CLOSE_WAIT_SETS - 1))?;
-    // SAFETY: likewise.
+    // SAFETY: as above.
     Some(unsafe { &mut *set })
 }
 

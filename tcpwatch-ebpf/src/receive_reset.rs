@@ -18,6 +18,7 @@ use crate::{
     origins::{self, Culprit, Ends},
     scope, send_reset,
     sock::{Sock, state},
+    stream,
 };
 
 /// [`ResetOrigin::received`](tcpwatch_common::ResetOrigin::received).
@@ -45,7 +46,7 @@ fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
     let Some(tcp) = sk.tcp() else { return };
     let mut culprit = Culprit::UNKNOWN;
     if sk_state == state::SYN_SENT
-        && let Some(note) = notes::connect(sk.address(&mut counters.scratch))
+        && let Some(note) = notes::CONNECTS.find(sk.address(&mut counters.scratch))
     {
         culprit = Culprit { tgid: note.tgid, comm: note.comm };
     }
@@ -53,4 +54,7 @@ fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
     let left = (tcp.receive_queue(), tcp.unacknowledged());
     send_reset::describe_sizes(sk, tcp, left, &mut seen);
     origins::count(sk.namespace(), Ends::of(sk, tcp), (seen, RECEIVED), culprit);
+    if stream::is_armed() {
+        stream::reset_of(sk, sk.tuple(tcp.source_port()), (seen, RECEIVED), culprit);
+    }
 }

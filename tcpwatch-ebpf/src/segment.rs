@@ -6,7 +6,7 @@
 use core::{ffi::c_void, ptr::with_exposed_provenance};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use tcpwatch_common::Address;
+use tcpwatch_common::{Address, Tuple};
 
 use crate::{
     log,
@@ -85,14 +85,27 @@ impl Segment {
     /// The sender; zeros where the header cannot be read.
     #[inline(always)]
     pub(crate) fn source(&self) -> Address {
+        // `saddr` is at 12 of `struct iphdr` and at 8 of `struct ipv6hdr`.
+        self.address(12, 8)
+    }
+
+    /// Both ends, seen from the receiver, with the ports of the TCP header.
+    #[inline(always)]
+    pub(crate) fn tuple(&self, local_port: u16, peer_port: u16) -> Tuple {
+        // `daddr` follows `saddr`.
+        Tuple { local: self.address(16, 24), peer: self.source(), local_port, peer_port }
+    }
+
+    /// An address at these offsets of the header of IPv4 and of IPv6.
+    #[inline(always)]
+    fn address(&self, v4: u64, v6: u64) -> Address {
         let header = self.head() + u64::from(field!(self.0, skb_network_header: u16));
-        // The version is the upper half of the first byte of both; `saddr` is at 12 of `struct
-        // iphdr` and at 8 of `struct ipv6hdr`.
+        // The version is the upper half of the first byte of both.
         let version = read(header, 0_u8) >> 4;
         if version == 4 {
-            Address::from_v4(read(header + 12, 0_u32))
+            Address::from_v4(read(header + v4, 0_u32))
         } else {
-            Address { words: read(header + 8, [0_u32; 4]) }
+            Address { words: read(header + v6, [0_u32; 4]) }
         }
     }
 

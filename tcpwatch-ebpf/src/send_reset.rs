@@ -19,6 +19,7 @@ use crate::{
     scope,
     segment::Segment,
     sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, are_given, offset, state},
+    stream,
     tcp_sock::TcpSock,
 };
 
@@ -105,11 +106,23 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
                 Some(_) => describe_sizes(sk, tcp, (payload, tcp.unsent()), &mut key),
                 None => describe_sizes(sk, tcp, (tcp.receive_queue(), tcp.unsent()), &mut key),
             }
-            origins::count(sk.namespace(), ends, (key, SENT), culprit(sk, &segment));
+            let culprit = culprit(sk, &segment);
+            origins::count(sk.namespace(), ends, (key, SENT), culprit);
+            if stream::is_armed() {
+                let tuple = match &segment {
+                    Some(segment) if sk.state() == state::LISTEN => segment.tuple(local, remote),
+                    _ => sk.tuple(tcp.source_port()),
+                };
+                stream::reset_of(sk, tuple, (key, SENT), culprit);
+            }
         } else if let Some(ends) = Ends::of_time_wait(sk) {
             key.flags |= flags::HAS_SIZES;
             key.sizes = class(payload.into()) << sizes::UNREAD;
             origins::count(sk.namespace(), ends, (key, SENT), Culprit::UNKNOWN);
+            if stream::is_armed() {
+                let tuple = sk.tuple(sk.local_port());
+                stream::reset(sk.namespace(), tuple, (key, SENT), Culprit::UNKNOWN);
+            }
         }
     } else if let Some(segment) = segment
         && let Some(namespace) = segment.namespace()
@@ -120,6 +133,10 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
         let is_syn = key.flags & flags::SEGMENT_SYN != 0;
         let ends = Ends::of_stray(local, remote, is_syn, segment.source());
         origins::count_stray(namespace, ends, key);
+        if stream::is_armed() {
+            let tuple = segment.tuple(local, remote);
+            stream::reset(namespace, tuple, (key, SENT), Culprit::UNKNOWN);
+        }
     }
 }
 

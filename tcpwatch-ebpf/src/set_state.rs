@@ -73,29 +73,36 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
 /// noted now.
 #[inline(always)]
 fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
-    let tcp = sk.tcp();
-    let is_sequenced = tcp.is_some_and(TcpSock::is_sequenced);
-    let note = ConnectNote {
-        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        source_port: tcp.map_or(0, TcpSock::source_port),
-        bound: u8::from(sk.local_port() != 0),
-        sequenced: u8::from(is_sequenced),
-        comm: current_leader_comm(),
-    };
-    if notes::put_connect(address, &note) != Put::Placed {
+    let note = connect_note(sk);
+    if notes::CONNECTS.put(address, &note) != Put::Placed {
         counters.connect_notes_evicted += 1;
         log::connect_note_evicted(note.tgid);
     }
 }
 
-const NO_NOTE: ConnectNote =
+/// The note of a connect() of the running process, which has just begun.
+#[inline(always)]
+pub(crate) fn connect_note(sk: Sock) -> ConnectNote {
+    let tcp = sk.tcp();
+    let is_sequenced = tcp.is_some_and(TcpSock::is_sequenced);
+    ConnectNote {
+        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        source_port: tcp.map_or(0, TcpSock::source_port),
+        bound: u8::from(sk.local_port() != 0),
+        sequenced: u8::from(is_sequenced),
+        comm: current_leader_comm(),
+    }
+}
+
+/// No note.
+pub(crate) const NO_NOTE: ConnectNote =
     ConnectNote { tgid: 0, source_port: 0, bound: 0, sequenced: 0, comm: [0; 16] };
 
 #[inline(always)]
 fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
     // Fields of an absent note are 0 and not undefined: the compiler spills what is undefined, and the
     // verifier refuses it.
-    let found = notes::connect(address);
+    let found = notes::CONNECTS.find(address);
     let noted = found.is_some();
     let note = found.unwrap_or(NO_NOTE);
     match new {
@@ -104,19 +111,11 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
             // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before
             // where none was. One that was found twice in a row has sent a SYN.
             let mut local_port = tcp.source_port();
-            if noted
-                && note.bound == 0
-                && note.source_port == local_port
-                && tcp.has_sent() != Some(true)
-            {
+            if found_no_port(tcp, noted, note, local_port) {
                 local_port = 0;
             }
             let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
-            let mut event = event(sk, note, EventKind::ConnectFailed, sk.tuple(local_port));
-            event.flags = connect_flags(sk, tcp, noted, note);
-            event.since_syn_ms =
-                ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
-            event.own_port_range = tcp.own_port_range();
+            let event = connect_failed(sk, tcp, noted, note, local_port);
             emit(event, share, counters);
         }
         state::ESTABLISHED => focus::count_answer(sk),
@@ -130,7 +129,30 @@ fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
         }
         _ => {}
     }
-    notes::forget_connect(address);
+    notes::CONNECTS.forget(address);
+}
+
+/// Whether a connect() that has failed found no local port: the socket's is that of an earlier
+/// connect(), or 0.
+#[inline(always)]
+pub(crate) fn found_no_port(tcp: TcpSock, noted: bool, note: ConnectNote, local_port: u16) -> bool {
+    noted && note.bound == 0 && note.source_port == local_port && tcp.has_sent() != Some(true)
+}
+
+/// The end of a connect() without a connection, with its note if there is one.
+#[inline(always)]
+pub(crate) fn connect_failed(
+    sk: Sock,
+    tcp: TcpSock,
+    noted: bool,
+    note: ConnectNote,
+    local_port: u16,
+) -> Event {
+    let mut event = event(sk, note, EventKind::ConnectFailed, sk.tuple(local_port));
+    event.flags = connect_flags(sk, tcp, noted, note);
+    event.since_syn_ms = ((event.time_ns / 1_000_000) as u32).wrapping_sub(tcp.first_syn_ms());
+    event.own_port_range = tcp.own_port_range();
+    event
 }
 
 /// How far the connect has come, and how it ends. A process that closes a pending connect has its

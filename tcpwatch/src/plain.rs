@@ -53,6 +53,13 @@ pub fn path(path: &Path) -> String {
     said(&path.display())
 }
 
+/// Whether `found` is the name that was `selected`. Shown names are plain, and so is what a person
+/// copies from there.
+#[must_use]
+pub fn same(selected: &str, found: &str) -> bool {
+    selected == found || text(selected) == text(found)
+}
+
 /// Whether a reader sees all of `text`, in its order, and a terminal obeys none of it.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {

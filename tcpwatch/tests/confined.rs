@@ -6,7 +6,8 @@ mod support;
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -60,6 +61,17 @@ fn every_feature_works_under_the_filter_and_no_call_is_refused() -> Result<()> {
     assert!(finding["subject"]["exe"].as_str().is_none_or(|exe| exe.starts_with('/')));
     drop(connection);
 
+    // Armed and disarmed with what is left.
+    let mut events = TcpStream::connect(agent.address)?;
+    write!(events, "GET /api/v1/events HTTP/1.0\r\nHost: {}\r\n\r\n", agent.address)?;
+    let mut text = String::new();
+    poll("an event", || {
+        let mut part = [0; 4_096];
+        let length = events.read(&mut part)?;
+        text.push_str(&String::from_utf8_lossy(&part[..length]));
+        Ok(text.contains("event: transition\ndata: {").then_some(()))
+    })?;
+    drop(events);
     for path in ["/", "/metrics", "/api/v1/findings", "/-/ready", "/-/healthy"] {
         assert_eq!(http_get(agent.address, path)?.status, 200, "{path}");
     }
@@ -115,7 +127,9 @@ impl Trace {
         let refused = |line: &&str| line.contains("ENOSYS") && !line.contains(" clone3(");
         let refused: Vec<_> = trace.lines().filter(refused).collect();
         assert!(refused.is_empty(), "{refused:#?}");
-        for call in ["setns(", "process_vm_readv(", "SCM_RIGHTS", "recvmsg("] {
+        for call in
+            ["setns(", "BPF_RAW_TRACEPOINT_OPEN", "process_vm_readv(", "SCM_RIGHTS", "recvmsg("]
+        {
             assert!(trace.contains(call), "{call} was not traced");
         }
         Ok(())

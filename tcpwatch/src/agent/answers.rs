@@ -38,6 +38,7 @@ impl Agent {
                     selection,
                 }));
             }
+            Query::Events(request, to) => self.streaming.request(&request, to, &self.walker),
             Query::Page(to) => {
                 let _ = to.send(self.page());
             }
@@ -130,7 +131,9 @@ impl Agent {
     /// The counters of the kernel side, with what the agent lost itself.
     pub(super) fn counters(&self) -> Option<KernelCounters> {
         let mut counters = self.counters.read()?;
-        counters.lost.push(("decode", self.ring.get_ref().malformed()));
+        let (dropped, malformed) = self.streaming.lost();
+        counters.lost.push(("stream", dropped));
+        counters.lost.push(("decode", self.ring.get_ref().malformed() + malformed));
         counters.lost.push(("inventory", self.failures.total));
         counters.lost.push(("owners", self.failures.look_ups));
         counters.lost.push(("descriptions", self.undescribed));

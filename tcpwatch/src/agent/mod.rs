@@ -14,6 +14,7 @@ mod service;
 mod socket;
 mod source;
 mod start;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod walker;
@@ -30,7 +31,11 @@ use tokio::{
     time::Sleep,
 };
 
-pub(crate) use self::{colour::coloured, start::hook_states};
+pub(crate) use self::{
+    colour::coloured,
+    start::hook_states,
+    streaming::{AT_A_TIME, READ_EVERY},
+};
 pub use self::{
     error::{RunError, StartError},
     log::{finish_log, init as init_log, last_line, start_log},
@@ -40,6 +45,7 @@ use self::{
     reload::{ReloadError, Reloader},
     service::{Signals, notify, watchdog_interval},
     start::start,
+    streaming::Streaming,
     walker::WalkerThread,
 };
 use crate::{
@@ -117,6 +123,7 @@ struct Agent {
     /// The last batch of events was full.
     more_events: Notify,
     counters: CounterReader,
+    streaming: Streaming,
     walker: WalkerThread,
     reloader: Reloader,
     access: Access,
@@ -201,6 +208,7 @@ impl Agent {
                         self.more_events.notify_one();
                     }
                 }
+                wake = self.streaming.next() => self.streaming.handle(wake, &self.walker),
                 ended = &mut server.task => break Err(RunError::of_server(ended)),
                 Some(query) = server.queries.recv() => self.answer(query),
                 _ = signals.hangup.recv() => self.reload(),
@@ -213,6 +221,7 @@ impl Agent {
         };
         tracing::info!("stopping");
         notify(&[sd_notify::NotifyState::Stopping]);
+        self.streaming.end();
         drop(links);
         if let Some(panic) = self.walker.stop() {
             outcome = Err(RunError::of_panic("the inventory thread", &*panic));
@@ -383,6 +392,7 @@ impl Agent {
         }
         self.engine.reconfigure(&config.detect, &config.ignore, config.limits.owners);
         self.walker.reconfigure(config.inventory.namespaces, config.limits.close_wait_sockets);
+        self.streaming.reconfigure(config.limits.events_per_second);
         self.config = config;
         self.accepted = true;
         if self.ordered_at.is_none() {

@@ -15,7 +15,8 @@ use tokio::{
 
 use super::{
     Agent, ConfigSource, Failures, REVISION, Server, StartError, VERSION, host_name,
-    kernel_release, reload::Reloader, service::Signals, socket, walker::WalkerThread,
+    kernel_release, reload::Reloader, service::Signals, socket, streaming::Streaming,
+    walker::WalkerThread,
 };
 use crate::{
     config::{Config, LogLevel},
@@ -46,7 +47,7 @@ pub(super) async fn start(
         symbols_by: Some(kernel::OWN_PROGRAM),
         ..LoadOptions::default()
     };
-    let programs = Programs::load(&options)?;
+    let mut programs = Programs::load(&options)?;
     programs.require_indispensable()?;
     let socket = &config.web.socket;
     let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));
@@ -79,6 +80,7 @@ pub(super) async fn start(
     metrics.observe_scope(reach.pidns.label(), reach.netns.label(), programs.walk().label());
     let not_seen = programs.not_seen();
     let scope = config.inventory.namespaces;
+    let streaming = Streaming::new(programs.event_stream(), config.limits.events_per_second);
     let (ring, counters, walker, links) =
         programs.split(scope, config.limits.close_wait_sockets)?;
 
@@ -105,6 +107,7 @@ pub(super) async fn start(
         ring: watch_ring(ring)?,
         more_events: Notify::new(),
         counters,
+        streaming,
         walker: WalkerThread::spawn(walker)?,
         reloader: Reloader::new(source),
         url: base_url(&config.web, &host_name(), access.scheme()),

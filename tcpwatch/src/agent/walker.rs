@@ -29,6 +29,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) enum Order {
     TakeInventory(OwnerPolicy, Focus),
+    NameNamespaces(oneshot::Sender<Vec<(u32, Arc<str>)>>),
     ListSockets(SocketSelection, usize, oneshot::Sender<Result<SocketListing, String>>),
     Reconfigure { scope: Scope, close_wait_limit: usize },
 }
@@ -58,6 +59,10 @@ impl WalkerThread {
         Self::spawn_with(stop, move |order| match order {
             Order::Reconfigure { scope, close_wait_limit } => {
                 walker.reconfigure(scope, close_wait_limit);
+                None
+            }
+            Order::NameNamespaces(to) => {
+                let _ = to.send(walker.namespace_names());
                 None
             }
             Order::ListSockets(selection, limit, to) => {
@@ -106,6 +111,13 @@ impl WalkerThread {
         let (to, listing) = oneshot::channel();
         self.order(Order::ListSockets(selection, limit, to));
         listing
+    }
+
+    /// Orders the names of network namespaces, by inode number; they follow the inventory under way.
+    pub(super) fn name_namespaces(&self) -> oneshot::Receiver<Vec<(u32, Arc<str>)>> {
+        let (to, names) = oneshot::channel();
+        self.order(Order::NameNamespaces(to));
+        names
     }
 
     pub(super) fn reconfigure(&self, scope: Scope, close_wait_limit: usize) {

@@ -9,7 +9,8 @@ use std::{
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
-    Request, StatusCode,
+    Request, Response, StatusCode,
+    body::Incoming,
     client::conn::http1,
     header::{HOST, HeaderValue},
 };
@@ -27,6 +28,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const LISTING_PATIENCE: Duration = Duration::from_secs(15);
 /// A hundred findings of each kind fit many times.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// An event is a line of some 400 bytes.
+const LINE_BYTES: usize = 64 * 1024;
 
 /// Why a running agent shows nothing.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +101,70 @@ pub(super) fn sockets(
     }
 }
 
+/// The stream of events of the agent at `socket`; `None` where none runs.
+pub(super) async fn events(
+    socket: &Path,
+    path: &str,
+) -> Result<Option<EventLineReader>, AgentError> {
+    if socket.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let answer = timeout(LISTING_PATIENCE, async {
+        let Some((sender, response)) = send(socket, path).await? else { return Ok(None) };
+        let status = response.status();
+        if status == StatusCode::OK {
+            let body = response.into_body();
+            return Ok(Some(EventLineReader { body, text: Vec::new(), at: 0, _sender: sender }));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        let body = body.map_err(AgentError::Body)?.to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        // An older agent does not know the path.
+        if status == StatusCode::NOT_FOUND && text.starts_with(NO_SUCH_PATH) {
+            return Err(AgentError::Status(status));
+        }
+        Err(AgentError::Refused(text.lines().next().unwrap_or_default().to_owned()))
+    });
+    answer.await.unwrap_or(Err(AgentError::Late(LISTING_PATIENCE)))
+}
+
+/// Lines of data of a stream of server-sent events.
+pub(super) struct EventLineReader {
+    body: Incoming,
+    /// Text that has come, and how much of it was taken.
+    text: Vec<u8>,
+    at: usize,
+    /// The connection lives as long.
+    _sender: Sender,
+}
+
+type Sender = http1::SendRequest<Empty<Bytes>>;
+
+impl EventLineReader {
+    /// The data of the next event; `None` at the end of the stream. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<Option<String>, AgentError> {
+        loop {
+            while let Some(end) = self.text[self.at..].iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&self.text[self.at..self.at + end]);
+                self.at += end + 1;
+                if let Some(data) = line.trim_end().strip_prefix("data: ") {
+                    return Ok(Some(data.to_owned()));
+                }
+            }
+            self.text.drain(..self.at);
+            self.at = 0;
+            if self.text.len() > LINE_BYTES {
+                let why = format!("a line of more than {LINE_BYTES} bytes");
+                return Err(AgentError::Body(why.into()));
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            if let Some(data) = frame?.data_ref() {
+                self.text.extend_from_slice(data);
+            }
+        }
+    }
+}
+
 /// The answer of an agent that has looked; `None` where there is none.
 fn of_ready_agent(
     socket: &Path,
@@ -131,6 +198,17 @@ pub(super) async fn body(socket: &Path, path: &str) -> Result<Option<Bytes>, Age
 
 /// An answer; `None` where no agent listens.
 async fn get(socket: &Path, path: &str) -> Result<Option<(StatusCode, Bytes)>, AgentError> {
+    let Some((_sender, response)) = send(socket, path).await? else { return Ok(None) };
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+    Ok(Some((status, body.map_err(AgentError::Body)?.to_bytes())))
+}
+
+/// Sends a request and waits for the head of its answer; `None` where no agent listens.
+async fn send(
+    socket: &Path,
+    path: &str,
+) -> Result<Option<(Sender, Response<Incoming>)>, AgentError> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
@@ -144,9 +222,7 @@ async fn get(socket: &Path, path: &str) -> Result<Option<(StatusCode, Bytes)>, A
         path.parse().expect("a path whose values are percent-encoded is an address");
     request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-    Ok(Some((status, body.map_err(AgentError::Body)?.to_bytes())))
+    Ok(Some((sender, response)))
 }
 
 pub(super) fn is_absent(error: &io::Error) -> bool {

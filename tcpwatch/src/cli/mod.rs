@@ -9,6 +9,7 @@ mod check;
 mod config;
 mod cost;
 mod doctor;
+mod events;
 mod exit;
 mod explain;
 mod filter;
@@ -57,6 +58,8 @@ enum Command {
     Check(Box<CheckOptions>),
     /// List the sockets behind a finding, or in a state, with owner, age and queues
     Sockets(Box<sockets::SocketsOptions>),
+    /// Print transitions, resets, failed connects and binds as they happen; Ctrl-C ends
+    Events(events::EventsOptions),
     /// Watch findings, owners, listeners, ports and rates live in this terminal; `q` quits
     Top(top::TopOptions),
     /// Print the runbook of a kind of finding: what it means, how to confirm it, what to do
@@ -236,6 +239,7 @@ pub fn main() -> ExitCode {
                 Command::Run(options) => run::run(options),
                 Command::Check(options) => check::check(&options),
                 Command::Sockets(options) => sockets::sockets(&options),
+                Command::Events(options) => events::events(&options),
                 Command::Top(options) => top::top(options),
                 Command::Explain { kind } => explain::explain(&kind),
                 Command::Doctor { config, json, cost } => doctor::doctor(json, config, cost),

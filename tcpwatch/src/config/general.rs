@@ -158,6 +158,13 @@ section! {
         /// tcpwatch also needs for its own work.
         #[serde(with = "Whole::<1, 1024>")]
         pub http_connections: usize = 64;
+
+        /// Events in a second that /api/v1/events and `tcpwatch events` hand over at most, from 0 to
+        /// 10000, all readers and processors together; the others are counted as dropped, and the
+        /// stream says how many. 2000 is more than a person reads, and a second of it fits in the
+        /// ring. 0 switches both off: they show which process connects to which peer.
+        #[serde(with = "Whole::<0, 10_000>")]
+        pub events_per_second: u32 = 2_000;
     }
 }
 

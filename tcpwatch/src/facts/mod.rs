@@ -21,6 +21,7 @@ mod sight;
 mod sockets;
 mod stalled;
 mod state;
+mod stream;
 mod time;
 mod written;
 
@@ -50,4 +51,5 @@ pub use sockets::{
 };
 pub use stalled::StalledSocket;
 pub use state::TcpState;
+pub use stream::{StreamChange, StreamEvent, StreamProcess, StreamSelection};
 pub use time::Timestamp;

@@ -125,7 +125,7 @@ fn decode(bytes: &[u8]) -> Option<wire::Event> {
 }
 
 /// The reason of a failed connect, and why connect() sent no SYN.
-fn connect_failure(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
+pub(super) fn connect_failure(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
     let reason = match record.error {
         0 => return without_error(record),
         libc::ECONNREFUSED => ConnectFailure::Refused,
@@ -167,7 +167,7 @@ fn without_error(record: &wire::Event) -> (ConnectFailure, Option<NoConnect>) {
 
 /// How long ago the first SYN was sent. `tcp_usec_ts` (6.7 and later) makes the stamp microseconds,
 /// so the difference is beyond all that a connect can last.
-fn waited(record: &wire::Event) -> Option<Duration> {
+pub(super) fn waited(record: &wire::Event) -> Option<Duration> {
     const IMPLAUSIBLE_MS: u32 = 3_600_000;
     (record.since_syn_ms < IMPLAUSIBLE_MS)
         .then(|| Duration::from_millis(u64::from(record.since_syn_ms)))

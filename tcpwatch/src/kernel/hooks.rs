@@ -30,18 +30,26 @@ pub(super) enum Need {
     Indispensable,
     /// On every kernel that has it.
     Always,
+    /// On every kernel that has it, loaded at the start and attached by its reader.
+    WhileArmed,
     /// Before 6.10, whose tracepoint does not show resets without a socket.
     BeforeResetReasons,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self {
             name: programs::SET_STATE,
             target: "tp_btf/inet_sock_set_state",
             lost_without: "state transitions, failed connects, self-connections as they happen",
             need: Need::Indispensable,
+        },
+        Self {
+            name: programs::STREAM,
+            target: "tp_btf/inet_sock_set_state",
+            lost_without: "events as they happen (`tcpwatch events`)",
+            need: Need::WhileArmed,
         },
         Self {
             name: programs::INVENTORY,
@@ -124,7 +132,7 @@ impl Hook {
         self.need != Need::BeforeResetReasons || offsets.send_reset_arguments != WITH_REASON
     }
 
-    /// Loads the program and attaches it, if it is no walk.
+    /// Loads the program, and attaches it if it is always attached.
     pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, Refusal> {
         let program = ebpf
             .program_mut(self.name)
@@ -133,7 +141,11 @@ impl Hook {
         let attached = load(program, function, btf).and_then(|()| {
             // One is opened for each walk.
             let is_walk = matches!(program, Program::Iter(_));
-            if is_walk { Ok(None) } else { attach(program).map(Some) }
+            if is_walk || self.need == Need::WhileArmed {
+                Ok(None)
+            } else {
+                attach(program).map(Some)
+            }
         });
         attached.map_err(|error| {
             if let ProgramError::LoadError { verifier_log, .. } = &error {

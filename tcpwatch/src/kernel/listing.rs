@@ -23,7 +23,8 @@ use super::{
     clock::{now, thread_cpu_time},
     endpoint,
     error::InventoryError,
-    namespaces, settings,
+    namespaces::{self, FoundNamespace},
+    settings,
     walk::read_records,
 };
 use crate::{
@@ -57,6 +58,14 @@ struct Tour {
 }
 
 impl Walker {
+    /// The network namespaces of this host, by inode number, with their names. Enters none.
+    #[must_use]
+    pub fn namespace_names(&self) -> Vec<(u32, Arc<str>)> {
+        let (others, _) = namespaces::list(&self.home, self.scope);
+        let name = |it: &FoundNamespace| (it.inode, Arc::clone(&it.name));
+        [name(&self.home)].into_iter().chain(others.iter().map(name)).collect()
+    }
+
     /// Lists the sockets of `selection`, at most `limit` of them. Blocks as an inventory does. The
     /// calling thread's network namespace changes while it runs; at the end it is the agent's own
     /// again.
@@ -87,7 +96,7 @@ impl Walker {
         let all_copied = matched <= examined as u64;
         let total = if selection.is_by_process() {
             self.name_holders(&mut copied)?;
-            let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, same);
+            let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, plain::same);
             copied.retain(|it| it.socket.holders.iter().any(is_of));
             copied.len() as u64
         } else {
@@ -116,8 +125,9 @@ impl Walker {
     ) -> Result<(), InventoryError> {
         self.come_home()?;
         let home = Arc::clone(&self.home);
-        let is_selected =
-            |name: &str| selection.netns.as_deref().is_none_or(|selected| same(selected, name));
+        let is_selected = |name: &str| {
+            selection.netns.as_deref().is_none_or(|selected| plain::same(selected, name))
+        };
         if is_selected(&home.name) {
             self.list_here(&home.name, selection, tour)?;
             if selection.netns.is_some() {
@@ -256,11 +266,6 @@ impl<'a> Listeners<'a> {
         });
         listener.map_or(0, |listener| listener.inode)
     }
-}
-
-/// Names in findings are plain, and so is what a person copies from there.
-fn same(selected: &str, found: &str) -> bool {
-    selected == found || plain::text(selected) == plain::text(found)
 }
 
 /// The selection as the kernel side takes it.

@@ -3,7 +3,8 @@
 //! [`Programs`] loads the kernel side with the running kernel's BTF offsets and attaches the
 //! hooks. It splits into three readers: [`EventRing`] (rare events), [`CounterReader`] (what the
 //! hooks count) and [`Walker`] (an inventory of every namespace, with the owners of the sockets
-//! that stay). The walker blocks, so the agent runs it on a thread of its own.
+//! that stay). The walker blocks, so the agent runs it on a thread of its own. [`EventStream`] has
+//! every event, while it is armed.
 
 mod acceptors;
 mod answers;
@@ -47,6 +48,7 @@ mod refusal;
 mod seccomp;
 mod serving;
 mod settings;
+mod stream;
 mod symbol_server;
 mod symbols;
 mod tour;
@@ -71,6 +73,7 @@ pub use process::ProcessReader;
 pub use programs::{LoadError, LoadOptions, Programs, WalkStatus, holds};
 pub use reach::{Reach, Whose};
 pub use refusal::{Refusal, Restrictions};
+pub use stream::{EventStream, StreamError};
 pub use symbol_server::serve_symbols;
 pub use symbols::{OWN_PROGRAM, SYMBOLS_COMMAND};
 

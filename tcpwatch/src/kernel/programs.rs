@@ -32,6 +32,7 @@ use super::{
     notes::NoteTables,
     one_pass::{self, OnePass},
     reach::{Reach, missing_hooks},
+    stream::{EventStream, StreamMaps},
     symbols::Symbols,
 };
 use crate::facts::{NotSeen, ResetCause};
@@ -235,6 +236,30 @@ impl Programs {
 
     fn is_attached(&self, name: &str) -> bool {
         self.statuses.iter().any(|status| status.hook.name == name && status.outcome.is_ok())
+    }
+
+    /// The reader of the stream of events, which is not armed; once.
+    ///
+    /// # Errors
+    ///
+    /// The hook is refused, with the kernel's reason.
+    pub fn event_stream(&mut self) -> Result<EventStream, Refusal> {
+        let of_stream = |status: &&HookStatus| status.hook.name == programs::STREAM;
+        if let Some(status) = self.statuses.iter().find(of_stream) {
+            status.outcome.clone()?;
+        }
+        let program = self.ebpf.program(programs::STREAM).map(|program| program.fd());
+        let program = program.ok_or_else(|| Refusal::other("the object has no program stream"))?;
+        let program = program.and_then(|fd| fd.try_clone().map_err(Into::into));
+        let program = program.map_err(|error| Refusal::of(&error))?;
+        let other = |error: LoadError| Refusal::other(error.to_string());
+        let maps = StreamMaps {
+            ring: self.take_map(maps::STREAM).map_err(other)?,
+            filter: self.take_map(maps::STREAM_FILTER).map_err(other)?,
+            armed: self.take_map(maps::STREAMING).map_err(other)?,
+            counts: self.take_map(maps::STREAM_COUNTS).map_err(other)?,
+        };
+        Ok(EventStream::new(maps, program, self.types.reset_reasons.clone()))
     }
 
     /// Splits into the readers. The hooks count from now on, what `scope` covers, and stay attached

@@ -30,6 +30,7 @@ use super::{
     Access, Hosts, Query,
     access::Opened,
     connection::{Observed, Service},
+    events::EventStreams,
     hosts::Listening,
     live::Live,
     places::{Activity, Peer, Places},
@@ -153,7 +154,8 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let live = Live::new(updates, stop.clone(), limits);
-    let router = routes::router(queries, live, limits, (hosts, access.clone()));
+    let events = EventStreams::new(queries.clone(), stop.clone(), limits);
+    let router = routes::router(queries, (live, events), limits, (hosts, access.clone()));
     let mut connections = JoinSet::new();
     let mut places = Places::new(limits.connections);
     let listeners = listeners.into_iter().map(|listener| {

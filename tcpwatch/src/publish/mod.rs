@@ -5,6 +5,8 @@
 //! - [`findings_json`] and [`render_page`] show findings to scripts and to people; [`incidents`] puts
 //!   each below the one that leads it.
 //! - [`SocketRequest`] and [`sockets_json`] are the query and the answer of a listing of sockets.
+//! - [`EventsRequest`] and [`EventDocument`] are the query and the lines of the stream of events, whose
+//!   [`EventReaders`] each have a bounded queue.
 //! - [`History`] keeps the findings that have ended for a day.
 //! - [`Trends`] keeps the numbers of the last hour, which the page plots.
 //! - [`overview`] has a finding in one row, for a terminal and the page.
@@ -19,6 +21,7 @@
 mod access;
 mod base_url;
 mod connection;
+mod events;
 mod exposition_format;
 mod family;
 mod history;
@@ -47,6 +50,10 @@ mod wall_clock;
 
 pub use access::Access;
 pub use base_url::base_url;
+pub use events::{
+    DroppedBy, EventDocument, EventFeed, EventFilter, EventKind, EventReaders, EventsRequest,
+    NetnsNames, NoEvents, name_of, parse_network,
+};
 pub use family::{MetricKind, MetricRow};
 pub use history::{Ended, History};
 pub use hosts::Hosts;

@@ -29,7 +29,9 @@ use tokio::{
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 use super::{
-    Access, Hosts, HttpLimits, NoListing, OrderedListing, SocketRequest, access,
+    Access, EventFeed, EventsRequest, Hosts, HttpLimits, NoEvents, NoListing, OrderedListing,
+    SocketRequest, access,
+    events::EventStreams,
     exposition_format::{Format, open_metrics},
     hosts,
     listing::Listings,
@@ -59,7 +61,7 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// Every path with what it serves, in Markdown: the table of `docs/API.md`.
-pub const PATHS: [(&str, &str); 10] = [
+pub const PATHS: [(&str, &str); 11] = [
     ("/", "the page for people: findings, limits, plots of the last hour"),
     (
         "/live",
@@ -86,6 +88,11 @@ pub const PATHS: [(&str, &str); 10] = [
         "the sockets of `?finding=ID`, or of `?state=close_wait,last_ack`, `process`, `unit`, \
          `container`, `netns`, `port`; `limit` is 100, at most 1000",
     ),
+    (
+        "/api/v1/events",
+        "server-sent events as they happen: `?port=443&peer=10.0.0.0/8&process=NAME&state=close_wait\
+         &netns=NAME`. A quarter of `limits.http_connections` can be such streams; one more gets 503",
+    ),
     ("/-/healthy", "200 while the HTTP server runs"),
     (
         "/-/ready",
@@ -106,6 +113,8 @@ pub enum Query {
     Status(oneshot::Sender<String>),
     /// The sockets of a request: the listing that is ordered, or why there is none.
     Sockets(SocketRequest, oneshot::Sender<Result<OrderedListing, NoListing>>),
+    /// The stream of events of a request, or why there is none.
+    Events(EventsRequest, oneshot::Sender<Result<EventFeed, NoEvents>>),
     /// The page, as HTML.
     Page(oneshot::Sender<String>),
     /// Whether hooks are attached and a first inventory is done; if not, why not.
@@ -115,7 +124,7 @@ pub enum Query {
 /// All paths.
 pub(super) fn router(
     queries: mpsc::Sender<Query>,
-    live: Live,
+    (live, events): (Live, EventStreams),
     limits: HttpLimits,
     (hosts, access): (Hosts, Access),
 ) -> Router {
@@ -132,6 +141,7 @@ pub(super) fn router(
         page: Mutex::default(),
         ready: Mutex::default(),
         listings,
+        events,
     }));
     let mut router = Router::new();
     for (path, content_type, text) in page::FILES {
@@ -152,6 +162,7 @@ pub(super) fn router(
         .route("/api/v1/history", get(history))
         .route("/api/v1/status", get(status))
         .route("/api/v1/sockets", get(sockets))
+        .route("/api/v1/events", get(events_as_they_happen))
         .fallback(|| async {
             (StatusCode::NOT_FOUND, format!("{NO_SUCH_PATH}; / lists what there is\n"))
         })
@@ -204,6 +215,17 @@ async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unan
 async fn sockets(State(agent): State<Agent>, uri: Uri) -> Response {
     match SocketRequest::of(&uri) {
         Ok(request) => agent.0.listings.answer(request).await,
+        Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    }
+}
+
+async fn events_as_they_happen(
+    State(agent): State<Agent>,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Response {
+    match EventsRequest::of(&uri) {
+        Ok(request) => agent.0.events.stream(request, peer_of(peer)).await,
         Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
     }
 }
@@ -291,6 +313,7 @@ struct Shared {
     page: Last<Bytes>,
     ready: Last<Result<(), String>>,
     listings: Listings,
+    events: EventStreams,
 }
 
 /// Parts by document and selection, each with when it was made.

@@ -14,10 +14,11 @@ use crate::{
 /// Tests of tcpwatch that a kernel has no part in, or that need more than a
 /// guest has: the sources, servers, a browser, a Prometheus, curl, openssl, a C compiler, git,
 /// strace, a terminal, time. All others run.
-const NOT_FOR_GUESTS: [&str; 21] = [
+const NOT_FOR_GUESTS: [&str; 22] = [
     "bad_facts",
     "confined",
     "documents",
+    "events_clients",
     "first_screen",
     "healthy",
     "hostile_names",

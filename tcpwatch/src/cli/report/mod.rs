@@ -6,12 +6,14 @@
 //! of all findings below the line, and then each of severity warning and above in full.
 
 mod details;
+mod events;
 mod sheet;
 mod sockets;
 mod table;
 
 use std::fmt::Write as _;
 
+pub(super) use events::EventLines;
 pub(super) use sheet::{Paper, cut};
 pub(super) use sockets::sockets_report;
 

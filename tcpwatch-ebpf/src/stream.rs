@@ -1,0 +1,303 @@
+//! `sock:inet_sock_set_state(struct sock *sk, int oldstate, int newstate)`, while it is armed
+//!
+//! Since 4.16, as for [`set_state`](crate::set_state), which counts and stays as quick as it is. This
+//! program is attached only while a stream of events has a reader; the other hooks look at one word.
+//! Each event passes a filter and a budget and goes to a ring of its own, which wakes no process.
+//!
+//! A process is known where the event happens in its own system call, and later by a note about the
+//! socket. A socket that is older than the stream has none until its process acts.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h#L141>
+
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr::read_volatile,
+};
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use tcpwatch_common::{
+    ConnectNote, Event, ResetKey, STREAM_VALUES, StreamFilter, StreamKind, StreamRecord, Tuple,
+};
+
+use crate::{
+    maps::{hand_over, stream_counts, stream_filter, stream_second},
+    notes::STREAMED,
+    origins::Culprit,
+    scope,
+    set_state::{NO_NOTE, connect_failed, connect_note, found_no_port},
+    sock::{IPPROTO_TCP, Namespace, Sock, state},
+    tcp_sock::TcpSock,
+};
+
+/// Not 0 while the stream is armed. The agent writes it through the map of its section,
+/// [`tcpwatch_common::maps::STREAMING`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.stream")]
+static mut STREAMING: u32 = 0;
+
+/// Whether any event is requested. All that an unarmed hook pays.
+#[inline(always)]
+pub(crate) fn is_armed() -> bool {
+    // SAFETY: an aligned word of this program; the agent writes it as a whole. Volatile, so that
+    // the compiler does not fold the initial value into the code.
+    unsafe { read_volatile(&raw const STREAMING) != 0 }
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn stream(ctx: BtfTracePointContext) -> i32 {
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    if let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
+        && sk.protocol() == IPPROTO_TCP
+        && scope::covers(sk.namespace())
+    {
+        transition(sk, old as u32, new as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn transition(sk: Sock, old: u32, new: u32) {
+    let Some(counts) = stream_counts() else { return };
+    let address = sk.address(&mut counts.scratch);
+    let mut is_noted = true;
+    let note = if new == state::SYN_SENT {
+        connect_note(sk)
+    } else if is_in_system_call(sk, old, new) {
+        note_of(Culprit::current())
+    } else {
+        let found = STREAMED.find(address);
+        is_noted = found.is_some();
+        found.unwrap_or(NO_NOTE)
+    };
+    let mut record = record(StreamKind::Transition, old, new);
+    if let Some(tcp) = sk.tcp() {
+        if old == state::SYN_SENT && new == state::CLOSE {
+            record.kind = StreamKind::ConnectFailed as u8;
+            let mut local_port = tcp.source_port();
+            if found_no_port(tcp, is_noted, note, local_port) {
+                local_port = 0;
+            }
+            record.event = connect_failed(sk, tcp, is_noted, note, local_port);
+            record.event.kind = 0;
+        } else {
+            let port = local_port(sk, tcp, new);
+            let process = Culprit { tgid: note.tgid, comm: note.comm };
+            record.event = event(sk.namespace(), sk.tuple(port), process);
+        }
+        send(&record);
+    }
+    if new == state::CLOSE {
+        STREAMED.forget(address);
+    } else if is_noted {
+        STREAMED.put(address, &note);
+    }
+}
+
+/// Whether the transition happens in a system call of the socket's process: connect(), listen(),
+/// close() or shutdown(). close() shuts both directions down before it leaves the state
+/// (`__tcp_close`, net/ipv4/tcp.c); a reset or a timer leaves it first (`tcp_done`).
+#[inline(always)]
+fn is_in_system_call(sk: Sock, old: u32, new: u32) -> bool {
+    /// `SHUTDOWN_MASK`, include/net/sock.h.
+    const BOTH_DIRECTIONS: u8 = 3;
+    match new {
+        state::FIN_WAIT1 | state::LAST_ACK | state::LISTEN => true,
+        state::CLOSE => {
+            old == state::LISTEN
+                || (old == state::ESTABLISHED || old == state::CLOSE_WAIT)
+                    && sk.shutdown() & BOTH_DIRECTIONS == BOTH_DIRECTIONS
+        }
+        _ => false,
+    }
+}
+
+/// `skc_num` is 0 again in CLOSE. Before that it is the port, and 0 in SYN_SENT, where `inet_sport` may
+/// be that of an earlier connect().
+#[inline(always)]
+fn local_port(sk: Sock, tcp: TcpSock, new: u32) -> u16 {
+    if new == state::CLOSE { tcp.source_port() } else { sk.local_port() }
+}
+
+/// A reset of a socket; its process is the caller's, or that of the note.
+#[inline(always)]
+pub(crate) fn reset_of(sk: Sock, tuple: Tuple, seen: (ResetKey, u8), culprit: Culprit) {
+    let mut process = culprit;
+    if process.tgid == 0
+        && let Some(counts) = stream_counts()
+        && let Some(note) = STREAMED.find(sk.address(&mut counts.scratch))
+    {
+        process = Culprit { tgid: note.tgid, comm: note.comm };
+    }
+    reset(sk.namespace(), tuple, seen, process);
+}
+
+/// A reset, sent or received.
+#[inline(always)]
+pub(crate) fn reset(
+    namespace: Namespace,
+    tuple: Tuple,
+    (seen, received): (ResetKey, u8),
+    process: Culprit,
+) {
+    let kind = if received == 1 { StreamKind::ResetReceived } else { StreamKind::ResetSent };
+    let mut record = record(kind, seen.state.into(), 0);
+    record.reset = seen;
+    record.event = event(namespace, tuple, process);
+    send(&record);
+}
+
+/// bind() or listen() that requested `port`, 0 for any, with the result of the kernel's function.
+#[inline(always)]
+pub(crate) fn bind(sk: Sock, port: u16, returned: i32) {
+    let namespace = sk.namespace();
+    if sk.protocol() != IPPROTO_TCP || !scope::covers(namespace) {
+        return;
+    }
+    let port = if returned == 0 { sk.local_port() } else { port };
+    let mut record = record(StreamKind::Bind, sk.state(), 0);
+    record.event = event(namespace, sk.tuple(port), Culprit::current());
+    record.event.error = returned;
+    send(&record);
+}
+
+/// Notes that the socket at this address belongs to the running process.
+#[inline(always)]
+pub(crate) fn note_process(address: u64) {
+    STREAMED.put(address, &note_of(Culprit::current()));
+}
+
+#[inline(always)]
+fn note_of(process: Culprit) -> ConnectNote {
+    ConnectNote { tgid: process.tgid, comm: process.comm, ..NO_NOTE }
+}
+
+#[inline(always)]
+fn record(kind: StreamKind, from: u32, to: u32) -> StreamRecord {
+    StreamRecord {
+        event: NO_EVENT,
+        kind: kind as u8,
+        from: from as u8,
+        to: to as u8,
+        reserved: 0,
+        reset: ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 },
+    }
+}
+
+const NO_EVENT: Event = Event {
+    time_ns: 0,
+    netns_cookie: 0,
+    netns: 0,
+    kind: 0,
+    flags: 0,
+    reserved: [0; 2],
+    tuple: Tuple {
+        local: tcpwatch_common::Address { words: [0; 4] },
+        peer: tcpwatch_common::Address { words: [0; 4] },
+        local_port: 0,
+        peer_port: 0,
+    },
+    error: 0,
+    tgid: 0,
+    comm: [0; 16],
+    since_syn_ms: 0,
+    own_port_range: 0,
+    reserved2: 0,
+};
+
+#[inline(always)]
+fn event(namespace: Namespace, tuple: Tuple, process: Culprit) -> Event {
+    Event {
+        // SAFETY: no arguments, no effects.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        netns_cookie: namespace.cookie(),
+        netns: namespace.inode(),
+        tuple,
+        tgid: process.tgid,
+        comm: process.comm,
+        ..NO_EVENT
+    }
+}
+
+/// Hands the record over if it passes the filter and is in the budget. A function of its own, so that
+/// each hook has one copy, and a stack of its own.
+#[inline(never)]
+fn send(record: &StreamRecord) {
+    let (Some(filter), Some(counts)) = (stream_filter(), stream_counts()) else { return };
+    if !passes(filter, record) {
+        return;
+    }
+    if is_in_budget(filter, record) && hand_over(record) {
+        counts.sent += 1;
+    } else {
+        counts.dropped += 1;
+    }
+}
+
+#[inline(always)]
+fn passes(filter: &StreamFilter, record: &StreamRecord) -> bool {
+    let states = 1 << (record.from & 31) | 1 << (record.to & 31);
+    if filter.states & states == 0 {
+        return false;
+    }
+    let Tuple { peer, local_port, peer_port, .. } = record.event.tuple;
+    let mut word = 0;
+    while word < peer.words.len() {
+        if (peer.words[word] ^ filter.peer.words[word]) & filter.peer_mask.words[word] != 0 {
+            return false;
+        }
+        word += 1;
+    }
+    is_any_of(&filter.ports, 0, |port| port == local_port || port == peer_port)
+        && is_any_of(&filter.netns, 0, |netns| netns == record.event.netns)
+        && is_any_of(&filter.comms, [0; 4], |comm| comm == words(record.event.comm))
+}
+
+#[inline(always)]
+fn is_any_of<T: Copy + PartialEq>(
+    list: &[T; STREAM_VALUES],
+    end: T,
+    is_it: impl Fn(T) -> bool,
+) -> bool {
+    if list[0] == end {
+        return true;
+    }
+    let mut index = 0;
+    while index < STREAM_VALUES {
+        if list[index] != end && is_it(list[index]) {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn words(comm: [u8; 16]) -> [u32; 4] {
+    // SAFETY: both are 16 bytes without padding.
+    unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(comm) }
+}
+
+/// Whether the present second has an event left, which is taken.
+#[inline(always)]
+fn is_in_budget(filter: &StreamFilter, record: &StreamRecord) -> bool {
+    const NS: u64 = 1_000_000_000;
+    let Some(present) = stream_second() else { return false };
+    let is_transition = record.kind == StreamKind::Transition as u8;
+    let most = if is_transition { filter.transitions } else { filter.budget };
+    let second = record.event.time_ns / NS;
+    // SAFETY: the entry of the map; its words are aligned, and each is read and written as a whole.
+    // Events of two CPUs at the turn of a second may begin it twice.
+    unsafe {
+        if (*present).second != second {
+            (*present).second = second;
+            (*present).events = 0;
+        }
+        if (*present).events >= u64::from(most) {
+            return false;
+        }
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*present).events, 1);
+    }
+    true
+}
