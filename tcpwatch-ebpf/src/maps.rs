@@ -71,8 +71,7 @@ static PASS: Array<Pass> = Array::with_max_entries(1, 0);
 #[map]
 static NAMESPACES: Array<NamespaceWalk> = Array::with_max_entries(names::NAMESPACES_LIMIT, 0);
 #[map]
-static SLOTS: HashMap<u64, u32> =
-    HashMap::with_max_entries(names::NAMESPACES_LIMIT, BPF_F_NO_PREALLOC);
+static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(names::NAMESPACES_LIMIT, 0);
 #[map]
 static FOUND: RingBuf = RingBuf::with_byte_size(names::FOUND_BYTES, 0);
 #[map]
@@ -86,8 +85,10 @@ pub(crate) static REQUESTS: LruHashMap<u32, RequestUse> =
 #[map]
 pub(crate) static QUEUES: LruHashMap<u64, QueueOf> =
     LruHashMap::with_max_entries(names::QUEUES_LIMIT, 0);
+// Empty but while owners are looked up, and then mostly small: an entry takes memory while it is there.
 #[map]
-pub(crate) static WANTED: HashMap<u64, u8> = HashMap::with_max_entries(names::WANTED_LIMIT, 0);
+pub(crate) static WANTED: HashMap<u64, u8> =
+    HashMap::with_max_entries(names::WANTED_LIMIT, BPF_F_NO_PREALLOC);
 
 /// `BPF_RB_AVAIL_DATA`: bytes not consumed yet.
 const AVAILABLE_DATA: u64 = 0;

@@ -3,7 +3,10 @@
 
 use std::fs;
 
-use aya_obj::{Object, generated::bpf_map_type as kind};
+use aya_obj::{
+    Object,
+    generated::{BPF_F_NO_PREALLOC, bpf_map_type as kind},
+};
 
 use super::*;
 
@@ -13,8 +16,9 @@ const BUCKET: u64 = 16;
 /// Pages of a ring buffer beside its data, and the head of any map, generously.
 const HEAD: u64 = 4 * 4_096;
 
-/// Bytes of all maps on a machine with so many CPUs, with the default configuration.
-fn kernel_memory(possible: u64, online: u32) -> u64 {
+/// Bytes of all maps on a machine with so many CPUs, with the default configuration: while every map is
+/// full, or with those empty that are filled on demand, as at the start.
+fn kernel_memory(possible: u64, online: u32, is_full: bool) -> u64 {
     let object = Object::parse(OBJECT).expect("the object is ours");
     let bytes_of = |(name, map): (&String, &aya_obj::Map)| {
         let entries = match name.as_str() {
@@ -37,9 +41,13 @@ fn kernel_memory(possible: u64, online: u32) -> u64 {
             it if it == kind::BPF_MAP_TYPE_ARRAY as u32 => entries * value,
             it if it == kind::BPF_MAP_TYPE_PERCPU_ARRAY as u32 => entries * (possible * value + 8),
             it if it == kind::BPF_MAP_TYPE_HASH as u32 => {
-                // One that is not filled in advance needs none to spare for each CPU.
-                let spare = if name == maps::SLOTS { 0 } else { possible };
-                (entries + spare) * (ELEMENT + key + value) + buckets
+                // One that is filled on demand needs none to spare for each CPU.
+                let held = match map.map_flags() & BPF_F_NO_PREALLOC {
+                    0 => entries + possible,
+                    _ if is_full => entries,
+                    _ => 0,
+                };
+                held * (ELEMENT + key + value) + buckets
             }
             it if it == kind::BPF_MAP_TYPE_LRU_HASH as u32 => {
                 entries * (ELEMENT + key + value) + buckets + possible * 128
@@ -57,10 +65,10 @@ fn kernel_memory(possible: u64, online: u32) -> u64 {
 #[test]
 fn a_machine_of_512_cpus_needs_less_than_16_mib_of_kernel_memory() {
     const MIB: u64 = 1024 * 1024;
-    let full = kernel_memory(512, 512);
+    let full = kernel_memory(512, 512, true);
     assert!(full < 16 * MIB, "{full} bytes with all 512 online");
     // A virtual machine that announces CPUs which never come.
-    let announced = kernel_memory(512, 2);
+    let announced = kernel_memory(512, 2, false);
     assert!(announced < 9 * MIB, "{announced} bytes with two of 512 online");
     println!("{} KiB, {} KiB with two online", full / 1024, announced / 1024);
 }
@@ -83,7 +91,7 @@ fn the_kernel_counts_as_much_memory_as_the_formulas_say() {
     }
     let possible = aya::util::nr_cpus().expect("the kernel lists its CPUs") as u64;
     let online = aya::util::online_cpus().expect("the kernel lists its CPUs").len() as u32;
-    let said = kernel_memory(possible, online);
+    let said = kernel_memory(possible, online, false);
     assert!(counted <= said, "{counted} counted, {said} by formula");
     // The head of each map is a generous guess. Kernels from 5.11 until 6.4 estimate by entries and
     // their sizes, without buckets, CPUs and ring buffers (bpf_map_memory_footprint).
