@@ -2,9 +2,9 @@
 //!
 //! A process takes any bytes for its name (`PR_SET_NAME`), and so do a cgroup, a bind mount, a
 //! library and a file. A terminal obeys some characters, others turn or hide their neighbours. Each
-//! of those is written as its number, `\u{1b}` for ESC, or as `\n`, `\r`, `\t`: names stay
-//! distinct, and a person sees that something was there. Plain text stays as it is, so a second
-//! pass changes nothing.
+//! of those is written as its number, `\u{1b}` for ESC, or as `\n`, `\r`, `\t`: a person sees that
+//! something was there, and names stay distinct unless one spells such a number itself. Plain text
+//! stays as it is, so a second pass changes nothing.
 
 use std::{borrow::Cow, fmt, path::Path, sync::Arc};
 

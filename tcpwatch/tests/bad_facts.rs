@@ -172,7 +172,7 @@ fn judge(text: &str, config: &Config) -> Result<(usize, usize)> {
         let _ = engine.focus();
         while engine.poll_change().is_some() {}
         let samples = engine.samples();
-        metrics.observe_samples(&samples);
+        metrics.observe_samples(&samples, wall);
         let origin = Origin::default();
         let Fact::Inventory { now, found } = &fact else { continue };
         trends.observe(*now, &samples, None, engine.findings());

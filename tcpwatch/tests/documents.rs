@@ -237,7 +237,8 @@ fn every_stage_of_a_loss_is_described() -> Result<()> {
     let (_, stages) =
         metrics.split_once("- `stage` of `tcpwatch_events_lost_total`").context("stages")?;
     let stages = stages.split("\n\n").next().unwrap_or_default();
-    let sources = read("tcpwatch/src/kernel/counters.rs")? + &read("tcpwatch/src/agent/mod.rs")?;
+    let sources =
+        read("tcpwatch/src/kernel/counters.rs")? + &read("tcpwatch/src/agent/answers.rs")?;
     let mut seen = 0;
     let (_, first) = sources.split_once("lost: vec![").context("the stages of the kernel side")?;
     let first = first.split(']').next().unwrap_or_default();

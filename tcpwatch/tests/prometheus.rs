@@ -83,6 +83,10 @@ fn prometheus_evaluates_all_that_is_shipped_and_the_leak_alert_names_its_owner()
     let runbook = alert["annotations"]["runbook_url"].as_str().context("no runbook")?;
     assert_eq!(runbook, format!("http://{INSTANCE}:10743/runbooks/close-wait-pileup"));
 
+    // A name without `_total` comes from OpenMetrics only.
+    let metadata = prometheus.api("/api/v1/metadata?metric=tcpwatch_resets_sent")?;
+    assert_eq!(metadata["tcpwatch_resets_sent"][0]["type"], "counter", "{metadata}");
+
     for name in HEALTH_ALERTS {
         let alerts = prometheus.firing(name)?;
         assert!(alerts.is_empty(), "{name} fires: {alerts:?}");

@@ -5,13 +5,16 @@ mod support;
 use std::{
     fs,
     io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -89,6 +92,52 @@ fn check_shows_what_the_running_agent_sees() -> Result<()> {
     let fresh = said(&configuration, &["--fresh", "--netns", ns.name()])?;
     assert!(fresh.contains("\none look of its own, host "), "{fresh}");
     assert!(fresh.contains("for at least"), "{fresh}");
+    Ok(())
+}
+
+/// The addresses of this configuration are not those of the agent.
+#[test]
+fn doctor_finds_the_agent_at_its_socket_and_measures_its_hooks() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let folder = Folder::new()?;
+    let path = folder.path.join("made").join("tcpwatch.sock");
+    let agent = agent_at(&path)?;
+    let configuration = configuration(&folder, &path)?;
+    let ended = AtomicBool::new(false);
+    let output = thread::scope(|scope| -> Result<Output> {
+        // Each connection is some transitions.
+        let busy = scope.spawn(|| -> Result<()> {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            while !ended.load(Ordering::Relaxed) {
+                let client = TcpStream::connect(listener.local_addr()?)?;
+                drop((client, listener.accept()?));
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        });
+        let output = tcpwatch()
+            .args(["doctor", "--cost", "--json", "--config"])
+            .arg(&configuration)
+            .output();
+        ended.store(true, Ordering::Relaxed);
+        busy.join().map_err(|_| anyhow::anyhow!("the connections panicked"))??;
+        Ok(output?)
+    })?;
+    ensure!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let found = &report["agents"][0];
+    assert_eq!(found["socket"], path.to_str().context("no UTF-8")?, "{report:#}");
+    assert_eq!((&found["state"], &found["pid"]), (&"running".into(), &agent.pid().into()));
+    assert_eq!(report["cost"]["of_running_agent"], true, "{report:#}");
+    let hooks = report["cost"]["hooks"].as_array().context("no hooks")?;
+    let set_state = hooks.iter().find(|row| row["hook"] == "set_state").context("no set_state")?;
+    let number = |key: &str| set_state[key].as_f64().unwrap_or_default();
+    let (runs, each) = (number("runs_per_second"), number("nanoseconds_per_run"));
+    assert!(runs > 10.0 && (1.0..1e6).contains(&each), "{set_state}");
+    let share = number("cpu_share");
+    assert!((share - runs * each / 1e9).abs() < 1e-6, "{set_state}");
     Ok(())
 }
 

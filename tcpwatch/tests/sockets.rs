@@ -248,6 +248,7 @@ fn many_sockets_are_counted_and_only_so_many_listed() -> Result<()> {
         let document = listed(&agent, &format!("netns={}&state=time_wait{query}", ns.name()))?;
         assert_eq!(document["total"], MANY, "{query}");
         assert_eq!(document["total_is_exact"], true, "{query}");
+        assert_eq!(document["examined"], 8_192, "{query}");
         assert_eq!(document["truncated"], true, "{query}");
         assert_eq!(rows(&document)?.len(), rows_listed, "{query}");
     }

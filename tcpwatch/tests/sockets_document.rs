@@ -130,7 +130,8 @@ fn a_document_that_breaks_the_schema_is_refused() -> Result<()> {
     let valid = json!({
         "schema_version": 1, "generated_at": "2026-11-20T08:00:00.000Z", "host": "web-7",
         "version": "0.1.0", "selection": {"states": ["close_wait"], "pid": 7},
-        "network_namespaces": 1, "network_namespaces_left_out": 0, "total": 1, "total_is_exact": true, "truncated": false,
+        "network_namespaces": 1, "network_namespaces_left_out": 0, "total": 1, "total_is_exact": true, "examined": 1,
+        "truncated": false,
         "sockets": [{
             "netns": "host", "state": "close_wait", "local": "127.0.0.1:40000",
             "peer": "[::1]:80", "role": "client", "age_seconds": 1.5, "age_is_exact": true,

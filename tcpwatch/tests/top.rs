@@ -217,7 +217,7 @@ fn without_an_agent_top_looks_itself() -> Result<()> {
     let _leak = CloseWaitLeak::client(&ns, 20, 7_300, false)?;
     let none = tmux.folder.path.join("none.sock");
     tmux.start_top(&arguments(&tmux.folder, &none)?)?;
-    tmux.shows(&["own look, inventory", "q quit"])?;
+    tmux.shows(&["looks of its own, inventory", "q quit"])?;
     tmux.press(&["/"])?;
     tmux.run(&["send-keys", "-l", ns.name()])?;
     tmux.press(&["Enter"])?;
@@ -228,7 +228,7 @@ fn without_an_agent_top_looks_itself() -> Result<()> {
     tmux.shows(&["Stopped"])?;
     tmux.is_as_before()?;
     tmux.type_line("clear; fg")?;
-    tmux.shows(&["own look, inventory", "q quit"])?;
+    tmux.shows(&["looks of its own, inventory", "q quit"])?;
     tmux.press(&["q"])?;
     tmux.waits("top to end", |screen| !screen.contains("q quit"))?;
     tmux.is_as_before()

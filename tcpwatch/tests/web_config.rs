@@ -255,7 +255,7 @@ fn prometheus_scrapes_with_tls_and_a_password() -> Result<()> {
     Ok(())
 }
 
-/// 600 at once: silent ones, ones that stop after their first message, ones that send no TLS.
+/// 1,000 silent ones, and 300 that stop within or after their first message or send no TLS.
 #[test]
 fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()> {
     if !is_possible(&["curl", "openssl"])? {
@@ -265,8 +265,15 @@ fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()
     Authority::new(&folder, "ca")?.issue("server", SERVER)?;
     let mut agent = Secured::start(&folder, &with_password()?)?;
     let hello = client_hello(agent.address, &folder)?;
-    for first in [&b""[..], &hello, &hello[..40], b"\x16\x03\x01\xff\xff garbage", &[0xff; 64]] {
-        let clients = held(agent.address, first, 300)?;
+    raise_descriptor_limit()?;
+    for (first, count) in [
+        (&b""[..], 1_000),
+        (&hello, 300),
+        (&hello[..40], 300),
+        (b"\x16\x03\x01\xff\xff garbage", 300),
+        (&[0xff; 64], 300),
+    ] {
+        let clients = held(agent.address, first, count)?;
         let begun = Instant::now();
         let scraped = agent.curl("/metrics", &["--user", "alice:open sesame"])?;
         let took = begun.elapsed();
@@ -282,6 +289,13 @@ fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()
     let log = agent.log()?;
     assert!(!log.contains("panicked") && !log.contains("TLS handshake not done"), "{log}");
     Ok(())
+}
+
+/// The default is 1,024, and each client is one.
+fn raise_descriptor_limit() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// So many connections that send `first` and then nothing.

@@ -4,34 +4,36 @@
 //! taken by a thread of their own (`walker`); HTTP sends queries as messages. After start-up only
 //! the end of one of these parts ends the loop. Other failures are counted, logged and retried.
 
+mod answers;
 mod colour;
 mod error;
 mod log;
+mod pace;
 mod reload;
 mod service;
 mod socket;
 mod source;
+mod start;
 mod streaming;
 #[cfg(test)]
 mod tests;
 mod walker;
 
 use std::{
-    io,
     pin::Pin,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::TcpListener,
+    io::unix::AsyncFd,
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Sleep, sleep_until},
+    time::Sleep,
 };
 
 pub(crate) use self::{
     colour::coloured,
+    start::hook_states,
     streaming::{AT_A_TIME, READ_EVERY},
 };
 pub use self::{
@@ -42,18 +44,17 @@ pub use self::{
 use self::{
     reload::{ReloadError, Reloader},
     service::{Signals, notify, watchdog_interval},
+    start::start,
     streaming::Streaming,
     walker::WalkerThread,
 };
 use crate::{
-    config::{Config, LogLevel},
+    config::{Config, Inventory as InventoryConfig},
     engine::Engine,
-    facts::{Inventory, KernelCounters, NotSeen, Scope, Timestamp, Unseen},
-    kernel::{self, CounterReader, EventRing, HookStatus, LoadOptions, OwnerPolicy, Programs},
+    facts::{Inventory, NotSeen, Scope, Timestamp, Unseen},
+    kernel::{self, CounterReader, EventRing, OwnerPolicy},
     publish::{
-        Access, AgentView, History, HookState, Hosts, HttpLimits, InventoryState, LimitUse,
-        Listener, Metrics, OrderedListing, Origin, Query, Status, Trends, View, WallClock,
-        base_url, findings_json, history_json, kernel_limits, render_page, serve, status_json,
+        Access, History, HookState, LimitUse, Metrics, Query, Trends, WallClock, kernel_limits,
     },
 };
 
@@ -64,9 +65,6 @@ pub const REVISION: &str = env!("TCPWATCH_REVISION");
 
 /// Events taken from the ring at a time, so that a storm of them leaves the loop responsive.
 const EVENTS_AT_A_TIME: usize = 4_096;
-/// Inventories are throttled: the pause after one is so many times its processor time. They take at
-/// most 10 % of one CPU, however many sockets there are.
-const WALK_PAUSE: u32 = 9;
 /// How long an inventory may be under way before the agent is not ready any more.
 const WALK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -79,17 +77,6 @@ pub fn host_name() -> String {
 /// The release of the kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
-}
-
-/// The hooks as they are published.
-pub(crate) fn hook_states(statuses: &[HookStatus]) -> Vec<HookState> {
-    let state = |HookStatus { hook, outcome }: &HookStatus| HookState {
-        hook: hook.name.to_owned(),
-        attached: outcome.is_ok(),
-        why_not: outcome.as_ref().err().map(ToString::to_string),
-        lost_without: outcome.is_err().then(|| hook.lost_without.to_owned()),
-    };
-    statuses.iter().map(state).collect()
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. Listens before it attaches, so that a port in use
@@ -125,119 +112,6 @@ struct Server {
     queries: mpsc::Receiver<Query>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-}
-
-async fn start(
-    source: ConfigSource,
-    config: Config,
-    access: Access,
-) -> Result<(Agent, Server, Signals, impl Sized), StartError> {
-    let mut listeners = Vec::new();
-    for &address in &config.web.listen_addresses {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| StartError::Listen { address, error })?;
-        listeners.push(Listener::Tcp(listener));
-    }
-    let signals = Signals::new()?;
-    let options = LoadOptions {
-        ring_buffer_bytes: config.limits.ring_buffer_bytes,
-        kernel_log: config.log.level >= LogLevel::Debug,
-        symbols_by: Some(kernel::OWN_PROGRAM),
-    };
-    let mut programs = Programs::load(&options)?;
-    programs.require_indispensable()?;
-    let socket = &config.web.socket;
-    let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));
-    match listens {
-        Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
-        // Everything else works without it. An agent that may not run says only that.
-        Some(Err(error)) => {
-            tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
-        }
-        None => {}
-    }
-
-    let mut metrics = Metrics::new(VERSION, REVISION)?;
-    let attached: Vec<_> = programs
-        .statuses()
-        .iter()
-        .map(|status| (status.hook.name, status.outcome.is_ok()))
-        .collect();
-    metrics.observe_hooks(&attached);
-    let hooks = hook_states(programs.statuses());
-    let wall = WallClock::at(kernel::now());
-    metrics.observe_reload(Some(wall.unix_seconds(wall.now())));
-    for status in programs.statuses() {
-        if let Err(why) = &status.outcome {
-            let lost = status.hook.lost_without;
-            tracing::warn!(hook = status.hook.name, %why, lost, "hook not attached");
-        }
-    }
-    let reach = programs.reach();
-    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
-    let not_seen = programs.not_seen();
-    let scope = config.inventory.namespaces;
-    let streaming = Streaming::new(programs.event_stream(), config.limits.events_per_second);
-    let (ring, counters, walker, links) =
-        programs.split(scope, config.limits.close_wait_sockets)?;
-
-    let (sender, queries) = mpsc::channel(16);
-    let (stop, stopped) = watch::channel(false);
-    let (updates, changes) = watch::channel(0);
-    let limits =
-        HttpLimits { connections: config.limits.http_connections, ..HttpLimits::default() };
-    let hosts = Hosts::new(&config.web, &rustix::system::uname().nodename().to_string_lossy());
-    for listener in &listeners {
-        match listener {
-            Listener::Tcp(listener) => {
-                tracing::info!(address = %listener.local_addr()?, "listening");
-            }
-            Listener::Unix(_) => tracing::info!(path = %socket.display(), "listening"),
-        }
-    }
-    let task =
-        tokio::spawn(serve(listeners, sender, changes, limits, (hosts, access.clone()), stopped));
-    let agent = Agent {
-        engine: Engine::new(&config.detect, &config.ignore, config.limits.owners),
-        metrics,
-        confined_to: config.inventory.namespaces,
-        ring: watch_ring(ring)?,
-        more_events: Notify::new(),
-        counters,
-        streaming,
-        walker: WalkerThread::spawn(walker)?,
-        reloader: Reloader::new(source),
-        url: base_url(&config.web, &host_name(), access.scheme()),
-        access,
-        config,
-        accepted: true,
-        inventoried: false,
-        started: wall.now(),
-        last_inventory: None,
-        host: host_name(),
-        hooks,
-        kernel: kernel_release(),
-        history: History::default(),
-        trends: Trends::default(),
-        limits: Vec::new(),
-        updates,
-        not_seen,
-        failures: Failures::default(),
-        undescribed: 0,
-        next_inventory: Box::pin(sleep_until(tokio::time::Instant::now())),
-        began: Instant::now(),
-        pause: Duration::ZERO,
-        ordered_at: None,
-    };
-    Ok((agent, Server { queries, stop, task }, signals, links))
-}
-
-/// Lets the loop wake up when the kernel side says that the ring is half full.
-fn watch_ring(ring: EventRing) -> io::Result<AsyncFd<EventRing>> {
-    // SAFETY: the ring owns its descriptor, always names that one, and closes it when it is
-    // dropped, which the AsyncFd does last.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 struct Agent {
@@ -282,9 +156,9 @@ struct Agent {
     /// Listeners and self-connections that no inventory could describe, added up.
     undescribed: u64,
     next_inventory: Pin<Box<Sleep>>,
-    /// When the last inventory began, and the least pause after it.
+    /// When the last inventory began, and the processor time that it took.
     began: Instant,
-    pause: Duration,
+    cpu_time: Duration,
     /// When the inventory under way was ordered.
     ordered_at: Option<Instant>,
 }
@@ -363,7 +237,8 @@ impl Agent {
     fn handle_answer(&mut self, answer: walker::Answer) {
         self.ordered_at = None;
         self.began = answer.began;
-        self.pause = answer.cpu_time * WALK_PAUSE;
+        self.cpu_time = answer.cpu_time;
+        self.metrics.observe_inventory_cpu(answer.cpu_time);
         self.failures.look_ups = answer.failed_look_ups;
         match answer.outcome {
             Ok((inventory, tables)) => {
@@ -389,9 +264,15 @@ impl Agent {
         self.arm(Instant::now());
     }
 
+    /// The time from one inventory to the next, as the last one allows.
+    fn interval(&self) -> Duration {
+        let InventoryConfig { interval, cpu_share, .. } = self.config.inventory;
+        pace::interval(interval, cpu_share, self.cpu_time)
+    }
+
     /// Sets when the next inventory is due.
     fn arm(&mut self, now: Instant) {
-        let due = (self.began + self.config.inventory.interval).max(now + self.pause);
+        let due = (self.began + self.interval()).max(now + pace::pause(self.cpu_time));
         self.next_inventory.as_mut().reset(due.into());
     }
 
@@ -466,21 +347,6 @@ impl Agent {
         self.not_seen = not_seen.to_vec();
     }
 
-    /// The origin of published documents: host, version, limits of sight.
-    fn origin(&self) -> Origin<'_> {
-        let (sockets, namespaces) = self.engine.size();
-        Origin {
-            host: Some(&self.host),
-            version: VERSION,
-            kernel: &self.kernel,
-            sockets,
-            namespaces,
-            url: &self.url,
-            hooks: Some(&self.hooks),
-            not_seen: &self.not_seen,
-        }
-    }
-
     /// Takes all events, but no more than a ring holds: a storm fills it as fast as it is read.
     fn handle_events(&mut self) {
         let held =
@@ -500,125 +366,12 @@ impl Agent {
         may_be_more
     }
 
-    /// Answers a query. A client that has gone meanwhile loses its answer.
-    fn answer(&mut self, query: Query) {
-        match query {
-            Query::Metrics(to) => {
-                let _ = to.send(self.exposition());
-            }
-            Query::Findings(to) => {
-                let wall = WallClock::at(kernel::now());
-                let _ = to.send(findings_json(self.engine.findings(), &self.origin(), wall));
-            }
-            Query::History(to) => {
-                let wall = WallClock::at(kernel::now());
-                let findings = self.engine.findings();
-                let _ = to.send(history_json(findings, &self.history, &self.origin(), wall));
-            }
-            Query::Status(to) => {
-                let _ = to.send(self.status());
-            }
-            Query::Sockets(request, to) => {
-                let selection = request.selection(self.engine.findings());
-                let _ = to.send(selection.map(|selection| OrderedListing {
-                    host: self.host.clone(),
-                    version: VERSION,
-                    listing: self.walker.list_sockets(selection.clone(), request.limit()),
-                    selection,
-                }));
-            }
-            Query::Events(request, to) => self.streaming.request(&request, to, &self.walker),
-            Query::Page(to) => {
-                let _ = to.send(self.page());
-            }
-            Query::Ready(to) => {
-                let _ = to.send(self.ready());
-            }
-        }
-    }
-
-    /// The agent is ready when it has taken an inventory and none is stuck. A stuck one hangs in
-    /// the kernel, on a socket that its owner keeps locked (`lock_sock` in the iterator, 5.15 and
-    /// later).
-    fn ready(&self) -> Result<(), String> {
-        if !self.inventoried {
-            return Err("the first inventory is under way".to_owned());
-        }
-        match self.ordered_at.map(|since| since.elapsed()) {
-            Some(elapsed) if elapsed > WALK_PATIENCE => {
-                Err(format!("an inventory has been under way for {} s", elapsed.as_secs()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn page(&self) -> String {
-        let counters = self.counters();
-        render_page(&View {
-            origin: self.origin(),
-            wall: WallClock::at(kernel::now()),
-            findings: self.engine.findings(),
-            history: &self.history,
-            samples: &self.engine.samples(),
-            trends: &self.trends,
-            limits: &self.limits,
-            agent: AgentView {
-                started: self.started,
-                inventoried: self.last_inventory.map(|(finished, _)| finished),
-                interval: self.config.inventory.interval,
-                ready: self.ready(),
-                lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
-            },
-        })
-    }
-
-    fn status(&mut self) -> String {
-        let counters = self.counters();
-        let status = Status {
-            revision: REVISION,
-            started: self.started,
-            not_ready: self.ready().err(),
-            inventory: InventoryState {
-                interval: self.config.inventory.interval,
-                last: self.last_inventory,
-                failures: self.failures.total,
-            },
-            findings: self.engine.findings(),
-            lost: counters.as_ref().map_or(&[], |counters| &counters.lost),
-            configuration_accepted: self.accepted,
-        };
-        status_json(&status, &self.origin(), WallClock::at(kernel::now()))
-    }
-
-    fn exposition(&mut self) -> String {
-        self.handle_events();
-        // A map that cannot be read leaves the counters as they were.
-        if let Some(counters) = self.counters() {
-            self.metrics.observe_counters(&counters);
-        }
-        self.metrics.observe_samples(&self.engine.samples());
-        self.metrics.encode()
-    }
-
     /// Begins to read the configuration again. The web configuration is looked at with each
     /// connection too; after SIGHUP an operator looks into the log.
     fn reload(&mut self) {
         self.reloader.begin();
         let access = self.access.clone();
         tokio::spawn(async move { access.look().await });
-    }
-
-    /// The counters of the kernel side, with what the agent lost itself.
-    fn counters(&self) -> Option<KernelCounters> {
-        let mut counters = self.counters.read()?;
-        let (dropped, malformed) = self.streaming.lost();
-        counters.lost.push(("stream", dropped));
-        counters.lost.push(("decode", self.ring.get_ref().malformed() + malformed));
-        counters.lost.push(("inventory", self.failures.total));
-        counters.lost.push(("owners", self.failures.look_ups));
-        counters.lost.push(("descriptions", self.undescribed));
-        counters.lost.push(("log", log::lost_lines()));
-        Some(counters)
     }
 
     /// A bad file is refused as a whole; the old configuration stays in force.

@@ -16,12 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     facts::{Focus, Inventory, SocketListing, SocketSelection, TableUse},
-    kernel::{InventoryError, OwnerPolicy, Scope, Walker},
+    kernel::{InventoryError, OwnerPolicy, Scope, Walker, thread_cpu_time},
 };
 
 /// How long an inventory under way is waited for at the end. Whatever it still holds then goes with
@@ -163,11 +162,4 @@ fn take(walker: &mut Walker, policy: OwnerPolicy, focus: &Focus) -> Answer {
         failed_look_ups: walker.failed_look_ups(),
         outcome,
     }
-}
-
-/// Processor time of the calling thread; its waiting for a busy machine does not count.
-fn thread_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::from_secs(time.tv_sec.unsigned_abs())
-        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }

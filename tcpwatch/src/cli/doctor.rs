@@ -10,14 +10,15 @@ use serde::Serialize;
 
 use super::{
     Exit, config_source,
+    cost::Cost,
     running::{RunningAgent, find_agents},
 };
 use crate::{
     config::Config,
     facts::{Focus, NotSeen},
     kernel::{
-        AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, OwnerPolicy, Programs,
-        Reach, Refusal, Restrictions, Whose, holds,
+        AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, Measured, OwnerPolicy,
+        Programs, Reach, Refusal, Restrictions, Whose, holds,
     },
     plain,
 };
@@ -37,6 +38,8 @@ struct Report {
     confinement: Confinement,
     configuration: ConfigurationRow,
     agents: Vec<RunningAgent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
     not_seen: Vec<NotSeen>,
 }
 
@@ -91,12 +94,14 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
     ),
 ];
 
-pub(super) fn doctor(json: bool, config: Option<PathBuf>) -> Exit {
+pub(super) fn doctor(json: bool, config: Option<PathBuf>, with_cost: bool) -> Exit {
     let (configuration, config) = configuration(config);
+    let measured = with_cost.then(Measured::of_this_host);
     let loaded = Programs::load(&LoadOptions::default());
     let restrictions = Restrictions::read();
     let hooks = hooks(&loaded, &restrictions);
     let reach = Reach::detect();
+    let cost = measured.map(Cost::measure);
     let (outcome, not_seen) = match loaded {
         Ok(programs) => look(programs, &config),
         Err(error) => (Err(Unable::Load(error)), Vec::new()),
@@ -111,7 +116,8 @@ pub(super) fn doctor(json: bool, config: Option<PathBuf>) -> Exit {
         security_modules: restrictions.modules,
         confinement: Confinement::read(),
         configuration,
-        agents: find_agents(&config.web.listen_addresses),
+        agents: find_agents(&config.web.socket, &config.web.listen_addresses),
+        cost,
         not_seen,
     };
     let text = if json { as_json(&report) } else { as_text(&report) };
@@ -277,6 +283,10 @@ fn as_text(report: &Report) -> String {
     }
     text.push('\n');
     write_host(&mut text, report);
+    if let Some(cost) = &report.cost {
+        text.push('\n');
+        cost.write(&mut text);
+    }
     if !report.not_seen.is_empty() {
         text.push('\n');
     }

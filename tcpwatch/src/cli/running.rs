@@ -1,9 +1,10 @@
-//! Looks for an agent on this host, at the addresses of the configuration.
+//! Looks for an agent on this host, at the socket and the addresses of the configuration.
 
 use std::{
     fmt,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -12,6 +13,10 @@ use procfs::{
     process::{FDTarget, all_processes},
 };
 use serde::Serialize;
+use tokio::{net::UnixStream, time::timeout};
+
+use super::agent_api;
+use crate::plain;
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,14 +27,31 @@ const ANSWER_BYTES: u64 = 4 * 1024;
 const OF_AN_AGENT: [&str; 3] =
     ["tcpwatch is healthy", "Basic realm=\"tcpwatch\"", "tcpwatch serves HTTPS here"];
 
-/// An address where an agent would listen, and what answers there.
+/// A place where an agent would listen, and what answers there.
 #[derive(Debug, Serialize)]
 pub(super) struct RunningAgent {
-    address: SocketAddr,
+    #[serde(flatten)]
+    place: Place,
     state: AgentState,
-    /// The process that listens there, where /proc shows it.
+    /// The process that listens there, where the kernel shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Place {
+    Address(SocketAddr),
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Socket(path) => f.write_str(&plain::path(path)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,34 +63,70 @@ enum AgentState {
     SomethingElse,
     /// Nothing listens there.
     Absent,
+    /// This process may not connect.
+    NotPermitted,
 }
 
 impl fmt::Display for RunningAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state {
-            AgentState::Running => write!(f, "running at {}", self.address)?,
+        let Self { place, state, pid } = self;
+        match state {
+            AgentState::Running => write!(f, "running at {place}")?,
             AgentState::SomethingElse => {
-                write!(f, "not running: something else listens at {}", self.address)?;
+                write!(f, "not running: something else listens at {place}")?;
             }
-            AgentState::Absent => write!(f, "not running: nothing listens at {}", self.address)?,
+            AgentState::Absent => write!(f, "not running: nothing listens at {place}")?,
+            AgentState::NotPermitted => {
+                write!(f, "not known: {place} is open to root and its group only")?;
+            }
         }
-        self.pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))
+        pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))
     }
 }
 
-/// Looks for an agent at each of these addresses.
-pub(super) fn find_agents(addresses: &[SocketAddr]) -> Vec<RunningAgent> {
-    let at = |&address: &SocketAddr| {
-        let state = match is_agent(reachable(address)) {
-            Ok(true) => AgentState::Running,
-            Ok(false) => AgentState::SomethingElse,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => AgentState::Absent,
-            Err(_) => AgentState::SomethingElse,
-        };
-        let pid = (state != AgentState::Absent).then(|| listener(address)).flatten();
-        RunningAgent { address, state, pid }
+/// Looks for an agent at its socket, unless `socket` is empty, and at each of these addresses.
+pub(super) fn find_agents(socket: &Path, addresses: &[SocketAddr]) -> Vec<RunningAgent> {
+    let at_socket = (!socket.as_os_str().is_empty()).then(|| at_socket(socket));
+    at_socket.into_iter().chain(addresses.iter().copied().map(at_address)).collect()
+}
+
+fn at_address(address: SocketAddr) -> RunningAgent {
+    let state = match is_agent(reachable(address)) {
+        Ok(true) => AgentState::Running,
+        Ok(false) => AgentState::SomethingElse,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => AgentState::Absent,
+        Err(_) => AgentState::SomethingElse,
     };
-    addresses.iter().map(at).collect()
+    let pid = (state != AgentState::Absent).then(|| listener(address)).flatten();
+    RunningAgent { place: Place::Address(address), state, pid }
+}
+
+fn at_socket(path: &Path) -> RunningAgent {
+    let (state, pid) = match state_of_socket(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            (AgentState::NotPermitted, None)
+        }
+        Err(_) => (AgentState::SomethingElse, None),
+    };
+    RunningAgent { place: Place::Socket(path.to_owned()), state, pid }
+}
+
+/// Whether an agent answers at a socket, and the process that listens there.
+fn state_of_socket(path: &Path) -> io::Result<(AgentState, Option<i32>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error) if agent_api::is_absent(&error) => return Ok((AgentState::Absent, None)),
+            Err(error) => return Err(error),
+        };
+        let pid = stream.peer_cred()?.pid();
+        let answer = timeout(PATIENCE, agent_api::body(path, "/-/healthy")).await;
+        let healthy =
+            matches!(answer, Ok(Ok(Some(body))) if body.starts_with(OF_AN_AGENT[0].as_bytes()));
+        Ok((if healthy { AgentState::Running } else { AgentState::SomethingElse }, pid))
+    })
 }
 
 /// An agent that listens at every address listens at the loopback's.
@@ -120,11 +178,47 @@ mod tests {
             let (mut stream, _) = listener.accept()?;
             stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n")
         });
-        let found = find_agents(&[address]);
+        let found = find_agents(Path::new(""), &[address]);
         stranger.join().expect("the thread does not panic")?;
         assert_eq!(found[0].state, AgentState::SomethingElse);
-        let found = find_agents(&[address]);
+        let found = find_agents(Path::new(""), &[address]);
         assert_eq!((found[0].state, found[0].pid), (AgentState::Absent, None));
+        Ok(())
+    }
+
+    #[test]
+    fn an_agent_is_found_at_its_socket() -> io::Result<()> {
+        let name = format!("tcpwatch-running-{}.sock", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let state = || find_agents(&path, &[]).pop().map(|it| (it.state, it.pid));
+        assert_eq!(state(), Some((AgentState::Absent, None)));
+        let listener = std::os::unix::net::UnixListener::bind(&path)?;
+        let pid = i32::try_from(std::process::id()).ok();
+        // Each look connects twice, the second time for an answer.
+        let answers = ["tcpwatch is healthy.\n", "something else\n"];
+        let served = std::thread::spawn(move || -> io::Result<()> {
+            for answer in answers {
+                listener.accept()?;
+                let (mut stream, _) = listener.accept()?;
+                // A request that is not read would make the end a reset.
+                let _ = stream.read(&mut [0; 1_024])?;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}", answer.len());
+                write!(stream, "{head}\r\n\r\n{answer}")?;
+            }
+            Ok(())
+        });
+        assert_eq!(state(), Some((AgentState::Running, pid)));
+        assert_eq!(state(), Some((AgentState::SomethingElse, pid)));
+        served.join().expect("the thread does not panic")?;
+        // A socket at which nothing listens any more is no agent.
+        let found = find_agents(&path, &[]).pop().expect("a row");
+        assert_eq!(
+            found.to_string(),
+            format!("not running: nothing listens at {}", path.display())
+        );
+        let json = serde_json::json!({ "socket": path, "state": "absent" });
+        assert_eq!(serde_json::to_value(&found)?, json);
+        std::fs::remove_file(&path)?;
         Ok(())
     }
 

@@ -18,7 +18,9 @@ use super::{
     name::{NamespaceName, ProcessName, UnitName},
     section::section,
     until::{Dated, Ended, Entries},
-    value::{Accepts as _, Address, List, Port, PowerOfTwo, SocketPath, Time, Whole, Word},
+    value::{
+        Accepts as _, Address, CpuShare, List, Port, PowerOfTwo, SocketPath, Time, Whole, Word,
+    },
 };
 use crate::facts::Scope;
 
@@ -111,6 +113,14 @@ section! {
         /// finding is raised within two inventories, so within 20s.
         #[serde(with = "Time::<100, 3_600_000>")]
         pub interval: Duration = Duration::from_secs(10);
+
+        /// Part of one CPU that inventories take at most, from 0.001 to 0.1. Where one takes longer
+        /// than `interval` allows, the interval grows, for this key up to 30s; beyond that it grows
+        /// only to keep inventories below 0.1 of one CPU. The metric
+        /// tcpwatch_inventory_interval_seconds shows it. At 0.01, which no host notices, 10s are
+        /// kept up to some 300000 sockets.
+        #[serde(with = "CpuShare")]
+        pub cpu_share: f64 = 0.01;
 
         /// The network namespaces that are watched: "all" or "host", which is the one in which
         /// tcpwatch runs. "all" because a container's leak fills the host's memory like any other.

@@ -111,6 +111,20 @@ impl Accepts<f64> for Ratio {
     }
 }
 
+/// Parts of one CPU that inventories may take. Below the least the interval would always be as long
+/// as it may.
+pub(super) struct CpuShare;
+
+impl Accepts<f64> for CpuShare {
+    fn expected() -> String {
+        "a part of one CPU from 0.001 to 0.1".to_owned()
+    }
+
+    fn read(value: &Value) -> Option<f64> {
+        f64::deserialize(value.clone()).ok().filter(|part| (0.001..=0.1).contains(part))
+    }
+}
+
 /// Durations from `LEAST` to `MOST` milliseconds.
 pub(super) struct Time<const LEAST: u64, const MOST: u64>;
 

@@ -23,7 +23,7 @@ mod resets;
 mod samples;
 mod selection;
 
-pub(crate) use advice::text;
+pub(crate) use advice::{names::named_as, text};
 pub use evidence::{Evidence, EvidenceMap};
 pub use finding::{Finding, FindingChange, FindingKind, Severity, Subject};
 pub use resets::{reset_cause, seen_reset};

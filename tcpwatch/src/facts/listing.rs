@@ -218,7 +218,9 @@ pub struct SocketListing {
     pub total: u64,
     /// Whether `total` is exact; else there are at least so many.
     pub total_is_exact: bool,
-    /// The first of them, those that have been longest in their state first.
+    /// Sockets that match and were copied up: only their ages and processes are known.
+    pub examined: usize,
+    /// The first of those that were examined, those that have been longest in their state first.
     pub sockets: Vec<ListedSocket>,
 }
 

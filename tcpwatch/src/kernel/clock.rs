@@ -3,7 +3,7 @@
 //! In a time namespace CLOCK_MONOTONIC is shifted and `bpf_ktime_get_ns` is not. The shift is taken
 //! off here, so that ages and rates compare times of one clock (time_namespaces(7)).
 
-use std::{fs, sync::LazyLock};
+use std::{fs, sync::LazyLock, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -25,6 +25,14 @@ pub fn now() -> Timestamp {
     // Neither part of a monotonic time is ever negative.
     let ns = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
     Timestamp::from_ns(ns.saturating_add_signed(SHIFT_NS.saturating_neg()))
+}
+
+/// Processor time of the calling thread; its waiting for a busy machine does not count.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::from_secs(time.tv_sec.unsigned_abs())
+        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
 /// The line `monotonic SECONDS NANOSECONDS`; before Linux 5.11 and without the namespaces there is

@@ -113,6 +113,12 @@ impl Hook {
         self.need == Need::Indispensable
     }
 
+    /// Whether it runs when something happens, and not when the agent walks.
+    #[must_use]
+    pub fn is_event_driven(&self) -> bool {
+        !self.target.starts_with("iter/")
+    }
+
     /// Whether it is attached by a trampoline, which not every kernel has.
     #[must_use]
     pub fn is_trampoline(&self) -> bool {

@@ -5,6 +5,7 @@
 //! those beyond the limit are cut. Only the namespace that the selection names is entered.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
@@ -12,7 +13,6 @@ use std::{
 };
 
 use aya::programs::Iter;
-use rustix::time::{ClockId, clock_gettime};
 use tcpwatch_common::{
     Address, Listing, SocketRecord, Walk, listener_flags, listing_only as only, maps, programs,
     socket_flags as flags,
@@ -20,7 +20,7 @@ use tcpwatch_common::{
 
 use super::{
     Walker,
-    clock::now,
+    clock::{now, thread_cpu_time},
     endpoint,
     error::InventoryError,
     namespaces::{self, FoundNamespace},
@@ -81,7 +81,7 @@ impl Walker {
         if selection.is_by_process() && self.owners.is_none() {
             return Err(InventoryError::NoOwners);
         }
-        let before = cpu_time();
+        let before = thread_cpu_time();
         let mut tour = Tour::default();
         let toured = self.list_everywhere(selection, &mut tour);
         self.come_home()?;
@@ -92,7 +92,8 @@ impl Walker {
         copied.sort_by_key(|Copied { socket, .. }| {
             (socket.since.is_none(), socket.since.or(socket.transfer.map(|it| it.last_segment)))
         });
-        let all_copied = matched <= copied.len() as u64;
+        let examined = copied.len();
+        let all_copied = matched <= examined as u64;
         let total = if selection.is_by_process() {
             self.name_holders(&mut copied)?;
             let is_of = |holder: &SocketHolder| selection.is_of(&holder.process, plain::same);
@@ -107,11 +108,12 @@ impl Walker {
         }
         Ok(SocketListing {
             taken,
-            cpu_time: cpu_time().saturating_sub(before),
+            cpu_time: thread_cpu_time().saturating_sub(before),
             namespaces,
             left_out,
             total,
             total_is_exact: all_copied || !selection.is_by_process(),
+            examined,
             sockets: copied.into_iter().map(|it| it.socket).collect(),
         })
     }
@@ -235,36 +237,35 @@ impl Walker {
 /// Listeners that were copied up, by identity and by port.
 struct Listeners<'a> {
     by_sk: HashMap<u64, &'a SocketRecord>,
-    by_port: HashMap<u16, &'a SocketRecord>,
+    /// By port, longest queue first.
+    by_port: HashMap<u16, Vec<&'a SocketRecord>>,
 }
 
 impl<'a> Listeners<'a> {
     fn of(records: &'a [SocketRecord]) -> Self {
-        let (mut by_sk, mut by_port) = (HashMap::new(), HashMap::<_, &SocketRecord>::new());
+        let (mut by_sk, mut by_port) = (HashMap::new(), HashMap::<_, Vec<&SocketRecord>>::new());
         for record in records.iter().filter(|it| it.state == TcpState::Listen as u8) {
             by_sk.insert(record.sk, record);
-            // Of several that share a port the one with the longest queue, as in an inventory.
-            let of_port = by_port.entry(record.tuple.local_port).or_insert(record);
-            if record.accept_queue > of_port.accept_queue {
-                *of_port = record;
-            }
+            by_port.entry(record.tuple.local_port).or_default().push(record);
+        }
+        for of_port in by_port.values_mut() {
+            of_port.sort_by_key(|it| Reverse(it.accept_queue));
         }
         Self { by_sk, by_port }
     }
 
     /// Inode number of the listener for which this connection waits, 0 where none is known.
     fn inode_of(&self, record: &SocketRecord) -> u64 {
-        let known = self.by_sk.get(&record.queue);
-        let listener = known.or_else(|| self.by_port.get(&record.tuple.local_port));
+        let known = self.by_sk.get(&record.queue).copied();
+        let listener = known.or_else(|| {
+            let of_port = self.by_port.get(&record.tuple.local_port)?;
+            // Of several that share a port and an address the one with the longest queue, as in an
+            // inventory. One at the very address comes before one at all addresses.
+            let at = |address: Address| of_port.iter().find(|it| it.tuple.local == address);
+            at(record.tuple.local).or_else(|| at(ANY)).or_else(|| at(ANY_IPV4)).copied()
+        });
         listener.map_or(0, |listener| listener.inode)
     }
-}
-
-/// Processor time of the calling thread.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::from_secs(time.tv_sec.unsigned_abs())
-        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
 /// The selection as the kernel side takes it.
@@ -294,6 +295,8 @@ fn to_wire(selection: &SocketSelection) -> Listing {
 }
 
 const ANY: Address = Address { words: [0; 4] };
+/// 0.0.0.0, in the kernel side's form.
+const ANY_IPV4: Address = Address { words: [0, 0, 0xffff_u32.to_be(), 0] };
 
 /// The kernel side's form: IPv4 is mapped into IPv6.
 fn address(address: IpAddr) -> Address {

@@ -18,6 +18,7 @@ mod close_look;
 mod closers;
 mod code;
 mod confinement;
+mod cost;
 mod counters;
 mod descriptors;
 mod elf;
@@ -53,8 +54,9 @@ use endpoint::endpoint;
 
 pub use crate::facts::Scope;
 pub use cgroup::parse_cgroup;
-pub use clock::now;
+pub use clock::{now, thread_cpu_time};
 pub use confinement::{AppArmor, Confinement, SeLinux};
+pub use cost::{CostError, HookCost, Measured};
 pub use counters::CounterReader;
 pub use error::InventoryError;
 pub use events::EventRing;

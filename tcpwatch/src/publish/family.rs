@@ -5,7 +5,7 @@
 //! a series is kept under its labels, in their order, which also makes the text deterministic. The
 //! number of labels is part of the type.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::proto::{self, MetricFamily, MetricType};
 
@@ -31,6 +31,8 @@ pub enum MetricKind {
     Gauge,
     /// Only up.
     Counter,
+    /// Time in seconds, only up.
+    Seconds,
     /// Counts by size.
     Histogram,
 }
@@ -41,7 +43,7 @@ impl MetricKind {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Gauge => "gauge",
-            Self::Counter => "counter",
+            Self::Counter | Self::Seconds => "counter",
             Self::Histogram => "histogram",
         }
     }
@@ -49,7 +51,7 @@ impl MetricKind {
     const fn metric_type(self) -> MetricType {
         match self {
             Self::Gauge => MetricType::GAUGE,
-            Self::Counter => MetricType::COUNTER,
+            Self::Counter | Self::Seconds => MetricType::COUNTER,
             Self::Histogram => MetricType::HISTOGRAM,
         }
     }
@@ -87,6 +89,12 @@ impl<const N: usize> Gauge<N> {
     pub(super) fn raise(&mut self, labels: [&str; N], value: f64) {
         let largest = self.series.entry(labels.map(str::to_owned)).or_insert(value);
         *largest = largest.max(value);
+    }
+
+    /// Lowers the series to `value` if it is above.
+    pub(super) fn lower(&mut self, labels: [&str; N], value: f64) {
+        let smallest = self.series.entry(labels.map(str::to_owned)).or_insert(value);
+        *smallest = smallest.min(value);
     }
 
     pub(super) fn family(&self) -> MetricFamily {
@@ -186,6 +194,37 @@ impl<const N: usize> Histogram<N> {
             histogram.set_sample_count(below + durations.beyond);
             histogram.set_sample_sum(durations.sum.as_secs_f64());
             metric.set_histogram(histogram);
+        })
+    }
+}
+
+/// Times that only rise.
+#[derive(Debug)]
+pub(super) struct Seconds<const N: usize> {
+    row: MetricRow,
+    series: Series<N, Duration>,
+}
+
+impl<const N: usize> Seconds<N> {
+    pub(super) const fn new(row: MetricRow) -> Self {
+        Self { row, series: Series::new() }
+    }
+
+    pub(super) fn add(&mut self, labels: [&str; N], time: Duration) {
+        *self.series.entry(labels.map(str::to_owned)).or_default() += time;
+    }
+
+    /// Raises the series to a total that its source keeps.
+    pub(super) fn raise(&mut self, labels: [&str; N], total: Duration) {
+        let largest = self.series.entry(labels.map(str::to_owned)).or_default();
+        *largest = total.max(*largest);
+    }
+
+    pub(super) fn family(&self) -> MetricFamily {
+        family(&self.row, &self.series, |time, metric| {
+            let mut counter = proto::Counter::default();
+            counter.set_value(time.as_secs_f64());
+            metric.set_counter(counter);
         })
     }
 }

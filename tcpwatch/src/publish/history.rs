@@ -47,8 +47,24 @@ impl History {
                     finding.severity = worst.max(finding.severity);
                 }
                 self.ended.push_front(Ended { finding, cleared: now });
-                self.ended.truncate(MOST);
+                if self.ended.len() > MOST {
+                    self.forget_one();
+                }
             }
+        }
+    }
+
+    /// Forgets the oldest finding of the kind that has most: a user who makes many of one kind
+    /// pushes out no other kind.
+    fn forget_one(&mut self) {
+        let mut counts = BTreeMap::<_, usize>::new();
+        for ended in &self.ended {
+            *counts.entry(ended.finding.kind.name()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind);
+        let oldest = self.ended.iter().rposition(|ended| Some(ended.finding.kind.name()) == most);
+        if let Some(oldest) = oldest {
+            self.ended.remove(oldest);
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! An event says only that there is something new; the page fetches it where all pages get the same
 //! answer. So a stream costs some bytes, and a reader that is slow costs no memory. Streams are
-//! bounded in number and in life. They give their place to any other connection (`places`), and end
-//! with the agent.
+//! bounded in number (`seats`) and in life. They give their place to any other connection (`places`),
+//! and end with the agent.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -16,11 +16,15 @@ use axum::{
 };
 use futures_util::stream::unfold;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::HttpLimits;
+use super::{
+    HttpLimits,
+    places::Peer,
+    seats::{Seat, Seats},
+};
 
 /// One place of so many can have a stream: the others are for scrapers and scripts.
 const PLACES_FOR_ONE: usize = 8;
@@ -37,7 +41,7 @@ pub(super) struct Streams;
 pub(super) struct Live {
     updates: watch::Receiver<u64>,
     stop: watch::Receiver<bool>,
-    places: Arc<Semaphore>,
+    seats: Arc<Seats>,
     limits: HttpLimits,
 }
 
@@ -48,7 +52,7 @@ struct Stream {
     end: Instant,
     /// An answer may be that old, so an event comes so much after its change.
     delay: Duration,
-    _place: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Live {
@@ -58,13 +62,13 @@ impl Live {
         stop: watch::Receiver<bool>,
         limits: HttpLimits,
     ) -> Self {
-        let places = Arc::new(Semaphore::new((limits.connections / PLACES_FOR_ONE).max(1)));
-        Self { updates, stop, places, limits }
+        let seats = Seats::new((limits.connections / PLACES_FOR_ONE).max(1));
+        Self { updates, stop, seats, limits }
     }
 
-    /// One more stream, or a refusal where there are enough.
-    pub(super) fn stream(&self) -> Response {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+    /// One more stream, for `peer`, or a refusal where there are enough.
+    pub(super) fn stream(&self, peer: Peer) -> Response {
+        let Some(seat) = self.seats.take(peer) else {
             let text = "too many pages have live updates\n";
             return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
         };
@@ -75,7 +79,7 @@ impl Live {
             stop: self.stop.clone(),
             end: Instant::now() + self.limits.live,
             delay: self.limits.freshness,
-            _place: place,
+            seat,
         };
         let events = unfold(stream, async |mut stream| {
             let event = stream.next().await?;
@@ -93,7 +97,7 @@ impl Live {
 impl Stream {
     /// The next event; `None` ends the stream.
     async fn next(&mut self) -> Option<Event> {
-        let Self { updates, stop, end, delay, .. } = self;
+        let Self { updates, stop, end, delay, seat } = self;
         let update = async {
             updates.changed().await.ok()?;
             sleep(*delay).await;
@@ -105,6 +109,7 @@ impl Stream {
             // An error is a dropped sender: the agent is gone.
             _ = stop.wait_for(|stop| *stop) => None,
             () = sleep_until(*end) => None,
+            () = seat.taken_away() => None,
             event = update => event,
         }
     }

@@ -11,7 +11,8 @@ use std::{collections::HashMap, fmt::Write as _, time::Duration};
 use prometheus::{TextEncoder, core::Desc, proto::MetricFamily};
 
 use super::{
-    family::{Counter, Gauge, Histogram, MetricKind, MetricRow},
+    WallClock,
+    family::{Counter, Gauge, Histogram, MetricKind, MetricRow, Seconds},
     process,
 };
 use crate::{
@@ -110,8 +111,10 @@ families! {
 
     /// Active findings.
     findings: Gauge = "tcpwatch_findings" [kind, severity];
-    /// 1 for each active finding that no other one leads; those cut as "other" are summed.
-    finding_info: Gauge = "tcpwatch_finding_info" [kind, severity, netns, process, unit, port];
+    /// Active findings of an owner that no other finding leads; those cut as "other" are summed.
+    finding_active: Gauge = "tcpwatch_finding_active" [kind, severity, netns, process, unit, port];
+    /// When the first of these findings was raised, in seconds since the epoch.
+    finding_start: Gauge = "tcpwatch_finding_start_timestamp_seconds" [kind, severity, netns, process, unit, port];
 
     /// Namespaces that the agent is in, `host` or `own`, and how it walks; always 1.
     scope_info: Gauge = "tcpwatch_scope_info" [pidns, netns, walk];
@@ -123,6 +126,10 @@ families! {
     inventory_duration: Gauge = "tcpwatch_inventory_duration_seconds" [];
     /// When the last inventory ended, in seconds since the epoch.
     inventory_timestamp: Gauge = "tcpwatch_inventory_timestamp_seconds" [];
+    /// The present time from one inventory to the next: longer than configured where sockets are many.
+    inventory_interval: Gauge = "tcpwatch_inventory_interval_seconds" [];
+    /// Processor time that tcpwatch took, by part: inventories, or the loop with all that it serves.
+    cpu: Seconds = "tcpwatch_cpu_seconds_total" [part];
     /// Sockets in any state that the last inventory counted.
     inventory_sockets: Gauge = "tcpwatch_inventory_sockets" [netns];
     /// Entries in a table of fixed size.
@@ -172,10 +179,10 @@ impl Metrics {
     }
 
     /// Takes over the samples of the engine.
-    pub fn observe_samples(&mut self, samples: &Samples) {
+    pub fn observe_samples(&mut self, samples: &Samples, wall: WallClock) {
         self.observe_namespaces(samples);
         self.observe_owners(samples);
-        self.observe_findings(samples);
+        self.observe_findings(samples, wall);
         self.families.events_lost.grow([(["reset_rows"], samples.reset_rows_lost)]);
     }
 
@@ -254,7 +261,7 @@ impl Metrics {
         }));
     }
 
-    fn observe_findings(&mut self, samples: &Samples) {
+    fn observe_findings(&mut self, samples: &Samples, wall: WallClock) {
         let families = &mut self.families;
         families.findings.clear();
         for kind in FindingKind::ALL {
@@ -262,14 +269,16 @@ impl Metrics {
                 families.findings.set([kind.name(), severity.label()], 0.0);
             }
         }
-        families.finding_info.clear();
+        families.finding_active.clear();
+        families.finding_start.clear();
         for sample in &samples.findings {
             let (kind, severity) = (sample.kind.name(), sample.severity.label());
             let (owner, port) = (&sample.owner, port_label(sample.port));
             let labels = [kind, severity, &*sample.netns, &owner.process, &owner.unit, &port];
             families.findings.add([kind, severity], sample.count as f64);
             if !sample.is_led {
-                families.finding_info.add(labels, sample.count as f64);
+                families.finding_active.add(labels, sample.count as f64);
+                families.finding_start.lower(labels, wall.unix_seconds(sample.since));
             }
         }
     }
@@ -331,6 +340,18 @@ impl Metrics {
             let sockets = namespace.sockets.total();
             families.inventory_sockets.add([&namespace.name], sockets as f64);
         }
+    }
+
+    /// Takes over the processor time of one more inventory.
+    pub fn observe_inventory_cpu(&mut self, cpu_time: Duration) {
+        self.families.cpu.add(["inventory"], cpu_time);
+    }
+
+    /// Takes over the present interval between inventories, and the processor time that the calling
+    /// thread, the loop's, has taken since it began.
+    pub fn observe_loop(&mut self, interval: Duration, cpu_time: Duration) {
+        self.families.inventory_interval.set([], interval.as_secs_f64());
+        self.families.cpu.raise(["loop"], cpu_time);
     }
 
     /// Takes over whether the agent's pid and network namespaces are the host's, and how it walks.

@@ -2,7 +2,7 @@
 
 use super::{Incident, WallClock};
 use crate::{
-    engine::{Evidence, Finding, Severity, Subject, text},
+    engine::{Evidence, Finding, Severity, Subject, named_as, text},
     facts::Role,
 };
 
@@ -53,7 +53,7 @@ pub(super) fn row(finding: &Finding, is_led: bool, wall: WallClock) -> Row<'_> {
 fn who(finding: &Finding) -> String {
     let Subject { process, pid, .. } = &finding.subject;
     match (process, pid) {
-        (Some(process), Some(pid)) => format!("{process} (pid {pid})"),
+        (Some(process), Some(pid)) => named_as(process, *pid),
         (Some(process), None) => process.clone(),
         (None, _) if finding.kind.has_owner() => "unknown".to_owned(),
         (None, _) => "this host".to_owned(),

@@ -8,14 +8,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
     extract::{Path, State},
     http::{
-        HeaderName, HeaderValue, StatusCode, Uri,
+        HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
         header::{
             CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
-            X_CONTENT_TYPE_OPTIONS,
+            VARY, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::{from_fn_with_state, map_response},
@@ -30,15 +30,20 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 use super::{
     Access, EventFeed, EventsRequest, Hosts, HttpLimits, NoEvents, NoListing, OrderedListing,
-    SocketRequest, access, events::EventStreams, hosts, listing::Listings, live::Live, page,
-    render_runbook, selection::Selection,
+    SocketRequest, access,
+    events::EventStreams,
+    exposition_format::{Format, open_metrics},
+    hosts,
+    listing::Listings,
+    live::Live,
+    page,
+    places::Peer,
+    render_runbook,
+    selection::Selection,
 };
 
 /// How the answer for an unknown path begins.
 pub const NO_SUCH_PATH: &str = "no such path";
-
-/// Prometheus text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Different selections that are made within the life of an answer, so five times as many a second.
 const SELECTIONS: usize = 8;
@@ -65,7 +70,8 @@ pub const PATHS: [(&str, &str); 11] = [
     ),
     (
         "/metrics",
-        "the [metrics](METRICS.md), in the Prometheus text format 0.0.4, with gzip on request",
+        "the [metrics](METRICS.md), in the Prometheus text format 0.0.4, or in OpenMetrics 1.0 for a client that \
+         prefers it, with gzip on request",
     ),
     (
         "/runbooks/KIND",
@@ -144,7 +150,10 @@ pub(super) fn router(
     }
     router
         .route("/", get(page_of_findings))
-        .route("/live", get(move || async move { live.stream() }))
+        .route(
+            "/live",
+            get(move |peer: Option<Extension<Peer>>| async move { live.stream(peer_of(peer)) }),
+        )
         .route("/metrics", get(metrics))
         .route("/runbooks/{name}", get(runbook_page))
         .route("/-/healthy", get(|| async { "tcpwatch is healthy.\n" }))
@@ -168,6 +177,11 @@ pub(super) fn router(
         .with_state(agent)
 }
 
+/// The peer of a request; it is known of each that came through a socket.
+fn peer_of(peer: Option<Extension<Peer>>) -> Peer {
+    peer.map_or(Peer::UNKNOWN, |Extension(peer)| peer)
+}
+
 async fn page_of_findings(State(agent): State<Agent>) -> Result<Response, Unanswered> {
     let html = agent.answer(|all| &all.page, Query::Page, Bytes::from).await?;
     Ok((PAGE_HEADERS, html).into_response())
@@ -181,9 +195,16 @@ async fn runbook_page(Path(name): Path<String>) -> Response {
     }
 }
 
-async fn metrics(State(agent): State<Agent>) -> Result<Response, Unanswered> {
+async fn metrics(State(agent): State<Agent>, headers: HeaderMap) -> Result<Response, Unanswered> {
     let text = agent.answer(|all| &all.metrics, Query::Metrics, Bytes::from).await?;
-    Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
+    let format = Format::of(&headers);
+    let text = match format {
+        Format::Text => text,
+        Format::OpenMetrics => open_metrics(&String::from_utf8_lossy(&text)).into(),
+    };
+    // A cache keeps one answer for each format.
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+    Ok((headers, text).into_response())
 }
 
 async fn findings(State(agent): State<Agent>, uri: Uri) -> Result<Response, Unanswered> {
@@ -198,9 +219,13 @@ async fn sockets(State(agent): State<Agent>, uri: Uri) -> Response {
     }
 }
 
-async fn events_as_they_happen(State(agent): State<Agent>, uri: Uri) -> Response {
+async fn events_as_they_happen(
+    State(agent): State<Agent>,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Response {
     match EventsRequest::of(&uri) {
-        Ok(request) => agent.0.events.stream(request).await,
+        Ok(request) => agent.0.events.stream(request, peer_of(peer)).await,
         Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::sheet::{Sheet, style_of};
 use crate::{
-    engine::{Finding, Subject, selection_of, text},
+    engine::{Finding, Subject, named_as, selection_of, text},
     plain,
     publish::{RemedyPart, WallClock, remedy_parts},
 };
@@ -76,7 +76,7 @@ pub(super) fn write_evidence(sheet: &mut Sheet, finding: &Finding, left: usize) 
 fn who(subject: &Subject) -> Option<String> {
     let process = subject.process.as_ref()?;
     let mut parts = vec![match subject.pid {
-        Some(pid) => format!("{process} (pid {pid})"),
+        Some(pid) => named_as(process, pid),
         None => process.clone(),
     }];
     parts.extend(subject.exe.clone());

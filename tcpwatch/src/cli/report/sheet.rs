@@ -110,6 +110,39 @@ pub(super) fn padded(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(display_width(text))))
 }
 
+/// Between two columns of a table.
+pub(super) const GAP: usize = 2;
+
+/// The side of its column at which a cell stands.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    Left,
+    Right,
+}
+
+/// Cells beside each other, each in a column of that width.
+pub(super) fn beside<'a>(cells: impl IntoIterator<Item = (&'a str, usize, Side)>) -> String {
+    let mut line = String::new();
+    for (cell, width, side) in cells {
+        let cell = cut(cell, width);
+        if let Side::Right = side {
+            line.push_str(&" ".repeat(width.saturating_sub(display_width(&cell))));
+            line.push_str(&cell);
+            line.push_str(&" ".repeat(GAP));
+        } else {
+            line.push_str(&padded(&cell, width + GAP));
+        }
+    }
+    line
+}
+
+/// The width of each column: that of its widest cell.
+pub(super) fn widths<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
+    std::array::from_fn(|column| {
+        rows.iter().map(|row| display_width(&row[column])).max().unwrap_or(0)
+    })
+}
+
 /// The colour of a severity.
 pub(super) fn style_of(severity: Severity) -> Style {
     match severity {
@@ -146,5 +179,16 @@ mod tests {
         assert_eq!(cut("orders-api", 9), "orders-a…");
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(padded("日本", 5), "日本 ");
+    }
+
+    #[test]
+    fn cells_stand_below_each_other() {
+        let rows = [["a", "1"], ["日本", "1,024"]].map(|row| row.map(str::to_owned));
+        let widths = widths(&rows);
+        assert_eq!(widths, [4, 5]);
+        let lines = rows.map(|[name, number]| {
+            beside([(&*name, widths[0], Side::Left), (&*number, widths[1], Side::Right)])
+        });
+        assert_eq!(lines, ["a         1  ", "日本  1,024  "]);
     }
 }

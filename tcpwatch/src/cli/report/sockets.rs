@@ -3,14 +3,12 @@
 //! An address that is cut cannot be copied. So where a terminal is too narrow the owner and the
 //! words about a socket are on a line below it.
 
-use textwrap::core::display_width;
-
 use super::{
     Paper, Source,
-    sheet::{Sheet, cut, padded},
+    sheet::{GAP, Sheet, Side, beside, widths},
 };
 use crate::{
-    engine::text,
+    engine::{named_as, text},
     facts::{SocketListing, TcpState},
     plain,
     publish::{SocketDocument, SocketsDocument},
@@ -28,8 +26,6 @@ const NUMBERS: [usize; 2] = [4, 5];
 const MOST: usize = 36;
 /// Columns that WHAT has in any case, else it stands below.
 const LEAST: usize = 24;
-/// Between two columns.
-const GAP: usize = 2;
 
 /// The listing for a person.
 pub(in crate::cli) fn sockets_report(
@@ -62,7 +58,13 @@ fn first_line(document: &SocketsDocument) -> String {
     let shown = document.sockets.len();
     let more = if shown < SocketListing::MOST { "; --limit lists more" } else { "" };
     let shown = text::number(shown as u64);
-    format!("{shown} of {at_least}{total}{of}, those longest in their state{more}")
+    let examined = document.examined as u64;
+    let of_those = if document.total > examined || !document.total_is_exact {
+        format!(" of the {} that were examined", text::number(examined))
+    } else {
+        String::new()
+    };
+    format!("{shown} of {at_least}{total}{of}, those longest in their state{of_those}{more}")
 }
 
 fn header(document: &SocketsDocument, source: Source) -> String {
@@ -108,7 +110,7 @@ fn owner(socket: &SocketDocument) -> String {
     };
     let unit = socket.unit.as_ref().or(socket.container.as_ref());
     let unit = unit.map_or_else(String::new, |unit| format!(", {unit}"));
-    format!("{process} (pid {pid}){unit}")
+    format!("{}{unit}", named_as(process, pid))
 }
 
 /// The particulars of a socket, in words.
@@ -130,10 +132,12 @@ fn what(socket: &SocketDocument) -> String {
     if let (Some(waiting), Some(limit)) =
         (socket.accept_queue_connections, socket.accept_limit_connections)
     {
+        let full = if waiting > limit { ", the queue is full" } else { "" };
         let half_open = socket.half_open_connections.unwrap_or(0);
         let dropped = socket.dropped_connections.unwrap_or(0);
         let words = [
-            (waiting, format!("{waiting} of {limit} wait for accept()")),
+            // A full queue holds one more than its limit (sk_acceptq_is_full, include/net/sock.h).
+            (waiting, format!("{waiting} of {limit} wait for accept(){full}")),
             (half_open, format!("{half_open} half-open")),
             (dropped, format!("{dropped} dropped")),
         ];
@@ -187,12 +191,7 @@ fn amount(bytes: u64) -> String {
 }
 
 fn write(sheet: &mut Sheet, rows: &[[String; COLUMNS]]) {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(display_width(cell));
-        }
-    }
+    let mut widths = widths(rows);
     for (width, name) in widths.iter_mut().zip(HEADER) {
         // A column without contents is none.
         *width = if *width == 0 { 0 } else { (*width).max(name.len()) };
@@ -213,11 +212,11 @@ fn write(sheet: &mut Sheet, rows: &[[String; COLUMNS]]) {
         }
     }
     let bold = anstyle::Style::new().bold();
-    let header = line(&HEADER.map(str::to_owned), &shown, &widths);
+    let header = line(&HEADER, &shown, &widths);
     let header = sheet.styled(bold, header.trim_end());
     sheet.line(&header);
     for row in rows {
-        sheet.line(&line(row, &shown, &widths));
+        sheet.line(&line(&row.each_ref().map(String::as_str), &shown, &widths));
         let parts: Vec<&str> =
             below.iter().map(|it| &*row[*it]).filter(|cell| !cell.is_empty()).collect();
         if !parts.is_empty() {
@@ -226,23 +225,19 @@ fn write(sheet: &mut Sheet, rows: &[[String; COLUMNS]]) {
     }
 }
 
-fn line(cells: &[String; COLUMNS], shown: &[usize], widths: &[usize; COLUMNS]) -> String {
-    let mut line = String::new();
-    for &column in shown {
-        let cell = cut(&cells[column], widths[column]);
-        if NUMBERS.contains(&column) {
-            line.push_str(&" ".repeat(widths[column] - display_width(&cell)));
-            line.push_str(&padded(&cell, display_width(&cell) + GAP));
-        } else {
-            line.push_str(&padded(&cell, widths[column] + GAP));
-        }
-    }
-    line
+fn line(cells: &[&str; COLUMNS], shown: &[usize], widths: &[usize; COLUMNS]) -> String {
+    beside(shown.iter().map(|&column| {
+        let side = if NUMBERS.contains(&column) { Side::Right } else { Side::Left };
+        (cells[column], widths[column], side)
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use textwrap::core::display_width;
+
     use super::*;
+    use crate::publish::read_sockets;
 
     fn socket() -> SocketDocument {
         SocketDocument {
@@ -266,6 +261,35 @@ mod tests {
         let rows: Vec<_> = sockets.iter().map(row).collect();
         write(&mut sheet, &rows);
         sheet.into_text().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_first_line_says_of_how_many_sockets_the_oldest_are_shown() {
+        let of = |shown: usize, total: u64, total_is_exact: bool| {
+            let examined = total.min(8_192);
+            let truncated = shown as u64 != total || !total_is_exact;
+            let json = serde_json::json!({
+                "schema_version": 1, "generated_at": "", "host": "web-7", "version": "1",
+                "selection": {}, "network_namespaces": 1, "network_namespaces_left_out": 0,
+                "total": total, "total_is_exact": total_is_exact, "examined": examined,
+                "truncated": truncated, "sockets": vec![socket(); shown],
+            });
+            read_sockets(json.to_string().as_bytes()).expect("a listing")
+        };
+        assert_eq!(first_line(&of(2, 2, true)), "2 sockets");
+        assert_eq!(
+            first_line(&of(1, 8_192, true)),
+            "1 of 8,192 sockets, those longest in their state; --limit lists more"
+        );
+        assert_eq!(
+            first_line(&of(1_000, 300_000, true)),
+            "1,000 of 300,000 sockets, those longest in their state of the 8,192 that were examined"
+        );
+        assert_eq!(
+            first_line(&of(1, 1, false)),
+            "1 of at least 1 socket, those longest in their state of the 1 that were examined; \
+             --limit lists more"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The findings of a look in a table: a line for each.
 
-use super::sheet::{Sheet, cut, padded, style_of};
+use super::sheet::{GAP, Sheet, Side, beside, style_of, widths};
 use crate::{
     plain,
     publish::{Incident, WallClock, overview},
@@ -11,8 +11,6 @@ const HEADER: [&str; 5] = ["SEVERITY", "SINCE", "WHO", "WHERE", "WHAT"];
 const MOST: usize = 30;
 /// Columns that WHERE has in any case, of a terminal that is wide enough.
 const LEAST: usize = 24;
-/// Between two columns.
-const GAP: usize = 2;
 
 pub(super) fn write(sheet: &mut Sheet, incidents: &[Incident<'_>], wall: WallClock) {
     let overview = overview(incidents, wall);
@@ -26,20 +24,18 @@ pub(super) fn write(sheet: &mut Sheet, incidents: &[Incident<'_>], wall: WallClo
                 .map(|cell| plain::text(cell).into_owned())
         })
         .collect();
-    let mut widths = HEADER.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(textwrap::core::display_width(cell));
-        }
+    let mut widths = widths(&rows);
+    for (width, name) in widths.iter_mut().zip(HEADER) {
+        *width = (*width).max(name.len());
     }
     if let Some(columns) = sheet.width() {
         fit(&mut widths, columns);
     }
-    let header = line(&HEADER.map(str::to_owned), &widths);
+    let header = line(HEADER, &widths);
     let header = sheet.styled(anstyle::Style::new().bold(), header.trim_end());
     sheet.line(&header);
     for (row, severity) in rows.iter().zip(overview.iter().map(|row| row.severity)) {
-        let line = line(row, &widths);
+        let line = line(row.iter().map(String::as_str), &widths);
         let (first, others) = line.split_at(row[0].len());
         let first = sheet.styled(style_of(severity), first);
         sheet.line(&format!("{first}{others}"));
@@ -57,8 +53,6 @@ fn fit(widths: &mut [usize; 5], columns: usize) {
     *place = (*place).min(left - *what);
 }
 
-fn line(cells: &[String; 5], widths: &[usize; 5]) -> String {
-    let cells = cells.iter().zip(widths);
-    let cells = cells.map(|(cell, width)| padded(&cut(cell, *width), width + GAP));
-    cells.collect()
+fn line<'a>(cells: impl IntoIterator<Item = &'a str>, widths: &[usize; 5]) -> String {
+    beside(cells.into_iter().zip(widths).map(|(cell, width)| (cell, *width, Side::Left)))
 }

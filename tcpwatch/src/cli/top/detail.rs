@@ -4,7 +4,7 @@ use ratatui::text::{Line, Span};
 use textwrap::{Options, WordSeparator, WordSplitter, core::display_width};
 
 use super::{
-    rows::{key_of_listener, key_of_owner, named, netns, rate_text},
+    rows::{key_of_listener, key_of_owner, named, netns},
     snapshot::{Counter, InNamespace, Owner, Snapshot},
     state::{Data, Page, View},
     style::Tone,
@@ -106,7 +106,7 @@ fn of_owner(owner: &Owner, data: &Data) -> Vec<Part> {
         }
         let failing = data.history.now(|it| *it == Counter::FailuresOf(owner.clone()));
         if let Some(rate) = failing {
-            parts.push(Part("", format!("{} failures/s now", rate_text(rate))));
+            parts.push(Part("", format!("{} failures/s now", text::amount(rate))));
         }
     }
     for it in snapshot.listeners.iter().filter(|it| it.owner == *owner) {
@@ -153,7 +153,7 @@ fn of_namespace(name: &str, data: &Data) -> Vec<Part> {
     ] {
         let it = Counter::In(counter, name.to_owned());
         if let Some(total) = data.snapshot.counters.get(&it) {
-            let now = data.history.now(|counter| *counter == it).map(rate_text);
+            let now = data.history.now(|counter| *counter == it).map(text::amount);
             let now = now.map_or_else(String::new, |rate| format!(", {rate}/s now"));
             parts.push(Part("counted", format!("{}{now}", text::count(*total as u64, noun))));
         }

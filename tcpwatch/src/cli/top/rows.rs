@@ -190,7 +190,7 @@ fn listeners(snapshot: &Snapshot, history: &History) -> Vec<Row> {
                 Cell::text(netns(&owner.netns)),
                 Cell::number(f64::from(port_number(&it.port)), &it.port),
                 Cell::number(it.queue as f64, queue).tone(if it.queue > 0 {
-                    Tone::of_share(share)
+                    Tone::of_part(share)
                 } else {
                     Tone::Plain
                 }),
@@ -343,16 +343,6 @@ fn duration(duration: Duration) -> Cell {
 
 fn rate(rate: Option<f64>) -> Cell {
     let Some(rate) = rate else { return nothing() };
-    let cell = Cell::number(rate, rate_text(rate));
+    let cell = Cell::number(rate, text::amount(rate));
     if rate == 0.0 { cell.tone(Tone::Faint) } else { cell }
-}
-
-/// A rate: `0`, `0.05`, `2.5`, `410`, `12,345`.
-pub(super) fn rate_text(rate: f64) -> String {
-    match rate {
-        0.0 => "0".to_owned(),
-        ..0.1 => format!("{rate:.2}"),
-        ..9.95 => format!("{rate:.1}"),
-        _ => text::number(rate.round() as u64),
-    }
 }

@@ -77,14 +77,20 @@ impl Screen {
     /// Gives the terminal back and stops this process until it is continued.
     pub(super) fn suspend(&mut self) -> io::Result<()> {
         restore();
-        // SAFETY: takes no pointer. SIGSTOP, because SIGTSTP is handled, and this handles it.
-        unsafe {
-            libc::raise(libc::SIGSTOP);
-        }
+        stop_this_process();
         begin()?;
         // A new one knows nothing of what was drawn, and draws all.
         self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(())
+    }
+}
+
+/// Sends SIGSTOP, because SIGTSTP is handled, and this handles it. By tgkill(2): `raise` of musl is
+/// tkill(2), which the filter of a look refuses.
+fn stop_this_process() {
+    // SAFETY: takes no pointer; the two numbers are those of the calling thread.
+    unsafe {
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGSTOP);
     }
 }
 

@@ -5,7 +5,7 @@ use ratatui::{
     style::{Color, Modifier, Style},
 };
 
-use crate::engine::Severity;
+use crate::{engine::Severity, publish::severity_of_part};
 
 /// The meaning of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,13 +33,9 @@ impl Tone {
         }
     }
 
-    /// Of a share of a limit: the thresholds are those of findings about limits.
-    pub(super) fn of_share(share: f64) -> Self {
-        match share {
-            0.95.. => Self::Critical,
-            0.8.. => Self::Warning,
-            _ => Self::Good,
-        }
+    /// Of a used part of a limit.
+    pub(super) fn of_part(part: f64) -> Self {
+        severity_of_part(part).map_or(Self::Good, Self::of)
     }
 
     pub(super) const fn style(self) -> Style {

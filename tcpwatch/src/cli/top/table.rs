@@ -101,7 +101,7 @@ impl Cell {
     }
 
     pub(super) fn bar(share: f64) -> Self {
-        let tone = Tone::of_share(share);
+        let tone = Tone::of_part(share);
         Self { content: Content::Bar(share), number: Some(share), tone, ..Self::default() }
     }
 

@@ -40,6 +40,16 @@ pub(crate) fn number(number: impl Into<u64>) -> String {
     text
 }
 
+/// A number that need not be whole, a rate for one: `0`, `0.05`, `2.5`, `3`, `12,345`.
+pub(crate) fn amount(value: f64) -> String {
+    match value {
+        0.0 => "0".to_owned(),
+        ..0.1 => format!("{value:.2}"),
+        ..9.95 if value.fract() != 0.0 => format!("{value:.1}"),
+        _ => number(value.round() as u64),
+    }
+}
+
 /// An amount of memory: `999 bytes`, `1.5 KiB`, `256 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -97,6 +107,12 @@ mod tests {
             ["0", "999", "1,000", "12,345", "999,999", "1,000,000", "18,446,744,073,709,551,615"];
         assert_eq!(of, expected);
         assert_eq!(count(1_085, "socket"), "1,085 sockets");
+    }
+
+    #[test]
+    fn amounts_have_the_digits_that_matter() {
+        let of = [0.0, 0.034, 0.5, 3.0, 9.94, 9.96, 10.4, 1_204.4].map(amount);
+        assert_eq!(of, ["0", "0.03", "0.5", "3", "9.9", "10", "10", "1,204"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) mod sampler;
 
 use crate::{
     engine::finding::{FindingKind, Severity},
-    facts::{ConnectFailure, NetstatCounters, Role, StateCounts},
+    facts::{ConnectFailure, NetstatCounters, Role, StateCounts, Timestamp},
     plain,
 };
 
@@ -121,6 +121,8 @@ pub struct FindingSample {
     /// Findings that share these labels: those under [`OTHER`], and destinations that differ only
     /// in their address.
     pub count: u64,
+    /// Since when the first of them stands.
+    pub since: Timestamp,
 }
 
 /// Everything that the engine has to publish, as of the last inventory.

@@ -309,6 +309,7 @@ impl Sampler {
                 port: subject.port,
                 is_led: finding.led_by.is_some(),
                 count: 1,
+                since: finding.since,
             };
             if sample.is_led {
                 sample.netns = "".into();
@@ -322,9 +323,15 @@ impl Sampler {
             } else {
                 leaders += 1;
             }
-            match rows.iter_mut().find(|row| FindingSample { count: 1, ..(*row).clone() } == sample)
-            {
-                Some(row) => row.count += 1,
+            let shares_labels = |row: &&mut FindingSample| {
+                let FindingSample { count, since, .. } = sample;
+                FindingSample { count, since, ..(**row).clone() } == sample
+            };
+            match rows.iter_mut().find(shares_labels) {
+                Some(row) => {
+                    row.count += 1;
+                    row.since = row.since.min(sample.since);
+                }
                 None => rows.push(sample),
             }
         }

@@ -433,10 +433,15 @@ fn findings_of_equal_labels_are_one_row() {
         destination("10.0.0.1", "10.0.0.9:443", 28_000),
         destination("10.0.0.1", "10.0.0.8:443", 28_000),
     ];
+    let mut first = namespace.clone();
+    first.ports.busy.truncate(1);
+    watch.see([first]);
+    let since = watch.engine.samples().findings[0].since;
     watch.see([namespace]);
     let samples = watch.engine.samples();
     assert_eq!(samples.findings.len(), 1);
     assert_eq!(samples.findings[0].count, 2);
+    assert_eq!(samples.findings[0].since, since, "that of the first");
 }
 
 #[test]

@@ -15,12 +15,18 @@ use axum::{
 };
 use futures_util::stream::unfold;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
-    super::{HttpLimits, Query, live::Streams, routes::Unanswered},
+    super::{
+        HttpLimits, Query,
+        live::Streams,
+        places::Peer,
+        routes::Unanswered,
+        seats::{Seat, Seats},
+    },
     EventFeed, EventsRequest, NoEvents,
 };
 
@@ -34,7 +40,7 @@ const HEARTBEAT: &[u8] = b":\n\n";
 pub(in crate::publish) struct EventStreams {
     queries: mpsc::Sender<Query>,
     stop: watch::Receiver<bool>,
-    places: Arc<Semaphore>,
+    seats: Arc<Seats>,
     limits: HttpLimits,
 }
 
@@ -46,7 +52,7 @@ struct Stream {
     stop: watch::Receiver<bool>,
     end: Instant,
     limits: HttpLimits,
-    _place: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl EventStreams {
@@ -55,13 +61,13 @@ impl EventStreams {
         stop: watch::Receiver<bool>,
         limits: HttpLimits,
     ) -> Self {
-        let places = Arc::new(Semaphore::new((limits.connections / PLACES_FOR_ONE).max(1)));
-        Self { queries, stop, places, limits }
+        let seats = Seats::new((limits.connections / PLACES_FOR_ONE).max(1));
+        Self { queries, stop, seats, limits }
     }
 
-    /// One more stream, or a refusal.
-    pub(in crate::publish) async fn stream(&self, request: EventsRequest) -> Response {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+    /// One more stream, for `peer`, or a refusal.
+    pub(in crate::publish) async fn stream(&self, request: EventsRequest, peer: Peer) -> Response {
+        let Some(seat) = self.seats.take(peer) else {
             let text = "too many streams of events are open\n";
             return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
         };
@@ -82,7 +88,7 @@ impl EventStreams {
             stop: self.stop.clone(),
             end: Instant::now() + self.limits.live,
             limits: self.limits,
-            _place: place,
+            seat,
         };
         let batches = unfold(stream, async |mut stream| {
             let batch = stream.next().await?;
@@ -111,7 +117,7 @@ impl NoEvents {
 impl Stream {
     /// The next batch, a sign of life without one; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        let Self { feed, is_new, stop, end, limits, .. } = self;
+        let Self { feed, is_new, stop, end, limits, seat } = self;
         // A reader sees at once that it listens.
         if std::mem::take(is_new) {
             return Some(Bytes::from_static(HEARTBEAT));
@@ -121,6 +127,7 @@ impl Stream {
             // An error is a dropped sender: the agent is gone.
             _ = stop.wait_for(|stop| *stop) => None,
             () = sleep_until(*end) => None,
+            () = seat.taken_away() => None,
             batch = feed.next() => batch,
             () = sleep(limits.heartbeat) => Some(Bytes::from_static(HEARTBEAT)),
         }

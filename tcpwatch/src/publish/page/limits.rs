@@ -6,13 +6,19 @@ use std::fmt::{self, Write as _};
 
 use super::{Escaped, View, namespace_name};
 use crate::{
-    engine::{ListenerSample, Samples, text},
+    engine::{ListenerSample, Samples, Severity, text},
     facts::{Inventory, TcpState},
 };
 
-/// A part of the limit from which on a bar has the colour of a warning, and of a critical finding.
-const WARNING: f64 = 0.8;
-const CRITICAL: f64 = 0.95;
+/// The severity whose colour a used part of a limit has: the thresholds are the defaults of findings
+/// about limits.
+pub(crate) fn severity_of_part(part: f64) -> Option<Severity> {
+    match part {
+        0.95.. => Some(Severity::Critical),
+        0.8.. => Some(Severity::Warning),
+        _ => None,
+    }
+}
 
 /// Beyond this it is no limit: `fs.file-max` is 2^63 - 1 by default.
 const NO_LIMIT: u64 = 1 << 60;
@@ -46,11 +52,7 @@ impl LimitUse {
     }
 
     fn class(&self) -> &'static str {
-        match self.part() {
-            CRITICAL.. => "critical",
-            WARNING.. => "warning",
-            _ => "fine",
-        }
+        severity_of_part(self.part()).map_or("fine", Severity::label)
     }
 
     fn amounts(&self) -> (String, String) {

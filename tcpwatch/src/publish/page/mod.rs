@@ -23,6 +23,7 @@ use std::{
 };
 
 use self::escape::Escaped;
+pub(crate) use self::limits::severity_of_part;
 pub use self::limits::{LimitUse, kernel_limits};
 use super::{History, Origin, Trends, WallClock};
 use crate::{

@@ -95,8 +95,10 @@ fn write_plot(html: &mut String, trend: Trend, view: &View<'_>) -> fmt::Result {
     let Some(largest) = largest(&lines) else {
         return html.write_str("<span>no data</span></figcaption></figure>\n");
     };
-    let last = ring.last(now).map_or_else(|| "unknown".to_owned(), |last| amount(last) + unit);
-    let most = amount(largest) + unit;
+    let last = ring
+        .last(now)
+        .map_or_else(|| "unknown".to_owned(), |last| text::amount(last.into()) + unit);
+    let most = text::amount(largest.into()) + unit;
     write!(
         html,
         "<span><b>{last}</b> max {most}</span></figcaption>\
@@ -119,7 +121,7 @@ pub(super) fn write_sparkline(html: &mut String, ring: &Ring, view: &View<'_>) -
          aria-label=\"at most {}\">",
         SPARKLINE.width,
         SPARKLINE.height,
-        amount(largest),
+        text::amount(largest.into()),
     )?;
     SPARKLINE.write_lines(html, &lines, largest)?;
     html.write_str("</svg>")
@@ -129,25 +131,9 @@ fn largest(lines: &[Line]) -> Option<f32> {
     lines.iter().flatten().map(|point| point.1).max_by(f32::total_cmp)
 }
 
-/// A number for a person: `1,204`, `12.5`, `0.03`.
-fn amount(value: f32) -> String {
-    match value {
-        0.0 => "0".to_owned(),
-        ..0.1 => format!("{value:.2}"),
-        ..10.0 if value.fract() != 0.0 => format!("{value:.1}"),
-        _ => text::number(value.round() as u64),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_have_the_digits_that_matter() {
-        let of = [0.0, 0.034, 0.5, 3.0, 9.96, 10.4, 1_204.4].map(amount);
-        assert_eq!(of, ["0", "0.03", "0.5", "3", "10.0", "10", "1,204"]);
-    }
 
     #[test]
     fn a_path_goes_from_the_bottom_for_zero_to_the_top_for_the_largest() {

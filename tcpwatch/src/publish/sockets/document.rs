@@ -36,6 +36,8 @@ pub struct SocketsDocument {
     pub total: u64,
     /// Whether that is exact; else there are at least so many.
     pub total_is_exact: bool,
+    /// Sockets that match and whose ages and processes were looked at.
+    pub examined: usize,
     /// Whether sockets are left out.
     pub truncated: bool,
     /// Those that have been longest in their state first.
@@ -131,6 +133,7 @@ pub fn sockets_json(
         network_namespaces_left_out: listing.left_out,
         total: listing.total,
         total_is_exact: listing.total_is_exact,
+        examined: listing.examined,
         truncated: listing.is_truncated(),
         sockets: listing.sockets.iter().map(|it| SocketDocument::of(it, listing.taken)).collect(),
     };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{owner, samples, states};
+use super::{owner, samples, states, wall};
 use crate::{
     engine::{NamespaceTotals, Samples},
     facts::{
@@ -64,9 +64,12 @@ fn metrics() -> Metrics {
 
 fn full() -> Metrics {
     let mut metrics = metrics();
-    metrics.observe_samples(&samples());
+    metrics.observe_samples(&samples(), wall());
     metrics.observe_counters(&counters());
     metrics.observe_inventory(Duration::from_millis(12), 1_795_000_000.5, &inventory());
+    metrics.observe_inventory_cpu(Duration::from_millis(9));
+    metrics.observe_inventory_cpu(Duration::from_millis(11));
+    metrics.observe_loop(Duration::from_secs(10), Duration::from_millis(1_500));
     metrics.observe_scope("host", "own", "iterator");
     metrics.observe_hooks(&[("inet_sock_set_state", true), ("tcp_send_reset", false)]);
     metrics.observe_reload(Some(1_700.5));
@@ -152,9 +155,9 @@ fn catalog_agrees_with_the_exposition() {
 
 #[test]
 fn no_label_could_hold_a_pid_or_an_address() {
-    const ALLOWED: [&str; 18] = [
-        "cause", "from", "hook", "kind", "netns", "pidns", "port", "process", "reason", "revision",
-        "role", "severity", "stage", "state", "table", "to", "unit", "walk",
+    const ALLOWED: [&str; 19] = [
+        "cause", "from", "hook", "kind", "netns", "part", "pidns", "port", "process", "reason",
+        "revision", "role", "severity", "stage", "state", "table", "to", "unit", "walk",
     ];
     for row in CATALOG.iter().filter(|row| row.name != "tcpwatch_build_info") {
         for label in row.labels {
@@ -207,12 +210,12 @@ fn closed_enums_are_complete_with_zeros() {
 #[test]
 fn gauges_and_counters_by_owner_vanish_with_what_they_measured() {
     let mut metrics = full();
-    metrics.observe_samples(&Samples::default());
+    metrics.observe_samples(&Samples::default(), wall());
     let text = metrics.encode_own();
     assert!(!text.contains("tcpwatch_sockets"));
     assert!(!text.contains("tcpwatch_close_wait_sockets"));
     assert!(!text.contains("tcpwatch_accept_queue"));
-    assert!(!text.contains("tcpwatch_finding_info"));
+    assert!(!text.contains("tcpwatch_finding_"));
     assert!(!text.contains("tcpwatch_listen_overflows_total"));
     assert!(!text.contains("tcpwatch_connect_failures_total"));
     assert_eq!(value(&metrics, r#"tcpwatch_resets_sent_total{cause="no_listener"}"#), Some(11.0));
@@ -243,10 +246,11 @@ fn a_counter_of_an_owner_that_comes_back_begins_anew() {
             self_connections,
             netstat: None,
         };
-        metrics.observe_samples(&Samples {
+        let samples = Samples {
             namespace_totals: total.map(row).into_iter().collect(),
             ..Samples::default()
-        });
+        };
+        metrics.observe_samples(&samples, wall());
         seen.push(value(&metrics, r#"tcpwatch_self_connections_total{netns="pod"}"#));
     }
     assert_eq!(seen, [Some(10.0), None, Some(2.0)]);
@@ -262,7 +266,7 @@ fn owners_whose_labels_run_together_alike_stay_apart() {
     twin.sockets = 2;
     samples.close_wait.push(twin);
     let mut metrics = metrics();
-    metrics.observe_samples(&samples);
+    metrics.observe_samples(&samples, wall());
     let series = |process, unit| {
         format!(
             "tcpwatch_close_wait_sockets{{netns=\"host\",process=\"{process}\",unit=\"{unit}\",\
@@ -280,7 +284,7 @@ fn samples_with_the_same_labels_are_summed() {
     samples.connect_failures.push(samples.connect_failures[0].clone());
     let mut metrics = metrics();
     for _ in 0..3 {
-        metrics.observe_samples(&samples);
+        metrics.observe_samples(&samples, wall());
     }
     let labels = r#"{netns="host",process="other",unit="",role="",port=""}"#;
     assert_eq!(value(&metrics, &format!("tcpwatch_close_wait_sockets{labels}")), Some(6.0));
@@ -296,7 +300,7 @@ fn hostile_label_values_are_escaped() {
     leak.owner = owner("a\"} 1\nb\\ü\u{fffd}\u{9b}\u{202e}", "");
     samples.close_wait.push(leak);
     let mut metrics = metrics();
-    metrics.observe_samples(&samples);
+    metrics.observe_samples(&samples, wall());
     let text = metrics.encode_own();
     assert!(text.lines().all(crate::plain::is_plain), "{text}");
     assert!(text.contains(r#"process="a\"} 1\\nb\\ü�\\u{9b}\\u{202e}""#), "{text}");

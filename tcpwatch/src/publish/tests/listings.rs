@@ -35,6 +35,7 @@ fn listing(namespaces: usize, cpu_time: Duration) -> SocketListing {
         left_out: 0,
         total: 0,
         total_is_exact: true,
+        examined: 0,
         sockets: Vec::new(),
     }
 }
@@ -55,7 +56,9 @@ fn a_listing_is_json_and_a_failure_one_line() {
     let good = server(|| Ok(listing(1, Duration::ZERO))).get("/api/v1/sockets?netns=blue");
     assert_eq!(good.status, 200);
     assert_eq!(good.header("content-type"), Some("application/json"));
-    assert!(good.text().contains(r#""total":0,"total_is_exact":true,"truncated":false"#));
+    assert!(
+        good.text().contains(r#""total":0,"total_is_exact":true,"examined":0,"truncated":false"#)
+    );
     let unseen = server(|| Ok(listing(0, Duration::ZERO))).get("/api/v1/sockets?netns=blue");
     assert_eq!(unseen.status, 404);
     assert_eq!(unseen.text(), "no network namespace with the name blue is seen\n");

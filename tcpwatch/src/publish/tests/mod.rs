@@ -122,6 +122,7 @@ pub(super) fn samples() -> Samples {
                 port: Some(443),
                 is_led: false,
                 count: 1,
+                since: Timestamp::from_ns(1_000_000_000),
             },
             FindingSample {
                 kind: FindingKind::SelfConnection,
@@ -131,6 +132,7 @@ pub(super) fn samples() -> Samples {
                 port: None,
                 is_led: false,
                 count: 1,
+                since: Timestamp::from_ns(1_000_000_000),
             },
             FindingSample {
                 kind: FindingKind::StuckState,
@@ -140,6 +142,7 @@ pub(super) fn samples() -> Samples {
                 port: None,
                 is_led: true,
                 count: 2,
+                since: Timestamp::from_ns(2_000_000_000),
             },
         ],
     }

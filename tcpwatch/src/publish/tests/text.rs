@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{ORIGIN, finding, hooks, led, not_seen, wall};
 use crate::{
-    engine::{Finding, FindingChange, Severity},
+    engine::{Finding, FindingChange, FindingKind, Severity},
     facts::Timestamp,
     publish::{
         History, Incident, InventoryState, Origin, Status, WallClock, findings_json,
@@ -183,6 +183,22 @@ fn findings_that_have_ended_are_kept_for_a_day_the_newest_first() {
     assert_eq!(newest, Some((MOST + 9).to_string()));
     assert_eq!(history.ended(last + AGE).count(), 1);
     assert_eq!(history.ended(last + AGE + Duration::from_secs(1)).count(), 0);
+}
+
+#[test]
+fn many_ended_findings_of_one_kind_push_out_no_other_kind() {
+    let mut history = History::default();
+    let at = wall().now();
+    let other = Finding { kind: FindingKind::SelfConnection, id: "other".to_owned(), ..finding() };
+    history.observe(&FindingChange::Cleared(other), at);
+    for number in 0..2 * MOST {
+        let ended = Finding { id: number.to_string(), ..finding() };
+        history.observe(&FindingChange::Cleared(ended), at);
+    }
+    let ids: Vec<_> = history.ended(at).map(|it| it.finding.id.as_str()).collect();
+    assert_eq!(ids.len(), MOST);
+    assert_eq!(ids.last(), Some(&"other"));
+    assert_eq!(ids.first(), Some(&&*(2 * MOST - 1).to_string()));
 }
 
 #[test]

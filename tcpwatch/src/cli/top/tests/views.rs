@@ -98,7 +98,7 @@ fn an_own_look_says_so_and_why_the_agent_is_left_out() {
         let mut state = State::new(origin, INTERVAL);
         state.handle_snapshot(Duration::ZERO, snapshot(0));
         let text = shown(&mut state, (80, 24));
-        assert!(text.contains("own look, inventory 3 s ago"), "{text}");
+        assert!(text.contains("looks of its own, inventory 3 s ago"), "{text}");
         let says = "the agent is left out: it answers with status 403 Forbidden";
         assert_eq!(text.contains(says), is_left_out, "{text}");
     }

@@ -42,7 +42,7 @@ pub(super) fn lines(state: &State, width: usize) -> Vec<Line<'static>> {
 fn first(state: &State, width: usize) -> Line<'static> {
     let source = match state.origin {
         Origin::Agent => "running agent",
-        Origin::Own(_) => "own look",
+        Origin::Own(_) => "looks of its own",
     };
     let (host, kernel, right, tone) = match state.data() {
         None => (String::new(), String::new(), source.to_owned(), Tone::Plain),

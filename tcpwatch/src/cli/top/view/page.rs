@@ -10,7 +10,7 @@ use ratatui::{
 use super::{
     super::{
         detail,
-        rows::{columns, rate_text},
+        rows::columns,
         state::{Data, Page, State, View},
         style::Tone,
         table::Content,
@@ -69,7 +69,7 @@ fn rate(state: &State, data: &Data, key: &str, area: Rect) -> Vec<Line<'static>>
     let graph = graph::lines(shown, width, height);
     let covered = text::duration(data.history.covers(shown.len()));
     let below =
-        format!("top of the graph: {}/s; the last {covered}", rate_text(graph::peak(shown)));
+        format!("top of the graph: {}/s; the last {covered}", text::amount(graph::peak(shown)));
     let mut lines = vec![Line::from(title), Line::raw("")];
     lines.extend(graph.into_iter().map(Line::raw));
     lines.push(Line::styled(below, Tone::Faint.style()));
