@@ -8,68 +8,36 @@ pub const PORT_WORDS: usize = 65_536 / 64;
 /// Entries of [`Walk::busy`].
 pub const BUSY_DESTINATIONS: usize = 32;
 
-/// One walk of one namespace: parameters in, aggregates out. The agent writes it whole before the
-/// walk and reads it whole after.
+/// A walk: its parameters, and what is counted beside the namespaces. The agent writes it whole before
+/// a walk of one namespace by the iterator, or before one pass over all of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     /// In: the walk's number; entries of [`DESTINATIONS`](crate::maps::DESTINATIONS) that carry
     /// another one are stale.
     pub generation: u32,
-    /// In: `ip_local_port_range`, both ends inclusive.
-    pub port_low: u16,
-    /// In: see [`port_low`](Self::port_low).
-    pub port_high: u16,
-    /// In: `tcp_tw_reuse` (0 never, 1 always, 2 loopback only).
-    pub tw_reuse: u32,
-    /// In: `tcp_tw_reuse_delay` in milliseconds (6.14 and later; it was one second before).
-    pub tw_reuse_delay_ms: u32,
     /// Zero.
     pub reserved0: u32,
-    /// In: a destination is entered in `busy` when its ports and the pinned ones together reach
-    /// this.
-    pub busy_at: u32,
     /// In: CLOCK_MONOTONIC nanoseconds at its beginning.
     pub now_ns: u64,
-    /// In: ports in `ip_local_reserved_ports`, a bit each.
-    pub reserved_ports: [u64; PORT_WORDS],
     /// In: ports whose sockets are copied up whatever their state, a bit each.
     pub requested_ports: [u64; PORT_WORDS],
-    /// In: how many of these at most; the walk counts down.
-    pub requested_left: u64,
-    /// In: how many sockets of busy destinations are copied up at most; the walk counts down.
-    pub users_left: u64,
-    /// In: how many sockets with a port bound before connect() at most, once these and the other
-    /// pinned ports reach `busy_at`; the walk counts down.
-    pub pinned_left: u64,
-    /// Out: sockets by state; an orphan in FIN_WAIT2 counts there although it is a minisocket.
-    pub states: [u64; STATES],
-    /// Out: minisockets (TIME_WAIT and orphaned FIN_WAIT2), which `tcp_max_tw_buckets` bounds.
-    pub time_wait_buckets: u64,
-    /// Out: ports in the range, not reserved, that were bound explicitly; connect() skips them
-    /// for every destination (`__inet_hash_connect`, `fastreuse >= 0`).
-    pub pinned_ports: u64,
-    /// Out: of these, ports of outgoing connections that called bind() before connect().
-    pub bound_ports: u64,
-    /// Out: of these, ports that only minisockets hold.
-    pub pinned_minisockets: u64,
-    /// Out: the pinned ports, a bit each.
+    /// In, for the iterator: ports in `ip_local_reserved_ports`, a bit each. Out, where the one pass is
+    /// requested to copy those of a namespace.
+    pub reserved_ports: [u64; PORT_WORDS],
+    /// The pinned ports, a bit each: of the namespace, or of any namespace in the one pass.
     pub pinned: [u64; PORT_WORDS],
-    /// Ports whose bucket has been looked at, a bit each: its sockets share it.
+    /// Ports whose bucket has been looked at, a bit each: its sockets share it. In the one pass, ports
+    /// that have a listener in any namespace.
     pub looked_at: [u64; PORT_WORDS],
     /// Where the walk turns a pointer into a number.
     pub scratch: u64,
-    /// Out: destinations counted for the first time in this walk.
-    pub destinations: u64,
-    /// Out: the destination with most ports taken, without those in `pinned`.
-    pub worst: Destination,
-    /// Out: its ports.
-    pub worst_used: u32,
-    /// Out: destinations that reached `busy_at`; more than fit in `busy` are only counted.
-    pub busy_count: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Out: the first of them.
+    /// Where a record is made before it is copied up.
+    pub found: Found,
+    /// The iterator's namespace. The one pass has its own in [`NAMESPACES`](crate::maps::NAMESPACES).
+    pub namespace: NamespaceWalk,
+    /// Out, from the iterator: the first destinations that reached `busy_at`. The one pass copies each
+    /// up.
     pub busy: [Destination; BUSY_DESTINATIONS],
 }
 
@@ -77,15 +45,90 @@ impl Walk {
     /// A walk that has not begun.
     pub const ZERO: Self = Self {
         generation: 0,
+        reserved0: 0,
+        now_ns: 0,
+        requested_ports: [0; PORT_WORDS],
+        reserved_ports: [0; PORT_WORDS],
+        pinned: [0; PORT_WORDS],
+        looked_at: [0; PORT_WORDS],
+        scratch: 0,
+        found: Found { slot: 0, kind: Found::SOCKET, socket: SocketRecord::ZERO },
+        namespace: NamespaceWalk::ZERO,
+        busy: [Destination::ZERO; BUSY_DESTINATIONS],
+    };
+}
+
+const _: () = assert!(
+    size_of::<Walk>()
+        == 16
+            + 4 * PORT_WORDS * 8
+            + 8
+            + size_of::<Found>()
+            + size_of::<NamespaceWalk>()
+            + BUSY_DESTINATIONS * 36
+);
+
+/// One namespace in a walk: its settings in, what was counted there out. 176 bytes, aligned to 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceWalk {
+    /// In, for the one pass: kernel address of `ip_local_reserved_ports`, 0 where no port is reserved.
+    pub reserved_at: u64,
+    /// In, for the one pass: what the namespace adds to the hash of its sockets (`net_hash_mix`).
+    pub hash_mix: u32,
+    /// In: `ip_local_port_range`, both ends inclusive.
+    pub port_low: u16,
+    /// In: see [`port_low`](Self::port_low).
+    pub port_high: u16,
+    /// In: `tcp_tw_reuse` (0 never, 1 always, 2 loopback only).
+    pub tw_reuse: u16,
+    /// In: its number among the namespaces of this walk; 0 for the iterator.
+    pub slot: u16,
+    /// In: `tcp_tw_reuse_delay` in milliseconds (6.14 and later; it was one second before).
+    pub tw_reuse_delay_ms: u32,
+    /// In: a destination is busy when its ports and the pinned ones together reach this.
+    pub busy_at: u32,
+    /// In: how many sockets of requested ports are copied up at most; the walk counts down.
+    pub requested_left: u32,
+    /// In: how many sockets of busy destinations are copied up at most; the walk counts down.
+    pub users_left: u32,
+    /// In: how many sockets with a port bound before connect() at most, once these and the other
+    /// pinned ports reach `busy_at`; the walk counts down.
+    pub pinned_left: u32,
+    /// Out: sockets by state; an orphan in FIN_WAIT2 counts there although it is a minisocket.
+    pub states: [u32; STATES],
+    /// Out: minisockets (TIME_WAIT and orphaned FIN_WAIT2), which `tcp_max_tw_buckets` bounds.
+    pub time_wait_buckets: u32,
+    /// Out: ports in the range, not reserved, that were bound explicitly; connect() skips them
+    /// for every destination (`__inet_hash_connect`, `fastreuse >= 0`).
+    pub pinned_ports: u32,
+    /// Out: of these, ports of outgoing connections that called bind() before connect().
+    pub bound_ports: u32,
+    /// Out: of these, ports that only minisockets hold.
+    pub pinned_minisockets: u32,
+    /// Out: destinations counted for the first time in this walk.
+    pub destinations: u32,
+    /// Out: ports of the destination with most ports taken, without the pinned ones.
+    pub worst_used: u32,
+    /// Out: destinations that reached `busy_at`; more than fit in [`Walk::busy`] are only counted.
+    pub busy_count: u32,
+    /// Out: the destination with most ports taken.
+    pub worst: Destination,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl NamespaceWalk {
+    /// A namespace without ports, where nothing was counted.
+    pub const ZERO: Self = Self {
+        reserved_at: 0,
+        hash_mix: 0,
         port_low: 0,
         port_high: 0,
         tw_reuse: 0,
+        slot: 0,
         tw_reuse_delay_ms: 1_000,
-        reserved0: 0,
         busy_at: u32::MAX,
-        now_ns: 0,
-        reserved_ports: [0; PORT_WORDS],
-        requested_ports: [0; PORT_WORDS],
         requested_left: 0,
         users_left: 0,
         pinned_left: 0,
@@ -94,24 +137,18 @@ impl Walk {
         pinned_ports: 0,
         bound_ports: 0,
         pinned_minisockets: 0,
-        pinned: [0; PORT_WORDS],
-        looked_at: [0; PORT_WORDS],
-        scratch: 0,
         destinations: 0,
-        worst: Destination::ZERO,
         worst_used: 0,
         busy_count: 0,
+        worst: Destination::ZERO,
         reserved: 0,
-        busy: [Destination::ZERO; BUSY_DESTINATIONS],
     };
 }
 
-const _: () = assert!(
-    size_of::<Walk>() == 32 + 4 * PORT_WORDS * 8 + (STATES + 9) * 8 + 48 + BUSY_DESTINATIONS * 36
-);
+const _: () = assert!(size_of::<NamespaceWalk>() == 176);
 
-/// The tuple that limits a connect(): each pair of addresses and destination port has every local
-/// port once. 36 bytes, aligned to 4.
+/// The tuple that limits a connect(): in a namespace each pair of addresses and destination port has
+/// every local port once. 36 bytes, aligned to 4.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
@@ -121,8 +158,8 @@ pub struct Destination {
     pub peer: Address,
     /// Destination port, host byte order.
     pub peer_port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// The namespace: [`NamespaceWalk::slot`].
+    pub slot: u16,
 }
 
 impl Destination {
@@ -131,7 +168,7 @@ impl Destination {
         local: Address { words: [0; 4] },
         peer: Address { words: [0; 4] },
         peer_port: 0,
-        reserved: 0,
+        slot: 0,
     };
 }
 
@@ -162,7 +199,7 @@ pub struct DestinationUse {
     pub generation: u32,
     /// Local ports taken, pinned ones not counted.
     pub used: u16,
-    /// 0 until it is entered in [`Walk::busy`], 1 then, and 1 more for each of its sockets that
+    /// 0 until it is counted in [`NamespaceWalk::busy_count`], 1 then, and 1 more for each of its sockets that
     /// has been copied up since.
     pub listed: u16,
     /// The same ports by the state of their socket, see [`port_state`].
@@ -179,6 +216,13 @@ const _: () = assert!(size_of::<DestinationUse>() == 24);
 /// Words of the bit set by which distinct sources are estimated. With 1,024 bits the estimate is
 /// within 3 % for 300 sources and within 10 % for 3,000 (linear counting, Whang et al. 1990).
 pub const SOURCE_WORDS: usize = 16;
+
+/// Key of [`REQUESTS`](crate::maps::REQUESTS): a local port of a namespace.
+#[inline(always)]
+#[must_use]
+pub const fn request_key(slot: u16, port: u16) -> u32 {
+    (slot as u32) << 16 | port as u32
+}
 
 /// Half-open requests of a local port in walk `generation`. 144 bytes, aligned to 8.
 #[repr(C)]
@@ -306,6 +350,65 @@ pub struct SocketRecord {
 
 const _: () = assert!(size_of::<SocketRecord>() == 152);
 
+impl SocketRecord {
+    /// Nothing known yet.
+    pub const ZERO: Self = Self {
+        state: 0,
+        flags: 0,
+        listener: 0,
+        reserved: 0,
+        recv_queue: 0,
+        sk: 0,
+        inode: 0,
+        queue: 0,
+        since_ns: 0,
+        tuple: Tuple {
+            local: Address { words: [0; 4] },
+            peer: Address { words: [0; 4] },
+            local_port: 0,
+            peer_port: 0,
+        },
+        accept_queue: 0,
+        accept_limit: 0,
+        half_open: 0,
+        drops: 0,
+        unacked: 0,
+        bytes_acked: 0,
+        bytes_sent: 0,
+        bytes_received: 0,
+        delivered_ns: 0,
+        last_segment_ns: 0,
+        peer_window: 0,
+        user_timeout_ms: 0,
+        segments_out: 0,
+        stalled: 0,
+        retransmits: 0,
+        backoff: 0,
+        probes: 0,
+    };
+}
+
+/// A record of the one pass. 160 bytes, aligned to 8. The iterator copies the socket only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The namespace: [`NamespaceWalk::slot`].
+    pub slot: u32,
+    /// [`SOCKET`](Self::SOCKET) or [`BUSY`](Self::BUSY).
+    pub kind: u32,
+    /// The socket. Of a busy destination only its tuple says something, with local port 0.
+    pub socket: SocketRecord,
+}
+
+impl Found {
+    /// A socket.
+    pub const SOCKET: u32 = 0;
+    /// A destination that has reached [`NamespaceWalk::busy_at`].
+    pub const BUSY: u32 = 1;
+}
+
+const _: () = assert!(size_of::<Found>() == 160);
+
 /// In whose queue a connection waited in walk `generation`. 16 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -342,6 +445,10 @@ const _: () = assert!(size_of::<OwnerRecord>() == 40);
 mod pod {
     // SAFETY: repr(C) without padding, and every bit pattern is valid.
     unsafe impl aya::Pod for super::Walk {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::NamespaceWalk {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Found {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Destination {}
     // SAFETY: as above.

@@ -16,6 +16,7 @@ mod inventory;
 mod listing;
 mod note;
 mod offsets;
+mod one_pass;
 mod reset;
 mod stream;
 
@@ -26,9 +27,9 @@ pub use focus::{
     Answering, Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS,
 };
 pub use inventory::{
-    BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, OwnerRecord, PORT_STATES,
-    PORT_WORDS, QueueOf, RequestUse, SOURCE_WORDS, SocketRecord, Walk, listener_flags, port_state,
-    socket_flags,
+    BUSY_DESTINATIONS, DESTINATION_USERS, Destination, DestinationUse, Found, NamespaceWalk,
+    OwnerRecord, PORT_STATES, PORT_WORDS, QueueOf, RequestUse, SOURCE_WORDS, SocketRecord, Walk,
+    listener_flags, port_state, request_key, socket_flags,
 };
 pub use listing::{Listing, listing_only};
 pub use note::{
@@ -36,6 +37,7 @@ pub use note::{
     ConnectSet,
 };
 pub use offsets::{ABSENT, FIELDS, Field, Offsets};
+pub use one_pass::{HEAD_WORDS, LIST_AGAIN, NamespaceRecord, Pass, phase, progress};
 pub use reset::{
     IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
     reset_flags, reset_sizes,
@@ -64,6 +66,8 @@ pub mod programs {
     pub const STREAM: &str = "stream";
     /// `iter/tcp`: one walk over the socket tables of a network namespace.
     pub const INVENTORY: &str = "inventory";
+    /// `raw_tp`, run by the agent and never attached: the sockets of every network namespace.
+    pub const ONE_PASS: &str = "one_pass";
     /// `iter/tcp`: the sockets of a network namespace that match a selection.
     pub const LISTING: &str = "listing";
     /// `iter/task_file`: the process that holds a selected socket, and its descriptor.
@@ -124,11 +128,20 @@ pub mod maps {
     pub const CLOSE_WAIT_NOTES: &str = "CLOSE_WAIT_NOTES";
     /// Array of one [`Walk`](crate::Walk): a walk's parameters and its results.
     pub const WALK: &str = "WALK";
+    /// Array of one [`Pass`](crate::Pass): where the one pass is.
+    pub const PASS: &str = "PASS";
+    /// Array of [`NamespaceWalk`](crate::NamespaceWalk): the namespaces of the one pass.
+    pub const NAMESPACES: &str = "NAMESPACES";
+    /// Hash of the kernel address of a `struct net` to its place in [`NAMESPACES`].
+    pub const SLOTS: &str = "SLOTS";
+    /// Ring buffer of [`Found`](crate::Found), or of [`NamespaceRecord`](crate::NamespaceRecord): what
+    /// one slice of the one pass copies up.
+    pub const FOUND: &str = "FOUND";
     /// Array of one [`Listing`](crate::Listing): a selection, and the counts of the walk.
     pub const LISTING: &str = "LISTING";
     /// LRU hash of [`Destination`](crate::Destination) to [`DestinationUse`](crate::DestinationUse).
     pub const DESTINATIONS: &str = "DESTINATIONS";
-    /// LRU hash of a local port to [`RequestUse`](crate::RequestUse).
+    /// LRU hash of a [`request_key`](crate::request_key) to [`RequestUse`](crate::RequestUse).
     pub const REQUESTS: &str = "REQUESTS";
     /// LRU hash of a socket's address to [`QueueOf`](crate::QueueOf): connections that their peer has
     /// closed while they wait in an accept queue. Only the kernel side uses it.
@@ -142,6 +155,13 @@ pub mod maps {
     /// Entries of [`DESTINATIONS`]. A tuple that holds more than one in so many of a namespace's
     /// outgoing sockets survives the eviction, so none that nears a limit is ever missed.
     pub const DESTINATIONS_LIMIT: u32 = 16_384;
+    /// Entries of [`NAMESPACES`] and [`SLOTS`] at least: network namespaces of a host. A host with more
+    /// CPUs has more of them, as of the entries of the LRU tables.
+    pub const NAMESPACES_LIMIT: u32 = 1_024;
+    /// Entries of these at most.
+    pub const NAMESPACES_MOST: u32 = 4_096;
+    /// Size of [`FOUND`] in bytes: some 380 sockets, far more than one slice meets in 100 us.
+    pub const FOUND_BYTES: u32 = 64 * 1024;
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
     /// make more of them than there are listeners.
     pub const REQUESTS_LIMIT: u32 = 512;

@@ -88,12 +88,84 @@ offsets! {
     skc_dport = "sock_common" "skc_dport";
     /// `__u16` in host byte order.
     skc_num = "sock_common" "skc_num";
+    /// `unsigned int`: its low bits choose the bucket.
+    skc_hash = "sock_common" "skc_hash" optional;
+    /// `struct hlist_nulls_node`: the next one in the table of connections or listeners.
+    skc_nulls_node = "sock_common" "skc_nulls_node" optional;
+    /// `struct hlist_node`: the next one on the port.
+    skc_bind_node = "sock_common" "skc_bind_node" optional;
     /// `struct net *` inside `possible_net_t`.
     skc_net = "sock_common" "skc_net.net";
     /// `unsigned int`: the number that `stat` shows for the namespace's file.
     net_inum = "net" "ns.inum";
     /// `u64`, 5.14 and later: never used again, as the inode number is.
     net_cookie = "net" "net_cookie" optional;
+    /// `struct list_head`: all namespaces, the first one first.
+    net_list = "net" "list" optional;
+    /// `u32`.
+    net_hash_mix = "net" "hash_mix" optional;
+    /// `struct inet_hashinfo *`, inside `struct net` from 6.1 on (5.18 had a pointer on the way).
+    net_hashinfo = "net" "ipv4.tcp_death_row.hashinfo" optional;
+    /// `int`.
+    net_max_tw_buckets = "net" "ipv4.tcp_death_row.sysctl_max_tw_buckets" optional;
+    /// `u32` from 6.8 on, the last port in its upper half.
+    net_local_ports = "net" "ipv4.ip_local_ports.range" optional;
+    /// The lock beside it, before 6.8: then these are two `int`.
+    net_local_ports_lock = "net" "ipv4.ip_local_ports.lock" optional;
+    /// `unsigned long *`: a bit for each port.
+    net_reserved_ports = "net" "ipv4.sysctl_local_reserved_ports" optional;
+    /// `u8`, as the five that follow.
+    net_syncookies = "net" "ipv4.sysctl_tcp_syncookies" optional;
+    /// See above.
+    net_abort_on_overflow = "net" "ipv4.sysctl_tcp_abort_on_overflow" optional;
+    /// See above.
+    net_retries2 = "net" "ipv4.sysctl_tcp_retries2" optional;
+    /// See above.
+    net_orphan_retries = "net" "ipv4.sysctl_tcp_orphan_retries" optional;
+    /// See above.
+    net_tw_reuse = "net" "ipv4.sysctl_tcp_tw_reuse" optional;
+    /// See above.
+    net_timestamps = "net" "ipv4.sysctl_tcp_timestamps" optional;
+    /// `unsigned int`, milliseconds; 6.14 and later.
+    net_tw_reuse_delay = "net" "ipv4.sysctl_tcp_tw_reuse_delay" optional;
+    /// `int`.
+    net_somaxconn = "net" "core.sysctl_somaxconn" optional;
+    /// `struct inet_ehash_bucket *`, each a pointer.
+    ehash = "inet_hashinfo" "ehash" optional;
+    /// `unsigned int`.
+    ehash_mask = "inet_hashinfo" "ehash_mask" optional;
+    /// `struct inet_bind_hashbucket *`.
+    bhash = "inet_hashinfo" "bhash" optional;
+    /// `unsigned int`: a power of two.
+    bhash_size = "inet_hashinfo" "bhash_size" optional;
+    /// `struct inet_listen_hashbucket *`.
+    lhash2 = "inet_hashinfo" "lhash2" optional;
+    /// `unsigned int`.
+    lhash2_mask = "inet_hashinfo" "lhash2_mask" optional;
+    /// `struct hlist_head` behind a lock.
+    bhash_chain = "inet_bind_hashbucket" "chain" optional;
+    /// `struct hlist_nulls_head` behind a lock.
+    lhash2_head = "inet_listen_hashbucket" "nulls_head" optional;
+    /// `struct net *` inside `possible_net_t`.
+    ib_net = "inet_bind_bucket" "ib_net.net" optional;
+    /// `unsigned short` in host byte order.
+    ib_port = "inet_bind_bucket" "port" optional;
+    /// `struct hlist_node`.
+    ib_node = "inet_bind_bucket" "node" optional;
+    /// `struct hlist_head` of the sockets on the port, before 6.8.
+    ib_owners = "inet_bind_bucket" "owners" optional;
+    /// `struct hlist_head` of the addresses on the port, from 6.8 on.
+    ib_addresses = "inet_bind_bucket" "bhash2" optional;
+    /// `struct hlist_node`: the next address on the port.
+    ib2_node = "inet_bind2_bucket" "bhash_node" optional;
+    /// `struct hlist_head` of the sockets on the address and port.
+    ib2_owners = "inet_bind2_bucket" "owners" optional;
+    /// `struct task_struct *`: of the first task, itself.
+    real_parent = "task_struct" "real_parent" optional;
+    /// `struct nsproxy *`.
+    nsproxy = "task_struct" "nsproxy" optional;
+    /// `struct net *`.
+    nsproxy_net = "nsproxy" "net_ns" optional;
     /// `u16` since 5.6.
     sk_protocol = "sock" "sk_protocol";
     /// `int`.

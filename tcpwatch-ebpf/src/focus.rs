@@ -75,7 +75,7 @@ fn read_words(stack: &mut OpeningStack) {
     // SAFETY: no arguments; returns a typed pointer to the current task.
     let task = unsafe { bpf_get_current_task_btf() };
     // SAFETY: takes a typed pointer to a task; returns one to its registers.
-    let registers = Object(unsafe { bpf_task_pt_regs(task) } as *const c_void);
+    let registers = Object::typed(unsafe { bpf_task_pt_regs(task) } as *const c_void);
     let stack_pointer = field!(registers, pt_regs_sp: u64);
     let words = (&raw mut stack.words).cast();
     // SAFETY: `words` is writable for that size; the helper checks the user's address.

@@ -17,9 +17,10 @@ use tcpwatch_common::{
 };
 
 use crate::{
-    inventory::{
-        BufferFull, IterContext, describe, is_stalled, is_unaccepted, note_queue, record_of,
-        wait_began, waits_for_peer, write,
+    inventory::{IterContext, write},
+    judge::{
+        BufferFull, begin, describe, is_stalled, is_unaccepted, note_queue, wait_began,
+        waits_for_peer,
     },
     maps,
     sock::{SOCK_DEAD, Sock, state},
@@ -72,7 +73,9 @@ fn visit_minisocket(
     if !is_selected(listing, tw.substate(), tuple) || listing.only & !is_self != 0 {
         return Ok(());
     }
-    let mut record = record_of(tw.substate(), sk.address(&mut walk.scratch), tuple);
+    let address = sk.address(&mut walk.scratch);
+    let record = &mut walk.found.socket;
+    begin(record, tw.substate(), address, tuple);
     record.flags = flags::MINISOCKET;
     if tw.substate() == state::TIME_WAIT
         && let Some(entered_ms) = tw.entered_ms()
@@ -83,7 +86,7 @@ fn visit_minisocket(
         record.since_ns = now_ns.wrapping_sub(u64::from(age_ms) * 1_000_000);
         record.flags |= flags::SINCE_EXACT;
     }
-    copy(&record, listing, seq)
+    copy(record, listing, seq)
 }
 
 #[inline(always)]
@@ -99,14 +102,16 @@ fn visit_request(
     if !is_selected(listing, state::SYN_RECV, tuple) || listing.only & !unanswered != 0 {
         return Ok(());
     }
-    let mut record = record_of(state::SYN_RECV, sk.address(&mut walk.scratch), tuple);
+    let address = sk.address(&mut walk.scratch);
+    let record = &mut walk.found.socket;
+    begin(record, state::SYN_RECV, address, tuple);
     record.flags = flags::ACCEPTED;
     record.retransmits = retransmits;
     record.since_ns = sk.request_began_ns();
     if record.since_ns != 0 {
         record.flags |= flags::SINCE_EXACT;
     }
-    copy(&record, listing, seq)
+    copy(record, listing, seq)
 }
 
 #[inline(always)]
@@ -159,13 +164,14 @@ fn visit_socket(
     }
     // All that is shown of a stalled one is of use for any other.
     let seen = (since_ns, since_flags, !is_listener);
-    let mut record = describe(tcp, sk_state, tuple, seen, walk);
+    describe(tcp, sk_state, tuple, seen, walk);
+    let record = &mut walk.found.socket;
     record.stalled = u8::from(is_stalled);
     if is_selected {
-        return copy(&record, listing, seq);
+        return copy(record, listing, seq);
     }
     record.listener |= listener_flags::NOT_SELECTED;
-    if listing.left == 0 { Ok(()) } else { write(seq, &record) }
+    if listing.left == 0 { Ok(()) } else { write(seq, record) }
 }
 
 /// Copies a socket up that matches, as long as any is to be, and counts it.

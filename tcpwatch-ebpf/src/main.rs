@@ -4,7 +4,7 @@
 //! decision, and every table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`stream`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
-//! walks: [`inventory`] with [`ports`], [`listing`], [`owners`]. All of them read kernel memory through [`sock`] and
+//! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`], [`listing`], [`owners`]. All of them read kernel memory through [`sock`] and
 //! [`segment`]; [`scope`] selects the namespaces that the hooks count.
 #![no_std]
 #![no_main]
@@ -17,10 +17,12 @@ mod accept;
 mod bind;
 mod focus;
 mod inventory;
+mod judge;
 mod listing;
 mod log;
 mod maps;
 mod notes;
+mod one_pass;
 mod origins;
 mod owners;
 mod passive_reset;

@@ -1,15 +1,16 @@
 //! Every map of the kernel side. Sizes are fixed, so that memory is too.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
-    Counters, Destination, DestinationUse, Event, Focus, Listing, OpeningStack, QueueOf,
-    RequestUse, ResetKey, ResetOrigin, ResetOriginUse, STREAM_SETS, Service, ServiceUse,
-    StreamCounts, StreamFilter, StreamRecord, StreamSecond, Walk, maps as names,
+    Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
+    NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOrigin, ResetOriginUse,
+    STREAM_SETS, Service, ServiceUse, StreamCounts, StreamFilter, StreamRecord, StreamSecond, Walk,
+    maps as names,
 };
 
 use crate::log;
@@ -66,6 +67,15 @@ static STREAM_COUNTS: PerCpuArray<StreamCounts> = PerCpuArray::with_max_entries(
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
+static PASS: Array<Pass> = Array::with_max_entries(1, 0);
+#[map]
+static NAMESPACES: Array<NamespaceWalk> = Array::with_max_entries(names::NAMESPACES_LIMIT, 0);
+#[map]
+static SLOTS: HashMap<u64, u32> =
+    HashMap::with_max_entries(names::NAMESPACES_LIMIT, BPF_F_NO_PREALLOC);
+#[map]
+static FOUND: RingBuf = RingBuf::with_byte_size(names::FOUND_BYTES, 0);
+#[map]
 static LISTING: Array<Listing> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static DESTINATIONS: LruHashMap<Destination, DestinationUse> =
@@ -109,6 +119,58 @@ pub(crate) fn walk() -> Option<&'static mut Walk> {
     // SAFETY: the map lives as long as the program; the agent writes and reads it only between
     // walks, and has one walker.
     Some(unsafe { &mut *walk })
+}
+
+/// The pass under way.
+#[inline(always)]
+pub(crate) fn pass() -> Option<&'static mut Pass> {
+    let pass = PASS.get_ptr_mut(0)?;
+    // SAFETY: as of `walk`.
+    Some(unsafe { &mut *pass })
+}
+
+/// The place of a network namespace in the pass, by the kernel address of its `struct net`.
+#[inline(always)]
+pub(crate) fn slot_of(net: u64) -> Option<u32> {
+    // SAFETY: the agent writes the map only between slices.
+    unsafe { SLOTS.get(&net) }.copied()
+}
+
+/// The namespace in this place.
+#[inline(always)]
+pub(crate) fn namespace(slot: u32) -> Option<&'static mut NamespaceWalk> {
+    let namespace = NAMESPACES.get_ptr_mut(slot)?;
+    // SAFETY: as of `walk`.
+    Some(unsafe { &mut *namespace })
+}
+
+/// Whether the records of one more step fit into the ring: it copies up a socket and the destination
+/// that becomes busy with it. The one pass ends its slice before a record could be lost.
+#[inline(always)]
+pub(crate) fn has_place_for_found() -> bool {
+    /// `BPF_RINGBUF_HDR_SZ`.
+    const HEADER: u64 = 8;
+    const STEP: u64 = 2 * (size_of::<Found>() as u64 + HEADER);
+    FOUND.query(AVAILABLE_DATA) + STEP < names::FOUND_BYTES as u64
+}
+
+/// Whether the records of every socket of one port fit.
+#[inline(always)]
+pub(crate) fn has_place_for_holders() -> bool {
+    FOUND.query(AVAILABLE_DATA) < names::FOUND_BYTES as u64 / 4
+}
+
+/// Copies a record up, without waking anything: the agent looks after each slice.
+#[inline(always)]
+pub(crate) fn send_found(found: &Found) {
+    // There is a place for it.
+    let _ = FOUND.output::<Found>(found, u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// Likewise.
+#[inline(always)]
+pub(crate) fn send_namespace(namespace: &NamespaceRecord) {
+    let _ = FOUND.output::<NamespaceRecord>(namespace, u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// The listing under way. The walker takes one at a time.

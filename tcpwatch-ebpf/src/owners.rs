@@ -32,11 +32,11 @@ fn owners(ctx: *mut c_void) -> i32 {
     let ctx = ctx.cast::<IterContext>();
     // SAFETY: the kernel passes a `bpf_iter__task_file`.
     let (meta, task, fd, file) =
-        unsafe { ((*ctx).meta, Object((*ctx).task), (*ctx).fd, Object((*ctx).file)) };
+        unsafe { ((*ctx).meta, Object::typed((*ctx).task), (*ctx).fd, Object::typed((*ctx).file)) };
     if task.0.is_null() || file.0.is_null() {
         return 0;
     }
-    let inode = Object(field!(file, file_inode: *const c_void));
+    let inode = Object::typed(field!(file, file_inode: *const c_void));
     if inode.0.is_null() || !is_socket(&inode) {
         return 0;
     }
@@ -46,7 +46,7 @@ fn owners(ctx: *mut c_void) -> i32 {
         return 0;
     }
     let tgid = field!(task, tgid: u32);
-    let leader = Object(field!(task, group_leader: *const c_void));
+    let leader = Object::typed(field!(task, group_leader: *const c_void));
     // Kernels before 5.11 show the files of a process once for each of its threads. A thread may
     // have files of its own, and a leader that has ended has none.
     if field!(task, pid: u32) != tgid

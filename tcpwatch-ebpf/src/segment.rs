@@ -66,7 +66,7 @@ impl Segment {
     /// Wraps an argument of a hook. `None` for NULL.
     #[inline(always)]
     pub(crate) fn new(skb: *const c_void) -> Option<Self> {
-        if skb.is_null() { None } else { Some(Self(Object(skb))) }
+        if skb.is_null() { None } else { Some(Self(Object::typed(skb))) }
     }
 
     /// Zeros where it cannot be read.
@@ -112,11 +112,11 @@ impl Segment {
     /// The network namespace of the device that received it.
     #[inline(always)]
     pub(crate) fn namespace(&self) -> Option<Namespace> {
-        let device = Object(field!(self.0, skb_dev: *const c_void));
+        let device = Object::typed(field!(self.0, skb_dev: *const c_void));
         if device.0.is_null() {
             return None;
         }
-        Some(Namespace(Object(field!(device, dev_net: *const c_void))))
+        Some(Namespace(Object::typed(field!(device, dev_net: *const c_void))))
     }
 
     #[inline(always)]

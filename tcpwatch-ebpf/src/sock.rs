@@ -1,9 +1,9 @@
 //! Kernel structures, read at the offsets of the running kernel; the only unsafe reads.
 //!
-//! A [`Sock`] wraps a pointer that the verifier knows the type of, so each field is one load
-//! instruction; a load through a stale pointer yields 0 (the kernel's exception table), never a
-//! fault. A pointer of unknown type goes through `bpf_probe_read_kernel`. `tcp_sock.rs` has the fields of
-//! `struct tcp_sock`.
+//! A [`Sock`] wraps an address and how memory there is read, see [`Memory`]: [`Typed`] is one load
+//! instruction through a pointer that the verifier knows the type of; a load through a stale pointer
+//! yields 0 (the kernel's exception table), never a fault. [`Copied`] goes through
+//! `bpf_probe_read_kernel`. `tcp_sock.rs` has the fields of `struct tcp_sock`.
 
 use core::{
     ffi::c_void,
@@ -13,12 +13,17 @@ use core::{
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
     generated::{
-        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_timewait_sock,
+        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        bpf_skc_to_tcp_timewait_sock,
     },
 };
 use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
 
 use crate::log;
+
+/// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
+/// within the first 120, and slab objects are aligned to 64.
+pub(crate) const HEAD_BYTES: usize = 128;
 
 /// Set by the agent before the load, frozen since.
 #[unsafe(no_mangle)]
@@ -68,23 +73,153 @@ macro_rules! has {
 }
 pub(crate) use has;
 
-/// Loads a field through a typed pointer.
-///
-/// # Safety
-/// `base` must be a pointer whose type the verifier knows, and `offset` that of a field of `T`'s
-/// size in that type.
-#[inline(always)]
-pub(crate) unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
-    // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
-    unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
+/// How the fields of a structure are read.
+pub(crate) trait Memory: Copy {
+    /// How those of other structures are read, to which it points.
+    type Beyond: Memory<Beyond = Self::Beyond>;
+
+    /// Loads the field of type `T` at this offset.
+    ///
+    /// # Safety
+    /// `base` must be an address that this memory can read from, and `offset` that of a field of `T`'s
+    /// size in the structure there.
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T;
+
+    /// For the structures to which it points.
+    fn beyond(self) -> Self::Beyond;
+}
+
+/// Through a pointer whose type the verifier knows.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed;
+
+impl Memory for Typed {
+    type Beyond = Self;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
+        unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Self {
+        self
+    }
+}
+
+/// Through `bpf_probe_read_kernel`, with a copy of the structure's beginning, which was read at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Copied {
+    /// The first [`HEAD_BYTES`] of the structure.
+    pub(crate) head: *const u8,
+    /// Where a field is read to that lies behind them: two words of a map, so that no field takes
+    /// space on the program's own stack.
+    pub(crate) word: *mut u64,
+}
+
+impl Memory for Copied {
+    type Beyond = Probed;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        // The offset is a constant for the verifier: it sees one of the two branches.
+        if offset as usize + size_of::<T>() <= HEAD_BYTES {
+            // SAFETY: within the copy, as just tested.
+            return unsafe { read_volatile(self.head.add(offset as usize).cast::<T>()) };
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.beyond().load(base, offset) }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Probed {
+        Probed { word: self.word }
+    }
+}
+
+/// Through `bpf_probe_read_kernel`, a field at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Probed {
+    /// See [`Copied::word`].
+    pub(crate) word: *mut u64,
+}
+
+impl Memory for Probed {
+    type Beyond = Self;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        const { assert!(size_of::<T>() <= 16) };
+        let field = (base as u64 + u64::from(offset)) as *const c_void;
+        // SAFETY: `word` is writable for 16 bytes, which the helper clears where it cannot read.
+        unsafe {
+            generated::bpf_probe_read_kernel(self.word.cast(), size_of::<T>() as u32, field);
+            read_volatile(self.word.cast::<T>())
+        }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Self {
+        self
+    }
+}
+
+/// How a socket is taken for one of its kinds.
+pub(crate) trait Sockets: Memory {
+    /// As a full TCP socket; NULL for a minisocket or another protocol.
+    fn as_tcp(sk: *const c_void) -> *const c_void;
+    /// As a half-open request; NULL if it is none.
+    fn as_request(sk: *const c_void) -> *const c_void;
+    /// As a minisocket; NULL if it is none.
+    fn as_time_wait(sk: *const c_void) -> *const c_void;
+}
+
+// The helpers are there since 5.9.
+impl Sockets for Typed {
+    #[inline(always)]
+    fn as_tcp(sk: *const c_void) -> *const c_void {
+        // SAFETY: the helper takes any `sock_common` and checks what it is.
+        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut()) }.cast_const().cast()
+    }
+
+    #[inline(always)]
+    fn as_request(sk: *const c_void) -> *const c_void {
+        // SAFETY: as above.
+        unsafe { bpf_skc_to_tcp_request_sock(sk.cast_mut()) }.cast_const().cast()
+    }
+
+    #[inline(always)]
+    fn as_time_wait(sk: *const c_void) -> *const c_void {
+        // SAFETY: as above.
+        unsafe { bpf_skc_to_tcp_timewait_sock(sk.cast_mut()) }.cast_const().cast()
+    }
+}
+
+// The state says which kind it is.
+impl Sockets for Copied {
+    #[inline(always)]
+    fn as_tcp(sk: *const c_void) -> *const c_void {
+        sk
+    }
+
+    #[inline(always)]
+    fn as_request(sk: *const c_void) -> *const c_void {
+        sk
+    }
+
+    #[inline(always)]
+    fn as_time_wait(sk: *const c_void) -> *const c_void {
+        sk
+    }
 }
 
 /// Loads a field of a type that a macro names.
 macro_rules! field {
     ($self:expr, $field:ident: $ty:ty) => {{
         let offset = $crate::sock::offset!($field);
-        // SAFETY: the offset is that of this field, and the pointer is of the type that has it.
-        unsafe { $crate::sock::load::<$ty>($self.0, offset) }
+        // SAFETY: the offset is that of this field, and the address is of the type that has it.
+        unsafe { $crate::sock::Memory::load::<$ty>($self.1, $self.0, offset) }
     }};
 }
 pub(crate) use field;
@@ -115,20 +250,35 @@ pub(crate) fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
 
 /// A structure that is only passed through on the way to a field.
 #[derive(Clone, Copy)]
-pub(crate) struct Object(pub(crate) *const c_void);
+pub(crate) struct Object<M = Typed>(pub(crate) *const c_void, pub(crate) M);
+
+impl Object {
+    /// By a pointer that the verifier knows.
+    #[inline(always)]
+    pub(crate) fn typed(pointer: *const c_void) -> Self {
+        Self(pointer, Typed)
+    }
+}
 
 /// `struct sock`, or what a pointer to one may point to: with a socket in TIME_WAIT or a request
 /// socket only what `struct sock_common` has is readable.
 #[derive(Clone, Copy)]
-pub(crate) struct Sock(pub(crate) *const c_void);
+pub(crate) struct Sock<M = Typed>(pub(crate) *const c_void, pub(crate) M);
 
 impl Sock {
     /// Wraps an argument of a hook. `None` for NULL.
     #[inline(always)]
     pub(crate) fn new(sk: *const c_void) -> Option<Self> {
-        if sk.is_null() { None } else { Some(Self(sk)) }
+        if sk.is_null() { None } else { Some(Self(sk, Typed)) }
     }
 
+    #[inline(always)]
+    pub(crate) fn namespace(self) -> Namespace {
+        Namespace(Object::typed(field!(self, skc_net: *const c_void)))
+    }
+}
+
+impl<M: Memory> Sock<M> {
     /// The kernel address, as an identity. The verifier allows no arithmetic on a pointer, but
     /// forgets that it is one on the way through a map: `scratch` lies in one, a word for each CPU.
     /// A softirq that runs another hook between these two instructions leaves its own socket's
@@ -175,7 +325,7 @@ impl Sock {
     #[inline(always)]
     fn v6(self, offset: u32) -> Address {
         // SAFETY: `offset` is that of a `struct in6_addr` in `struct sock_common`: four words.
-        let word = |index: u32| unsafe { load::<u32>(self.0, offset + index * 4) };
+        let word = |index: u32| unsafe { self.1.load::<u32>(self.0, offset + index * 4) };
         Address { words: [word(0), word(1), word(2), word(3)] }
     }
 
@@ -186,9 +336,10 @@ impl Sock {
         Tuple { local, peer, local_port, peer_port: self.peer_port() }
     }
 
+    /// A structure to which the socket points.
     #[inline(always)]
-    pub(crate) fn namespace(self) -> Namespace {
-        Namespace(Object(field!(self, skc_net: *const c_void)))
+    fn follow(self, pointer: *const c_void) -> Object<M::Beyond> {
+        Object(pointer, self.1.beyond())
     }
 
     #[inline(always)]
@@ -237,7 +388,7 @@ impl Sock {
         }
         let bit = offset!(sk_userlocks_bit);
         // SAFETY: the byte of `struct sock` in which the bit-field begins.
-        let byte = unsafe { load::<u8>(self.0, bit / 8) };
+        let byte = unsafe { self.1.load::<u8>(self.0, bit / 8) };
         Some((byte >> (bit % 8)) & SOCK_BINDPORT_LOCK != 0)
     }
 
@@ -247,7 +398,7 @@ impl Sock {
         if !has!(sk_wq) || !has!(wq_first) {
             return None;
         }
-        let queue = Object(field!(self, sk_wq: *const c_void));
+        let queue = self.follow(field!(self, sk_wq: *const c_void));
         if queue.0.is_null() {
             return None;
         }
@@ -265,53 +416,49 @@ impl Sock {
     /// Inode number of the socket's file; 0 without one.
     #[inline(always)]
     pub(crate) fn inode(self) -> u64 {
-        let socket = Object(field!(self, sk_socket: *const c_void));
+        let socket = self.follow(field!(self, sk_socket: *const c_void));
         if socket.0.is_null() {
             return 0;
         }
-        let file = Object(field!(socket, socket_file: *const c_void));
+        let file = self.follow(field!(socket, socket_file: *const c_void));
         if file.0.is_null() {
             return 0;
         }
-        let inode = Object(field!(file, file_inode: *const c_void));
+        let inode = self.follow(field!(file, file_inode: *const c_void));
         if inode.0.is_null() {
             return 0;
         }
         field!(inode, i_ino: u64)
     }
+}
 
+impl<M: Sockets> Sock<M> {
     /// How often the SYN-ACK of a half-open request was sent again; `None` if it is no request.
-    /// 5.9 and later.
     #[inline(always)]
     pub(crate) fn request_retransmits(self) -> Option<u8> {
-        // SAFETY: the helper takes any `sock_common` and checks what it is.
-        let request = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
+        let request = M::as_request(self.0);
         if request.is_null() {
             return None;
         }
-        let request = Object(request.cast_const().cast());
-        Some(field!(request, num_retrans: u8))
+        Some(field!(Object(request, self.1), num_retrans: u8))
     }
 
     /// When the first SYN-ACK of a half-open request was sent, nanoseconds of CLOCK_MONOTONIC; 0
     /// where that is not known.
     #[inline(always)]
     pub(crate) fn request_began_ns(self) -> u64 {
-        // SAFETY: as above.
-        let request = unsafe { bpf_skc_to_tcp_request_sock(self.0.cast_mut()) };
+        let request = M::as_request(self.0);
         if request.is_null() || !has!(snt_synack) {
             return 0;
         }
-        let request = Object(request.cast_const().cast());
-        field!(request, snt_synack: u64).wrapping_mul(1_000)
+        field!(Object(request, self.1), snt_synack: u64).wrapping_mul(1_000)
     }
 
-    /// As a socket in TIME_WAIT. 5.9 and later.
+    /// As a socket in TIME_WAIT.
     #[inline(always)]
-    pub(crate) fn time_wait(self) -> Option<TimeWaitSock> {
-        // SAFETY: the helper takes any `sock_common` and checks what it is.
-        let tw = unsafe { bpf_skc_to_tcp_timewait_sock(self.0.cast_mut()) };
-        if tw.is_null() { None } else { Some(TimeWaitSock(tw.cast_const().cast())) }
+    pub(crate) fn time_wait(self) -> Option<TimeWaitSock<M>> {
+        let tw = M::as_time_wait(self.0);
+        if tw.is_null() { None } else { Some(TimeWaitSock(tw, self.1)) }
     }
 }
 
@@ -379,9 +526,9 @@ fn word_at(address: u64) -> u64 {
 
 /// `struct tcp_timewait_sock`.
 #[derive(Clone, Copy)]
-pub(crate) struct TimeWaitSock(*const c_void);
+pub(crate) struct TimeWaitSock<M = Typed>(*const c_void, M);
 
-impl TimeWaitSock {
+impl<M: Memory> TimeWaitSock<M> {
     /// TIME_WAIT or FIN_WAIT2.
     #[inline(always)]
     pub(crate) fn substate(self) -> u32 {
@@ -394,10 +541,10 @@ impl TimeWaitSock {
         if has!(tw_entry_stamp) { Some(field!(self, tw_entry_stamp: u32)) } else { None }
     }
 
-    /// Likewise for a socket in TIME_WAIT: see [`bucket_is_pinned`].
+    /// Likewise for a socket in TIME_WAIT: see [`Object::is_pinned`].
     #[inline(always)]
     pub(crate) fn is_port_pinned(&self) -> bool {
-        has!(tw_tb) && bucket_is_pinned(field!(self, tw_tb: *const c_void))
+        has!(tw_tb) && Object(field!(self, tw_tb: *const c_void), self.1.beyond()).is_pinned()
     }
 
     /// When the peer's timestamp was seen last, seconds of CLOCK_MONOTONIC; 0 without timestamps.
@@ -407,15 +554,15 @@ impl TimeWaitSock {
     }
 }
 
-/// Whether a bind() made the bucket of this port. connect() makes its own with both fields -1 and
-/// passes over any other (`__inet_hash_connect`, net/ipv4/inet_hashtables.c, 5.10 to 7.3).
-#[inline(always)]
-pub(crate) fn bucket_is_pinned(bucket: *const c_void) -> bool {
-    if bucket.is_null() {
-        return false;
+impl<M: Memory> Object<M> {
+    /// Whether a bind() made this `inet_bind_bucket`; `false` for NULL. connect() makes its own with
+    /// both fields -1 and passes over any other (`__inet_hash_connect`, net/ipv4/inet_hashtables.c,
+    /// 5.10 to 7.3).
+    #[inline(always)]
+    pub(crate) fn is_pinned(self) -> bool {
+        !self.0.is_null()
+            && (field!(self, fastreuse: i8) >= 0 || field!(self, fastreuseport: i8) >= 0)
     }
-    let bucket = Object(bucket);
-    field!(bucket, fastreuse: i8) >= 0 || field!(bucket, fastreuseport: i8) >= 0
 }
 
 /// The name of the running process's thread-group leader, which is the one that people know (a
@@ -424,8 +571,8 @@ pub(crate) fn bucket_is_pinned(bucket: *const c_void) -> bool {
 pub(crate) fn current_leader_comm() -> [u8; 16] {
     if offset!(has_current_task_btf) != 0 {
         // SAFETY: no arguments; returns a typed pointer to the current task.
-        let task = Object(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
-        let leader = Object(field!(task, group_leader: *const c_void));
+        let task = Object::typed(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
+        let leader = Object::typed(field!(task, group_leader: *const c_void));
         let words = field!(leader, comm: [u64; 2]);
         // SAFETY: both are 16 bytes without padding.
         return unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(words) };

@@ -2,25 +2,22 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use crate::sock::{Memory, Object, Request, Sock, Sockets, Typed, address_of, field, has};
 
-use crate::sock::{Request, Sock, address_of, bucket_is_pinned, field, has};
-
-impl Sock {
-    /// As a full TCP socket; `None` for a minisocket or another protocol. 5.9 and later.
+impl<M: Sockets> Sock<M> {
+    /// As a full TCP socket; `None` for a minisocket or another protocol.
     #[inline(always)]
-    pub(crate) fn tcp(self) -> Option<TcpSock> {
-        // SAFETY: the helper takes any `sock_common` and checks what it is.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut()) };
-        Self::new(tcp.cast_const().cast()).map(TcpSock)
+    pub(crate) fn tcp(self) -> Option<TcpSock<M>> {
+        let tcp = M::as_tcp(self.0);
+        if tcp.is_null() { None } else { Some(TcpSock(Sock(tcp, self.1))) }
     }
 }
 
 /// `struct tcp_sock`, which begins with a `struct sock`.
 #[derive(Clone, Copy)]
-pub(crate) struct TcpSock(pub(crate) Sock);
+pub(crate) struct TcpSock<M = Typed>(pub(crate) Sock<M>);
 
-impl TcpSock {
+impl<M: Memory> TcpSock<M> {
     /// The local port, in host byte order, also after CLOSE has cleared `skc_num`.
     #[inline(always)]
     pub(crate) fn source_port(self) -> u16 {
@@ -105,7 +102,7 @@ impl TcpSock {
 
     /// Whether the kernel counts the bytes that the socket has carried.
     #[inline(always)]
-    pub(crate) fn has_progress() -> bool {
+    pub(crate) fn has_progress(self) -> bool {
         has!(bytes_sent) && has!(delivered_mstamp)
     }
 
@@ -167,6 +164,7 @@ impl TcpSock {
     /// Whether connect() skips the local port for every destination.
     #[inline(always)]
     pub(crate) fn is_port_pinned(self) -> bool {
-        has!(icsk_bind_hash) && bucket_is_pinned(field!(self.0, icsk_bind_hash: *const c_void))
+        let bucket = || field!(self.0, icsk_bind_hash: *const c_void);
+        has!(icsk_bind_hash) && Object(bucket(), self.0.1.beyond()).is_pinned()
     }
 }

@@ -126,7 +126,8 @@ fn check_is_unknown_where_the_host_s_network_namespace_is_not_seen() -> Result<(
     assert_eq!(not_seen(&report, "network_namespace")?.len(), 1, "{report:#}");
 
     let both = [&NETNS[..], &PIDNS].concat();
-    let output = in_namespaces(&both, "mount -t tmpfs none /run/netns; exec $TCPWATCH check")?;
+    let check = "mount -t tmpfs none /run/netns; exec $TCPWATCH check --by-iterator";
+    let output = in_namespaces(&both, check)?;
     assert_eq!(output.status.code(), UNKNOWN, "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     for hidden in
@@ -134,6 +135,13 @@ fn check_is_unknown_where_the_host_s_network_namespace_is_not_seen() -> Result<(
     {
         assert!(text.contains(hidden), "{hidden:?} is missing: {text}");
     }
+    // The one pass sees it from anywhere.
+    let doctor = json(&tcpwatch().args(["doctor", "--json"]).output()?)?;
+    let check = "mount -t tmpfs none /run/netns; exec $TCPWATCH check --json";
+    let report = json(&in_namespaces(&both, check)?)?;
+    let hidden = not_seen(&report, "network_namespace")?.len();
+    assert_eq!(hidden, usize::from(doctor["walk"]["walk"] != "one_pass"), "{report:#}");
+    assert_eq!(not_seen(&report, "pid_namespace")?.len(), 1, "{report:#}");
     Ok(())
 }
 
@@ -183,8 +191,9 @@ fn doctor_finds_the_agent_that_runs_and_its_pid() -> Result<()> {
     assert_eq!(report["agents"][0]["state"], "running", "{report:#}");
     assert_eq!(report["agents"][0]["pid"], agent.pid(), "{report:#}");
     // The agent says the same of itself.
-    let scope = "tcpwatch_scope_info{pidns=\"host\",netns=\"host\",walk=\"iterator\"}";
-    assert_eq!(agent.value(scope)?, Some(1.0));
+    let walk = report["walk"]["walk"].as_str().context("no walk")?;
+    let scope = format!("tcpwatch_scope_info{{pidns=\"host\",netns=\"host\",walk=\"{walk}\"}}");
+    assert_eq!(agent.value(&scope)?, Some(1.0));
     let ready = agent.log()?;
     let ready = ready.lines().find(|line| line.contains("ready")).context("no line says ready")?;
     assert!(ready.contains("not_seen="), "{ready}");
@@ -231,7 +240,9 @@ fn namespaces_that_cannot_be_entered_are_counted_by_name_and_error() -> Result<(
     }
     fs::create_dir_all("/run/netns")?;
     let check = |drop: &str, command: &str| -> Result<Value> {
-        let script = format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command}");
+        // The one pass enters none.
+        let script =
+            format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command} --by-iterator");
         json(&in_namespaces(&PIDNS, &script)?)
     };
     let all = check("", "check --json")?;
@@ -262,7 +273,7 @@ fn namespaces_of_processes_that_may_not_be_read_are_counted_once_each() -> Resul
         unshare --net sh -c \"$other_user & exec $other_user\" &
         $other_user & $other_user & $other_user &
         while [ $(grep -l '^sleep$' /proc/[0-9]*/comm | wc -l) != 5 ]; do sleep 0.1; done
-        exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json";
+        exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json --by-iterator";
     let report = json(&in_namespaces(&PIDNS, script)?)?;
     let hidden = not_seen(&report, "namespaces")?;
     assert_eq!(hidden.len(), 1, "{report:#}");

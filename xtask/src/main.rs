@@ -8,11 +8,13 @@ mod agent;
 mod bench;
 mod command;
 mod demo;
+mod e2e;
 mod ebpf;
 mod healthy;
 mod interrupt;
 mod orphans;
 mod package;
+mod qemu;
 mod repository;
 mod run;
 mod scene;
@@ -62,6 +64,8 @@ enum Task {
     Vm(vm::Arguments),
     /// Make .deb, .rpm, tarball and image for x86_64 and aarch64 in target/packages, and check them
     Package,
+    /// The packages under a real systemd: Debian 11 and 12 in emulated machines
+    E2e(e2e::Arguments),
     /// A process of a demo
     #[command(hide = true)]
     Scene {
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Task::Bench { subject } => bench::bench(subject),
         Task::Vm(arguments) => vm::vm(&arguments),
         Task::Package => package::package(),
+        Task::E2e(arguments) => e2e::e2e(&arguments),
         Task::Scene { actor, netns } => scene::play(actor, &netns),
     };
     match outcome {

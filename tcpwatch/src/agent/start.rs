@@ -45,6 +45,7 @@ pub(super) async fn start(
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
+        ..LoadOptions::default()
     };
     let mut programs = Programs::load(&options)?;
     programs.require_indispensable()?;
@@ -76,7 +77,7 @@ pub(super) async fn start(
         }
     }
     let reach = programs.reach();
-    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), kernel::WALK);
+    metrics.observe_scope(reach.pidns.label(), reach.netns.label(), programs.walk().label());
     let not_seen = programs.not_seen();
     let scope = config.inventory.namespaces;
     let streaming = Streaming::new(programs.event_stream(), config.limits.events_per_second);

@@ -121,6 +121,7 @@ fn look(config: &Config, options: &CheckOptions) -> Result<Seen, CheckError> {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         // Stacks show only in a second inventory.
         symbols_by: options.watch.map(|_| kernel::OWN_PROGRAM),
+        by_iterator: options.by_iterator,
         ..LoadOptions::default()
     };
     let programs = Programs::load(&load)?;

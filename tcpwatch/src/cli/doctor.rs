@@ -18,7 +18,7 @@ use crate::{
     facts::{Focus, NotSeen},
     kernel::{
         AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, Measured, OwnerPolicy,
-        Programs, Reach, Refusal, Restrictions, Whose, holds,
+        Programs, Reach, Refusal, Restrictions, WalkStatus, Whose, holds,
     },
     plain,
 };
@@ -29,6 +29,8 @@ struct Report {
     verdict: String,
     kernel: String,
     hooks: Vec<HookRow>,
+    /// `None` where nothing was loaded.
+    walk: Option<WalkRow>,
     namespaces: Vec<NamespaceRow>,
     capabilities: Vec<CapabilityRow>,
     /// `None` where the kernel does not show it.
@@ -54,6 +56,16 @@ struct HookRow {
     lost_without: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+}
+
+/// How inventories see the sockets.
+#[derive(Serialize)]
+struct WalkRow {
+    /// `one_pass` or `iterator`.
+    walk: &'static str,
+    /// Why the one pass is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_one_pass: Option<String>,
 }
 
 /// A row for a namespace of this process.
@@ -100,6 +112,7 @@ pub(super) fn doctor(json: bool, config: Option<PathBuf>, with_cost: bool) -> Ex
     let loaded = Programs::load(&LoadOptions::default());
     let restrictions = Restrictions::read();
     let hooks = hooks(&loaded, &restrictions);
+    let walk = loaded.as_ref().ok().map(|programs| walk(programs.walk()));
     let reach = Reach::detect();
     let cost = measured.map(Cost::measure);
     let (outcome, not_seen) = match loaded {
@@ -110,6 +123,7 @@ pub(super) fn doctor(json: bool, config: Option<PathBuf>, with_cost: bool) -> Ex
         verdict: verdict(&outcome, &not_seen),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         hooks,
+        walk,
         namespaces: namespaces(reach),
         capabilities: capabilities(),
         lockdown: restrictions.lockdown,
@@ -202,6 +216,14 @@ fn hooks(loaded: &Result<Programs, LoadError>, restrictions: &Restrictions) -> V
     statuses.into_iter().map(row).collect()
 }
 
+fn walk(status: &WalkStatus) -> WalkRow {
+    let why_not_one_pass = match status {
+        WalkStatus::OnePass => None,
+        WalkStatus::Iterator(refusal) => Some(refusal.to_string()),
+    };
+    WalkRow { walk: status.label(), why_not_one_pass }
+}
+
 fn remedy(
     loaded: &Result<Programs, LoadError>,
     hook: &Hook,
@@ -260,6 +282,9 @@ fn as_text(report: &Report) -> String {
             let _ = writeln!(text, "    do:      {remedy}");
         }
     }
+    if let Some(row) = &report.walk {
+        write_walk(&mut text, row);
+    }
     text.push('\n');
     for row in &report.namespaces {
         let state = match row.of {
@@ -294,6 +319,21 @@ fn as_text(report: &Report) -> String {
         let _ = writeln!(text, "not seen       {it}");
     }
     text
+}
+
+fn write_walk(text: &mut String, row: &WalkRow) {
+    let how = match row.why_not_one_pass {
+        None => "one pass over the sockets of all namespaces",
+        Some(_) => "one namespace after the other, by iter/tcp",
+    };
+    let _ = writeln!(text, "{:<14} {how}", "walk");
+    if let Some(why) = &row.why_not_one_pass {
+        let _ = writeln!(text, "    why not: one pass: {}", plain::text(why));
+        let _ = writeln!(
+            text,
+            "    lost:    namespaces that only a descriptor keeps, sockets that are only bound"
+        );
+    }
 }
 
 /// Restrictions of tcpwatch, and the agents that run.

@@ -166,6 +166,9 @@ struct CheckOptions {
     /// Judge a recording instead of this host; needs no privileges
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "record"])]
     replay: Option<PathBuf>,
+    /// Walk by iter/tcp although the one pass may load: for tests
+    #[arg(long, hide = true)]
+    by_iterator: bool,
 }
 
 impl CheckOptions {

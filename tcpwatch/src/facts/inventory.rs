@@ -103,6 +103,10 @@ pub struct Namespace {
     /// Connection tracking; `None` without it, and in recordings of earlier versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conntrack: Option<Conntrack>,
+    /// When `netstat` and `conntrack` were read, where that was before this inventory: on a host with
+    /// many namespaces they are read in turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters_read: Option<Timestamp>,
 }
 
 /// Sockets by state.

@@ -203,6 +203,7 @@ fn full_namespace() -> Namespace {
         somaxconn: Some(4_096),
         abort_on_overflow: Some(true),
         conntrack_invalid: Some(3),
+        counters_read: Some(Timestamp::from_ns(7)),
     }
 }
 

@@ -16,6 +16,15 @@ pub enum InventoryError {
     /// The walk's program.
     #[error("cannot attach the walk: {}", in_full(.0))]
     Attach(#[from] ProgramError),
+    /// A slice of the one pass.
+    #[error("cannot run the walk: {}", in_full(.0))]
+    Run(#[source] ProgramError),
+    /// The kernel's tables were not found.
+    #[error("cannot find the kernel's socket tables; report the kernel's version")]
+    NoTables,
+    /// The list of namespaces was torn again and again.
+    #[error("cannot list network namespaces: they come and go while the list is read")]
+    TornList,
     /// Its link.
     #[error("cannot open the walk: {}", in_full(.0))]
     Open(#[from] LinkError),

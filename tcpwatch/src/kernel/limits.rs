@@ -2,7 +2,7 @@
 //!
 //! `orphan` and `mem` of sockstat count all namespaces, in each of them (net/ipv4/proc.c). The
 //! sysctls `tcp_mem` and `tcp_max_orphans` are files of the first network namespace only.
-//! `/proc/net/stat/nf_conntrack` is of the namespace of the reading thread.
+//! `/proc/PID/net/stat/nf_conntrack` is of the namespace of that process.
 
 use std::fs;
 
@@ -25,10 +25,10 @@ pub(super) fn read_shared() -> SharedLimits {
     }
 }
 
-/// Connection tracking of the calling thread's namespace, and the packets that it found invalid;
-/// `None` where there is none.
-pub(super) fn read_conntrack() -> Option<(Conntrack, Option<u64>)> {
-    let text = fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok()?;
+/// Connection tracking of the namespace of a process (`thread-self`: of the calling thread), and the
+/// packets that it found invalid; `None` where there is none.
+pub(super) fn read_conntrack(process: &str) -> Option<(Conntrack, Option<u64>)> {
+    let text = fs::read_to_string(format!("/proc/{process}/net/stat/nf_conntrack")).ok()?;
     let (mut conntrack, invalid) = parse_conntrack(&text)?;
     conntrack.limit = numbers("/proc/sys/net/netfilter/nf_conntrack_max").first().copied();
     Some((conntrack, invalid))

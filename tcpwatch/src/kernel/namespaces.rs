@@ -79,6 +79,8 @@ pub(super) struct FoundNamespace {
     /// `host`, the bind mount's name, a container's or pod's, or empty. Of a bind mount that a
     /// runtime has made, the container or pod of the first process within comes first.
     pub(super) name: Arc<str>,
+    /// A process in it, where one was found.
+    pub(super) process: Option<u32>,
     place: Place,
 }
 
@@ -97,7 +99,7 @@ impl FoundNamespace {
     pub(super) fn host() -> io::Result<Self> {
         let file = File::open("/proc/thread-self/ns/net")?;
         let inode = inode_of(&file.metadata()?);
-        Ok(Self { inode, name: HOST.into(), place: Place::File(file) })
+        Ok(Self { inode, name: HOST.into(), process: None, place: Place::File(file) })
     }
 
     /// Its [`identity`], where a process was found in it.
@@ -137,7 +139,7 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
     if scope == Scope::Host {
         return (found, hidden);
     }
-    let mut known = HashSet::from([host.inode]);
+    let mut known = HashMap::from([(host.inode, None)]);
     // Namespaces whose bind mounts have no name that a person would know.
     let mut by_process = HashMap::new();
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
@@ -146,12 +148,14 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         let is_namespace = rustix::fs::statfs(&path).is_ok_and(|it| it.f_type == NSFS_MAGIC);
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let inode = inode_of(&metadata);
-        if is_namespace && known.insert(inode) {
+        if is_namespace && !known.contains_key(&inode) {
+            known.insert(inode, Some(found.len()));
             let name = entry.file_name().to_string_lossy().into_owned();
             if !is_a_persons_choice(&name) {
                 by_process.insert(inode, found.len());
             }
-            found.push(FoundNamespace { inode, name: by_mount(name), place: Place::Path(path) });
+            let (name, place) = (by_mount(name), Place::Path(path));
+            found.push(FoundNamespace { inode, name, process: None, place });
         }
     }
     let mounts: HashSet<Arc<str>> =
@@ -166,10 +170,18 @@ pub(super) fn list(host: &FoundNamespace, scope: Scope) -> (Vec<FoundNamespace>,
         match link_of_namespace(&path) {
             Ok(link) => {
                 let Some(inode) = inode_of_link(&link, "net") else { continue };
-                if known.insert(inode) {
+                if let Some(at) = known.get(&inode) {
+                    if let Some(at) = at {
+                        let found: &mut FoundNamespace = &mut found[*at];
+                        found.process.get_or_insert(pid);
+                    }
+                } else {
+                    known.insert(inode, Some(found.len()));
                     let name = by_container(pid).unwrap_or_default();
-                    found.push(FoundNamespace { inode, name, place: Place::Path(path) });
-                } else if let Some(at) = by_process.get(&inode)
+                    let (process, place) = (Some(pid), Place::Path(path));
+                    found.push(FoundNamespace { inode, name, process, place });
+                }
+                if let Some(at) = by_process.get(&inode)
                     && let Some(name) = by_container(pid)
                 {
                     found[*at].name = name;

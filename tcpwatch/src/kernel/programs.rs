@@ -10,6 +10,7 @@ use std::io;
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::{ProgramError, RawTracePoint},
 };
 use rustix::thread::CapabilitySet as Capability;
 use tcpwatch_common::{ABSENT, maps, programs};
@@ -29,6 +30,7 @@ use super::{
     lru::{self, LruTable},
     namespaces::{FoundNamespace, NetnsIds},
     notes::NoteTables,
+    one_pass::{self, OnePass},
     reach::{Reach, missing_hooks},
     stream::{EventStream, StreamMaps},
     symbols::Symbols,
@@ -86,11 +88,38 @@ pub struct LoadOptions {
     /// The tcpwatch that is started for the names of functions; without it, places in files stand
     /// for them.
     pub symbols_by: Option<&'static str>,
+    /// Whether the one pass is left out although it may load, so that the iterator walks.
+    pub by_iterator: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_buffer_bytes: maps::EVENTS_BYTES, kernel_log: false, symbols_by: None }
+        Self {
+            ring_buffer_bytes: maps::EVENTS_BYTES,
+            kernel_log: false,
+            symbols_by: None,
+            by_iterator: false,
+        }
+    }
+}
+
+/// The walk that inventories use.
+#[derive(Clone, Debug)]
+pub enum WalkStatus {
+    /// One pass over the sockets of all namespaces.
+    OnePass,
+    /// The iterator, in one namespace after the other; with the reason why not the one pass.
+    Iterator(Refusal),
+}
+
+impl WalkStatus {
+    /// A label of `tcpwatch_scope_info`.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::OnePass => "one_pass",
+            Self::Iterator(_) => "iterator",
+        }
     }
 }
 
@@ -102,6 +131,8 @@ pub struct Programs {
     links: Vec<Link>,
     symbols_by: Option<&'static str>,
     statuses: Vec<HookStatus>,
+    one_pass: Option<OnePass>,
+    walk: WalkStatus,
     reach: Reach,
 }
 
@@ -114,6 +145,10 @@ impl Programs {
         let types = KernelTypes::read()?;
         let log_level = if options.kernel_log { aya_log::Level::Debug as u8 } else { LOG_OFF };
         let log_bytes = if options.kernel_log { LOG_BYTES } else { page_bytes() };
+        let may_pass = !options.by_iterator && one_pass::has_fields(&types.offsets);
+        // The tables that only the one pass uses take no memory without it.
+        let (slots, found_bytes) =
+            if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
         let mut ebpf = EbpfLoader::new()
             // A new loader has parsed the kernel's types for relocations, of which there are none;
             // they take 22 MB, so they go before they are parsed again for attaching.
@@ -121,6 +156,9 @@ impl Programs {
             .override_global(maps::OFFSETS, &types.offsets, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(LOG_RING, log_bytes)
+            .map_max_entries(maps::NAMESPACES, slots)
+            .map_max_entries(maps::SLOTS, slots)
+            .map_max_entries(maps::FOUND, found_bytes)
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
             .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
             .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
@@ -145,7 +183,23 @@ impl Programs {
         drop(btf);
         return_free_memory();
         let reach = Reach::detect();
-        Ok(Self { ebpf, types, links, symbols_by: options.symbols_by, statuses, reach })
+        let one_pass = match (options.by_iterator, may_pass) {
+            (true, _) => Err(Refusal::other("the iterator was requested")),
+            (_, false) => Err(Refusal::other("this kernel lacks a field on the way (before 6.1)")),
+            _ => load_one_pass(&mut ebpf),
+        };
+        let (one_pass, walk) = match one_pass {
+            Ok(one_pass) => (Some(one_pass), WalkStatus::OnePass),
+            Err(refusal) => (None, WalkStatus::Iterator(refusal)),
+        };
+        let symbols_by = options.symbols_by;
+        Ok(Self { ebpf, types, links, symbols_by, statuses, one_pass, walk, reach })
+    }
+
+    /// Which walk inventories use.
+    #[must_use]
+    pub fn walk(&self) -> &WalkStatus {
+        &self.walk
     }
 
     /// How each hook that this kernel needs fared, in the order of [`Hook::ALL`].
@@ -232,6 +286,7 @@ impl Programs {
         let lists = self.is_attached(programs::LISTING);
         let walker_maps = WalkerMaps {
             walk: self.take_map(maps::WALK)?,
+            one_pass: self.one_pass.take(),
             listing: if lists { Some(self.take_map(maps::LISTING)?) } else { None },
             destinations: self.take_map(maps::DESTINATIONS)?,
             requests: self.take_map(maps::REQUESTS)?,
@@ -322,12 +377,42 @@ impl Programs {
     where
         T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
     {
-        let map = self
-            .ebpf
-            .take_map(name)
-            .ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))?;
-        T::try_from(map).map_err(|error| LoadError::Object(one_line(&error)))
+        take_map(&mut self.ebpf, name)
     }
+}
+
+fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))?;
+    T::try_from(map).map_err(|error| LoadError::Object(one_line(&error)))
+}
+
+/// Loads the one pass and has it find its tables: the walk is chosen because it works, not by the
+/// kernel's version.
+fn load_one_pass(ebpf: &mut Ebpf) -> Result<OnePass, Refusal> {
+    let program: Option<&mut RawTracePoint> =
+        ebpf.program_mut(programs::ONE_PASS).and_then(|program| program.try_into().ok());
+    let program = program.ok_or_else(|| Refusal::other("the object does not have it"))?;
+    program.load().map_err(|error| {
+        if let ProgramError::LoadError { verifier_log, .. } = &error {
+            tracing::debug!(%verifier_log, "the verifier's log of the one pass");
+        }
+        Refusal::of(&error)
+    })?;
+    let of_map = |error: LoadError| Refusal::other(error.to_string());
+    let mut one_pass = OnePass::new(
+        take_map(ebpf, maps::PASS).map_err(of_map)?,
+        take_map(ebpf, maps::NAMESPACES).map_err(of_map)?,
+        take_map(ebpf, maps::SLOTS).map_err(of_map)?,
+        take_map(ebpf, maps::FOUND).map_err(of_map)?,
+    );
+    let found = one_pass.find_tables(ebpf);
+    found.map_err(|error| Refusal::other(error.to_string()))?;
+    Ok(one_pass)
 }
 
 /// Checked before the first system call, because the kernel's EPERM names no capability.

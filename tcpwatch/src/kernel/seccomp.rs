@@ -19,14 +19,15 @@ use seccompiler::{
 /// Of a file that may be opened: neither written to nor made. O_TMPFILE contains O_RDWR's bit. Not
 /// O_ACCMODE: musl's contains O_PATH, by which the files of a stack are opened.
 const WRITES: libc::c_int = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
-/// Commands of bpf(2) (include/uapi/linux/bpf.h): elements of maps that are open, iterators, and
-/// the run times of programs that are open. The stream of events attaches its program, which is
-/// loaded and open, while it has a reader. No map is made and no program is loaded.
-const BPF_COMMANDS: [u64; 12] = [
+/// Commands of bpf(2) (include/uapi/linux/bpf.h): elements of maps that are open, iterators, runs and
+/// run times of programs that are open. The stream of events attaches its program, which is loaded
+/// and open, while it has a reader. No map is made and no program is loaded.
+const BPF_COMMANDS: [u64; 13] = [
     1,  // BPF_MAP_LOOKUP_ELEM
     2,  // BPF_MAP_UPDATE_ELEM
     3,  // BPF_MAP_DELETE_ELEM
     4,  // BPF_MAP_GET_NEXT_KEY
+    10, // BPF_PROG_TEST_RUN
     15, // BPF_OBJ_GET_INFO_BY_FD
     17, // BPF_RAW_TRACEPOINT_OPEN
     24, // BPF_MAP_LOOKUP_BATCH

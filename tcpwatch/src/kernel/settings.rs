@@ -1,11 +1,13 @@
-//! A network namespace's sysctls and counters, read by a thread that is inside it.
+//! A network namespace's sysctls and counters.
 //!
-//! `/proc/sys/net` follows the reading thread's namespace; `/proc/net` and `/proc/self/net` are
-//! the thread-group leader's and would show the agent's own, hence `/proc/thread-self/net`.
+//! The one pass copies the sysctls from `struct net`. For the iterator a thread that is inside reads
+//! `/proc/sys/net`, which follows its namespace; `/proc/net` and `/proc/self/net` are the thread-group
+//! leader's and would show the agent's own, hence `/proc/thread-self/net`. Counters are files of any
+//! process of the namespace.
 
 use std::fs;
 
-use tcpwatch_common::PORT_WORDS;
+use tcpwatch_common::{NamespaceRecord, NamespaceWalk, PORT_WORDS};
 
 use crate::facts::{NetstatCounters, TwReuse};
 
@@ -14,8 +16,8 @@ use crate::facts::{NetstatCounters, TwReuse};
 pub(super) struct Settings {
     /// `net.ipv4.ip_local_port_range`, both ends inclusive.
     pub(super) port_range: (u16, u16),
-    /// `net.ipv4.ip_local_reserved_ports`, a bit each.
-    pub(super) reserved_ports: Box<[u64; PORT_WORDS]>,
+    /// `net.ipv4.ip_local_reserved_ports`, a bit each; `None` where there is none.
+    pub(super) reserved_ports: Option<Box<[u64; PORT_WORDS]>>,
     /// The same as the kernel prints it.
     pub(super) reserved: String,
     /// `net.ipv4.tcp_syncookies`.
@@ -66,6 +68,40 @@ impl Settings {
         }
     }
 
+    /// As `struct net` has them, with the reserved ports where there is any.
+    pub(super) fn of(record: &NamespaceRecord, reserved: Option<Box<[u64; PORT_WORDS]>>) -> Self {
+        /// Before 6.14 the delay was not configurable.
+        const DELAY_MS: u32 = 1_000;
+        let has_delay = record.tw_reuse_delay_ms != 0;
+        Self {
+            port_range: (record.port_low, record.port_high),
+            reserved: reserved.as_deref().map(ports_as_text).unwrap_or_default(),
+            reserved_ports: reserved,
+            syncookies: Some(record.syncookies.into()),
+            abort_on_overflow: Some(record.abort_on_overflow != 0),
+            retries2: Some(record.retries2.into()),
+            orphan_retries: Some(record.orphan_retries.into()),
+            tw_reuse: TwReuse::of_number(record.tw_reuse.into()).unwrap_or_default(),
+            tw_reuse_delay_ms: if has_delay { record.tw_reuse_delay_ms } else { DELAY_MS },
+            timestamps: record.timestamps != 0,
+            time_wait_limit: Some(record.time_wait_limit.into()),
+            somaxconn: Some(record.somaxconn.into()),
+        }
+    }
+
+    /// Those that the kernel side needs.
+    pub(super) fn to_wire(&self) -> NamespaceWalk {
+        NamespaceWalk {
+            port_low: self.port_range.0,
+            port_high: self.port_range.1,
+            tw_reuse: self.tw_reuse.number() as u16,
+            tw_reuse_delay_ms: self.tw_reuse_delay_ms,
+            // Half: far below any threshold that means something, and few enough to copy.
+            busy_at: self.available_ports().div_ceil(2).max(1),
+            ..NamespaceWalk::ZERO
+        }
+    }
+
     /// Ports of the range that are not reserved: what one destination can have.
     pub(super) fn available_ports(&self) -> u32 {
         let (low, high) = self.port_range;
@@ -79,7 +115,9 @@ impl Settings {
     }
 
     fn is_reserved(&self, port: u16) -> bool {
-        self.reserved_ports[usize::from(port) / 64] & (1 << (port % 64)) != 0
+        let is_in =
+            |ports: &[u64; PORT_WORDS]| ports[usize::from(port) / 64] & (1 << (port % 64)) != 0;
+        self.reserved_ports.as_deref().is_some_and(is_in)
     }
 }
 
@@ -96,7 +134,10 @@ fn parse_range(text: &str) -> Option<(u16, u16)> {
 }
 
 /// `8080,9000-9100` as the kernel prints it.
-fn parse_ports(text: &str) -> Box<[u64; PORT_WORDS]> {
+fn parse_ports(text: &str) -> Option<Box<[u64; PORT_WORDS]>> {
+    if text.trim().is_empty() {
+        return None;
+    }
     let mut words = Box::new([0; PORT_WORDS]);
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
@@ -105,7 +146,22 @@ fn parse_ports(text: &str) -> Box<[u64; PORT_WORDS]> {
             words[usize::from(port) / 64] |= 1 << (port % 64);
         }
     }
-    words
+    Some(words)
+}
+
+/// The same the other way round (`proc_do_large_bitmap`, kernel/sysctl.c).
+fn ports_as_text(words: &[u64; PORT_WORDS]) -> String {
+    let is_set = |port: u32| words[port as usize / 64] & (1 << (port % 64)) != 0;
+    let mut parts = Vec::new();
+    let mut next = 0;
+    while let Some(first) = (next..=u32::from(u16::MAX)).find(|port| is_set(*port)) {
+        let last = (first..=u32::from(u16::MAX)).take_while(|port| is_set(*port)).last();
+        let last = last.unwrap_or(first);
+        let is_one = first == last;
+        parts.push(if is_one { first.to_string() } else { format!("{first}-{last}") });
+        next = last + 1;
+    }
+    parts.join(",")
 }
 
 /// Whether the calling thread's namespace has any TCP socket or minisocket at all: `inuse` and
@@ -126,9 +182,9 @@ pub(super) fn has_tcp_sockets() -> bool {
         || number(&text6, "TCP6:", "inuse").is_some_and(|count| count > 0)
 }
 
-/// The counters of the calling thread's namespace.
-pub(super) fn read_netstat() -> Option<NetstatCounters> {
-    parse_netstat(&fs::read_to_string("/proc/thread-self/net/netstat").ok()?)
+/// The counters of the namespace of a process, `thread-self` for the calling thread's.
+pub(super) fn read_netstat(process: &str) -> Option<NetstatCounters> {
+    parse_netstat(&fs::read_to_string(format!("/proc/{process}/net/netstat")).ok()?)
 }
 
 /// Lines come in pairs: `TcpExt: Name Name …` and `TcpExt: 1 2 …`.
@@ -160,12 +216,15 @@ mod tests {
 
     #[test]
     fn reserved_ports_are_lists_and_ranges() {
-        let words = parse_ports("8080,9000-9002\n");
+        let words = parse_ports("8080,9000-9002\n").expect("there are some");
         let set: Vec<u16> = (0..=u16::MAX)
             .filter(|port| words[usize::from(*port) / 64] & (1 << (port % 64)) != 0)
             .collect();
         assert_eq!(set, [8080, 9000, 9001, 9002]);
-        assert!(parse_ports("\n").iter().all(|word| *word == 0));
+        assert_eq!(ports_as_text(&words), "8080,9000-9002");
+        let ends = parse_ports("0,65534-65535").expect("there are some");
+        assert_eq!(ports_as_text(&ends), "0,65534-65535");
+        assert!(parse_ports("\n").is_none());
     }
 
     #[test]

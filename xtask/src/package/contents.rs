@@ -26,9 +26,11 @@ pub(super) enum Layout {
 }
 
 /// All that was built for a package: the binary, its own description, and its licences.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Built {
     pub(super) binary: PathBuf,
+    /// The default configuration.
+    pub(super) config: PathBuf,
     /// The folder that `tcpwatch manual` has filled.
     pub(super) manual: PathBuf,
     pub(super) third_party: PathBuf,
@@ -78,8 +80,8 @@ impl Tree {
     fn common_files(&mut self, built: &Built) -> Result<()> {
         let source = repository::root();
         self.file(&built.binary, "usr/bin/tcpwatch", 0o755)?;
+        self.file(&built.config, CONFIG, 0o644)?;
         for (from, to) in [
-            ("deploy/tcpwatch.toml", CONFIG),
             ("deploy/systemd/tcpwatch.service", "usr/lib/systemd/system/tcpwatch.service"),
             ("deploy/systemd/tcpwatch.catalog", "usr/lib/systemd/catalog/tcpwatch.catalog"),
             (

@@ -10,6 +10,7 @@ mod inspect;
 mod release;
 mod sbom;
 mod stub;
+mod successor;
 mod summary;
 mod target;
 mod third_party;
@@ -42,6 +43,8 @@ fn packager() -> String {
     env::var(PACKAGER)
         .unwrap_or_else(|_| "tcpwatch contributors <packages@tcpwatch.invalid>".into())
 }
+
+pub(crate) use self::successor::{Packages, this_and_next};
 
 pub(crate) fn package() -> Result<()> {
     let folder = repository::target()?.join("packages");
@@ -153,7 +156,8 @@ fn describe(target: &Target, release: &Release, binary: PathBuf, work: &Path) ->
     run(generate.arg("manual").arg(&manual))?;
     let third_party = work.join("THIRD-PARTY");
     fs::write(&third_party, third_party::licences(target)?).context("writing licences")?;
-    Ok(Built { binary, manual, third_party })
+    let config = repository::root().join("deploy/tcpwatch.toml");
+    Ok(Built { binary, config, manual, third_party })
 }
 
 fn same_bytes(first: &Path, second: &Path) -> Result<()> {

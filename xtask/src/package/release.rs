@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Facts that every artefact has in its name or header.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Release {
     pub(super) version: String,
     pub(super) description: String,

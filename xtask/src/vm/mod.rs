@@ -33,6 +33,11 @@ use crate::{
     tools::{self, Missing},
 };
 
+/// The mirror of Debian's main archive that this host uses.
+pub(crate) fn debian_mirror() -> Result<String> {
+    packages::mirror(packages::DEBIAN.0, packages::DEBIAN.1)
+}
+
 /// The kernels to boot.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

@@ -20,12 +20,15 @@ use crate::{
     tools::Missing,
 };
 
+/// The archive of everything but security, by apt's label, and where it is without a mirror.
+pub(super) const DEBIAN: (&str, &str) = ("Debian", "http://deb.debian.org/debian/");
+
 /// Archives by apt's label, where they are if the host does not use them,
 /// and their suites that have a kernel that no other has.
 const ARCHIVES: [(&str, &str, &[&str]); 2] = [
     (
-        "Debian",
-        "http://deb.debian.org/debian/",
+        DEBIAN.0,
+        DEBIAN.1,
         &["bullseye", "bookworm", "trixie", "trixie-backports", "sid", "experimental"],
     ),
     (
@@ -245,15 +248,20 @@ fn choose(unpacked: &Path, chosen: &Path) -> Result<()> {
     Ok(())
 }
 
-/// sources.list, of the mirrors that the host's own sources use.
-fn sources() -> Result<String> {
+/// The mirror of an archive that the host's own sources use, else `default`.
+pub(super) fn mirror(label: &str, default: &str) -> Result<String> {
     let mut query = command("apt-get");
     query.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Identifier: Packages"]);
     let used = output(&mut query)?;
+    let mirror = used.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
+    Ok(mirror.unwrap_or(default).to_owned())
+}
+
+/// sources.list, of the mirrors that the host's own sources use.
+fn sources() -> Result<String> {
     let mut text = String::new();
     for (label, default, suites) in ARCHIVES {
-        let mirror = used.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
-        let mirror = mirror.unwrap_or(default);
+        let mirror = mirror(label, default)?;
         for suite in suites {
             let _ = writeln!(
                 text,

@@ -36,13 +36,13 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
         let mut fields = Fields::default();
         fields.put("PRIORITY", priority(*metadata.level()));
         fields.put("SYSLOG_IDENTIFIER", IDENTIFIER);
-        fields.put_own("target", metadata.target());
+        fields.put(&format!("{PREFIX}target"), metadata.target());
         if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
             fields.put("CODE_FILE", file);
             fields.put("CODE_LINE", line);
         }
         event.record(&mut fields);
-        self.0.put(Record::Journal(fields.datagram));
+        self.0.put(Record::Journal(fields.finish()));
     }
 }
 
@@ -60,21 +60,38 @@ fn priority(level: Level) -> u8 {
 #[derive(Default)]
 struct Fields {
     datagram: Vec<u8>,
+    message: String,
+    /// The other fields of the event, as the text log shows them.
+    details: String,
+    is_finding: bool,
 }
 
 impl Fields {
     /// A field of an event: the message, or one of ours.
     fn put_own(&mut self, name: &str, value: impl fmt::Display) {
-        match name {
-            "message" => self.put("MESSAGE", value),
-            name => self.put(&format!("{PREFIX}{name}"), value),
+        // Writing to a String fails only if the value cannot be shown.
+        if name == "message" {
+            let _ = write!(self.message, "{value}");
+            return;
         }
+        let _ = write!(self.details, " {name}={value}");
+        self.put(&format!("{PREFIX}{name}"), value);
+    }
+
+    /// journalctl prints no field but the message, so that has the others too: a refused
+    /// configuration is of no use without its reason. The message of a finding is a whole sentence.
+    fn finish(mut self) -> Vec<u8> {
+        if !self.is_finding {
+            self.message.push_str(&self.details);
+        }
+        let message = std::mem::take(&mut self.message);
+        self.put("MESSAGE", message);
+        self.datagram
     }
 
     /// The form with a length, which takes a value with line feeds too.
     fn put(&mut self, name: &str, value: impl fmt::Display) {
         let mut text = String::new();
-        // Writing to a String fails only if the value cannot be shown.
         let _ = write!(text, "{value}");
         self.datagram.extend(name.bytes().map(|byte| byte.to_ascii_uppercase()));
         self.datagram.push(b'\n');
@@ -90,6 +107,7 @@ impl Visit for Fields {
             MESSAGE_IDS.iter().find(|(change, _)| field.name() == "change" && *change == value);
         if let Some((_, id)) = id {
             self.put("MESSAGE_ID", id);
+            self.is_finding = true;
         }
         self.put_own(field.name(), value);
     }
@@ -117,11 +135,27 @@ mod tests {
         let mut fields = Fields::default();
         fields.put_own("message", "a");
         fields.put_own("finding_id", "b");
-        let text = String::from_utf8_lossy(&fields.datagram).into_owned();
+        let text = String::from_utf8_lossy(&fields.finish()).into_owned();
         assert!(
-            text.starts_with("MESSAGE\n") && text.contains("\nTCPWATCH_FINDING_ID\n"),
+            text.contains("\nMESSAGE\n") && text.starts_with("TCPWATCH_FINDING_ID\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn journalctl_shows_why_a_configuration_was_refused_and_of_a_finding_its_sentence() {
+        for (is_finding, message) in
+            [(false, "configuration not reloaded error=tcpwatch.toml:2: no"), (true, "20 sockets")]
+        {
+            let mut fields = Fields { is_finding, ..Fields::default() };
+            fields.put_own(
+                "message",
+                if is_finding { message } else { "configuration not reloaded" },
+            );
+            fields.put_own("error", "tcpwatch.toml:2: no");
+            let text = String::from_utf8_lossy(&fields.finish()).into_owned();
+            assert!(text.ends_with(&format!("{message}\n")), "{text}");
+        }
     }
 
     #[test]

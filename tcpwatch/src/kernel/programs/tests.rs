@@ -22,6 +22,10 @@ fn kernel_memory(possible: u64, online: u32) -> u64 {
             maps::STRAY_RESETS => lru::entries_with(maps::STRAY_RESETS_LIMIT, online),
             maps::STACKS => lru::entries_with(maps::STACKS_LIMIT, online),
             maps::CLOSERS => lru::entries_with(maps::CLOSERS_LIMIT, online),
+            maps::NAMESPACES | maps::SLOTS => {
+                let entries = lru::entries_with(maps::NAMESPACES_LIMIT, online);
+                entries.min(maps::NAMESPACES_MOST)
+            }
             LOG_RING => page_bytes(),
             _ => map.max_entries(),
         };
@@ -33,7 +37,9 @@ fn kernel_memory(possible: u64, online: u32) -> u64 {
             it if it == kind::BPF_MAP_TYPE_ARRAY as u32 => entries * value,
             it if it == kind::BPF_MAP_TYPE_PERCPU_ARRAY as u32 => entries * (possible * value + 8),
             it if it == kind::BPF_MAP_TYPE_HASH as u32 => {
-                (entries + possible) * (ELEMENT + key + value) + buckets
+                // One that is not filled in advance needs none to spare for each CPU.
+                let spare = if name == maps::SLOTS { 0 } else { possible };
+                (entries + spare) * (ELEMENT + key + value) + buckets
             }
             it if it == kind::BPF_MAP_TYPE_LRU_HASH as u32 => {
                 entries * (ELEMENT + key + value) + buckets + possible * 128

@@ -1,7 +1,7 @@
 //! Streams of `/api/v1/events`, over HTTP.
 //!
-//! A stream is a connection that carries nothing else. Streams are bounded in number and in life,
-//! give their place to any other connection (`places`), and end with the agent.
+//! A stream is a connection that carries nothing else. Streams are bounded in number (`seats`) and in
+//! life, give their place to any other connection (`places`), and end with the agent.
 
 use std::{convert::Infallible, sync::Arc};
 

@@ -1,0 +1,387 @@
+//! `raw_tp`, never attached: one pass over the TCP sockets of every network namespace.
+//!
+//! The agent runs it by BPF_PROG_RUN, again and again: each run is a slice of some 100 us, because
+//! preemption is off meanwhile. Since 6.1: `bpf_loop` (5.17), and `struct net` holds the way to the
+//! tables. Nothing is entered, locked or attached. Every pointer is read by `bpf_probe_read_kernel`,
+//! which yields an error where it leads nowhere.
+//!
+//! Sockets come, go and move to other chains while the tables are read, and their memory is used
+//! again in place (SLAB_TYPESAFE_BY_RCU). So a node counts only if its hash is that of the bucket, and
+//! a chain that ends elsewhere is read again. Within a slice RCU keeps what a pointer leads to; from
+//! one slice to the next a node is kept only if it is still in its chain.
+//!
+//! The order is listeners, ports, connections, so that a listener is known before what hangs on it.
+//! [`judge`](crate::judge) does the same with each socket as for the iterator.
+//!
+//! <https://github.com/torvalds/linux/blob/v6.12/include/net/inet_hashtables.h#L146>
+
+mod bound;
+mod namespaces;
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
+use tcpwatch_common::{
+    Destination, Found, HEAD_WORDS, NamespaceWalk, Pass, Tuple, Walk, phase, progress,
+};
+
+use crate::{
+    judge::{BufferFull, Target, begin, visit},
+    maps,
+    ports::{bit, has_bit, word},
+    sock::{Copied, HEAD_BYTES, Memory, Probed, Sock, field, offset, state},
+};
+
+/// After that a slice ends. A tenth of a millisecond without preemption is not noticed, and a run has
+/// some microseconds of its own.
+const SLICE_NS: u64 = 100_000;
+/// Steps of a slice at most: some 10 ns each for empty buckets.
+const SLICE_STEPS: u32 = 1 << 20;
+/// Sockets of one chain at most: a chain that is torn might lead in a circle.
+const CHAIN: u32 = 1 << 20;
+/// How often a chain that moves is begun again.
+const AGAIN: u32 = 4;
+/// Behind the number of the bucket at the end of a chain of listeners (`LISTENING_NULLS_BASE`,
+/// include/net/inet_hashtables.h).
+const LISTENING: u64 = 1 << 29;
+
+/// A step's answer to `bpf_loop`.
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// A function that `bpf_loop` calls.
+type Step = unsafe extern "C" fn(u32, *mut c_void) -> i64;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/one_pass")]
+fn one_pass(ctx: *mut c_void) -> u32 {
+    let arguments = ctx.cast::<u64>();
+    // SAFETY: the context is an array of 64-bit arguments.
+    let (requested, of) = unsafe { (arguments.read(), arguments.add(1).read()) };
+    let (Some(pass), Some(walk)) = (maps::pass(), maps::walk()) else { return progress::FAILED };
+    match requested {
+        phase::ROOTS => namespaces::find_roots(pass),
+        phase::NAMESPACES => {
+            namespaces::resume(pass);
+            slice(namespaces::step)
+        }
+        phase::RESERVED_PORTS => namespaces::copy_reserved_ports(walk, of),
+        phase::LISTENERS => {
+            resume_in_chain(pass, |sk, _| sk.state() == state::LISTEN);
+            slice(step_listeners)
+        }
+        phase::BOUND => {
+            bound::resume(pass);
+            slice(bound::step)
+        }
+        phase::ESTABLISHED => {
+            resume_in_chain(pass, is_of_bucket);
+            slice(step_established)
+        }
+        _ => progress::FAILED,
+    }
+}
+
+/// Takes steps until the slice is over. It looks the pass up itself, before and after: the steps change
+/// it, so no reference to it may be an argument here.
+#[inline(always)]
+fn slice(step: Step) -> u32 {
+    // SAFETY: no arguments, no effects.
+    let began_ns = unsafe { bpf_ktime_get_ns() };
+    let Some(pass) = maps::pass() else { return progress::FAILED };
+    pass.began_ns = began_ns;
+    pass.steps = 0;
+    pass.at_end = 0;
+    pass.heads_to = 0;
+    // SAFETY: `step` is a function of this program that takes no context.
+    unsafe { generated::bpf_loop(SLICE_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    // SAFETY: as above.
+    let took_ns = unsafe { bpf_ktime_get_ns() } - began_ns;
+    let Some(pass) = maps::pass() else { return progress::FAILED };
+    if took_ns > pass.longest_ns {
+        pass.longest_ns = took_ns;
+    }
+    if pass.at_end != 0 { progress::DONE } else { progress::MORE }
+}
+
+/// [`STOP`] when the slice has taken its time. The clock is read in every so many steps.
+#[inline(always)]
+fn if_time(pass: &mut Pass, every: u32) -> i64 {
+    pass.steps = pass.steps.wrapping_add(1);
+    if pass.steps % every != 0 {
+        return GO_ON;
+    }
+    // SAFETY: no arguments, no effects.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if now_ns - pass.began_ns > SLICE_NS { STOP } else { GO_ON }
+}
+
+/// The bucket is begun again, behind the nodes that were judged.
+#[inline(always)]
+fn forget_place(pass: &mut Pass) {
+    if pass.index > pass.judged {
+        pass.judged = pass.index;
+    }
+    pass.index = 0;
+    pass.node = 0;
+}
+
+/// Keeps the place in a chain of sockets, which may be long: many listeners share a port, and a
+/// namespace may have a small table of its own. The node is the same if the list still leads to it and
+/// `belongs` says that its socket is of this bucket.
+#[inline(always)]
+fn resume_in_chain(pass: &mut Pass, belongs: impl FnOnce(Sock<Probed>, &Pass) -> bool) {
+    if pass.node == 0 {
+        return;
+    }
+    let read = Probed { word: pass.word.as_mut_ptr() };
+    let sk = pass.node - u64::from(offset!(skc_nulls_node));
+    let led_from = word_at(read, pass.node + 8);
+    let is_listed = word_at(read, led_from) == pass.node;
+    if !is_listed || !belongs(Sock(sk as *const c_void, read), pass) {
+        forget_place(pass);
+    }
+}
+
+#[inline(always)]
+fn is_of_bucket<M: Memory>(sk: Sock<M>, pass: &Pass) -> bool {
+    field!(sk, skc_hash: u32) & pass.mask == pass.bucket
+}
+
+unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
+    let Some(pass) = maps::pass() else { return STOP };
+    if pass.node == 0 {
+        return enter_bucket::<1>(pass, 0);
+    }
+    let Some(sk) = read_sock(pass) else { return begin_again(pass) };
+    if !is_of_bucket(sk, pass) {
+        return begin_again(pass);
+    }
+    let is_new = pass.index >= pass.judged;
+    if is_new && !judge(sk, pass) {
+        return STOP;
+    }
+    pass.index += 1;
+    let end = u64::from(pass.bucket);
+    go_on(pass, field!(sk, skc_nulls_node: u64), end);
+    if is_new { if_time(pass, 8) } else { GO_ON }
+}
+
+unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
+    let Some(pass) = maps::pass() else { return STOP };
+    if pass.node == 0 {
+        return enter_bucket::<2>(pass, 1);
+    }
+    let Some(sk) = read_sock(pass) else { return begin_again(pass) };
+    if sk.state() != state::LISTEN {
+        return begin_again(pass);
+    }
+    let is_new = pass.index >= pass.judged;
+    if is_new && !judge(sk, pass) {
+        return STOP;
+    }
+    pass.index += 1;
+    // Judging it has left the copy as it was.
+    let end = u64::from(pass.bucket) + LISTENING;
+    go_on(pass, field!(sk, skc_nulls_node: u64), end);
+    if is_new { if_time(pass, 1) } else { GO_ON }
+}
+
+/// Reads the head of the socket whose node is next.
+#[inline(always)]
+fn read_sock(pass: &mut Pass) -> Option<Sock<Copied>> {
+    let sk = pass.node - u64::from(offset!(skc_nulls_node));
+    copy_head(pass, sk).map(|memory| Sock(sk as *const c_void, memory))
+}
+
+/// Copies the beginning of the structure at this address.
+#[inline(always)]
+fn copy_head(pass: &mut Pass, address: u64) -> Option<Copied> {
+    let head = pass.head.as_mut_ptr();
+    // SAFETY: `head` is writable for its size; the helper checks the address.
+    let failed = unsafe {
+        generated::bpf_probe_read_kernel(head.cast(), HEAD_BYTES as u32, address as *const c_void)
+    };
+    if failed != 0 {
+        return None;
+    }
+    Some(Copied { head: head.cast_const().cast(), word: pass.word.as_mut_ptr() })
+}
+
+/// The word at this address, 0 where it cannot be read.
+#[inline(always)]
+fn word_at(read: Probed, address: u64) -> u64 {
+    // SAFETY: the memory that reads it takes any address.
+    unsafe { read.load(address as *const c_void, 0) }
+}
+
+/// Finds the next bucket that is not empty. Of each bucket the table has `WORDS` words, the head of its
+/// chain at `head`.
+#[inline(always)]
+fn enter_bucket<const WORDS: usize>(pass: &mut Pass, head: usize) -> i64 {
+    if pass.bucket > pass.mask {
+        pass.at_end = 1;
+        return STOP;
+    }
+    if pass.bucket >= pass.heads_to || pass.bucket < pass.heads_from {
+        read_heads::<WORDS>(pass);
+    }
+    let mut looked_at = 0;
+    while looked_at < HEAD_WORDS / WORDS {
+        if pass.bucket >= pass.heads_to {
+            break;
+        }
+        let at = pass.bucket.wrapping_sub(pass.heads_from) as usize * WORDS + head;
+        let first = pass.heads[at & (HEAD_WORDS - 1)];
+        if first != 0 && first & 1 == 0 {
+            pass.node = first;
+            break;
+        }
+        next_bucket(pass);
+        looked_at += 1;
+    }
+    if_time(pass, 4)
+}
+
+#[inline(always)]
+fn read_heads<const WORDS: usize>(pass: &mut Pass) {
+    let mut buckets = pass.mask - pass.bucket + 1;
+    if buckets > (HEAD_WORDS / WORDS) as u32 {
+        buckets = (HEAD_WORDS / WORDS) as u32;
+    }
+    pass.heads_from = pass.bucket;
+    pass.heads_to = pass.bucket + buckets;
+    let from = pass.table + u64::from(pass.bucket) * (WORDS * 8) as u64;
+    let heads = pass.heads.as_mut_ptr().cast();
+    // SAFETY: `heads` is writable for so many buckets; the helper checks the address.
+    let failed = unsafe {
+        generated::bpf_probe_read_kernel(heads, buckets * (WORDS * 8) as u32, from as *const c_void)
+    };
+    if failed != 0 {
+        // The helper has cleared them, so they look empty.
+        pass.given_up += 1;
+    }
+}
+
+#[inline(always)]
+fn next_bucket(pass: &mut Pass) {
+    pass.bucket += 1;
+    pass.node = 0;
+    pass.index = 0;
+    pass.judged = 0;
+    pass.again = 0;
+}
+
+/// The chain has led elsewhere: its bucket is begun again, and what was judged of it is passed over.
+#[inline(always)]
+fn begin_again(pass: &mut Pass) -> i64 {
+    pass.moved += 1;
+    forget_place(pass);
+    pass.heads_to = 0;
+    pass.again += 1;
+    if pass.again > AGAIN {
+        pass.given_up += 1;
+        next_bucket(pass);
+    }
+    if_time(pass, 4)
+}
+
+/// Goes to the next node, or to the next bucket where the chain ends with the mark of this one.
+#[inline(always)]
+fn go_on(pass: &mut Pass, next: u64, end: u64) {
+    if pass.index > CHAIN {
+        pass.given_up += 1;
+        next_bucket(pass);
+    } else if next & 1 == 0 && next != 0 {
+        pass.node = next;
+    } else if next >> 1 == end {
+        next_bucket(pass);
+    } else {
+        begin_again(pass);
+    }
+}
+
+/// Judges the socket if its namespace is looked at; `false` where there is no place for its record.
+#[inline(always)]
+fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
+    let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return true };
+    if !maps::has_place_for_found() {
+        return false;
+    }
+    pass.met += 1;
+    // The record has its place.
+    let _ = visit(sk, &mut everywhere);
+    true
+}
+
+/// The namespace of the socket that is judged, among all.
+struct Everywhere {
+    walk: &'static mut Walk,
+    namespace: &'static mut NamespaceWalk,
+    read: Probed,
+}
+
+impl Everywhere {
+    /// In the namespace with this `struct net`, if it is looked at.
+    #[inline(always)]
+    fn at(net: u64, pass: &mut Pass) -> Option<Self> {
+        // Most sockets have the namespace of the one before.
+        if net != pass.last_net {
+            pass.last_slot = maps::slot_of(net).map_or(u32::MAX, |slot| slot);
+            pass.last_net = net;
+        }
+        let namespace = maps::namespace(pass.last_slot)?;
+        Some(Self { walk: maps::walk()?, namespace, read: Probed { word: pass.word.as_mut_ptr() } })
+    }
+}
+
+impl Target for Everywhere {
+    type Memory = Copied;
+
+    #[inline(always)]
+    fn walk(&mut self) -> &mut Walk {
+        self.walk
+    }
+
+    #[inline(always)]
+    fn namespace(&mut self) -> &mut NamespaceWalk {
+        self.namespace
+    }
+
+    #[inline(always)]
+    fn is_reserved(&mut self, port: u16) -> bool {
+        if self.namespace.reserved_at == 0 {
+            return false;
+        }
+        let ports = word_at(self.read, self.namespace.reserved_at + word(port) as u64 * 8);
+        ports & bit(port) != 0
+    }
+
+    #[inline(always)]
+    fn see_listener(&mut self, port: u16) {
+        self.walk.looked_at[word(port)] |= bit(port);
+    }
+
+    /// The buckets of ports were walked before, so a socket is looked at only where one is pinned.
+    #[inline(always)]
+    fn is_pinned(&mut self, port: u16, bucket_is_pinned: impl FnOnce() -> bool) -> (bool, bool) {
+        (has_bit(&self.walk.pinned, port) && bucket_is_pinned(), false)
+    }
+
+    #[inline(always)]
+    fn list_busy(&mut self, destination: &Destination) {
+        let Destination { local, peer, peer_port, slot } = *destination;
+        let found = &mut self.walk.found;
+        begin(&mut found.socket, 0, 0, Tuple { local, peer, local_port: 0, peer_port });
+        (found.slot, found.kind) = (slot.into(), Found::BUSY);
+        maps::send_found(found);
+    }
+
+    #[inline(always)]
+    fn copy(&mut self) -> Result<(), BufferFull> {
+        let found = &mut self.walk.found;
+        (found.slot, found.kind) = (self.namespace.slot.into(), Found::SOCKET);
+        maps::send_found(found);
+        Ok(())
+    }
+}

@@ -1,0 +1,61 @@
+//! The next .deb, whose default configuration differs, over this one, whose configuration the
+//! administrator has changed; and the way back.
+
+use anyhow::{Result, ensure};
+
+use super::super::step::{Output, Step};
+
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        name: "an upgrade keeps the changed configuration, and the new process runs",
+        script: "
+            before=$(main_pid)
+            apt-get install --quiet --quiet --yes -o Dpkg::Options::=--force-confold ./next.deb
+            until_true restarted_from \"$before\"
+            get /-/ready
+            cmp admin.toml $config
+            ls $config.dpkg-dist
+            echo \"expected=$(cat next.version)-1\"
+            echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
+            echo \"enabled=$(systemctl is-enabled tcpwatch)\"
+        ",
+        judge: installed_as_expected,
+    },
+    Step {
+        name: "this version goes over the next one again",
+        script: "
+            before=$(main_pid)
+            dpkg --force-confold --install this.deb
+            until_true restarted_from \"$before\"
+            get /-/ready
+            cmp admin.toml $config
+            echo \"expected=$(cat this.version)-1\"
+            echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
+            echo \"enabled=$(systemctl is-enabled tcpwatch)\"
+        ",
+        judge: installed_as_expected,
+    },
+    Step {
+        name: "a service that the administrator has disabled and stopped stays so in an upgrade",
+        script: "
+            systemctl disable --now tcpwatch
+            dpkg --force-confold --install next.deb
+            systemctl show -p ActiveState -p UnitFileState tcpwatch
+            systemctl enable --now tcpwatch
+        ",
+        judge: |output| {
+            output.succeeds()?;
+            output.is("ActiveState", "inactive")?;
+            output.is("UnitFileState", "disabled")
+        },
+    },
+];
+
+fn installed_as_expected(output: &Output) -> Result<()> {
+    output.succeeds()?;
+    output.contains(" 200 OK")?;
+    output.is("enabled", "enabled")?;
+    let (expected, installed) = (output.value("expected")?, output.value("installed")?);
+    ensure!(expected == installed, "{installed} is installed, not {expected}");
+    Ok(())
+}
