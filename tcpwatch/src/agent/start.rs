@@ -67,6 +67,9 @@ pub(super) async fn start(
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
     metrics.observe_hooks(&attached);
+    if let Some(url) = config.web.external_url.url() {
+        metrics.observe_external_url(url);
+    }
     let hooks = hook_states(programs.statuses());
     let wall = WallClock::at(kernel::now());
     metrics.observe_reload(Some(wall.unix_seconds(wall.now())));

@@ -60,6 +60,8 @@ const fn arity(labels: &[&str]) -> usize {
 families! {
     /// Version and revision of this tcpwatch; always 1.
     build_info: Gauge = "tcpwatch_build_info" [version, revision];
+    /// The URL of the page where `web.external_url` is set, without a slash at its end; always 1.
+    web_info: Gauge = "tcpwatch_web_info" [external_url];
 
     /// TCP sockets by state at the last inventory.
     sockets: Gauge = "tcpwatch_sockets" [netns, state];
@@ -358,6 +360,12 @@ impl Metrics {
     pub fn observe_scope(&mut self, pidns: &str, netns: &str, walk: &str) {
         self.families.scope_info.clear();
         self.families.scope_info.set([pidns, netns, walk], 1.0);
+    }
+
+    /// Takes over the URL under which people reach the page, where one is configured.
+    pub fn observe_external_url(&mut self, url: &str) {
+        self.families.web_info.clear();
+        self.families.web_info.set([url.trim_end_matches('/')], 1.0);
     }
 
     /// Takes over which hooks are attached.

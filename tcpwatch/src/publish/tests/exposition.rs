@@ -70,6 +70,7 @@ fn full() -> Metrics {
     metrics.observe_inventory_cpu(Duration::from_millis(9));
     metrics.observe_inventory_cpu(Duration::from_millis(11));
     metrics.observe_loop(Duration::from_secs(10), Duration::from_millis(1_500));
+    metrics.observe_external_url("https://watch.example.org/web-7/");
     metrics.observe_scope("host", "own", "iterator");
     metrics.observe_hooks(&[("inet_sock_set_state", true), ("tcp_send_reset", false)]);
     metrics.observe_reload(Some(1_700.5));
@@ -155,9 +156,28 @@ fn catalog_agrees_with_the_exposition() {
 
 #[test]
 fn no_label_could_hold_a_pid_or_an_address() {
-    const ALLOWED: [&str; 19] = [
-        "cause", "from", "hook", "kind", "netns", "part", "pidns", "port", "process", "reason",
-        "revision", "role", "severity", "stage", "state", "table", "to", "unit", "walk",
+    // The URL is the operator's own, and one for each agent.
+    const ALLOWED: [&str; 20] = [
+        "cause",
+        "external_url",
+        "from",
+        "hook",
+        "kind",
+        "netns",
+        "part",
+        "pidns",
+        "port",
+        "process",
+        "reason",
+        "revision",
+        "role",
+        "severity",
+        "stage",
+        "state",
+        "table",
+        "to",
+        "unit",
+        "walk",
     ];
     for row in CATALOG.iter().filter(|row| row.name != "tcpwatch_build_info") {
         for label in row.labels {
