@@ -123,7 +123,7 @@ section! {
         pub cpu_share: f64 = 0.01;
 
         /// Whether an inventory sees the sockets of all network namespaces in one pass, without
-        /// entering a namespace and without a lock. It takes Linux 6.1; on others, and where it is
+        /// entering a namespace and without a lock: true or false. It takes Linux 6.1; on others, and where it is
         /// refused, `tcpwatch doctor` says why not. false because the kernel takes twice the time
         /// to verify it at the start.
         pub one_pass: bool = false;

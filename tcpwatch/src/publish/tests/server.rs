@@ -14,7 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
-use crate::publish::{HttpLimits, Listener, PATHS, Query, serve};
+use crate::publish::{EventFilter, EventReaders, HttpLimits, Listener, PATHS, Query, serve};
 
 const METRICS: &str = "# TYPE tcpwatch_up gauge\ntcpwatch_up 1\n# a comment to make it longer\n";
 
@@ -149,6 +149,11 @@ pub(super) fn answer(query: Query) {
         // `listings` has an agent that answers it.
         Query::Sockets(..) => Ok(()),
         Query::Page(to) => to.send("<!doctype html><title>tcpwatch</title>\n".to_owned()),
+        // A stream that has ended.
+        Query::Events(_, to) => {
+            let feed = EventReaders::default().add(EventFilter::default());
+            to.send(Ok(feed)).map_err(|_| String::new())
+        }
         Query::Ready(to) => to.send(Ok(())).map_err(|_| String::new()),
     };
 }
