@@ -123,9 +123,9 @@ section! {
         pub cpu_share: f64 = 0.01;
 
         /// Whether an inventory sees the sockets of all network namespaces in one pass, without
-        /// entering a namespace and without a lock: true or false. It takes Linux 6.1; on others, and where it is
-        /// refused, `tcpwatch doctor` says why not. false because the kernel takes twice the time
-        /// to verify it at the start.
+        /// entering a namespace and without a lock: true or false. It takes Linux 6.1; elsewhere,
+        /// and where it is refused, `tcpwatch doctor` says why not. false because the kernel takes
+        /// twice the time to verify it at the start.
         pub one_pass: bool = false;
 
         /// The network namespaces that are watched: "all" or "host", which is the one in which

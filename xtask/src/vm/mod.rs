@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "versions")]
     docs: bool,
     /// Run only these tests (`agent`, or `kernel` for the unit tests that ask a kernel), with commas
-    /// between
+    /// between; `one_pass` runs only so
     #[arg(long, value_delimiter = ',', value_name = "TESTS", conflicts_with_all = ["docs", "record"])]
     tests: Vec<String>,
     /// Run no tests: record these incidents there, with commas between, into
@@ -85,7 +85,9 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     if let Some(incidents) = &arguments.record {
         suite.record(incidents)?;
     }
-    if !arguments.tests.is_empty() {
+    if arguments.tests.is_empty() {
+        suite.unnamed();
+    } else {
         suite.only(&arguments.tests)?;
     }
     let base = image::base(&suite, &folder)?;

@@ -39,6 +39,10 @@ const NOT_FOR_GUESTS: [&str; 22] = [
     "top",
 ];
 
+/// Tests that run only by their name, as `--tests one_pass`. The one pass is off unless it is
+/// configured, and an emulated machine takes a minute to verify it, for each test.
+const BY_NAME_ONLY: [&str; 1] = ["one_pass"];
+
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
 
@@ -62,6 +66,11 @@ impl Suite {
         }
         self.tests.retain(|test| names.contains(&test.name));
         Ok(())
+    }
+
+    /// Leaves out the tests that run only by their name.
+    pub(super) fn unnamed(&mut self) {
+        self.tests.retain(|test| !BY_NAME_ONLY.contains(&&*test.name));
     }
 
     /// Makes it record `incidents`, and nothing else.
