@@ -51,7 +51,7 @@ pub(crate) fn bench(subject: Subject) -> Result<()> {
 }
 
 fn inventory(binary: &Path, interrupt: &Interrupt) -> Result<()> {
-    const QUICK: &str = "[inventory]\ninterval = \"200ms\"\ncpu_share = 0.1\n";
+    const QUICK: &str = "[inventory]\ninterval = \"200ms\"\n";
     let ns = Namespace::new("bench")?;
     let everywhere = Agent::start(binary, QUICK, interrupt)?;
     let empty = everywhere.memory_kib("VmRSS")?;

@@ -81,8 +81,6 @@ impl Agent {
         let folder = Folder::new()?;
         // Agents of several tests run at once, and only one can have the default socket.
         let socket = if config.contains("socket = ") { "" } else { "socket = \"\"\n" };
-        // A debug build takes many times the processor time, and is to look as often all the same.
-        let config = config.replace("[inventory]\n", "[inventory]\ncpu_share = 0.1\n");
         let text = format!("{config}{socket}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
         prepare(&file)?;
