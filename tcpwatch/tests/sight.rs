@@ -240,7 +240,6 @@ fn namespaces_that_cannot_be_entered_are_counted_by_name_and_error() -> Result<(
     }
     fs::create_dir_all("/run/netns")?;
     let check = |drop: &str, command: &str| -> Result<Value> {
-        // The one pass enters none.
         let script = format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command}");
         json(&in_namespaces(&PIDNS, &script)?)
     };

@@ -1,6 +1,6 @@
 //! The way through all namespaces, by either walk; the other parts of the walker do not know which.
 //!
-//! The one pass sees every namespace of the host at once. Where it does not load, the calling thread
+//! The one pass, where it is configured and loads, sees every namespace at once. Else the calling thread
 //! enters each namespace that is found, and the iterator shows the sockets there. Both count and copy
 //! up the same, for the kernel side judges by the same code.
 
