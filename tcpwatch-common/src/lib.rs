@@ -43,7 +43,8 @@ pub use reset::{
     reset_flags, reset_sizes,
 };
 pub use stream::{
-    STREAM_SETS, STREAM_VALUES, StreamCounts, StreamFilter, StreamKind, StreamRecord, StreamSecond,
+    STREAM_DRAFTS, STREAM_SETS, STREAM_VALUES, StreamCounts, StreamDraft, StreamFilter, StreamKind,
+    StreamRecord, StreamSecond,
 };
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.

@@ -47,6 +47,21 @@ pub struct StreamRecord {
     pub reset: ResetKey,
 }
 
+/// A record that a hook fills: in a map, because the verifier of kernels before 6.8 tells apart each way
+/// in which a record on the stack can come about. Each CPU has one for transitions and one for all else.
+/// 112 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StreamDraft {
+    /// Its contents.
+    pub record: StreamRecord,
+    /// Not 0 while a hook fills it: another event for it, in an interrupt meanwhile, is dropped.
+    pub busy: u64,
+}
+
+/// Drafts of each CPU.
+pub const STREAM_DRAFTS: u32 = 2;
+
 /// The events that are requested, and how many. An event passes when it meets each condition. A
 /// list begins with its values and ends with zeros; an empty one allows every value. 136 bytes,
 /// aligned to 4.
@@ -105,7 +120,8 @@ pub struct StreamSecond {
 pub struct StreamCounts {
     /// Events that were handed over.
     pub sent: u64,
-    /// Events that passed the filter, and exceeded the budget or found the ring full.
+    /// Events that passed the filter, and exceeded the budget or found the ring full; and events that
+    /// came while the same CPU was describing another one.
     pub dropped: u64,
     /// Where a hook turns a pointer into a number.
     pub scratch: u64,

@@ -14,10 +14,11 @@ use tcpwatch_common::{
 };
 
 use crate::{
-    maps::{QUEUES, REQUESTS},
+    branchless::is_not_zero,
+    maps::{self, QUEUES, REQUESTS},
     notes,
     ports::{in_range, is_requested, may_be_reused, port_user, use_port},
-    sock::{SOCK_DEAD, Sock, Sockets, TimeWaitSock, state, state_at},
+    sock::{Request, RequestFields, SOCK_DEAD, Sock, Sockets, TimeWaitSock, state, state_at},
     tcp_sock::TcpSock,
 };
 
@@ -234,8 +235,10 @@ pub(crate) fn describe<M: Sockets>(
         record.half_open = tcp.half_open();
         record.drops = tcp.0.drops();
         record.listener = listener_flags_of(tcp, scratch);
-        if record.accept_queue != 0 {
-            record.queue = tcp.first_in_queue(scratch).socket(address);
+        if record.accept_queue != 0
+            && let Some(fields) = RequestFields::read()
+        {
+            record.queue = tcp.first_in_queue(scratch).socket(fields, address);
         }
     } else {
         if tcp.0.accept_limit() != 0 {
@@ -265,11 +268,9 @@ pub(crate) fn describe<M: Sockets>(
         record.unacked = tcp.unacknowledged();
     }
     if sk_state == state::CLOSE_WAIT {
-        let (since_ns, exact) = close_wait_since(address, tcp.last_segment_ns());
-        record.since_ns = since_ns;
-        if exact {
-            record.flags |= flags::SINCE_EXACT;
-        }
+        let noted = close_wait_since(address, tcp.last_segment_ns());
+        record.since_ns = noted & !notes::EXACT;
+        record.flags |= flags::SINCE_EXACT * (noted & notes::EXACT) as u8;
     }
 }
 
@@ -300,25 +301,35 @@ pub(crate) const QUEUE_LOOK: u32 = 256;
 #[inline(always)]
 pub(crate) fn note_queue<M: Sockets>(sk: Sock<M>, walk: &mut Walk) {
     let Some(tcp) = sk.tcp() else { return };
-    if tcp.0.accept_queue() == 0 {
-        return;
+    if tcp.0.accept_queue() != 0 {
+        let listener = sk.address(&mut walk.scratch);
+        note_queue_from(listener, tcp.first_in_queue(&mut walk.scratch).0);
     }
-    let listener = sk.address(&mut walk.scratch);
-    let mut request = tcp.first_in_queue(&mut walk.scratch);
+}
+
+/// Notes the connections of the listener's queue from this one on. A global function of BPF: the
+/// verifier goes through the loop once, by itself, and not with all that comes before and after it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_queue_from(listener: u64, first: u64) -> u32 {
+    let (Some(fields), Some(walk)) = (RequestFields::read(), maps::walk()) else { return 0 };
     let queue = QueueOf { listener, generation: walk.generation, reserved: 0 };
+    let mut request = Request(first);
     let mut looked_at = 0;
     while looked_at < QUEUE_LOOK {
-        let sk = request.socket(listener);
+        let sk = request.socket(fields, listener);
         if sk == 0 {
-            return;
+            break;
         }
-        if state_at(sk) == state::CLOSE_WAIT {
-            // A full LRU map evicts an old entry.
-            let _ = QUEUES.insert(&sk, &queue, 0);
-        }
-        request = request.next();
+        // Noted is 0 for any other state: a branch here doubles what the verifier goes through.
+        let is_other = is_not_zero((state_at(sk) ^ state::CLOSE_WAIT).into());
+        let noted = sk & is_other.wrapping_sub(1);
+        // A full LRU map evicts an old entry.
+        let _ = QUEUES.insert(&noted, &queue, 0);
+        request = request.next(fields);
         looked_at += 1;
     }
+    looked_at
 }
 
 /// The listener in whose queue this connection waits, 0 where none was noted.
@@ -395,11 +406,15 @@ pub(crate) fn wait_began<M: Sockets>(tcp: TcpSock<M>, sk_state: u32, now_ns: u64
     (tcp.last_segment_ns(), false)
 }
 
-/// When the socket entered CLOSE_WAIT. A socket older than the programs, or without a note, has
-/// been there at least since its last segment: the FIN, or a later one such as a keep-alive.
-/// The first walk that meets it notes that time, so that a keep-alive never makes it younger.
-#[inline(always)]
-fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
+/// When the socket entered CLOSE_WAIT, with [`notes::EXACT`] where that is exact. A socket older than the
+/// programs, or without a note, has been there at least since its last segment: the FIN, or a later
+/// one such as a keep-alive. The first walk that meets it notes that time, so that a keep-alive never
+/// makes it younger.
+///
+/// A global function, as [`note_queue_from`]: it looks at each place of a slot, twice.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn close_wait_since(sk: u64, last_segment_ns: u64) -> u64 {
     if let Some(noted) = notes::close_wait(sk) {
         return noted;
     }
@@ -408,5 +423,5 @@ fn close_wait_since(sk: u64, last_segment_ns: u64) -> (u64, bool) {
     let since_ns = if last_segment_ns < now_ns { last_segment_ns } else { now_ns };
     // Where the table is full the agent remembers it, for the sockets that it describes.
     let _ = notes::put_close_wait(sk, since_ns, false);
-    (since_ns, false)
+    since_ns & !notes::EXACT
 }

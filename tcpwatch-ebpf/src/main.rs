@@ -4,17 +4,21 @@
 //! decision, and every table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`stream`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
-//! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`], [`listing`], [`owners`]. All of them read kernel memory through [`sock`] and
-//! [`segment`]; [`scope`] selects the namespaces that the hooks count.
+//! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`], [`listing`], [`owners`]. All
+//! of them read kernel memory through [`sock`] and [`segment`]; [`scope`] selects the namespaces that
+//! the hooks count.
 #![no_std]
 #![no_main]
 // The target has no compare-and-swap, so core gives it no `fetch_add`. The instruction is there
 // (BPF_ATOMIC with BPF_ADD, as old as BPF_XADD).
 #![feature(core_intrinsics)]
+// For a register that the compiler must not look into (`branchless`).
+#![feature(asm_experimental_arch)]
 #![allow(internal_features, reason = "see above")]
 
 mod accept;
 mod bind;
+mod branchless;
 mod focus;
 mod inventory;
 mod judge;

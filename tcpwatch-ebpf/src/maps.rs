@@ -9,8 +9,8 @@ use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
     NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOrigin, ResetOriginUse,
-    STREAM_SETS, Service, ServiceUse, StreamCounts, StreamFilter, StreamRecord, StreamSecond, Walk,
-    maps as names,
+    STREAM_DRAFTS, STREAM_SETS, Service, ServiceUse, StreamCounts, StreamDraft, StreamFilter,
+    StreamKind, StreamRecord, StreamSecond, Walk, maps as names,
 };
 
 use crate::log;
@@ -64,6 +64,8 @@ static STREAM_FILTER: Array<StreamFilter> = Array::with_max_entries(1, 0);
 static STREAM_SECOND: Array<StreamSecond> = Array::with_max_entries(1, 0);
 #[map]
 static STREAM_COUNTS: PerCpuArray<StreamCounts> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static STREAM_RECORDS: PerCpuArray<StreamDraft> = PerCpuArray::with_max_entries(STREAM_DRAFTS, 0);
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 #[map]
@@ -188,6 +190,15 @@ pub(crate) fn stream_counts() -> Option<&'static mut StreamCounts> {
     let counts = STREAM_COUNTS.get_ptr_mut(0)?;
     // SAFETY: as for the counters.
     Some(unsafe { &mut *counts })
+}
+
+/// This CPU's draft for an event of this kind.
+#[inline(always)]
+pub(crate) fn stream_draft(kind: StreamKind) -> Option<&'static mut StreamDraft> {
+    let index = (kind as u32).min(STREAM_DRAFTS) - 1;
+    let draft = STREAM_RECORDS.get_ptr_mut(index)?;
+    // SAFETY: as for the counters. `busy` shows one that is being filled.
+    Some(unsafe { &mut *draft })
 }
 
 /// The events that are requested.

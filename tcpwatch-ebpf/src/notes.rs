@@ -23,8 +23,8 @@ pub(crate) enum Put {
     Refused,
 }
 
-/// The lowest bit of [`CloseWaitSet::since_ns`].
-const EXACT: u64 = 1;
+/// The lowest bit of [`CloseWaitSet::since_ns`]: the time is exact.
+pub(crate) const EXACT: u64 = 1;
 
 /// A multiplicative hash of a socket's address, without its low six bits (slab objects are
 /// aligned to a cache line).
@@ -101,23 +101,21 @@ pub(crate) fn put_close_wait(sk: u64, since_ns: u64, is_exact: bool) -> Put {
     Put::Placed
 }
 
-/// Since when the socket is in CLOSE_WAIT, and whether that is exact, if it is noted.
+/// Since when the socket is in CLOSE_WAIT, with [`EXACT`] where that is exact, if it is noted.
 #[inline(always)]
-pub(crate) fn close_wait(sk: u64) -> Option<(u64, bool)> {
+pub(crate) fn close_wait(sk: u64) -> Option<u64> {
     let set = close_wait_of(sk)?;
     let way = way_of(&set.sks, sk)?;
-    let since_ns = set.since_ns[way & (CLOSE_WAIT_WAYS - 1)];
-    Some((since_ns & !EXACT, since_ns & EXACT != 0))
+    Some(set.since_ns[way & (CLOSE_WAIT_WAYS - 1)])
 }
 
-/// Forgets that the socket was in CLOSE_WAIT.
+/// The same, and forgets it.
 #[inline(always)]
-pub(crate) fn forget_close_wait(sk: u64) {
-    if let Some(set) = close_wait_of(sk)
-        && let Some(way) = way_of(&set.sks, sk)
-    {
-        set.sks[way & (CLOSE_WAIT_WAYS - 1)] = 0;
-    }
+pub(crate) fn take_close_wait(sk: u64) -> Option<u64> {
+    let set = close_wait_of(sk)?;
+    let way = way_of(&set.sks, sk)? & (CLOSE_WAIT_WAYS - 1);
+    set.sks[way] = 0;
+    Some(set.since_ns[way])
 }
 
 #[inline(always)]

@@ -219,11 +219,12 @@ fn close_wait_entered(sk: Sock, address: u64, counters: &mut Counters) {
 
 #[inline(always)]
 fn close_wait_left(sk: u64, counters: &mut Counters) {
-    let note = notes::close_wait(sk);
-    notes::forget_close_wait(sk);
+    let Some(since_ns) = notes::take_close_wait(sk) else { return };
     // A lower bound does not belong among measured times.
-    let Some((since_ns, true)) = note else { return };
-    let spent_ns = now_ns().saturating_sub(since_ns);
+    if since_ns & notes::EXACT == 0 {
+        return;
+    }
+    let spent_ns = now_ns().saturating_sub(since_ns & !notes::EXACT);
     let mut bucket = 0;
     while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {
         bucket += 1;

@@ -480,6 +480,30 @@ impl Namespace {
     }
 }
 
+/// Where a `struct request_sock` has what leads through an accept queue. Read once before a loop: each
+/// frozen offset takes the verifier four instructions, in each turn.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestFields {
+    listener: u64,
+    socket: u64,
+    next: u64,
+}
+
+impl RequestFields {
+    /// `None` where the kernel lacks one of them.
+    #[inline(always)]
+    pub(crate) fn read() -> Option<Self> {
+        if !has!(rsk_listener) || !has!(request_sk) || !has!(dl_next) {
+            return None;
+        }
+        Some(Self {
+            listener: offset!(rsk_listener).into(),
+            socket: offset!(request_sk).into(),
+            next: offset!(dl_next).into(),
+        })
+    }
+}
+
 /// Address of a `struct request_sock` in an accept queue, 0 behind the last. accept() may free it
 /// meanwhile (before 5.15 the walk holds no lock), so the queue of each is checked.
 #[derive(Clone, Copy)]
@@ -488,21 +512,17 @@ pub(crate) struct Request(pub(crate) u64);
 impl Request {
     /// The connection's socket, if it waits for this listener; else 0.
     #[inline(always)]
-    pub(crate) fn socket(self, listener: u64) -> u64 {
-        if self.0 == 0
-            || !has!(rsk_listener)
-            || !has!(request_sk)
-            || word_at(self.0 + u64::from(offset!(rsk_listener))) != listener
-        {
+    pub(crate) fn socket(self, fields: RequestFields, listener: u64) -> u64 {
+        if self.0 == 0 || word_at(self.0 + fields.listener) != listener {
             return 0;
         }
-        word_at(self.0 + u64::from(offset!(request_sk)))
+        word_at(self.0 + fields.socket)
     }
 
     /// The one behind it.
     #[inline(always)]
-    pub(crate) fn next(self) -> Self {
-        if has!(dl_next) { Self(word_at(self.0 + u64::from(offset!(dl_next)))) } else { Self(0) }
+    pub(crate) fn next(self, fields: RequestFields) -> Self {
+        Self(word_at(self.0 + fields.next))
     }
 }
 

@@ -12,7 +12,7 @@
 use core::{
     ffi::c_void,
     intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::read_volatile,
+    ptr::{read_volatile, write_volatile},
 };
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -21,7 +21,8 @@ use tcpwatch_common::{
 };
 
 use crate::{
-    maps::{hand_over, stream_counts, stream_filter, stream_second},
+    branchless::is_not_zero,
+    maps::{hand_over, stream_counts, stream_draft, stream_filter, stream_second},
     notes::STREAMED,
     origins::Culprit,
     scope,
@@ -71,22 +72,22 @@ fn transition(sk: Sock, old: u32, new: u32) {
         is_noted = found.is_some();
         found.unwrap_or(NO_NOTE)
     };
-    let mut record = record(StreamKind::Transition, old, new);
     if let Some(tcp) = sk.tcp() {
-        if old == state::SYN_SENT && new == state::CLOSE {
-            record.kind = StreamKind::ConnectFailed as u8;
-            let mut local_port = tcp.source_port();
-            if found_no_port(tcp, is_noted, note, local_port) {
-                local_port = 0;
+        hand_over_when_filled(StreamKind::Transition, (old, new), |record| {
+            if old == state::SYN_SENT && new == state::CLOSE {
+                record.kind = StreamKind::ConnectFailed as u8;
+                let mut local_port = tcp.source_port();
+                if found_no_port(tcp, is_noted, note, local_port) {
+                    local_port = 0;
+                }
+                record.event = connect_failed(sk, tcp, is_noted, note, local_port);
+                record.event.kind = 0;
+            } else {
+                let port = local_port(sk, tcp, new);
+                let process = Culprit { tgid: note.tgid, comm: note.comm };
+                record.event = event(sk.namespace(), sk.tuple(port), process);
             }
-            record.event = connect_failed(sk, tcp, is_noted, note, local_port);
-            record.event.kind = 0;
-        } else {
-            let port = local_port(sk, tcp, new);
-            let process = Culprit { tgid: note.tgid, comm: note.comm };
-            record.event = event(sk.namespace(), sk.tuple(port), process);
-        }
-        send(&record);
+        });
     }
     if new == state::CLOSE {
         STREAMED.forget(address);
@@ -142,10 +143,10 @@ pub(crate) fn reset(
     process: Culprit,
 ) {
     let kind = if received == 1 { StreamKind::ResetReceived } else { StreamKind::ResetSent };
-    let mut record = record(kind, seen.state.into(), 0);
-    record.reset = seen;
-    record.event = event(namespace, tuple, process);
-    send(&record);
+    hand_over_when_filled(kind, (seen.state.into(), 0), |record| {
+        record.reset = seen;
+        record.event = event(namespace, tuple, process);
+    });
 }
 
 /// bind() or listen() that requested `port`, 0 for any, with the result of the kernel's function.
@@ -156,10 +157,10 @@ pub(crate) fn bind(sk: Sock, port: u16, returned: i32) {
         return;
     }
     let port = if returned == 0 { sk.local_port() } else { port };
-    let mut record = record(StreamKind::Bind, sk.state(), 0);
-    record.event = event(namespace, sk.tuple(port), Culprit::current());
-    record.event.error = returned;
-    send(&record);
+    hand_over_when_filled(StreamKind::Bind, (sk.state(), 0), |record| {
+        record.event = event(namespace, sk.tuple(port), Culprit::current());
+        record.event.error = returned;
+    });
 }
 
 /// Notes that the socket at this address belongs to the running process.
@@ -173,16 +174,29 @@ fn note_of(process: Culprit) -> ConnectNote {
     ConnectNote { tgid: process.tgid, comm: process.comm, ..NO_NOTE }
 }
 
+/// Has the record of an event filled, and hands it over.
 #[inline(always)]
-fn record(kind: StreamKind, from: u32, to: u32) -> StreamRecord {
-    StreamRecord {
-        event: NO_EVENT,
-        kind: kind as u8,
-        from: from as u8,
-        to: to as u8,
-        reserved: 0,
-        reset: ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 },
+fn hand_over_when_filled(
+    kind: StreamKind,
+    (from, to): (u32, u32),
+    fill: impl FnOnce(&mut StreamRecord),
+) {
+    let (Some(draft), Some(counts)) = (stream_draft(kind), stream_counts()) else { return };
+    let busy = &raw mut draft.busy;
+    // SAFETY: a word of this CPU's draft. Volatile, because an interrupt may read it meanwhile.
+    if unsafe { read_volatile(busy) } != 0 {
+        counts.dropped += 1;
+        return;
     }
+    // SAFETY: as above.
+    unsafe { write_volatile(busy, 1) };
+    let record = &mut draft.record;
+    (record.kind, record.from, record.to) = (kind as u8, from as u8, to as u8);
+    record.reset = ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 };
+    fill(record);
+    send(record);
+    // SAFETY: as above.
+    unsafe { write_volatile(busy, 0) };
 }
 
 const NO_EVENT: Event = Event {
@@ -235,42 +249,43 @@ fn send(record: &StreamRecord) {
     }
 }
 
+/// Without loops that end early and with one branch, because the verifier of kernels before 6.4 follows
+/// each way through such a loop, in each of five programs.
 #[inline(always)]
 fn passes(filter: &StreamFilter, record: &StreamRecord) -> bool {
     let states = 1 << (record.from & 31) | 1 << (record.to & 31);
-    if filter.states & states == 0 {
-        return false;
-    }
     let Tuple { peer, local_port, peer_port, .. } = record.event.tuple;
+    let mut differs = 0;
     let mut word = 0;
     while word < peer.words.len() {
-        if (peer.words[word] ^ filter.peer.words[word]) & filter.peer_mask.words[word] != 0 {
-            return false;
-        }
+        differs |= (peer.words[word] ^ filter.peer.words[word]) & filter.peer_mask.words[word];
         word += 1;
     }
-    is_any_of(&filter.ports, 0, |port| port == local_port || port == peer_port)
-        && is_any_of(&filter.netns, 0, |netns| netns == record.event.netns)
-        && is_any_of(&filter.comms, [0; 4], |comm| comm == words(record.event.comm))
-}
-
-#[inline(always)]
-fn is_any_of<T: Copy + PartialEq>(
-    list: &[T; STREAM_VALUES],
-    end: T,
-    is_it: impl Fn(T) -> bool,
-) -> bool {
-    if list[0] == end {
-        return true;
-    }
+    let comm = words(record.event.comm);
+    let (mut no_port, mut no_netns, mut no_comm) = (1, 1, 1);
     let mut index = 0;
     while index < STREAM_VALUES {
-        if list[index] != end && is_it(list[index]) {
-            return true;
-        }
+        let port = filter.ports[index];
+        no_port &= is_not(port.into(), u32::from(port ^ local_port));
+        no_port &= is_not(port.into(), u32::from(port ^ peer_port));
+        let netns = filter.netns[index];
+        no_netns &= is_not(netns, netns ^ record.event.netns);
+        let [first, second, third, fourth] = filter.comms[index];
+        let differs = first ^ comm[0] | second ^ comm[1] | third ^ comm[2] | fourth ^ comm[3];
+        no_comm &= is_not(first, differs);
         index += 1;
     }
-    false
+    let refused = no_port & is_not_zero(filter.ports[0].into())
+        | no_netns & is_not_zero(filter.netns[0].into())
+        | no_comm & is_not_zero(filter.comms[0][0].into())
+        | is_not_zero(differs.into());
+    filter.states & states != 0 && refused == 0
+}
+
+/// 1, or 0 where nothing differs from the listed value. A list ends with zeros, which are no value.
+#[inline(always)]
+fn is_not(listed: u32, differs: u32) -> u64 {
+    is_not_zero(differs.into()) | (1 - is_not_zero(listed.into()))
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::GO_ON;
 use crate::{
     judge::QUEUE_LOOK,
     maps::{self, QUEUES},
-    sock::{Copied, Request, Sock, state, state_at},
+    sock::{Copied, Request, RequestFields, Sock, state, state_at},
 };
 
 /// Begins with the queue of this listener, if any connection waits there.
@@ -26,8 +26,12 @@ pub(super) fn begin(sk: Sock<Copied>, pass: &mut Pass) {
 /// Looks at the next connection. A slice never ends within a queue.
 #[inline(always)]
 pub(super) fn step(pass: &mut Pass) -> i64 {
+    let Some(fields) = RequestFields::read() else {
+        pass.owner = 0;
+        return GO_ON;
+    };
     let request = Request(pass.owner);
-    let sk = request.socket(pass.owners);
+    let sk = request.socket(fields, pass.owners);
     pass.bound_seen += 1;
     if sk == 0 || pass.bound_seen > QUEUE_LOOK {
         pass.owner = 0;
@@ -40,6 +44,6 @@ pub(super) fn step(pass: &mut Pass) -> i64 {
         // A full LRU map evicts an old entry.
         let _ = QUEUES.insert(&sk, &queue, 0);
     }
-    pass.owner = request.next().0;
+    pass.owner = request.next(fields).0;
     GO_ON
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{Config, LogLevel},
     engine::Engine,
-    kernel::{self, EventRing, HookStatus, LoadOptions, Programs},
+    kernel::{self, EventRing, HookStatus, LoadOptions, OnRequest, Programs},
     publish::{
         Access, History, HookState, Hosts, HttpLimits, Listener, Metrics, Trends, WallClock,
         base_url, serve,
@@ -46,6 +46,7 @@ pub(super) async fn start(
         kernel_log: config.log.level >= LogLevel::Debug,
         symbols_by: Some(kernel::OWN_PROGRAM),
         one_pass: config.inventory.one_pass,
+        on_request: OnRequest::ALL,
     };
     let mut programs = Programs::load(&options)?;
     programs.require_indispensable()?;

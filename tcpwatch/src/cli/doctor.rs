@@ -17,8 +17,8 @@ use crate::{
     config::Config,
     facts::{Focus, NotSeen},
     kernel::{
-        AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, Measured, OwnerPolicy,
-        Programs, Reach, Refusal, Restrictions, WalkStatus, Whose, holds,
+        AppArmor, Confinement, Hook, HookStatus, LoadError, LoadOptions, Measured, OnRequest,
+        OwnerPolicy, Programs, Reach, Refusal, Restrictions, WalkStatus, Whose, holds,
     },
     plain,
 };
@@ -111,6 +111,7 @@ pub(super) fn doctor(json: bool, config: Option<PathBuf>, with_cost: bool) -> Ex
     let measured = with_cost.then(Measured::of_this_host);
     let loaded = Programs::load(&LoadOptions {
         one_pass: config.inventory.one_pass,
+        on_request: OnRequest::ALL,
         ..LoadOptions::default()
     });
     let restrictions = Restrictions::read();

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     agent::{AT_A_TIME, READ_EVERY},
     config::Config,
-    kernel::{self, EventStream, LoadError, LoadOptions, Programs, StreamError, Walker},
+    kernel::{self, EventStream, LoadError, LoadOptions, OnRequest, Programs, StreamError, Walker},
     plain,
     publish::{
         DroppedBy, EventDocument, EventFilter, EventsRequest, NoEvents, WallClock, name_of,
@@ -275,6 +275,7 @@ async fn watch(
     }
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        on_request: OnRequest { stream: true, ..OnRequest::default() },
         ..LoadOptions::default()
     };
     let mut programs = Programs::load(&load)?;

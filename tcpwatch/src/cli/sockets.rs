@@ -19,7 +19,7 @@ use crate::{
     agent::{VERSION, host_name},
     config::Config,
     facts::SocketListing,
-    kernel::{self, InventoryError, LoadError, LoadOptions, Programs},
+    kernel::{self, InventoryError, LoadError, LoadOptions, OnRequest, Programs},
     publish::{
         NoListing, SocketRequest, WallClock, parse_states, read_sockets, sockets_json,
         unknown_namespace,
@@ -170,6 +170,7 @@ fn of_agent(
 fn look(config: &Config, request: &SocketRequest) -> Result<String, SocketsError> {
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        on_request: OnRequest { listing: true, ..OnRequest::default() },
         ..LoadOptions::default()
     };
     let programs = Programs::load(&load)?;

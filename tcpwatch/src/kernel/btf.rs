@@ -14,6 +14,23 @@ use crate::facts::ResetReason;
 /// Where the kernel shows its BTF (CONFIG_DEBUG_INFO_BTF, 5.4 and later).
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// The typedef of the tracepoint `tcp_send_reset`.
+const SEND_RESET: &str = "btf_trace_tcp_send_reset";
+/// The function behind accept().
+const ACCEPT: &str = "inet_csk_accept";
+/// The structure of a socket.
+const SOCK: &str = "sock";
+/// The enum of the helpers.
+const HELPERS: &str = "bpf_func_id";
+/// The enum of the reasons for a reset.
+const RESET_REASONS: &str = "sk_rst_reason";
+
+/// Every name that is looked up.
+fn names() -> Vec<&'static str> {
+    let containers = FIELDS.iter().map(|field| field.container);
+    containers.chain([SEND_RESET, ACCEPT, SOCK, HELPERS, RESET_REASONS]).collect()
+}
+
 /// Why the types could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
@@ -50,7 +67,7 @@ impl KernelTypes {
             io::ErrorKind::NotFound => BtfError::Missing,
             _ => BtfError::Unreadable(error),
         })?;
-        let btf = BtfFile::parse(bytes)?;
+        let btf = BtfFile::parse(bytes, &names())?;
         let mut structures = BTreeMap::new();
         let mut values = Vec::with_capacity(FIELDS.len());
         for field in FIELDS {
@@ -68,12 +85,12 @@ impl KernelTypes {
         }
         let mut offsets = Offsets::ABSENT;
         assert!(offsets.set_offsets(&values), "there is one value for each of FIELDS");
-        offsets.send_reset_arguments = tracepoint_arguments(&btf, "tcp_send_reset");
-        let accept = btf.parameters_of_function("inet_csk_accept").unwrap_or(0);
+        offsets.send_reset_arguments = tracepoint_arguments(&btf);
+        let accept = btf.parameters_of_function(ACCEPT).unwrap_or(0);
         offsets.accept_parameters = u32::try_from(accept).unwrap_or(0);
         // A bit-field, so it has no place among the fields.
         let userlocks =
-            btf.structure("sock").and_then(|sock| btf.bit_offset_of(sock, "sk_userlocks"));
+            btf.structure(SOCK).and_then(|sock| btf.bit_offset_of(sock, "sk_userlocks"));
         offsets.sk_userlocks_bit = userlocks.unwrap_or(ABSENT);
         offsets.has_current_task_btf = u32::from(has_helper(&btf, "get_current_task_btf"));
         // Elsewhere a return address looks like other words, and is not on the stack.
@@ -85,26 +102,26 @@ impl KernelTypes {
 
 /// Whether the kernel has a function that its BTF names; `None` where the BTF cannot be read.
 pub(super) fn has_function(name: &str) -> Option<bool> {
-    let btf = BtfFile::parse(fs::read(VMLINUX).ok()?).ok()?;
+    let btf = BtfFile::parse(fs::read(VMLINUX).ok()?, &[name]).ok()?;
     Some(btf.parameters_of_function(name).is_some())
 }
 
-/// Arguments of a BTF tracepoint, 0 without it. The function behind its typedef takes one more,
-/// the registration's data.
-fn tracepoint_arguments(btf: &BtfFile, tracepoint: &str) -> u32 {
-    let parameters = btf.parameters_of(&format!("btf_trace_{tracepoint}")).unwrap_or(0);
+/// Arguments of the tracepoint of resets, 0 without it. The function behind its typedef takes one
+/// more, the registration's data.
+fn tracepoint_arguments(btf: &BtfFile) -> u32 {
+    let parameters = btf.parameters_of(SEND_RESET).unwrap_or(0);
     u32::try_from(parameters.saturating_sub(1)).unwrap_or(0)
 }
 
 /// Whether the kernel has a helper, by its name without `bpf_`.
 fn has_helper(btf: &BtfFile, name: &str) -> bool {
     let expected = format!("BPF_FUNC_{name}");
-    btf.enumerators("bpf_func_id").iter().any(|(known, _)| *known == expected)
+    btf.enumerators(HELPERS).iter().any(|(known, _)| *known == expected)
 }
 
 fn reset_reasons(btf: &BtfFile) -> Vec<ResetReason> {
     let mut reasons = Vec::new();
-    for (name, number) in btf.enumerators("sk_rst_reason") {
+    for (name, number) in btf.enumerators(RESET_REASONS) {
         // The hook counts the number in a byte.
         let Ok(number) = u8::try_from(number) else { continue };
         let number = usize::from(number);
@@ -130,7 +147,7 @@ mod tests {
         assert!(types.offsets.send_reset_arguments >= 2);
         // Every kernel that shows its BTF has some helper.
         let bytes = fs::read(VMLINUX).expect("it was read before");
-        let btf = BtfFile::parse(bytes).expect("it was parsed before");
+        let btf = BtfFile::parse(bytes, &names()).expect("it was parsed before");
         assert!(has_helper(&btf, "map_lookup_elem") && !has_helper(&btf, "nonsense"));
         if types.offsets.send_reset_arguments == 3 {
             assert!(types.reset_reasons.contains(&ResetReason::NoSocket));

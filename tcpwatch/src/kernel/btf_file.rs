@@ -3,7 +3,12 @@
 //! The format is stable and small (Documentation/bpf/btf.rst of the kernel): a header, type
 //! records of 12 bytes each followed by what their kind adds, and strings. This reader keeps the
 //! bytes as they are and one position for each type: 6 MB for a moment. Parsing all of it into
-//! objects takes 40 to 60 MB. Damaged input is an error, never a panic.
+//! objects takes 40 to 60 MB. The names that will be looked up are known before, so one pass over the
+//! 100,000 types finds them all. Damaged input is an error, never a panic.
+
+use std::collections::BTreeSet;
+
+use memchr::memmem;
 
 /// Why a file is no BTF.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub(super) struct BtfFile {
     bytes: Vec<u8>,
     /// Position of each type's record; type ids start at 1.
     types: Vec<u32>,
+    /// Records of the names that are looked up, in the order of the file.
+    named: Vec<Record>,
     strings: usize,
 }
 
@@ -71,11 +78,7 @@ pub(super) struct Structure(Record);
 
 impl Record {
     const fn kind(self) -> u32 {
-        Self::kind_of(self.info)
-    }
-
-    const fn kind_of(info: u32) -> u32 {
-        (info >> 24) & 0x1f
+        (self.info >> 24) & 0x1f
     }
 
     /// How many members, parameters or enumerators follow.
@@ -110,7 +113,8 @@ impl Record {
 }
 
 impl BtfFile {
-    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, FormatError> {
+    /// Of named types only those with one of these names can be found.
+    pub(super) fn parse(bytes: Vec<u8>, names: &[&str]) -> Result<Self, FormatError> {
         /// `BTF_MAGIC` and the only version.
         const MAGIC: [u8; 3] = [0x9f, 0xeb, 1];
         let word = |position| word_at(&bytes, position).ok_or(FormatError::Header);
@@ -125,13 +129,21 @@ impl BtfFile {
         if types_end > bytes.len() || strings_end > bytes.len() {
             return Err(FormatError::Header);
         }
-        let mut file = Self { bytes, types: Vec::new(), strings };
+        let section = &bytes[strings..strings_end];
+        // Structures come once for each of their fields.
+        let names: BTreeSet<&str> = names.iter().copied().collect();
+        let names: BTreeSet<u32> =
+            names.into_iter().filter_map(|name| offset_of_string(section, name)).collect();
+        let mut file = Self { bytes, types: Vec::new(), named: Vec::new(), strings };
         let mut position = types_at;
         while position < types_end {
             let id = file.types.len() + 1;
             let record = file.record_at(position).ok_or(FormatError::CutOff(id))?;
             let trailer = record.trailer().ok_or(FormatError::UnknownKind(id, record.kind()))?;
             file.types.push(u32::try_from(position).map_err(|_| FormatError::Header)?);
+            if names.contains(&record.name) {
+                file.named.push(record);
+            }
             position += RECORD + trailer;
             if position > types_end {
                 return Err(FormatError::CutOff(id));
@@ -140,7 +152,7 @@ impl BtfFile {
         Ok(file)
     }
 
-    /// A structure whose members are looked up. Finding it is a pass over all types.
+    /// A structure whose members are looked up.
     pub(super) fn structure(&self, name: &str) -> Option<Structure> {
         self.find(name, &[kind::STRUCT]).map(Structure)
     }
@@ -192,17 +204,8 @@ impl BtfFile {
     }
 
     fn find(&self, name: &str, kinds: &[u32]) -> Option<Record> {
-        for &position in &self.types {
-            let position = position as usize;
-            // A kernel has 100,000 types and more: of most of them one word is looked at.
-            if kinds.contains(&Record::kind_of(word_at(&self.bytes, position + 4)?)) {
-                let record = self.record_at(position)?;
-                if self.is_called(record, name) {
-                    return Some(record);
-                }
-            }
-        }
-        None
+        let is_it = |it: &&Record| kinds.contains(&it.kind()) && self.is_called(**it, name);
+        self.named.iter().find(is_it).copied()
     }
 
     fn is_called(&self, record: Record, name: &str) -> bool {
@@ -266,6 +269,13 @@ impl BtfFile {
     }
 }
 
+/// Where a string begins in the section of strings: each ends with a zero byte and is there once.
+fn offset_of_string(section: &[u8], name: &str) -> Option<u32> {
+    // The section begins with the empty string, so a zero byte stands before each.
+    let whole = [b"\0", name.as_bytes(), b"\0"].concat();
+    memmem::find(section, &whole).and_then(|before| u32::try_from(before + 1).ok())
+}
+
 fn word_at(bytes: &[u8], position: usize) -> Option<u32> {
     let word = bytes.get(position..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*word))
@@ -309,13 +319,15 @@ mod tests {
         file
     }
 
+    const NAMES: &[&str] = &["outer", "color", "call", "alias"];
+
     fn offset_of(file: &BtfFile, container: &str, path: &str) -> Option<u32> {
         file.offset_of(file.structure(container)?, path)
     }
 
     #[test]
     fn members_are_found_through_anonymous_structures_and_typedefs() {
-        let file = BtfFile::parse(sample()).expect("the sample is BTF");
+        let file = BtfFile::parse(sample(), NAMES).expect("the sample is BTF");
         assert_eq!(offset_of(&file, "outer", "a"), Some(0));
         assert_eq!(offset_of(&file, "outer", "b"), Some(4));
         assert_eq!(offset_of(&file, "outer", "c.y"), Some(12));
@@ -325,7 +337,7 @@ mod tests {
 
     #[test]
     fn enumerators_and_parameters_are_read() {
-        let file = BtfFile::parse(sample()).expect("the sample is BTF");
+        let file = BtfFile::parse(sample(), NAMES).expect("the sample is BTF");
         assert_eq!(file.enumerators("color"), [("RED", 0), ("BLUE", 7)]);
         assert_eq!(file.parameters_of("call"), Some(3));
         assert_eq!(file.parameters_of("alias"), None);
@@ -335,16 +347,17 @@ mod tests {
     fn damaged_files_are_errors_and_never_a_panic() {
         let good = sample();
         for length in 0..good.len() {
-            let _ = BtfFile::parse(good[..length].to_vec()).map(|file| ask_everything(&file));
+            let _ =
+                BtfFile::parse(good[..length].to_vec(), NAMES).map(|file| ask_everything(&file));
         }
         for position in 0..good.len() {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut bad = good.clone();
                 bad[position] = value;
-                let _ = BtfFile::parse(bad).map(|file| ask_everything(&file));
+                let _ = BtfFile::parse(bad, NAMES).map(|file| ask_everything(&file));
             }
         }
-        assert_eq!(BtfFile::parse(Vec::new()).err(), Some(FormatError::Header));
+        assert_eq!(BtfFile::parse(Vec::new(), NAMES).err(), Some(FormatError::Header));
     }
 
     fn ask_everything(file: &BtfFile) {

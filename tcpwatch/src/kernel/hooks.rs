@@ -8,7 +8,7 @@ use aya::{
 };
 use tcpwatch_common::{Offsets, programs};
 
-use super::refusal::Refusal;
+use super::{OnRequest, refusal::Refusal};
 
 /// A hook, whether or not it could be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,10 @@ pub(super) enum Need {
     Indispensable,
     /// On every kernel that has it.
     Always,
-    /// On every kernel that has it, loaded at the start and attached by its reader.
+    /// On every kernel that has it, where sockets are listed.
+    ToList,
+    /// On every kernel that has it, where events are read: loaded at the start and attached by their
+    /// reader.
     WhileArmed,
     /// Before 6.10, whose tracepoint does not show resets without a socket.
     BeforeResetReasons,
@@ -61,7 +64,7 @@ impl Hook {
             name: programs::LISTING,
             target: "iter/tcp",
             lost_without: "the sockets behind a finding (`tcpwatch sockets`)",
-            need: Need::Always,
+            need: Need::ToList,
         },
         Self {
             name: programs::OWNERS,
@@ -125,11 +128,16 @@ impl Hook {
         self.target.starts_with("fentry/") || self.target.starts_with("fexit/")
     }
 
-    /// Whether this kernel needs it.
-    pub(super) fn is_needed(&self, offsets: &Offsets) -> bool {
+    /// Whether it is needed on this kernel, for what is requested.
+    pub(super) fn is_needed(&self, offsets: &Offsets, on_request: OnRequest) -> bool {
         /// Arguments of `tcp_send_reset` since 6.10.
         const WITH_REASON: u32 = 3;
-        self.need != Need::BeforeResetReasons || offsets.send_reset_arguments != WITH_REASON
+        match self.need {
+            Need::Indispensable | Need::Always => true,
+            Need::ToList => on_request.listing,
+            Need::WhileArmed => on_request.stream,
+            Need::BeforeResetReasons => offsets.send_reset_arguments != WITH_REASON,
+        }
     }
 
     /// Loads the program, and attaches it if it is always attached.

@@ -70,7 +70,7 @@ pub use memory::OwnerPolicy;
 pub use one_pass::PassCost;
 pub use privileges::{confine, confine_at_terminal};
 pub use process::ProcessReader;
-pub use programs::{LoadError, LoadOptions, Programs, WalkStatus, holds};
+pub use programs::{LoadError, LoadOptions, OnRequest, Programs, WalkStatus, holds};
 pub use reach::{Reach, Whose};
 pub use refusal::{Refusal, Restrictions};
 pub use stream::{EventStream, StreamError};

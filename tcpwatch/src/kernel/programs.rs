@@ -90,6 +90,23 @@ pub struct LoadOptions {
     pub symbols_by: Option<&'static str>,
     /// Whether the one pass walks where it loads; else the iterator does.
     pub one_pass: bool,
+    /// Programs that answer requests.
+    pub on_request: OnRequest,
+}
+
+/// Programs that run only when someone requests what they show. Without them a start takes the
+/// verifier a third less.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnRequest {
+    /// [`Walker::list_sockets`].
+    pub listing: bool,
+    /// [`Programs::event_stream`].
+    pub stream: bool,
+}
+
+impl OnRequest {
+    /// All of them: what an agent serves.
+    pub const ALL: Self = Self { listing: true, stream: true };
 }
 
 impl Default for LoadOptions {
@@ -99,6 +116,7 @@ impl Default for LoadOptions {
             kernel_log: false,
             symbols_by: None,
             one_pass: false,
+            on_request: OnRequest::default(),
         }
     }
 }
@@ -176,7 +194,9 @@ impl Programs {
         }
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let mut statuses = Vec::new();
-        for hook in Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets)) {
+        for hook in
+            Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets, options.on_request))
+        {
             let outcome = hook.attach(&mut ebpf, &btf).map(|link| links.extend(link));
             statuses.push(HookStatus { hook, outcome });
         }

@@ -1,0 +1,20 @@
+//! A comparison without a branch, for loops: the verifier follows both ways of a branch in each turn.
+
+use core::arch::asm;
+
+/// 1, or 0 for 0. BPF has comparisons only as branches, so it is computed, where the compiler cannot
+/// see that it is a comparison.
+#[inline(always)]
+pub(crate) fn is_not_zero(value: u64) -> u64 {
+    let mut negative = value;
+    // SAFETY: it changes only this register.
+    unsafe {
+        asm!("{0} = -{0}", inout(reg) negative, options(pure, nomem, nostack, preserves_flags));
+    }
+    let mut sign = value | negative;
+    // SAFETY: as above.
+    unsafe {
+        asm!("{0} >>= 63", inout(reg) sign, options(pure, nomem, nostack, preserves_flags));
+    }
+    sign
+}
