@@ -182,16 +182,27 @@ fn check_looks_itself_where_no_agent_answers() -> Result<()> {
 }
 
 #[test]
-fn a_second_agent_leaves_the_socket_to_the_first_and_serves_its_address() -> Result<()> {
+fn a_second_agent_names_the_first_and_ends_unless_its_socket_is_another_one() -> Result<()> {
     if !scenes::root_or_skip() {
         return Ok(());
     }
     let folder = Folder::new()?;
     let path = folder.path.join("tcpwatch.sock");
     let first = agent_at(&path)?;
-    let second = agent_at(&path)?;
-    let log = second.log()?;
-    assert!(log.contains("not served on a UNIX socket") && log.contains("answers there"), "{log}");
+    let configuration = configuration(&folder, &path)?;
+    let mut command = tcpwatch();
+    command.args(["run", "--web.listen-address", "127.0.0.1:0", "--config"]).arg(configuration);
+    let output = command.output()?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr)?;
+    let line = format!(
+        "tcpwatch: another tcpwatch (pid {}) answers at {}: one agent watches a host; end that one, or \
+         set another web.socket for this one (\"\" for none)\n",
+        first.pid(),
+        path.display()
+    );
+    assert_eq!(said, line);
+    let second = agent_at(&folder.path.join("other.sock"))?;
     drop(second);
     assert!(UnixStream::connect(&path).is_ok());
     drop(first);

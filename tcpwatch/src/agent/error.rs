@@ -1,6 +1,6 @@
 //! Why the daemon did not start, or has ended.
 
-use std::{any::Any, io, net::SocketAddr};
+use std::{any::Any, io, net::SocketAddr, path::PathBuf};
 
 use tokio::task::JoinError;
 
@@ -17,6 +17,18 @@ pub enum StartError {
         address: SocketAddr,
         /// The system's reason; not a source, the line has it.
         error: io::Error,
+    },
+    /// An agent answers at the UNIX socket.
+    #[error(
+        "another tcpwatch{} answers at {}: one agent watches a host; end that one, or set another \
+         web.socket for this one (\"\" for none)",
+        .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), .path.display()
+    )]
+    Runs {
+        /// The socket.
+        path: PathBuf,
+        /// The process, where the kernel knows it.
+        pid: Option<i32>,
     },
     /// The kernel side.
     #[error(transparent)]

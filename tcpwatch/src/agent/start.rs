@@ -15,13 +15,19 @@ use tokio::{
 
 use super::{
     Agent, ConfigSource, Failures, REVISION, Server, StartError, VERSION, host_name,
-    kernel_release, reload::Reloader, service::Signals, socket, streaming::Streaming,
+    kernel_release,
+    reload::Reloader,
+    service::Signals,
+    socket::{self, NoSocket},
+    streaming::Streaming,
     walker::WalkerThread,
 };
 use crate::{
     config::{Config, LogLevel},
     engine::Engine,
-    kernel::{self, EventRing, HookStatus, LoadOptions, OnRequest, Programs},
+    kernel::{
+        self, EventRing, Handover, HookStatus, LoadOptions, OnRequest, Predecessor, Programs,
+    },
     publish::{
         Access, History, HookState, Hosts, HttpLimits, Listener, Metrics, Trends, WallClock,
         base_url, serve,
@@ -48,17 +54,19 @@ pub(super) async fn start(
         one_pass: config.inventory.one_pass,
         on_request: OnRequest::ALL,
     };
-    let mut programs = Programs::load(&options)?;
-    programs.require_indispensable()?;
     let socket = &config.web.socket;
     let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));
+    if let Some(Err(NoSocket::Answered(pid))) = listens {
+        return Err(StartError::Runs { path: socket.clone(), pid });
+    }
+    let programs = Programs::take_over(&options, Predecessor::from_service_manager())?;
     match listens {
         Some(Ok(listener)) => listeners.push(Listener::Unix(listener)),
         // Everything else works without it. An agent that may not run says only that.
-        Some(Err(error)) => {
+        Some(Err(NoSocket::Other(error))) => {
             tracing::warn!(path = %socket.display(), %error, "not served on a UNIX socket");
         }
-        None => {}
+        Some(Err(NoSocket::Answered(_))) | None => {}
     }
 
     let mut metrics = Metrics::new(VERSION, REVISION)?;
@@ -68,6 +76,9 @@ pub(super) async fn start(
         .map(|status| (status.hook.name, status.outcome.is_ok()))
         .collect();
     metrics.observe_hooks(&attached);
+    let handover = programs.handover();
+    metrics.observe_handover(handover.label(), handover != Handover::Fresh);
+    tracing::info!(handover = handover.label(), "hooks attached");
     if let Some(url) = config.web.external_url.url() {
         metrics.observe_external_url(url);
     }

@@ -278,7 +278,7 @@ async fn watch(
         on_request: OnRequest { stream: true, ..OnRequest::default() },
         ..LoadOptions::default()
     };
-    let mut programs = Programs::load(&load)?;
+    let programs = Programs::load(&load)?;
     let stream = programs.event_stream().map_err(EventsError::NoHook)?;
     let scope = config.inventory.namespaces;
     let (_, _, walker, _links) = programs.split(scope, config.limits.close_wait_sockets)?;

@@ -135,6 +135,16 @@ impl Attribution {
         }
     }
 
+    /// Takes the counts that are there for known: they are from before this process.
+    pub(super) fn pass_over(&mut self) {
+        for table in self.origins.iter_mut().flatten() {
+            table.for_each(|origin, entry| {
+                self.last.insert(origin, (entry.count, self.reading));
+            });
+        }
+        self.read_services();
+    }
+
     /// How full the tables were when they were read last.
     pub(super) fn table_use(&self) -> Vec<TableUse> {
         let origins = self.origins.iter().flatten().map(OriginTable::table_use);

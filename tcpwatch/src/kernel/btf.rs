@@ -52,7 +52,7 @@ pub enum BtfError {
 }
 
 /// Facts about this kernel's types that the programs need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KernelTypes {
     /// For `.rodata`.
     pub(super) offsets: Offsets,

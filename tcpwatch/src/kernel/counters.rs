@@ -2,14 +2,11 @@
 
 use std::{
     cell::Cell,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     time::Duration,
 };
 
-use aya::{
-    maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
-    programs::ProgramFd,
-};
+use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use tcpwatch_common::{
     CLOSE_WAIT_BUCKETS_NS, Counters, ResetKey, maps::RESETS_LIMIT, reset_flags as flags,
     reset_sizes as sizes,
@@ -34,7 +31,7 @@ pub struct CounterReader {
     reset_reasons: Vec<ResetReason>,
     unseen_causes: &'static [ResetCause],
     /// The programs, each with the missed runs that were read last.
-    programs: Vec<(ProgramFd, Cell<u64>)>,
+    programs: Vec<(OwnedFd, Cell<u64>)>,
 }
 
 impl CounterReader {
@@ -42,7 +39,7 @@ impl CounterReader {
         maps: CounterMaps,
         reset_reasons: Vec<ResetReason>,
         unseen_causes: &'static [ResetCause],
-        programs: Vec<ProgramFd>,
+        programs: Vec<OwnedFd>,
     ) -> Self {
         let programs = programs.into_iter().map(|program| (program, Cell::new(0))).collect();
         Self { maps, reset_reasons, unseen_causes, programs }
@@ -95,7 +92,7 @@ impl CounterReader {
     /// now, for lack of a descriptor for example, is at least the one read before.
     fn missed_runs(&self) -> u64 {
         let missed = self.programs.iter().map(|(program, last)| {
-            last.set(not_less(recursion_misses(program.as_fd().as_raw_fd()), last.get()));
+            last.set(not_less(recursion_misses(program.as_raw_fd()), last.get()));
             last.get()
         });
         missed.sum()

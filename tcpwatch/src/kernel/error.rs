@@ -2,10 +2,7 @@
 
 use std::io;
 
-use aya::{
-    maps::MapError,
-    programs::{ProgramError, links::LinkError},
-};
+use aya::maps::MapError;
 
 /// Why an inventory could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -13,21 +10,18 @@ pub enum InventoryError {
     /// A namespace could not be entered.
     #[error("cannot enter the agent's own network namespace: {0}")]
     Namespace(#[source] io::Error),
-    /// The walk's program.
-    #[error("cannot attach the walk: {}", in_full(.0))]
-    Attach(#[from] ProgramError),
     /// A slice of the one pass.
-    #[error("cannot run the walk: {}", in_full(.0))]
-    Run(#[source] ProgramError),
+    #[error("cannot run the walk: {0}")]
+    Run(#[source] io::Error),
     /// The kernel's tables were not found.
     #[error("cannot find the kernel's socket tables; report the kernel's version")]
     NoTables,
     /// The list of namespaces was torn again and again.
     #[error("cannot list network namespaces: they come and go while the list is read")]
     TornList,
-    /// Its link.
-    #[error("cannot open the walk: {}", in_full(.0))]
-    Open(#[from] LinkError),
+    /// Its program.
+    #[error("cannot open the walk: {0}")]
+    Open(#[source] io::Error),
     /// Its map.
     #[error("cannot exchange the walk's parameters: {0}")]
     Map(#[from] MapError),
@@ -43,14 +37,6 @@ pub enum InventoryError {
     /// The agent ends.
     #[error("the inventory was stopped")]
     Stopped,
-}
-
-/// aya's errors leave the system's reason to their source.
-fn in_full(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", in_full(source)),
-        None => error.to_string(),
-    }
 }
 
 /// The verifier's objection: the last line of its log before the statistics.

@@ -1,14 +1,12 @@
 //! The hooks: what each one sees, and how it is attached.
 
-use std::any::Any;
-
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+    programs::{Program, ProgramError},
 };
 use tcpwatch_common::{Offsets, programs};
 
-use super::{OnRequest, refusal::Refusal};
+use super::{OnRequest, kernel_side::KernelSide, refusal::Refusal};
 
 /// A hook, whether or not it could be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,37 +138,31 @@ impl Hook {
         }
     }
 
+    /// Whether it is attached all the time: a walk is opened when it begins, and the stream is attached
+    /// by its reader.
+    pub(super) fn is_always_attached(&self) -> bool {
+        self.is_event_driven() && self.need != Need::WhileArmed
+    }
+
     /// Loads the program, and attaches it if it is always attached.
-    pub(super) fn attach(&self, ebpf: &mut Ebpf, btf: &Btf) -> Result<Option<Link>, Refusal> {
+    pub(super) fn load(
+        &self,
+        ebpf: &mut Ebpf,
+        btf: &Btf,
+        into: &mut KernelSide,
+    ) -> Result<(), Refusal> {
         let program = ebpf
             .program_mut(self.name)
             .ok_or_else(|| Refusal::other(format!("the object has no program {}", self.name)))?;
         let (_, function) = self.target.split_once('/').expect("a target is kind/name");
-        let attached = load(program, function, btf).and_then(|()| {
-            // One is opened for each walk.
-            let is_walk = matches!(program, Program::Iter(_));
-            if is_walk || self.need == Need::WhileArmed {
-                Ok(None)
-            } else {
-                attach(program).map(Some)
-            }
-        });
-        attached.map_err(|error| {
+        load(program, function, btf).map_err(|error| {
             if let ProgramError::LoadError { verifier_log, .. } = &error {
                 tracing::debug!(hook = self.name, %verifier_log, "the verifier's log");
             }
             Refusal::of(&error)
-        })
-    }
-}
-
-/// A handle that keeps a program attached while it lives.
-pub struct Link(#[expect(dead_code, reason = "it is dropped, no more")] Box<dyn Any + Send>);
-
-impl Link {
-    /// Of whatever ends with the hooks.
-    pub(super) fn new(kept: impl Any + Send) -> Self {
-        Self(Box::new(kept))
+        })?;
+        let kept = into.keep_program(self.name, program, self.is_always_attached());
+        kept.map_err(|error| Refusal::of(&error))
     }
 }
 
@@ -180,22 +172,6 @@ fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<(), ProgramE
         Program::FEntry(program) => program.load(function, btf),
         Program::FExit(program) => program.load(function, btf),
         Program::Iter(program) => program.load(function, btf),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// Attaches a loaded program.
-fn attach(program: &mut Program) -> Result<Link, ProgramError> {
-    macro_rules! attached {
-        ($program:expr) => {{
-            let link = $program.attach()?;
-            Ok(Link::new($program.take_link(link)?))
-        }};
-    }
-    match program {
-        Program::BtfTracePoint(program) => attached!(program as &mut BtfTracePoint),
-        Program::FEntry(program) => attached!(program as &mut FEntry),
-        Program::FExit(program) => attached!(program as &mut FExit),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

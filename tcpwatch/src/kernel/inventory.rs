@@ -5,14 +5,12 @@
 //! has the way through the namespaces.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData},
-};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use tcpwatch_common::{
     Destination, DestinationUse as WireUse, Listing, RequestUse, Walk, maps, scope as counted,
 };
@@ -37,18 +35,19 @@ use super::{
 };
 use crate::facts::{Focus, Inventory, Namespace, NotSeen, TableUse, Unseen};
 
-/// The maps through which a walker and its programs talk.
-pub(super) struct WalkerMaps {
+/// The programs of a walker and the maps through which they talk.
+pub(super) struct WalkerParts {
+    pub(super) program: OwnedFd,
     pub(super) walk: Array<MapData, Walk>,
     /// `None` where the iterator is used.
     pub(super) one_pass: Option<OnePass>,
     /// `None` where sockets cannot be listed.
-    pub(super) listing: Option<Array<MapData, Listing>>,
+    pub(super) listing: Option<(Array<MapData, Listing>, OwnedFd)>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     pub(super) answers: Answers,
     /// `None` where owners cannot be looked up.
-    pub(super) selected: Option<BpfHashMap<MapData, u64, u8>>,
+    pub(super) owners: Option<OwnerBook>,
     /// Which namespaces the hooks count.
     pub(super) counted_netns: Array<MapData, u32>,
     pub(super) notes: NoteTables,
@@ -56,12 +55,13 @@ pub(super) struct WalkerMaps {
 
 /// Takes inventories.
 pub struct Walker {
-    pub(super) ebpf: Ebpf,
+    /// The iterator.
+    pub(super) program: OwnedFd,
     pub(super) walk: Array<MapData, Walk>,
     pub(super) one_pass: Option<OnePass>,
     /// Counters that the one pass needs beside what it sees.
     pub(super) in_turn: InTurn,
-    pub(super) listing: Option<Array<MapData, Listing>>,
+    pub(super) listing: Option<(Array<MapData, Listing>, OwnedFd)>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     answers: Answers,
@@ -94,27 +94,29 @@ pub struct Walker {
 
 impl Walker {
     pub(super) fn new(
-        ebpf: Ebpf,
-        maps: WalkerMaps,
+        parts: WalkerParts,
         (attribution, close_look): (Attribution, CloseLook),
         (reach, missing_hooks): (Reach, Vec<NotSeen>),
         (ids, home): (NetnsIds, FoundNamespace),
         scope: Scope,
         close_wait_limit: usize,
     ) -> Result<Self, InventoryError> {
-        let WalkerMaps {
+        let WalkerParts {
+            program,
             walk,
             one_pass,
             listing,
             destinations,
             requests,
             answers,
-            selected,
+            owners,
             counted_netns,
             notes,
-        } = maps;
+        } = parts;
+        // An earlier walker may have left entries in the tables, with lower numbers.
+        let generation = walk.get(&0, 0)?.generation;
         let mut walker = Self {
-            ebpf,
+            program,
             walk,
             one_pass,
             in_turn: InTurn::new(),
@@ -122,7 +124,7 @@ impl Walker {
             destinations,
             requests,
             answers,
-            owners: selected.map(OwnerBook::new),
+            owners,
             counted_netns,
             notes,
             attribution,
@@ -134,7 +136,7 @@ impl Walker {
             scope,
             close_wait_limit,
             focus: Focus::default(),
-            generation: 0,
+            generation,
             scratch: Box::new(Walk::ZERO),
             away: false,
             stop: Arc::default(),
@@ -277,7 +279,7 @@ impl Walker {
         let mut not_seen = Vec::new();
         // `missing_hooks` reports it.
         let Some(owners) = &mut self.owners else { return not_seen };
-        if let Err(error) = owners.look_up(&mut self.ebpf, &selected, policy) {
+        if let Err(error) = owners.look_up(&selected, policy) {
             self.failed_look_ups += 1;
             tracing::debug!(%error, "owners not looked up");
             let why = format!("the look-up failed: {error}");

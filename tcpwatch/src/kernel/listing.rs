@@ -8,18 +8,18 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
     net::IpAddr,
+    os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use aya::programs::Iter;
 use tcpwatch_common::{
-    Address, Listing, SocketRecord, Walk, listener_flags, listing_only as only, maps, programs,
+    Address, Listing, SocketRecord, Walk, listener_flags, listing_only as only, maps,
     socket_flags as flags,
 };
 
 use super::{
-    Walker,
+    Walker, bpf,
     clock::{now, thread_cpu_time},
     endpoint,
     error::InventoryError,
@@ -181,15 +181,9 @@ impl Walker {
         self.walk.set(0, *self.scratch, 0)?;
         let mut listing = Box::new(to_wire(selection));
         listing.left = COPIED.saturating_sub(tour.copied.len()) as u64;
-        let map = self.listing.as_mut().ok_or(InventoryError::NoListing)?;
+        let (map, program) = self.listing.as_mut().ok_or(InventoryError::NoListing)?;
         map.set(0, *listing, 0)?;
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut(programs::LISTING)
-            .expect("its map is there only where the program was loaded")
-            .try_into()?;
-        let link = program.attach()?;
-        let mut file = program.take_link(link)?.into_file()?;
+        let mut file = bpf::open_walk(program.as_fd()).map_err(InventoryError::Open)?;
         let mut records = Vec::new();
         let mut seen = HashSet::new();
         read_records(&mut file, |record: &SocketRecord| {
@@ -218,7 +212,7 @@ impl Walker {
         let inodes = copied.iter().flat_map(|it| [it.inode, it.queue]).filter(|inode| *inode != 0);
         let inodes: HashSet<u64> = inodes.collect();
         let inodes: Vec<u64> = inodes.into_iter().collect();
-        let holders = owners.holders_of(&mut self.ebpf, &inodes)?;
+        let holders = owners.holders_of(&inodes)?;
         for Copied { socket, inode, queue } in copied {
             socket.holders = match (holders.get(inode), holders.get(queue)) {
                 (Some(holders), _) => holders.clone(),

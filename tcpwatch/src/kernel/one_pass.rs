@@ -6,23 +6,21 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData, RingBuf},
-    programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
-};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use tcpwatch_common::{
     Found, LIST_AGAIN, NamespaceRecord, NamespaceWalk, Offsets, PORT_WORDS, Pass, Walk, maps,
-    phase, programs, progress,
+    phase, progress,
 };
 
-use super::{error::InventoryError, lru};
+use super::{bpf, error::InventoryError, lru};
 
 /// The maps of the walk and what is kept between two.
 pub(super) struct OnePass {
+    program: OwnedFd,
     pass: Array<MapData, Pass>,
     namespaces: Array<MapData, NamespaceWalk>,
     slots: BpfHashMap<MapData, u64, u32>,
@@ -100,12 +98,14 @@ pub(super) fn has_fields(offsets: &Offsets) -> bool {
 
 impl OnePass {
     pub(super) fn new(
+        program: OwnedFd,
         pass: Array<MapData, Pass>,
         namespaces: Array<MapData, NamespaceWalk>,
         slots: BpfHashMap<MapData, u64, u32>,
         found: RingBuf<MapData>,
     ) -> Self {
         Self {
+            program,
             pass,
             namespaces,
             slots,
@@ -121,9 +121,9 @@ impl OnePass {
     /// # Errors
     ///
     /// When the kernel does not have them where they are looked for.
-    pub(super) fn find_tables(&mut self, ebpf: &Ebpf) -> Result<(), InventoryError> {
+    pub(super) fn find_tables(&mut self) -> Result<(), InventoryError> {
         self.pass.set(0, Pass::ZERO, 0)?;
-        if run(ebpf, phase::ROOTS, 0)? != progress::DONE {
+        if self.run(phase::ROOTS, 0)? != progress::DONE {
             return Err(InventoryError::NoTables);
         }
         *self.roots = self.pass.get(&0, 0)?;
@@ -137,14 +137,13 @@ impl OnePass {
     /// When namespaces go faster than the list can be read.
     pub(super) fn list(
         &mut self,
-        ebpf: &Ebpf,
         stop: &AtomicBool,
     ) -> Result<Vec<NamespaceRecord>, InventoryError> {
         self.cost = PassCost::default();
         let start = Pass { table: self.roots.table, ..Pass::ZERO };
         let mut records = Vec::new();
         let mut seen = HashSet::new();
-        let pass = self.walk(ebpf, phase::NAMESPACES, start, stop, |bytes| {
+        let pass = self.walk(phase::NAMESPACES, start, stop, |bytes| {
             // The list is begun again when a namespace goes that was next.
             if let Some(record) = decode::<NamespaceRecord>(bytes)
                 && seen.insert(record.net)
@@ -161,14 +160,13 @@ impl OnePass {
     /// Ports that a namespace reserves; `None` where there is none.
     pub(super) fn reserved_ports(
         &self,
-        ebpf: &Ebpf,
         walk: &Array<MapData, Walk>,
         record: &NamespaceRecord,
     ) -> Result<Option<Box<[u64; PORT_WORDS]>>, InventoryError> {
         if record.reserved_at == 0 {
             return Ok(None);
         }
-        run(ebpf, phase::RESERVED_PORTS, record.reserved_at)?;
+        self.run(phase::RESERVED_PORTS, record.reserved_at)?;
         Ok(Some(Box::new(walk.get(&0, 0)?.reserved_ports)))
     }
 
@@ -198,7 +196,6 @@ impl OnePass {
     /// Walks every table: listeners, ports, and then the connections in the tables of `records`.
     pub(super) fn walk_tables(
         &mut self,
-        ebpf: &Ebpf,
         records: &[NamespaceRecord],
         stop: &AtomicBool,
         mut each: impl FnMut(&Found),
@@ -212,11 +209,11 @@ impl OnePass {
         let roots = &self.roots;
         let listeners = table(roots.listener_table, roots.listener_mask);
         let ports = table(roots.bound_table, roots.bound_mask);
-        self.walk(ebpf, phase::LISTENERS, listeners, stop, &mut take)?;
-        self.walk(ebpf, phase::BOUND, ports, stop, &mut take)?;
+        self.walk(phase::LISTENERS, listeners, stop, &mut take)?;
+        self.walk(phase::BOUND, ports, stop, &mut take)?;
         let tables: BTreeSet<_> = records.iter().map(|it| (it.table, it.mask)).collect();
         for (address, mask) in tables {
-            self.walk(ebpf, phase::ESTABLISHED, table(address, mask), stop, &mut take)?;
+            self.walk(phase::ESTABLISHED, table(address, mask), stop, &mut take)?;
         }
         tracing::debug!(cost = ?self.cost, "tables walked");
         Ok(())
@@ -235,7 +232,6 @@ impl OnePass {
     /// Runs slices of a phase until its end, and hands on what each copies up.
     fn walk(
         &mut self,
-        ebpf: &Ebpf,
         phase: u64,
         start: Pass,
         stop: &AtomicBool,
@@ -243,7 +239,7 @@ impl OnePass {
     ) -> Result<Pass, InventoryError> {
         self.pass.set(0, start, 0)?;
         loop {
-            let progress = run(ebpf, phase, 0)?;
+            let progress = self.run(phase, 0)?;
             self.cost.slices += 1;
             while let Some(record) = self.found.next() {
                 each(&record);
@@ -263,18 +259,11 @@ impl OnePass {
         self.cost.given_up += pass.given_up;
         Ok(pass)
     }
-}
 
-/// Runs one slice in the calling thread, on its CPU.
-fn run(ebpf: &Ebpf, phase: u64, of: u64) -> Result<u32, InventoryError> {
-    let program: &RawTracePoint = ebpf
-        .program(programs::ONE_PASS)
-        .expect("the walk exists only where the program was loaded")
-        .try_into()?;
-    let mut options = RawTracePointRunOptions::new();
-    (options.args[0], options.args[1]) = (phase, of);
-    let result = program.test_run(options).map_err(InventoryError::Run)?;
-    Ok(result.return_value)
+    /// Runs one slice in the calling thread, on its CPU.
+    fn run(&self, phase: u64, of: u64) -> Result<u32, InventoryError> {
+        bpf::run(self.program.as_fd(), [phase, of]).map_err(InventoryError::Run)
+    }
 }
 
 /// A record of exactly that size.

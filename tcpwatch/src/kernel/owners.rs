@@ -9,21 +9,19 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Instant,
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap as BpfHashMap, MapData},
-    programs::Iter,
-};
+use aya::maps::{HashMap as BpfHashMap, MapData};
 use rustix::thread::CapabilitySet;
-use tcpwatch_common::{OwnerRecord, maps, programs};
+use tcpwatch_common::{OwnerRecord, maps};
 
 use super::{
     OwnerPolicy, ProcessReader,
     acceptors::Holder as Candidate,
+    bpf,
     error::{InventoryError, errno_name},
     events::wire_text,
     holds,
@@ -46,6 +44,8 @@ const PAUSE: u32 = 20;
 /// Owners that are known.
 pub(super) struct OwnerBook {
     selected: BpfHashMap<MapData, u64, u8>,
+    /// The walk over open files.
+    program: OwnedFd,
     processes: ProcessReader,
     known: HashMap<u64, Entry>,
     /// Processes whose executable may not be read.
@@ -144,9 +144,10 @@ impl Holders {
 }
 
 impl OwnerBook {
-    pub(super) fn new(selected: BpfHashMap<MapData, u64, u8>) -> Self {
+    pub(super) fn new(selected: BpfHashMap<MapData, u64, u8>, program: OwnedFd) -> Self {
         Self {
             selected,
+            program,
             processes: ProcessReader::new(),
             known: HashMap::new(),
             unreadable: HashSet::new(),
@@ -166,7 +167,6 @@ impl OwnerBook {
     /// forgets the owners of all others.
     pub(super) fn look_up(
         &mut self,
-        ebpf: &mut Ebpf,
         inodes: &HashSet<u64>,
         policy: OwnerPolicy,
     ) -> Result<(), InventoryError> {
@@ -197,7 +197,7 @@ impl OwnerBook {
         for some in missing.chunks(maps::WANTED_LIMIT as usize).take(passes) {
             let began = Instant::now();
             self.looked_for = some.len() as u64;
-            let found = self.pass(ebpf, some);
+            let found = self.pass(some);
             self.next_pass = Instant::now() + began.elapsed() * PAUSE;
             // A pass that failed has found none: they are unknown until the next try.
             let (found, outcome) = match found {
@@ -219,13 +219,12 @@ impl OwnerBook {
     /// The owners that inventories know stay as they are.
     pub(super) fn holders_of(
         &mut self,
-        ebpf: &mut Ebpf,
         inodes: &[u64],
     ) -> Result<HashMap<u64, Vec<SocketHolder>>, InventoryError> {
         let mut processes = HashMap::new();
         let mut of_sockets = HashMap::new();
         for some in inodes.chunks(maps::WANTED_LIMIT as usize) {
-            for (inode, Holders { mut oldest, .. }) in self.pass(ebpf, some)? {
+            for (inode, Holders { mut oldest, .. }) in self.pass(some)? {
                 oldest.sort_by_key(age);
                 let of_socket = oldest.into_iter().map(|holder| SocketHolder {
                     process: self.find(&holder, &mut processes).process,
@@ -309,14 +308,10 @@ impl OwnerBook {
     }
 
     /// One pass over the open files of all processes.
-    fn pass(
-        &mut self,
-        ebpf: &mut Ebpf,
-        missing: &[u64],
-    ) -> Result<HashMap<u64, Holders>, InventoryError> {
+    fn pass(&mut self, missing: &[u64]) -> Result<HashMap<u64, Holders>, InventoryError> {
         let inserted = missing.iter().try_for_each(|inode| self.selected.insert(inode, 0, 0));
         let result = match inserted {
-            Ok(()) => Self::walk_files(ebpf),
+            Ok(()) => self.walk_files(),
             Err(error) => Err(error.into()),
         };
         for inode in missing {
@@ -326,13 +321,8 @@ impl OwnerBook {
         result
     }
 
-    fn walk_files(ebpf: &mut Ebpf) -> Result<HashMap<u64, Holders>, InventoryError> {
-        let program: &mut Iter = ebpf
-            .program_mut(programs::OWNERS)
-            .expect("the owner book exists only where the program was loaded")
-            .try_into()?;
-        let link = program.attach()?;
-        let mut file = program.take_link(link)?.into_file()?;
+    fn walk_files(&self) -> Result<HashMap<u64, Holders>, InventoryError> {
+        let mut file = bpf::open_walk(self.program.as_fd()).map_err(InventoryError::Open)?;
         let mut holders: HashMap<u64, Holders> = HashMap::new();
         read_records(&mut file as &mut dyn Read, |record: &OwnerRecord| {
             holders.entry(record.inode).or_default().add(record);

@@ -5,12 +5,13 @@
 //! [`hooks`](super::hooks) that this kernel refuses takes away its metrics, says so once, and the
 //! others go on.
 
-use std::io;
+mod adoption;
+mod options;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::{ProgramError, RawTracePoint},
+    programs::{Program, ProgramError},
 };
 use rustix::thread::CapabilitySet as Capability;
 use tcpwatch_common::{ABSENT, maps, programs};
@@ -19,23 +20,27 @@ use super::{
     CounterReader, EventRing, Hook, HookStatus, Refusal, Scope, Walker,
     answers::Answers,
     attribution::Attribution,
-    btf::{BtfError, KernelTypes},
+    btf::KernelTypes,
     close_look::CloseLook,
     closers::ClosersTable,
     counters::CounterMaps,
     error::one_line,
-    hooks::Link,
-    inventory::WalkerMaps,
+    handover::Handover,
+    inventory::WalkerParts,
     kernel_log::KernelLog,
+    kernel_side::{KernelSide, Link},
     lru::{self, LruTable},
     namespaces::{FoundNamespace, NetnsIds},
     notes::NoteTables,
     one_pass::{self, OnePass},
+    owners::OwnerBook,
     reach::{Reach, missing_hooks},
     stream::{EventStream, StreamMaps},
     symbols::Symbols,
 };
 use crate::facts::{NotSeen, ResetCause};
+
+pub use options::{LoadError, LoadOptions, OnRequest, WalkStatus};
 
 /// The kernel side, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
@@ -47,120 +52,44 @@ const LOG_BYTES: u32 = 64 * 1024;
 /// A level below all of aya-log's.
 const LOG_OFF: u8 = 0;
 
-/// Why nothing could be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Capabilities are missing.
-    #[error(
-        "not permitted to load eBPF programs: run as root, or give the process {missing} \
-         (the packaged systemd unit does)"
-    )]
-    NotPermitted {
-        /// Their names.
-        missing: String,
-    },
-    /// No type information.
-    #[error(transparent)]
-    Btf(#[from] BtfError),
-    /// aya refused the object or could not make its maps.
-    #[error("cannot load the eBPF object: {0}")]
-    Object(String),
-    /// The agent's own namespace cannot be opened.
-    #[error("cannot open /proc/thread-self/ns/net: {0}; mount /proc")]
-    Namespace(io::Error),
-    /// An indispensable hook.
-    #[error("cannot attach the {hook} hook: {why}")]
-    Hook {
-        /// Its name.
-        hook: &'static str,
-        /// The kernel's reason.
-        why: String,
-    },
-}
-
-/// Options that are set before the load.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
-    /// Size of the ring buffer; a power of two, a multiple of the page size.
-    pub ring_buffer_bytes: u32,
-    /// Whether the kernel side's error paths write to the log.
-    pub kernel_log: bool,
-    /// The tcpwatch that is started for the names of functions; without it, places in files stand
-    /// for them.
-    pub symbols_by: Option<&'static str>,
-    /// Whether the one pass walks where it loads; else the iterator does.
-    pub one_pass: bool,
-    /// Programs that answer requests.
-    pub on_request: OnRequest,
-}
-
-/// Programs that run only when someone requests what they show. Without them a start takes the
-/// verifier a third less.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OnRequest {
-    /// [`Walker::list_sockets`].
-    pub listing: bool,
-    /// [`Programs::event_stream`].
-    pub stream: bool,
-}
-
-impl OnRequest {
-    /// All of them: what an agent serves.
-    pub const ALL: Self = Self { listing: true, stream: true };
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            ring_buffer_bytes: maps::EVENTS_BYTES,
-            kernel_log: false,
-            symbols_by: None,
-            one_pass: false,
-            on_request: OnRequest::default(),
-        }
-    }
-}
-
-/// The walk that inventories use.
-#[derive(Clone, Debug)]
-pub enum WalkStatus {
-    /// One pass over the sockets of all namespaces.
-    OnePass,
-    /// The iterator, in one namespace after the other; with the reason why not the one pass.
-    Iterator(Refusal),
-}
-
-impl WalkStatus {
-    /// A label of `tcpwatch_scope_info`.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::OnePass => "one_pass",
-            Self::Iterator(_) => "iterator",
-        }
-    }
-}
-
-/// The loaded kernel side. Dropping it, or what it was split into, detaches everything: no link
-/// and no map is pinned.
+/// The loaded kernel side. Dropping it, or what it was split into, detaches everything, unless the
+/// service manager keeps it too: no link and no map is pinned.
 pub struct Programs {
-    ebpf: Ebpf,
+    side: KernelSide,
     types: KernelTypes,
-    links: Vec<Link>,
+    log: Option<Link>,
     symbols_by: Option<&'static str>,
     statuses: Vec<HookStatus>,
     one_pass: Option<OnePass>,
     walk: WalkStatus,
     reach: Reach,
+    handover: Handover,
 }
 
 impl Programs {
     /// Loads the programs and attaches the hooks. A hook that the kernel refuses is in
     /// [`statuses`](Self::statuses); call [`require_indispensable`](Self::require_indispensable).
+    ///
+    /// # Errors
+    ///
+    /// Without permission, type information, memory or a valid object.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         check_capabilities()?;
         raise_limits();
-        let types = KernelTypes::read()?;
+        Self::load_anew(options, KernelTypes::read()?, Handover::Fresh)
+    }
+
+    /// How the kernel side came about.
+    #[must_use]
+    pub fn handover(&self) -> Handover {
+        self.handover
+    }
+
+    fn load_anew(
+        options: &LoadOptions,
+        types: KernelTypes,
+        handover: Handover,
+    ) -> Result<Self, LoadError> {
         let log_level = if options.kernel_log { aya_log::Level::Debug as u8 } else { LOG_OFF };
         let log_bytes = if options.kernel_log { LOG_BYTES } else { page_bytes() };
         let may_pass = options.one_pass && one_pass::has_fields(&types.offsets);
@@ -185,19 +114,21 @@ impl Programs {
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
-        let mut links = Vec::new();
+        let mut log = None;
         if options.kernel_log {
             match KernelLog::start(&mut ebpf) {
-                Ok(log) => links.push(Link::new(log)),
+                Ok(reader) => log = Some(Link::new(reader)),
                 Err(error) => tracing::warn!(error, "log of the kernel side not read"),
             }
         }
+        let mut side = KernelSide::default();
+        side.keep_maps(&ebpf)?;
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let mut statuses = Vec::new();
         for hook in
             Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets, options.on_request))
         {
-            let outcome = hook.attach(&mut ebpf, &btf).map(|link| links.extend(link));
+            let outcome = hook.load(&mut ebpf, &btf, &mut side);
             statuses.push(HookStatus { hook, outcome });
         }
         drop(btf);
@@ -206,14 +137,11 @@ impl Programs {
         let one_pass = match (options.one_pass, may_pass) {
             (false, _) => Err(Refusal::other("inventory.one_pass is false")),
             (_, false) => Err(Refusal::other("this kernel lacks a field on the way (before 6.1)")),
-            _ => load_one_pass(&mut ebpf),
+            _ => load_one_pass(&mut ebpf, &mut side),
         };
-        let (one_pass, walk) = match one_pass {
-            Ok(one_pass) => (Some(one_pass), WalkStatus::OnePass),
-            Err(refusal) => (None, WalkStatus::Iterator(refusal)),
-        };
+        let (one_pass, walk) = walk_of(one_pass);
         let symbols_by = options.symbols_by;
-        Ok(Self { ebpf, types, links, symbols_by, statuses, one_pass, walk, reach })
+        Ok(Self { side, types, log, symbols_by, statuses, one_pass, walk, reach, handover })
     }
 
     /// Which walk inventories use.
@@ -254,8 +182,8 @@ impl Programs {
         not_seen
     }
 
-    fn is_attached(&self, name: &str) -> bool {
-        self.statuses.iter().any(|status| status.hook.name == name && status.outcome.is_ok())
+    fn has(&self, name: &str) -> bool {
+        self.side.has_program(name)
     }
 
     /// The reader of the stream of events, which is not armed; once.
@@ -263,21 +191,18 @@ impl Programs {
     /// # Errors
     ///
     /// The hook is refused, with the kernel's reason.
-    pub fn event_stream(&mut self) -> Result<EventStream, Refusal> {
+    pub fn event_stream(&self) -> Result<EventStream, Refusal> {
         let of_stream = |status: &&HookStatus| status.hook.name == programs::STREAM;
         if let Some(status) = self.statuses.iter().find(of_stream) {
             status.outcome.clone()?;
         }
-        let program = self.ebpf.program(programs::STREAM).map(|program| program.fd());
-        let program = program.ok_or_else(|| Refusal::other("the object has no program stream"))?;
-        let program = program.and_then(|fd| fd.try_clone().map_err(Into::into));
-        let program = program.map_err(|error| Refusal::of(&error))?;
         let other = |error: LoadError| Refusal::other(error.to_string());
+        let program = self.side.program(programs::STREAM).map_err(other)?;
         let maps = StreamMaps {
-            ring: self.take_map(maps::STREAM).map_err(other)?,
-            filter: self.take_map(maps::STREAM_FILTER).map_err(other)?,
-            armed: self.take_map(maps::STREAMING).map_err(other)?,
-            counts: self.take_map(maps::STREAM_COUNTS).map_err(other)?,
+            ring: self.side.map(maps::STREAM).map_err(other)?,
+            filter: self.side.map(maps::STREAM_FILTER).map_err(other)?,
+            armed: self.side.map(maps::STREAMING).map_err(other)?,
+            counts: self.side.map(maps::STREAM_COUNTS).map_err(other)?,
         };
         Ok(EventStream::new(maps, program, self.types.reset_reasons.clone()))
     }
@@ -291,31 +216,41 @@ impl Programs {
     ) -> Result<(EventRing, CounterReader, Walker, Vec<Link>), LoadError> {
         let ids = NetnsIds::new(self.types.offsets.net_cookie != ABSENT);
         let reset_reasons = std::mem::take(&mut self.types.reset_reasons);
-        let sees_resets_sent = self.is_attached(programs::SEND_RESET);
-        let sees_resets_received = self.is_attached(programs::RECEIVE_RESET);
+        let sees_resets_sent = self.has(programs::SEND_RESET);
+        let sees_resets_received = self.has(programs::RECEIVE_RESET);
 
-        let events: RingBuf<MapData> = self.take_map(maps::EVENTS)?;
-        let counters: PerCpuArray<MapData, _> = self.take_map(maps::COUNTERS)?;
-        let resets: PerCpuHashMap<MapData, _, _> = self.take_map(maps::RESETS)?;
+        let events: RingBuf<MapData> = self.side.map(maps::EVENTS)?;
+        let counters: PerCpuArray<MapData, _> = self.side.map(maps::COUNTERS)?;
+        let resets: PerCpuHashMap<MapData, _, _> = self.side.map(maps::RESETS)?;
         let counter_maps = CounterMaps {
             counters,
             resets_sent: sees_resets_sent.then_some(resets),
             sees_resets_received,
         };
-        let finds_owners = self.is_attached(programs::OWNERS);
-        let lists = self.is_attached(programs::LISTING);
-        let walker_maps = WalkerMaps {
-            walk: self.take_map(maps::WALK)?,
+        let finds_owners = self.has(programs::OWNERS);
+        let lists = self.has(programs::LISTING);
+        let parts = WalkerParts {
+            program: self.side.program(programs::INVENTORY)?,
+            walk: self.side.map(maps::WALK)?,
             one_pass: self.one_pass.take(),
-            listing: if lists { Some(self.take_map(maps::LISTING)?) } else { None },
-            destinations: self.take_map(maps::DESTINATIONS)?,
-            requests: self.take_map(maps::REQUESTS)?,
-            answers: Answers::new(self.take_map(maps::ANSWERS)?),
-            selected: if finds_owners { Some(self.take_map(maps::WANTED)?) } else { None },
-            counted_netns: self.take_map(maps::SCOPE)?,
+            listing: if lists {
+                Some((self.side.map(maps::LISTING)?, self.side.program(programs::LISTING)?))
+            } else {
+                None
+            },
+            destinations: self.side.map(maps::DESTINATIONS)?,
+            requests: self.side.map(maps::REQUESTS)?,
+            answers: Answers::new(self.side.map(maps::ANSWERS)?),
+            owners: if finds_owners {
+                let selected = self.side.map(maps::WANTED)?;
+                Some(OwnerBook::new(selected, self.side.program(programs::OWNERS)?))
+            } else {
+                None
+            },
+            counted_netns: self.side.map(maps::SCOPE)?,
             notes: NoteTables::new(
-                self.take_map(maps::CONNECT_NOTES)?,
-                self.take_map(maps::CLOSE_WAIT_NOTES)?,
+                self.side.map(maps::CONNECT_NOTES)?,
+                self.side.map(maps::CLOSE_WAIT_NOTES)?,
             ),
         };
         let origins = [
@@ -323,19 +258,22 @@ impl Programs {
             self.lru_table(maps::STRAY_RESETS, "stray_resets", maps::STRAY_RESETS_LIMIT)?,
         ];
         let sees_resets = sees_resets_sent || sees_resets_received;
-        let attribution = Attribution::new(
+        let mut attribution = Attribution::new(
             sees_resets.then_some(origins),
             ClosersTable::new(
-                self.take_map(maps::CLOSERS)?,
-                self.take_map(maps::CLOSERS_ELSEWHERE)?,
+                self.side.map(maps::CLOSERS)?,
+                self.side.map(maps::CLOSERS_ELSEWHERE)?,
                 ids,
             ),
             self.lru_table(maps::SERVICES, "services", maps::SERVICES_LIMIT)?,
             reset_reasons.clone(),
             ids,
         );
+        if self.handover == Handover::Adopted {
+            attribution.pass_over();
+        }
         let close_look = CloseLook::new(
-            (self.take_map(maps::FOCUS)?, self.take_map(maps::CLOSERS_IN)?),
+            (self.side.map(maps::FOCUS)?, self.side.map(maps::CLOSERS_IN)?),
             self.lru_table(maps::STACKS, "stacks", maps::STACKS_LIMIT)?,
             self.symbols_by.and_then(|program| {
                 Symbols::start(program)
@@ -346,18 +284,13 @@ impl Programs {
             }),
         );
 
-        let hook_fds = self
-            .ebpf
-            .programs()
-            .filter_map(|(_, program)| program.fd().ok()?.try_clone().ok())
-            .collect();
+        let hook_fds = self.side.all_programs();
         let unseen = self.unseen_causes();
         let counters = CounterReader::new(counter_maps, reset_reasons, unseen, hook_fds);
         let home = FoundNamespace::host().map_err(LoadError::Namespace)?;
         let sight = (self.reach, missing_hooks(&self.statuses));
         let walker = Walker::new(
-            self.ebpf,
-            walker_maps,
+            parts,
             (attribution, close_look),
             sight,
             (ids, home),
@@ -365,7 +298,8 @@ impl Programs {
             close_wait_limit,
         )
         .map_err(|error| LoadError::Object(one_line(&error)))?;
-        Ok((EventRing::new(events, ids), counters, walker, self.links))
+        let links = [Link::new(self.side)].into_iter().chain(self.log).collect();
+        Ok((EventRing::new(events, ids), counters, walker, links))
     }
 
     /// Causes of resets that no hook on this kernel shows.
@@ -390,47 +324,48 @@ impl Programs {
         K: aya::Pod + Eq + std::hash::Hash,
         V: aya::Pod,
     {
-        Ok(LruTable::new(self.take_map(map)?, label, least))
-    }
-
-    fn take_map<T>(&mut self, name: &str) -> Result<T, LoadError>
-    where
-        T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-    {
-        take_map(&mut self.ebpf, name)
+        Ok(LruTable::new(self.side.map(map)?, label, least))
     }
 }
 
-fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
-where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))?;
-    T::try_from(map).map_err(|error| LoadError::Object(one_line(&error)))
+fn walk_of(one_pass: Result<OnePass, Refusal>) -> (Option<OnePass>, WalkStatus) {
+    match one_pass {
+        Ok(one_pass) => (Some(one_pass), WalkStatus::OnePass),
+        Err(refusal) => (None, WalkStatus::Iterator(refusal)),
+    }
 }
 
 /// Loads the one pass and has it find its tables: the walk is chosen because it works, not by the
 /// kernel's version.
-fn load_one_pass(ebpf: &mut Ebpf) -> Result<OnePass, Refusal> {
-    let program: Option<&mut RawTracePoint> =
-        ebpf.program_mut(programs::ONE_PASS).and_then(|program| program.try_into().ok());
+fn load_one_pass(ebpf: &mut Ebpf, side: &mut KernelSide) -> Result<OnePass, Refusal> {
+    let program = ebpf.program_mut(programs::ONE_PASS);
     let program = program.ok_or_else(|| Refusal::other("the object does not have it"))?;
-    program.load().map_err(|error| {
+    let loaded = match &mut *program {
+        Program::RawTracePoint(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    loaded.map_err(|error| {
         if let ProgramError::LoadError { verifier_log, .. } = &error {
             tracing::debug!(%verifier_log, "the verifier's log of the one pass");
         }
         Refusal::of(&error)
     })?;
-    let of_map = |error: LoadError| Refusal::other(error.to_string());
+    let kept = side.keep_program(programs::ONE_PASS, program, false);
+    kept.map_err(|error| Refusal::of(&error))?;
+    one_pass_of(side)
+}
+
+/// The one pass that is loaded, with its tables found.
+fn one_pass_of(side: &KernelSide) -> Result<OnePass, Refusal> {
+    let other = |error: LoadError| Refusal::other(error.to_string());
     let mut one_pass = OnePass::new(
-        take_map(ebpf, maps::PASS).map_err(of_map)?,
-        take_map(ebpf, maps::NAMESPACES).map_err(of_map)?,
-        take_map(ebpf, maps::SLOTS).map_err(of_map)?,
-        take_map(ebpf, maps::FOUND).map_err(of_map)?,
+        side.program(programs::ONE_PASS).map_err(other)?,
+        side.map(maps::PASS).map_err(other)?,
+        side.map(maps::NAMESPACES).map_err(other)?,
+        side.map(maps::SLOTS).map_err(other)?,
+        side.map(maps::FOUND).map_err(other)?,
     );
-    let found = one_pass.find_tables(ebpf);
+    let found = one_pass.find_tables();
     found.map_err(|error| Refusal::other(error.to_string()))?;
     Ok(one_pass)
 }
@@ -483,20 +418,6 @@ fn return_free_memory() {
     // SAFETY: takes no pointer and may be called at any time.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-impl LoadError {
-    /// Whether the cause is a lack of privilege, as far as known.
-    #[must_use]
-    pub fn is_not_permitted(&self) -> bool {
-        match self {
-            Self::NotPermitted { .. } => true,
-            Self::Object(text) | Self::Hook { why: text, .. } => {
-                text.contains(&io::Error::from_raw_os_error(libc::EPERM).to_string())
-            }
-            Self::Btf(_) | Self::Namespace(_) => false,
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{error::Error, fmt, fs, io};
 
 use aya::{BtfError, programs::ProgramError};
 use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Hook,
@@ -19,7 +20,7 @@ use super::{
 const ENOTSUPP: i32 = 524;
 
 /// Why a hook is not attached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Refusal {
     /// The kernel's error number, where there was a system call.
     pub errno: Option<i32>,

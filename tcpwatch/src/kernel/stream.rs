@@ -7,18 +7,15 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
-use aya::{
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
-    programs::ProgramFd,
-};
+use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use tcpwatch_common::{
     Address, STREAM_VALUES, StreamCounts, StreamFilter, StreamKind, StreamRecord,
 };
 
-use super::{counters::decode_reset, endpoint, events};
+use super::{bpf, counters::decode_reset, endpoint, events};
 use crate::facts::{
     Endpoint, ResetReason, StreamChange, StreamEvent, StreamProcess, StreamSelection, TcpState,
     Timestamp,
@@ -49,7 +46,7 @@ pub(super) struct StreamMaps {
 /// The reader of the stream. Dropping it disarms the stream.
 pub struct EventStream {
     maps: StreamMaps,
-    program: ProgramFd,
+    program: OwnedFd,
     /// Attached while it lives.
     link: Option<OwnedFd>,
     reset_reasons: Vec<ResetReason>,
@@ -60,11 +57,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    pub(super) fn new(
-        maps: StreamMaps,
-        program: ProgramFd,
-        reset_reasons: Vec<ResetReason>,
-    ) -> Self {
+    pub(super) fn new(maps: StreamMaps, program: OwnedFd, reset_reasons: Vec<ResetReason>) -> Self {
         Self { maps, program, link: None, reset_reasons, dropped: 0, malformed: 0 }
     }
 
@@ -93,7 +86,7 @@ impl EventStream {
             self.discard();
             self.dropped = self.count_dropped().unwrap_or(self.dropped);
             self.maps.armed.set(0, 1, 0)?;
-            self.link = Some(attach(self.program.as_fd())?);
+            self.link = Some(bpf::attach(self.program.as_fd())?);
         }
         Ok(())
     }
@@ -157,34 +150,6 @@ impl Drop for EventStream {
     fn drop(&mut self) {
         self.disarm();
     }
-}
-
-/// Attaches a loaded program to its BTF tracepoint, by `BPF_RAW_TRACEPOINT_OPEN` of bpf(2). The
-/// thread that owns aya's handle of it is busy with inventories.
-fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
-    /// `union bpf_attr`, as far as this command reads it (include/uapi/linux/bpf.h).
-    #[repr(C)]
-    struct Attributes {
-        /// 0: the program itself names its tracepoint.
-        name: u64,
-        program: u32,
-        reserved: u32,
-    }
-    let program = u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?;
-    let attributes = Attributes { name: 0, program, reserved: 0 };
-    // SAFETY: the kernel reads the attributes, which live and have the size that is given.
-    let link = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_RAW_TRACEPOINT_OPEN,
-            &raw const attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    let Ok(link @ 0..) = i32::try_from(link) else { return Err(io::Error::last_os_error()) };
-    // SAFETY: a descriptor that the kernel has just made, of which there is no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
 fn decode(bytes: &[u8]) -> Option<StreamRecord> {

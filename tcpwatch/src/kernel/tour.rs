@@ -4,16 +4,18 @@
 //! enters each namespace that is found, and the iterator shows the sockets there. Both count and copy
 //! up the same, for the kernel side judges by the same code.
 
-use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+};
 
-use aya::programs::Iter;
 use tcpwatch_common::{
     BUSY_DESTINATIONS, Destination, Found, NamespaceRecord, NamespaceWalk, SocketRecord, Walk,
-    programs,
 };
 
 use super::{
-    Scope, Walker,
+    Scope, Walker, bpf,
     clock::now,
     error::InventoryError,
     limits,
@@ -60,7 +62,7 @@ impl Walker {
         let (found, _) = namespaces::list(&home, self.scope);
         let found: HashMap<u32, &FoundNamespace> =
             found.iter().chain([&*home]).map(|it| (it.inode, it)).collect();
-        let mut records = pass.list(&self.ebpf, &self.stop)?;
+        let mut records = pass.list(&self.stop)?;
         if self.scope == Scope::Host {
             records.retain(|it| it.inode == home.inode);
         }
@@ -75,7 +77,7 @@ impl Walker {
 
         let mut settings = Vec::with_capacity(records.len());
         for record in &records {
-            let reserved = pass.reserved_ports(&self.ebpf, &self.walk, record)?;
+            let reserved = pass.reserved_ports(&self.walk, record)?;
             settings.push(Settings::of(record, reserved));
         }
         self.begin_walk();
@@ -95,7 +97,7 @@ impl Walker {
         let mut busy: HashMap<u32, Vec<Destination>> = HashMap::new();
         let mut left = self.close_wait_limit;
         let (all, ports) = (self.close_wait_limit, &self.focus.ports);
-        pass.walk_tables(&self.ebpf, &records, &self.stop, |found| {
+        pass.walk_tables(&records, &self.stop, |found| {
             let Some(copied) = copied.get_mut(found.slot as usize) else { return };
             if found.kind == Found::BUSY {
                 let busy = busy.entry(found.slot).or_default();
@@ -261,14 +263,8 @@ impl Walker {
 
     /// Runs the walk to its end and hands on what it copies up.
     fn run(&mut self, each: impl FnMut(&SocketRecord)) -> Result<(), InventoryError> {
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut(programs::INVENTORY)
-            .expect("the walker exists only where the program was loaded")
-            .try_into()?;
         // Opening it binds it to the calling thread's namespace, so each walk opens its own.
-        let link = program.attach()?;
-        let mut file = program.take_link(link)?.into_file()?;
+        let mut file = bpf::open_walk(self.program.as_fd()).map_err(InventoryError::Open)?;
         read_records(&mut file, each)
     }
 }

@@ -122,6 +122,12 @@ families! {
     scope_info: Gauge = "tcpwatch_scope_info" [pidns, netns, walk];
     /// Whether a hook is attached, 1 or 0; series that need a missing hook are absent.
     hook_attached: Gauge = "tcpwatch_hook_attached" [hook];
+    /// Starts of this process by what became of the hooks of the one before: they go on, with all
+    /// counts and ages (adopted); new ones were attached before they ended (handed_over); there were
+    /// none (fresh).
+    handover: Counter = "tcpwatch_handover_total" [outcome];
+    /// Time without hooks between this process and the one before; absent where that one left nothing.
+    blind: Seconds = "tcpwatch_blind_seconds_total" [];
     /// Events lost on their way from the kernel, and log lines lost, by stage.
     events_lost: Counter = "tcpwatch_events_lost_total" [stage];
     /// Time that the last inventory took to walk the socket tables.
@@ -366,6 +372,17 @@ impl Metrics {
     pub fn observe_external_url(&mut self, url: &str) {
         self.families.web_info.clear();
         self.families.web_info.set([url.trim_end_matches('/')], 1.0);
+    }
+
+    /// Takes over how the hooks came about, and whether there were any all the time since the process
+    /// before.
+    pub fn observe_handover(&mut self, outcome: &str, goes_on: bool) {
+        const OUTCOMES: [&str; 3] = ["adopted", "handed_over", "fresh"];
+        let count = |it: &'static str| ([it], u64::from(it == outcome));
+        self.families.handover.grow(OUTCOMES.map(count));
+        if goes_on {
+            self.families.blind.raise([], Duration::ZERO);
+        }
     }
 
     /// Takes over which hooks are attached.

@@ -72,6 +72,7 @@ fn full() -> Metrics {
     metrics.observe_loop(Duration::from_secs(10), Duration::from_millis(1_500));
     metrics.observe_external_url("https://watch.example.org/web-7/");
     metrics.observe_scope("host", "own", "iterator");
+    metrics.observe_handover("adopted", true);
     metrics.observe_hooks(&[("inet_sock_set_state", true), ("tcp_send_reset", false)]);
     metrics.observe_reload(Some(1_700.5));
     metrics.observe_tables(&[TableUse { table: "close_wait", entries: 210, limit: 65_536 }]);
@@ -157,13 +158,14 @@ fn catalog_agrees_with_the_exposition() {
 #[test]
 fn no_label_could_hold_a_pid_or_an_address() {
     // The URL is the operator's own, and one for each agent.
-    const ALLOWED: [&str; 20] = [
+    const ALLOWED: [&str; 21] = [
         "cause",
         "external_url",
         "from",
         "hook",
         "kind",
         "netns",
+        "outcome",
         "part",
         "pidns",
         "port",

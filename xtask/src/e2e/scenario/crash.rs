@@ -1,4 +1,5 @@
-//! An agent that is killed or that hangs is started again, and leaves no program behind.
+//! An agent that is killed or that hangs is started again and goes on with its hooks, and a stop leaves no
+//! program behind.
 
 use anyhow::{Result, ensure};
 
@@ -6,7 +7,7 @@ use super::super::step::{Output, Step};
 
 pub(super) const STEPS: &[Step] = &[
     Step {
-        name: "kill -9: systemd starts it again, ready, with the programs of one agent",
+        name: "kill -9: systemd starts it again, ready, with the hooks that have counted on",
         script: "
             before=$(main_pid)
             echo \"programs=$(programs)\"
@@ -14,10 +15,49 @@ pub(super) const STEPS: &[Step] = &[
             kill -9 \"$before\"
             until_true restarted_from \"$before\"
             get /-/ready
+            get /metrics | grep -E '^tcpwatch_(handover|blind)'
             echo \"programs=$(programs)\"
             echo \"restarts=$(systemctl show -p NRestarts --value tcpwatch)\"
         ",
-        judge: restarted_once,
+        judge: |output| {
+            output.contains("tcpwatch_handover_total{outcome=\"adopted\"} 1")?;
+            output.contains("tcpwatch_blind_seconds_total 0")?;
+            restarted_once(output)
+        },
+    },
+    Step {
+        name: "a process with another kernel side attaches its own before the old one is let go",
+        script: "
+            printf '[limits]\\nring_buffer_bytes = 131072\\n' >>$config
+            systemctl restart tcpwatch
+            get /metrics | grep -E '^tcpwatch_(handover|blind)'
+            echo \"programs=$(programs)\"
+            cp admin.toml $config
+            systemctl restart tcpwatch
+            echo \"programs=$(programs)\"
+        ",
+        judge: |output| {
+            output.succeeds()?;
+            output.contains("tcpwatch_handover_total{outcome=\"handed_over\"} 1")?;
+            output.contains("tcpwatch_blind_seconds_total 0")?;
+            let programs: Vec<&str> = output.values("programs").collect();
+            ensure!(programs.len() == 2 && programs[0] == programs[1], "programs: {programs:?}");
+            Ok(())
+        },
+    },
+    Step {
+        name: "a stop leaves nothing attached",
+        script: "
+            systemctl stop tcpwatch
+            echo \"programs=$(programs)\"
+            systemctl start tcpwatch
+            get /metrics | grep '^tcpwatch_handover'
+        ",
+        judge: |output| {
+            output.succeeds()?;
+            output.is("programs", "0")?;
+            output.contains("tcpwatch_handover_total{outcome=\"fresh\"} 1")
+        },
     },
     Step {
         name: "an agent that hangs is ended by the watchdog and started again",

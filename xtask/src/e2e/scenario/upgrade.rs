@@ -13,6 +13,7 @@ pub(super) const STEPS: &[Step] = &[
             apt-get install --quiet --quiet --yes -o Dpkg::Options::=--force-confold ./next.deb
             until_true restarted_from \"$before\"
             get /-/ready
+            get /metrics | grep -E '^tcpwatch_(handover|blind)'
             cmp admin.toml $config
             ls $config.dpkg-dist
             echo \"expected=$(cat next.version)-1\"
@@ -28,6 +29,7 @@ pub(super) const STEPS: &[Step] = &[
             dpkg --force-confold --install this.deb
             until_true restarted_from \"$before\"
             get /-/ready
+            get /metrics | grep -E '^tcpwatch_(handover|blind)'
             cmp admin.toml $config
             echo \"expected=$(cat this.version)-1\"
             echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
@@ -54,6 +56,9 @@ pub(super) const STEPS: &[Step] = &[
 fn installed_as_expected(output: &Output) -> Result<()> {
     output.succeeds()?;
     output.contains(" 200 OK")?;
+    // Both versions have the same kernel side.
+    output.contains("tcpwatch_handover_total{outcome=\"adopted\"} 1")?;
+    output.contains("tcpwatch_blind_seconds_total 0")?;
     output.is("enabled", "enabled")?;
     let (expected, installed) = (output.value("expected")?, output.value("installed")?);
     ensure!(expected == installed, "{installed} is installed, not {expected}");
