@@ -6,12 +6,12 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::{
-        Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -230,10 +230,23 @@ impl Agent {
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, path: &str) -> Result<String> {
+    /// The body of the answer.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        // 1.0: the answer comes in one piece and ends with the connection.
+        let mut stream = self.request(path, "1.0")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("reading {path}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        ensure!(status == "200", "{path}: status {status}: {}", body.trim());
+        Ok(body.to_owned())
+    }
+
+    /// A connection with this request sent.
+    fn request(&self, path: &str, version: &str) -> Result<TcpStream> {
         let connect = || TcpStream::connect_timeout(&self.address, HTTP_TIMEOUT);
         let mut stream = match &self.within {
             Some(ns) => ns.enter(connect)??,
@@ -241,14 +254,45 @@ impl Agent {
         };
         stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
         stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
-        // 1.0: the answer comes in one piece and ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("reading {path}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        ensure!(status == "200", "{path}: status {status}: {}", body.trim());
-        Ok(body.to_owned())
+        write!(stream, "GET {path} HTTP/{version}\r\nHost: {}\r\n\r\n", self.address)?;
+        Ok(stream)
+    }
+}
+
+/// A client of a stream of server-sent events, which reads on a thread of its own.
+pub(crate) struct Reader {
+    stream: TcpStream,
+    text: Arc<Mutex<String>>,
+}
+
+impl Reader {
+    pub(crate) fn open(agent: &Agent, path: &str) -> Result<Self> {
+        let stream = agent.request(path, "1.1")?;
+        // It has no end before its reader goes.
+        stream.set_read_timeout(None)?;
+        let text = Arc::new(Mutex::new(String::new()));
+        let (mut from, into) = (stream.try_clone()?, Arc::clone(&text));
+        thread::spawn(move || {
+            let mut bytes = [0; 16 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..length]);
+                into.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            }
+        });
+        Ok(Self { stream, text })
+    }
+
+    /// How many lines so far begin so.
+    pub(crate) fn count(&self, beginning: &str) -> usize {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        text.lines().filter(|line| line.starts_with(beginning)).count()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // It fails only if the agent has closed it; the thread ends with it.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 

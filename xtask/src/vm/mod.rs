@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// Run no tests: write docs/KERNELS.md from what `tcpwatch doctor` says on every kernel
     #[arg(long, conflicts_with = "versions")]
     docs: bool,
+    /// Run the tests of whole agents too: an hour and more for four kernels on two CPUs
+    #[arg(long, conflicts_with_all = ["docs", "record", "tests"])]
+    all: bool,
     /// Run only these tests (`agent`, or `kernel` for the unit tests that ask a kernel), with commas
     /// between; `one_pass` runs only so
     #[arg(long, value_delimiter = ',', value_name = "TESTS", conflicts_with_all = ["docs", "record"])]
@@ -86,7 +89,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         suite.record(incidents)?;
     }
     if arguments.tests.is_empty() {
-        suite.unnamed();
+        suite.unnamed(arguments.all);
     } else {
         suite.only(&arguments.tests)?;
     }

@@ -1,0 +1,103 @@
+//! `cargo xtask bench`: what tcpwatch costs, measured in turn with the same
+//! thing without it, because a machine's speed drifts more than the
+//! difference is.
+//!
+//! Figures are medians of pairs. Nothing is asserted: a benchmark says, a
+//! reader judges. One file for each subject.
+
+mod connect;
+mod events;
+mod inventory;
+mod scrape;
+
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::{agent::Agent, command::as_root, interrupt::Interrupt, repository};
+
+/// The operation that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Subject {
+    /// An inventory of 100,000 sockets against `ss -tan`, and the agent's memory
+    Inventory,
+    /// Connections a second over loopback with and without the agent
+    Connect,
+    /// /metrics with 300,000 sockets, ten readers of events and an open page
+    Scrape,
+    /// Connections a second with the stream of events read and not, and what the agent takes
+    Events,
+}
+
+pub(crate) fn bench(subject: Subject) -> Result<()> {
+    ensure!(
+        scenes::is_root(),
+        "a benchmark attaches to the kernel, so it needs root: {}",
+        as_root("bench")
+    );
+    let binary = repository::build_tcpwatch()?;
+    let interrupt = Interrupt::install().context("handling signals")?;
+    match subject {
+        Subject::Inventory => inventory::inventory(&binary, &interrupt),
+        Subject::Connect => connect::connect(&binary, &interrupt),
+        Subject::Scrape => scrape::scrape(&binary, &interrupt),
+        Subject::Events => events::events(&binary, &interrupt),
+    }
+}
+
+/// Seconds of an inventory that has begun after now.
+fn next_inventory(agent: &Agent, interrupt: &Interrupt) -> Result<f64> {
+    /// The longest interval, and time for the inventory.
+    const DEADLINE: Duration = Duration::from_secs(40);
+    let finished = || agent.value("tcpwatch_inventory_timestamp_seconds");
+    // The one under way ends first.
+    for _ in 0..2 {
+        let before = finished()?;
+        let newer = interrupt.poll(DEADLINE, || Ok((finished()? > before).then_some(())))?;
+        newer.with_context(|| format!("no inventory within {DEADLINE:?}"))?;
+    }
+    agent.value("tcpwatch_inventory_duration_seconds")
+}
+
+/// connect(), accept(), close(), close(), over and over by one thread, at most
+/// so many a second. The destination changes, so that no port is waited for:
+/// with one, TIME_WAIT allows as many a second as half the port range has.
+/// The answer is how many a second they were.
+fn connections_per_second(length: Duration, most: f64) -> Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let port = listener.local_addr()?.port();
+    let began = Instant::now();
+    let mut connections = 0_u32;
+    while began.elapsed() < length {
+        for host in 1..=200 {
+            let client = TcpStream::connect((Ipv4Addr::new(127, 0, 1, host), port))?;
+            let (server, _) = listener.accept()?;
+            drop(client);
+            drop(server);
+            connections += 1;
+        }
+        let due = Duration::from_secs_f64(f64::from(connections) / most);
+        if let Some(early) = due.checked_sub(began.elapsed()) {
+            std::thread::sleep(early);
+        }
+    }
+    Ok(f64::from(connections) / began.elapsed().as_secs_f64())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The value below which this share of them lies.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * share).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
