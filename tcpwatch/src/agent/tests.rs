@@ -13,6 +13,8 @@ fn end_of(break_it: impl FnOnce(&mut Agent, &mut Server)) -> RunError {
     runtime.expect("a runtime").block_on(async {
         let mut config = Config::default();
         config.web.listen_addresses = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        // Several run at once, and one agent serves a socket.
+        config.web.socket = std::path::PathBuf::new();
         let source = ConfigSource { path: None, overrides: std::sync::Arc::new(|_| {}) };
         let (mut agent, mut server, signals, links) =
             start(source, config, Access::default()).await.expect("an agent that starts");

@@ -1,4 +1,4 @@
-//! What the stream of events costs, with a reader and without.
+//! The cost of the stream of events, with a reader and without.
 
 use std::{path::Path, time::Duration};
 

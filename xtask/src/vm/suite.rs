@@ -47,12 +47,13 @@ const BY_NAME_ONLY: [&str; 1] = ["one_pass"];
 /// Tests of a whole agent. A kernel has its part in them through facts, which the others test; they run
 /// with `--all`, because an emulated machine starts an agent in 10 s of processor time, and they start
 /// a hundred. Not `bind_conflict`: some kernels of hosts refuse its hook.
-const OF_AGENTS: [&str; 15] = [
+const OF_AGENTS: [&str; 16] = [
     "agent",
     "cgroups",
     "cli",
     "events",
     "half_closed",
+    "handover",
     "listeners",
     "log",
     "lost_requests",
