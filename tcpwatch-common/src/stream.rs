@@ -47,8 +47,9 @@ pub struct StreamRecord {
     pub reset: ResetKey,
 }
 
-/// A record that a hook fills: in a map, because the verifier of kernels before 6.8 tells apart each way
-/// in which a record on the stack can come about. Each CPU has one for transitions and one for all else.
+/// A record that a hook fills: in a map, because the verifier tells apart the ways in which a record on
+/// the stack comes about (seen on 6.1: 44,000 instructions of `stream` with it there, 27,000 so). Each
+/// CPU has one for transitions and one for all else.
 /// 112 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -480,8 +480,8 @@ impl Namespace {
     }
 }
 
-/// Where a `struct request_sock` has what leads through an accept queue. Read once before a loop: each
-/// frozen offset takes the verifier four instructions, in each turn.
+/// Where a `struct request_sock` has what leads through an accept queue. Read once, and not in each turn
+/// of a loop.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestFields {
     listener: u64,

@@ -249,8 +249,8 @@ fn send(record: &StreamRecord) {
     }
 }
 
-/// Without loops that end early and with one branch, because the verifier of kernels before 6.4 follows
-/// each way through such a loop, in each of five programs.
+/// Without loops that end early, because each way out of one is a way that the verifier follows, in each
+/// of the programs that send.
 #[inline(always)]
 fn passes(filter: &StreamFilter, record: &StreamRecord) -> bool {
     let states = 1 << (record.from & 31) | 1 << (record.to & 31);
