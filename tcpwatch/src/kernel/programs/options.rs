@@ -57,9 +57,9 @@ pub struct LoadOptions {
 /// verifier a third less.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OnRequest {
-    /// [`Walker::list_sockets`].
+    /// [`Walker::list_sockets`](crate::kernel::Walker::list_sockets).
     pub listing: bool,
-    /// [`Programs::event_stream`].
+    /// [`Programs::event_stream`](super::Programs::event_stream).
     pub stream: bool,
 }
 
