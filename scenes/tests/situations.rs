@@ -115,7 +115,10 @@ fn unread_data_shows_in_the_receive_queue_and_resets_on_close() {
     assert_eq!(queues(&ns), [101, 101]);
     let resets = ns.snmp_counter("OutRsts").unwrap();
     drop(unread);
-    assert_eq!(ns.snmp_counter("OutRsts").unwrap(), resets + 2);
+    // On a machine that stands still for a while a peer sends its FIN again, finds no socket, and is
+    // answered by a reset too.
+    let sent = ns.snmp_counter("OutRsts").unwrap() - resets;
+    assert!((2..=4).contains(&sent), "{sent} resets");
 }
 
 #[test]

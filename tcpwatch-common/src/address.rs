@@ -36,6 +36,14 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// Nothing at either end.
+    pub const ZERO: Self = Self {
+        local: Address { words: [0; 4] },
+        peer: Address { words: [0; 4] },
+        local_port: 0,
+        peer_port: 0,
+    };
+
     /// Whether a socket with these ends is connected to itself.
     #[inline(always)]
     pub fn is_self(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Counts that the hooks keep on every CPU, without an event for each.
 
+use crate::programs;
+
 /// Size of a table indexed by a TCP state of the kernel (`include/net/tcp_states.h`: 1 to 13),
 /// rounded up so that an index can be masked.
 pub const STATES: usize = 16;
@@ -22,6 +24,9 @@ pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
+    /// Runs of each program, in the order of [`programs::COUNTED`]. A program is run for sockets
+    /// that it does not count too: of other protocols, or of another namespace.
+    pub runs: [u64; programs::COUNTED.len()],
     /// Transitions by old and new state.
     pub transitions: [[u64; STATES]; STATES],
     /// Sockets that were seen to enter and to leave CLOSE_WAIT, by the time between; not cumulative.
@@ -45,6 +50,7 @@ pub struct Counters {
 impl Counters {
     /// All zero.
     pub const ZERO: Self = Self {
+        runs: [0; programs::COUNTED.len()],
         transitions: [[0; STATES]; STATES],
         close_wait_buckets: [0; CLOSE_WAIT_BUCKETS_NS.len() + 1],
         close_wait_sum_ns: 0,
@@ -57,7 +63,7 @@ impl Counters {
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (256 + 10 + 1 + 16 + 5) * 8);
+const _: () = assert!(size_of::<Counters>() == (8 + 256 + 10 + 1 + 16 + 5) * 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u64 only: no padding, every bit pattern is valid.

@@ -394,7 +394,7 @@ impl SocketRecord {
 pub struct Found {
     /// The namespace: [`NamespaceWalk::slot`].
     pub slot: u32,
-    /// [`SOCKET`](Self::SOCKET) or [`BUSY`](Self::BUSY).
+    /// [`SOCKET`](Self::SOCKET), [`BUSY`](Self::BUSY) or [`PORT_LISTENS`](Self::PORT_LISTENS).
     pub kind: u32,
     /// The socket. Of a busy destination only its tuple says something, with local port 0.
     pub socket: SocketRecord,
@@ -405,6 +405,8 @@ impl Found {
     pub const SOCKET: u32 = 0;
     /// A destination that has reached [`NamespaceWalk::busy_at`].
     pub const BUSY: u32 = 1;
+    /// A port of the namespace on which a socket listens; only that port says something.
+    pub const PORT_LISTENS: u32 = 2;
 }
 
 const _: () = assert!(size_of::<Found>() == 160);

@@ -71,8 +71,24 @@ pub mod programs {
     pub const ONE_PASS: &str = "one_pass";
     /// `iter/tcp`: the sockets of a network namespace that match a selection.
     pub const LISTING: &str = "listing";
+    /// `raw_tp`, run by the agent and never attached: the sockets of the selected namespaces that match
+    /// a selection.
+    pub const LISTING_PASS: &str = "listing_pass";
     /// `iter/task_file`: the process that holds a selected socket, and its descriptor.
     pub const OWNERS: &str = "owners";
+
+    /// Programs that something else in the kernel runs; each counts its runs at its place in
+    /// [`Counters::runs`](crate::Counters::runs).
+    pub const COUNTED: [&str; 8] = [
+        SET_STATE,
+        STREAM,
+        SEND_RESET,
+        PASSIVE_RESET_V4,
+        PASSIVE_RESET_V6,
+        RECEIVE_RESET,
+        BIND,
+        ACCEPT,
+    ];
 }
 
 /// Values of the global in [`maps::SCOPE`]: which network namespaces the hooks count. Any other

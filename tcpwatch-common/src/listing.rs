@@ -1,10 +1,10 @@
-//! A listing: the sockets of one network namespace that match a selection.
+//! A listing: the sockets that match a selection.
 
 use crate::{Address, PORT_WORDS};
 
-/// One walk of one namespace: the selection in, counts out. The agent writes it whole before the
-/// walk and reads it whole after. Matching sockets come up as
-/// [`SocketRecord`](crate::SocketRecord).
+/// One walk, of one namespace by the iterator and of all selected ones by the one pass: the selection
+/// in, counts out. The agent writes it whole before the walk and reads it whole after. Matching sockets
+/// come up as [`SocketRecord`](crate::SocketRecord), from the one pass within [`Found`](crate::Found).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Listing {
@@ -28,7 +28,7 @@ pub struct Listing {
     pub left: u64,
     /// Out: sockets that match, copied up or not.
     pub matched: u64,
-    /// Out: local ports of listeners, a bit each.
+    /// Out, by the iterator: local ports of listeners, a bit each.
     pub listening: [u64; PORT_WORDS],
 }
 

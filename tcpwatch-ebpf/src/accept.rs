@@ -13,8 +13,9 @@ use aya_ebpf::{EbpfContext, macros::fexit, programs::FExitContext};
 
 use crate::{
     focus, log,
-    maps::counters,
-    sock::{Sock, offset},
+    maps::{count_run, counters},
+    memory::offset,
+    sock::Sock,
     stream,
 };
 
@@ -24,6 +25,7 @@ const PARAMETERS_BEFORE: u32 = 4;
 
 #[fexit(function = "inet_csk_accept")]
 fn accept(ctx: FExitContext) -> i32 {
+    count_run!(ACCEPT);
     // One after the other: a choice between them would be one load at an offset that is no constant,
     // which the verifier refuses.
     if offset!(accept_parameters) == PARAMETERS {

@@ -14,7 +14,7 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::fexit, programs::FExitContext}
 use tcpwatch_common::{Event, EventKind};
 
 use crate::{
-    maps::{Share, counters, emit},
+    maps::{Share, count_run, counters, emit},
     origins::Culprit,
     scope,
     sock::{IPPROTO_TCP, Sock},
@@ -26,6 +26,7 @@ const RETURNED: usize = 2;
 
 #[fexit(function = "inet_csk_get_port")]
 fn bind(ctx: FExitContext) -> i32 {
+    count_run!(BIND);
     let returned: i32 = ctx.arg(RETURNED);
     if returned != 0
         && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))

@@ -19,8 +19,9 @@ use tcpwatch_common::{
 use crate::{
     log,
     maps::{ANSWERS, CLOSERS, CLOSERS_ELSEWHERE, CLOSERS_IN, STACKS, focus},
+    memory::{Object, field, has, offset},
     origins::{self, Culprit},
-    sock::{Object, Sock, field, has, offset},
+    sock::Sock,
 };
 
 /// First content of a new entry, which is too large for the program's own stack. The symbol is not

@@ -17,8 +17,9 @@ use tcpwatch_common::{BUSY_DESTINATIONS, Destination, NamespaceWalk, SocketRecor
 use crate::{
     judge::{BufferFull, Target, visit},
     maps::walk,
+    memory::Typed,
     ports::{bit, has_bit, word},
-    sock::{Sock, Typed},
+    sock::Sock,
 };
 
 /// `struct bpf_iter__tcp`, a stable context: each member is 8 bytes.

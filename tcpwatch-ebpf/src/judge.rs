@@ -14,11 +14,12 @@ use tcpwatch_common::{
 };
 
 use crate::{
+    accept_queue::{Request, RequestFields, state_at},
     branchless::is_not_zero,
     maps::{self, QUEUES, REQUESTS},
     notes,
     ports::{in_range, is_requested, may_be_reused, port_user, use_port},
-    sock::{Request, RequestFields, SOCK_DEAD, Sock, Sockets, TimeWaitSock, state, state_at},
+    sock::{SOCK_DEAD, Sock, Sockets, TimeWaitSock, state},
     tcp_sock::TcpSock,
 };
 

@@ -4,9 +4,9 @@
 //! decision, and every table is of fixed size, whatever a remote peer does.
 //!
 //! Hooks: [`set_state`], [`stream`], [`send_reset`], [`receive_reset`], [`passive_reset`], [`bind`], [`accept`];
-//! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`], [`listing`], [`owners`]. All
-//! of them read kernel memory through [`sock`] and [`segment`]; [`scope`] selects the namespaces that
-//! the hooks count.
+//! walks: [`one_pass`] or [`inventory`], both with [`judge`] and [`ports`]; [`listing_pass`] or
+//! [`listing`], both with [`selection`]; [`owners`]. All of them read kernel memory through [`memory`], or
+//! a word at a time, as [`segment`] and [`accept_queue`] do; [`scope`] selects the namespaces that the hooks count.
 #![no_std]
 #![no_main]
 // The target has no compare-and-swap, so core gives it no `fetch_add`. The instruction is there
@@ -17,14 +17,17 @@
 #![allow(internal_features, reason = "see above")]
 
 mod accept;
+mod accept_queue;
 mod bind;
 mod branchless;
 mod focus;
 mod inventory;
 mod judge;
 mod listing;
+mod listing_pass;
 mod log;
 mod maps;
+mod memory;
 mod notes;
 mod one_pass;
 mod origins;
@@ -34,6 +37,7 @@ mod ports;
 mod receive_reset;
 mod scope;
 mod segment;
+mod selection;
 mod send_reset;
 mod services;
 mod set_state;

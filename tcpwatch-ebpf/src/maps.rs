@@ -10,7 +10,7 @@ use tcpwatch_common::{
     Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
     NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOrigin, ResetOriginUse,
     STREAM_DRAFTS, STREAM_SETS, Service, ServiceUse, StreamCounts, StreamDraft, StreamFilter,
-    StreamKind, StreamRecord, StreamSecond, Walk, maps as names,
+    StreamKind, StreamRecord, StreamSecond, Walk, maps as names, programs,
 };
 
 use crate::log;
@@ -105,6 +105,37 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
     // program that interrupts this one may add to a counter in between; the worst outcome is a
     // lost increment, never a torn one (each counter is one aligned word).
     Some(unsafe { &mut *counters })
+}
+
+/// Counts a run of the program. Its place is found when the program is compiled.
+macro_rules! count_run {
+    ($program:ident) => {
+        if let Some(counters) = $crate::maps::counters() {
+            const PLACE: usize = $crate::maps::place(tcpwatch_common::programs::$program);
+            counters.runs[PLACE] += 1;
+        }
+    };
+}
+pub(crate) use count_run;
+
+/// The place of a program among those that are counted.
+pub(crate) const fn place(program: &str) -> usize {
+    let mut place = 0;
+    while place < programs::COUNTED.len() {
+        if is_same(programs::COUNTED[place].as_bytes(), program.as_bytes()) {
+            return place;
+        }
+        place += 1;
+    }
+    panic!("the program is not counted")
+}
+
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
 }
 
 /// The observations that the agent requests now.

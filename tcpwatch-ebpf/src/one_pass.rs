@@ -11,7 +11,8 @@
 //! one slice to the next a node is kept only if it is still in its chain.
 //!
 //! The order is listeners, ports, connections, so that a listener is known before what hangs on it.
-//! [`judge`](crate::judge) does the same with each socket as for the iterator.
+//! [`judge`](crate::judge) does the same with each socket as for the iterator, and so does
+//! [`listing_pass`](crate::listing_pass), which takes the same steps.
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/net/inet_hashtables.h#L146>
 
@@ -29,8 +30,9 @@ use tcpwatch_common::{
 use crate::{
     judge::{BufferFull, Target, begin, visit},
     maps,
+    memory::{Copied, HEAD_BYTES, Memory, Probed, field, offset},
     ports::{bit, has_bit, word},
-    sock::{Copied, HEAD_BYTES, Memory, Probed, Sock, field, offset, state},
+    sock::{Sock, state},
 };
 
 /// After that a slice ends. A tenth of a millisecond without preemption is not noticed, and a run has
@@ -51,7 +53,7 @@ const GO_ON: i64 = 0;
 const STOP: i64 = 1;
 
 /// A function that `bpf_loop` calls.
-type Step = unsafe extern "C" fn(u32, *mut c_void) -> i64;
+pub(crate) type Step = unsafe extern "C" fn(u32, *mut c_void) -> i64;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/one_pass")]
@@ -68,25 +70,65 @@ fn one_pass(ctx: *mut c_void) -> u32 {
         }
         phase::RESERVED_PORTS => namespaces::copy_reserved_ports(walk, of),
         phase::LISTENERS => {
-            resume_in_chain(pass, |sk, _| sk.state() == state::LISTEN);
-            slice(step_listeners)
+            resume_listeners(pass);
+            slice(step_listeners::<Judged>)
         }
         phase::BOUND => {
             bound::resume(pass);
             slice(bound::step)
         }
         phase::ESTABLISHED => {
-            resume_in_chain(pass, is_of_bucket);
-            slice(step_established)
+            resume_established(pass);
+            slice(step_established::<Judged>)
         }
         _ => progress::FAILED,
     }
 }
 
+/// The use that a walk makes of each socket.
+pub(crate) trait Use {
+    /// Uses the socket at this address, whose head is in [`Pass::head`]; 0 where there is no place for
+    /// its record, and then it is met again. A global function of BPF, which the verifier goes through
+    /// once; it looks the pass up itself, so no reference to that may be held meanwhile.
+    fn visit(address: u64) -> u32;
+}
+
+/// The use that an inventory makes of it.
+struct Judged;
+
+impl Use for Judged {
+    #[inline(always)]
+    fn visit(address: u64) -> u32 {
+        judge_copied(address)
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_copied(address: u64) -> u32 {
+    let Some(pass) = maps::pass() else { return 1 };
+    let sk = copied(address, pass);
+    let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return 1 };
+    if !maps::has_place_for_found() {
+        return 0;
+    }
+    pass.met += 1;
+    // The record has its place.
+    let _ = visit(sk, &mut everywhere);
+    1
+}
+
+/// The socket at this address, whose head is in [`Pass::head`].
+#[inline(always)]
+pub(crate) fn copied(address: u64, pass: &mut Pass) -> Sock<Copied> {
+    let head = pass.head.as_mut_ptr().cast_const().cast();
+    Sock(address as *const c_void, Copied { head, word: pass.word.as_mut_ptr() })
+}
+
 /// Takes steps until the slice is over. It looks the pass up itself, before and after: the steps change
 /// it, so no reference to it may be an argument here.
 #[inline(always)]
-fn slice(step: Step) -> u32 {
+pub(crate) fn slice(step: Step) -> u32 {
     // SAFETY: no arguments, no effects.
     let began_ns = unsafe { bpf_ktime_get_ns() };
     let Some(pass) = maps::pass() else { return progress::FAILED };
@@ -144,12 +186,25 @@ fn resume_in_chain(pass: &mut Pass, belongs: impl FnOnce(Sock<Probed>, &Pass) ->
     }
 }
 
+/// Goes on behind the last connection that was visited.
+#[inline(always)]
+pub(crate) fn resume_established(pass: &mut Pass) {
+    resume_in_chain(pass, is_of_bucket);
+}
+
+/// Goes on behind the last listener that was visited.
+#[inline(always)]
+pub(crate) fn resume_listeners(pass: &mut Pass) {
+    resume_in_chain(pass, |sk, _| sk.state() == state::LISTEN);
+}
+
 #[inline(always)]
 fn is_of_bucket<M: Memory>(sk: Sock<M>, pass: &Pass) -> bool {
     field!(sk, skc_hash: u32) & pass.mask == pass.bucket
 }
 
-unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
+/// Visits the next connection.
+pub(crate) unsafe extern "C" fn step_established<U: Use>(_: u32, _: *mut c_void) -> i64 {
     let Some(pass) = maps::pass() else { return STOP };
     if pass.node == 0 {
         return enter_bucket::<1>(pass, 0);
@@ -159,16 +214,20 @@ unsafe extern "C" fn step_established(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge(sk, pass) {
+    let address = sk.0 as u64;
+    if is_new && U::visit(address) == 0 {
         return STOP;
     }
+    let Some(pass) = maps::pass() else { return STOP };
+    let sk = copied(address, pass);
     pass.index += 1;
     let end = u64::from(pass.bucket);
     go_on(pass, field!(sk, skc_nulls_node: u64), end);
     if is_new { if_time(pass, 8) } else { GO_ON }
 }
 
-unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
+/// Visits the next listener, or the next connection in its queue.
+pub(crate) unsafe extern "C" fn step_listeners<U: Use>(_: u32, _: *mut c_void) -> i64 {
     let Some(pass) = maps::pass() else { return STOP };
     if pass.owner != 0 {
         return queues::step(pass);
@@ -181,9 +240,12 @@ unsafe extern "C" fn step_listeners(_: u32, _: *mut c_void) -> i64 {
         return begin_again(pass);
     }
     let is_new = pass.index >= pass.judged;
-    if is_new && !judge(sk, pass) {
+    let address = sk.0 as u64;
+    if is_new && U::visit(address) == 0 {
         return STOP;
     }
+    let Some(pass) = maps::pass() else { return STOP };
+    let sk = copied(address, pass);
     pass.index += 1;
     if is_new {
         queues::begin(sk, pass);
@@ -308,20 +370,6 @@ fn go_on(pass: &mut Pass, next: u64, end: u64) {
     }
 }
 
-/// Judges the socket if its namespace is looked at; `false` where there is no place for its record.
-#[inline(always)]
-fn judge(sk: Sock<Copied>, pass: &mut Pass) -> bool {
-    let net = field!(sk, skc_net: u64);
-    let Some(mut everywhere) = Everywhere::at(net, pass) else { return true };
-    if !maps::has_place_for_found() {
-        return false;
-    }
-    pass.met += 1;
-    // The record has its place.
-    let _ = visit(sk, &mut everywhere);
-    true
-}
-
 /// The namespace of the socket that is judged, among all.
 struct Everywhere {
     walk: &'static mut Walk,
@@ -329,16 +377,31 @@ struct Everywhere {
     read: Probed,
 }
 
+/// The namespace of the socket, if it is looked at.
+#[inline(always)]
+pub(crate) fn namespace_of(
+    sk: Sock<Copied>,
+    pass: &mut Pass,
+) -> Option<&'static mut NamespaceWalk> {
+    namespace_at(field!(sk, skc_net: u64), pass)
+}
+
+/// The namespace with this `struct net`, if it is looked at.
+#[inline(always)]
+fn namespace_at(net: u64, pass: &mut Pass) -> Option<&'static mut NamespaceWalk> {
+    // Most sockets have the namespace of the one before.
+    if net != pass.last_net {
+        pass.last_slot = maps::slot_of(net).map_or(u32::MAX, |slot| slot);
+        pass.last_net = net;
+    }
+    maps::namespace(pass.last_slot)
+}
+
 impl Everywhere {
     /// In the namespace with this `struct net`, if it is looked at.
     #[inline(always)]
     fn at(net: u64, pass: &mut Pass) -> Option<Self> {
-        // Most sockets have the namespace of the one before.
-        if net != pass.last_net {
-            pass.last_slot = maps::slot_of(net).map_or(u32::MAX, |slot| slot);
-            pass.last_net = net;
-        }
-        let namespace = maps::namespace(pass.last_slot)?;
+        let namespace = namespace_at(net, pass)?;
         Some(Self { walk: maps::walk()?, namespace, read: Probed { word: pass.word.as_mut_ptr() } })
     }
 }

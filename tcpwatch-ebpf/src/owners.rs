@@ -14,7 +14,8 @@ use tcpwatch_common::OwnerRecord;
 use crate::{
     inventory::IterMeta,
     maps::WANTED,
-    sock::{Object, field, leader_comm},
+    memory::{Object, field},
+    sock::leader_comm,
 };
 
 /// `struct bpf_iter__task_file`, a stable context: each member is aligned to 8 bytes.

@@ -16,6 +16,7 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use tcpwatch_common::ResetKey;
 
 use crate::{
+    maps::count_run,
     segment::Segment,
     send_reset,
     sock::{Sock, state},
@@ -23,12 +24,14 @@ use crate::{
 
 #[fentry(function = "tcp_v4_send_reset")]
 fn passive_reset_v4(ctx: FEntryContext) -> i32 {
+    count_run!(PASSIVE_RESET_V4);
     observe(ctx.arg(0), ctx.arg(1));
     0
 }
 
 #[fentry(function = "tcp_v6_send_reset")]
 fn passive_reset_v6(ctx: FEntryContext) -> i32 {
+    count_run!(PASSIVE_RESET_V6);
     observe(ctx.arg(0), ctx.arg(1));
     0
 }

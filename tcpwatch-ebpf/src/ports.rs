@@ -10,7 +10,8 @@ use tcpwatch_common::{
 use crate::{
     judge::Target,
     maps::DESTINATIONS,
-    sock::{Memory, Sock, TimeWaitSock, state},
+    memory::Memory,
+    sock::{Sock, TimeWaitSock, state},
 };
 
 /// Whether automatic assignment would use the port.

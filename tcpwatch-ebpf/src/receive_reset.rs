@@ -13,7 +13,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpwatch_common::{Counters, ResetKey, STATES};
 
 use crate::{
-    maps::counters,
+    maps::{count_run, counters},
     notes,
     origins::{self, Culprit, Ends},
     scope, send_reset,
@@ -26,6 +26,7 @@ const RECEIVED: u8 = 1;
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
+    count_run!(RECEIVE_RESET);
     if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
         let sk_state = sk.state();
         /// Set for an orphan, and after shutdown() for both directions.

@@ -10,7 +10,8 @@ use tcpwatch_common::{Address, Tuple};
 
 use crate::{
     log,
-    sock::{Namespace, Object, field},
+    memory::{Object, field},
+    sock::Namespace,
 };
 
 /// `struct sk_buff` of a segment, its headers found.

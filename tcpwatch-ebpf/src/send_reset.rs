@@ -14,11 +14,12 @@ use tcpwatch_common::{ResetKey, reset_flags as flags, reset_sizes as sizes};
 
 use crate::{
     log,
-    maps::{RESETS, counters},
+    maps::{RESETS, count_run, counters},
+    memory::{are_given, offset},
     origins::{self, Culprit, Ends},
     scope,
     segment::Segment,
-    sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, are_given, offset, state},
+    sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, state},
     stream,
     tcp_sock::TcpSock,
 };
@@ -30,6 +31,7 @@ const SENT: u8 = 0;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn send_reset(ctx: BtfTracePointContext) -> i32 {
+    count_run!(SEND_RESET);
     let mut key = ResetKey::default();
     // Where the constant is 2 the verifier never looks at the third argument, which older kernels
     // would refuse.

@@ -22,7 +22,7 @@ use tcpwatch_common::{
 
 use crate::{
     focus, log,
-    maps::{Share, counters, emit},
+    maps::{Share, count_run, counters, emit},
     notes::{self, Put},
     scope, services,
     sock::{IPPROTO_TCP, Sock, current_leader_comm, state},
@@ -31,6 +31,7 @@ use crate::{
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state(ctx: BtfTracePointContext) -> i32 {
+    count_run!(SET_STATE);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {

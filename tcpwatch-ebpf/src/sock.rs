@@ -1,9 +1,7 @@
-//! Kernel structures, read at the offsets of the running kernel; the only unsafe reads.
+//! Sockets and their namespaces, by the fields of the kernel's structures.
 //!
-//! A [`Sock`] wraps an address and how memory there is read, see [`Memory`]: [`Typed`] is one load
-//! instruction through a pointer that the verifier knows the type of; a load through a stale pointer
-//! yields 0 (the kernel's exception table), never a fault. [`Copied`] goes through
-//! `bpf_probe_read_kernel`. `tcp_sock.rs` has the fields of `struct tcp_sock`.
+//! A [`Sock`] is an address and how memory there is read, see [`memory`](crate::memory). `tcp_sock.rs` has
+//! the fields of `struct tcp_sock`, `accept_queue.rs` what waits in the queue of a listener.
 
 use core::{
     ffi::c_void,
@@ -13,21 +11,16 @@ use core::{
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
     generated::{
-        self, bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        bpf_get_current_task_btf, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
         bpf_skc_to_tcp_timewait_sock,
     },
 };
-use tcpwatch_common::{AF_INET, Address, Offsets, Tuple};
+use tcpwatch_common::{AF_INET, Address, Tuple};
 
-use crate::log;
-
-/// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
-/// within the first 120, and slab objects are aligned to 64.
-pub(crate) const HEAD_BYTES: usize = 128;
-
-/// Set by the agent before the load, frozen since.
-#[unsafe(no_mangle)]
-pub(crate) static OFFSETS: Offsets = Offsets::ABSENT;
+use crate::{
+    log,
+    memory::{Copied, Memory, Object, Typed, field, has, offset},
+};
 
 /// `IPPROTO_TCP`; `inet_sock_set_state` also fires for SCTP, DCCP and MPTCP.
 pub(crate) const IPPROTO_TCP: u16 = 6;
@@ -54,116 +47,6 @@ pub(crate) const SOCK_DEAD: u64 = 1 << 0;
 pub(crate) const SOCK_LINGER: u64 = 1 << 4;
 /// `SOCK_DONE`, 1: the peer's FIN has come (`tcp_fin`, net/ipv4/tcp_input.c).
 pub(crate) const SOCK_DONE: u64 = 1 << 1;
-
-/// The value of a frozen offset.
-macro_rules! offset {
-    ($field:ident) => {
-        // SAFETY: a static of this program; volatile, so that the compiler does not fold the
-        // placeholder value into the code.
-        unsafe { core::ptr::read_volatile(&raw const $crate::sock::OFFSETS.$field) }
-    };
-}
-pub(crate) use offset;
-
-/// Whether the running kernel has the field.
-macro_rules! has {
-    ($field:ident) => {
-        $crate::sock::offset!($field) != tcpwatch_common::ABSENT
-    };
-}
-pub(crate) use has;
-
-/// How the fields of a structure are read.
-pub(crate) trait Memory: Copy {
-    /// How those of other structures are read, to which it points.
-    type Beyond: Memory<Beyond = Self::Beyond>;
-
-    /// Loads the field of type `T` at this offset.
-    ///
-    /// # Safety
-    /// `base` must be an address that this memory can read from, and `offset` that of a field of `T`'s
-    /// size in the structure there.
-    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T;
-
-    /// For the structures to which it points.
-    fn beyond(self) -> Self::Beyond;
-}
-
-/// Through a pointer whose type the verifier knows.
-#[derive(Clone, Copy)]
-pub(crate) struct Typed;
-
-impl Memory for Typed {
-    type Beyond = Self;
-
-    #[inline(always)]
-    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
-        // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
-        unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
-    }
-
-    #[inline(always)]
-    fn beyond(self) -> Self {
-        self
-    }
-}
-
-/// Through `bpf_probe_read_kernel`, with a copy of the structure's beginning, which was read at once.
-#[derive(Clone, Copy)]
-pub(crate) struct Copied {
-    /// The first [`HEAD_BYTES`] of the structure.
-    pub(crate) head: *const u8,
-    /// Where a field is read to that lies behind them: two words of a map, so that no field takes
-    /// space on the program's own stack.
-    pub(crate) word: *mut u64,
-}
-
-impl Memory for Copied {
-    type Beyond = Probed;
-
-    #[inline(always)]
-    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
-        // The offset is a constant for the verifier: it sees one of the two branches.
-        if offset as usize + size_of::<T>() <= HEAD_BYTES {
-            // SAFETY: within the copy, as just tested.
-            return unsafe { read_volatile(self.head.add(offset as usize).cast::<T>()) };
-        }
-        // SAFETY: as the caller says.
-        unsafe { self.beyond().load(base, offset) }
-    }
-
-    #[inline(always)]
-    fn beyond(self) -> Probed {
-        Probed { word: self.word }
-    }
-}
-
-/// Through `bpf_probe_read_kernel`, a field at a time.
-#[derive(Clone, Copy)]
-pub(crate) struct Probed {
-    /// See [`Copied::word`].
-    pub(crate) word: *mut u64,
-}
-
-impl Memory for Probed {
-    type Beyond = Self;
-
-    #[inline(always)]
-    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
-        const { assert!(size_of::<T>() <= 16) };
-        let field = (base as u64 + u64::from(offset)) as *const c_void;
-        // SAFETY: `word` is writable for 16 bytes, which the helper clears where it cannot read.
-        unsafe {
-            generated::bpf_probe_read_kernel(self.word.cast(), size_of::<T>() as u32, field);
-            read_volatile(self.word.cast::<T>())
-        }
-    }
-
-    #[inline(always)]
-    fn beyond(self) -> Self {
-        self
-    }
-}
 
 /// How a socket is taken for one of its kinds.
 pub(crate) trait Sockets: Memory {
@@ -214,30 +97,6 @@ impl Sockets for Copied {
     }
 }
 
-/// Loads a field of a type that a macro names.
-macro_rules! field {
-    ($self:expr, $field:ident: $ty:ty) => {{
-        let offset = $crate::sock::offset!($field);
-        // SAFETY: the offset is that of this field, and the address is of the type that has it.
-        unsafe { $crate::sock::Memory::load::<$ty>($self.1, $self.0, offset) }
-    }};
-}
-pub(crate) use field;
-
-/// Whether the first two arguments of a BTF tracepoint are not NULL, read from their bits.
-///
-/// From 6.5 on the verifier takes each argument for valid and removes the branch of a comparison
-/// with NULL, so the pointer itself must not be compared first. This ended when arguments that may
-/// be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp arguments with
-/// PTR_MAYBE_NULL"). `arguments` is the program's context.
-#[inline(always)]
-pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
-    // SAFETY: the context is an array of 64-bit arguments, and the helper checks the address.
-    let bits = unsafe { bpf_probe_read_kernel(arguments.cast::<[u64; 2]>()) };
-    let [first, second] = bits.unwrap_or([0; 2]);
-    (first != 0, second != 0)
-}
-
 /// See [`Sock::address`].
 #[inline(always)]
 pub(crate) fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
@@ -245,18 +104,6 @@ pub(crate) fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
     unsafe {
         write_volatile(scratch, pointer as u64);
         read_volatile(scratch)
-    }
-}
-
-/// A structure that is only passed through on the way to a field.
-#[derive(Clone, Copy)]
-pub(crate) struct Object<M = Typed>(pub(crate) *const c_void, pub(crate) M);
-
-impl Object {
-    /// By a pointer that the verifier knows.
-    #[inline(always)]
-    pub(crate) fn typed(pointer: *const c_void) -> Self {
-        Self(pointer, Typed)
     }
 }
 
@@ -478,70 +325,6 @@ impl Namespace {
     pub(crate) fn cookie(self) -> u64 {
         if has!(net_cookie) { field!(self.0, net_cookie: u64) } else { 0 }
     }
-}
-
-/// Where a `struct request_sock` has what leads through an accept queue. Read once, and not in each turn
-/// of a loop.
-#[derive(Clone, Copy)]
-pub(crate) struct RequestFields {
-    listener: u64,
-    socket: u64,
-    next: u64,
-}
-
-impl RequestFields {
-    /// `None` where the kernel lacks one of them.
-    #[inline(always)]
-    pub(crate) fn read() -> Option<Self> {
-        if !has!(rsk_listener) || !has!(request_sk) || !has!(dl_next) {
-            return None;
-        }
-        Some(Self {
-            listener: offset!(rsk_listener).into(),
-            socket: offset!(request_sk).into(),
-            next: offset!(dl_next).into(),
-        })
-    }
-}
-
-/// Address of a `struct request_sock` in an accept queue, 0 behind the last. accept() may free it
-/// meanwhile (before 5.15 the walk holds no lock), so the queue of each is checked.
-#[derive(Clone, Copy)]
-pub(crate) struct Request(pub(crate) u64);
-
-impl Request {
-    /// The connection's socket, if it waits for this listener; else 0.
-    #[inline(always)]
-    pub(crate) fn socket(self, fields: RequestFields, listener: u64) -> u64 {
-        if self.0 == 0 || word_at(self.0 + fields.listener) != listener {
-            return 0;
-        }
-        word_at(self.0 + fields.socket)
-    }
-
-    /// The one behind it.
-    #[inline(always)]
-    pub(crate) fn next(self, fields: RequestFields) -> Self {
-        Self(word_at(self.0 + fields.next))
-    }
-}
-
-/// State of the socket at this address.
-#[inline(always)]
-pub(crate) fn state_at(sk: u64) -> u32 {
-    (word_at(sk + u64::from(offset!(skc_state))) & 0xff) as u32
-}
-
-/// The word at this address, 0 where it cannot be read: the helper clears it then. Its return value
-/// is not looked at, because a branch in a loop doubles what the verifier has to run through.
-#[inline(always)]
-fn word_at(address: u64) -> u64 {
-    let mut word = 0_u64;
-    // SAFETY: `word` is writable for its size; the helper checks the address.
-    unsafe {
-        generated::bpf_probe_read_kernel((&raw mut word).cast(), 8, address as *const c_void);
-    }
-    word
 }
 
 /// `struct tcp_timewait_sock`.

@@ -22,7 +22,7 @@ use tcpwatch_common::{
 
 use crate::{
     branchless::is_not_zero,
-    maps::{hand_over, stream_counts, stream_draft, stream_filter, stream_second},
+    maps::{count_run, hand_over, stream_counts, stream_draft, stream_filter, stream_second},
     notes::STREAMED,
     origins::Culprit,
     scope,
@@ -47,6 +47,7 @@ pub(crate) fn is_armed() -> bool {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn stream(ctx: BtfTracePointContext) -> i32 {
+    count_run!(STREAM);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))

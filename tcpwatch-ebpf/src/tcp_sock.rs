@@ -2,7 +2,11 @@
 
 use core::ffi::c_void;
 
-use crate::sock::{Memory, Object, Request, Sock, Sockets, Typed, address_of, field, has};
+use crate::{
+    accept_queue::Request,
+    memory::{Memory, Object, Typed, field, has},
+    sock::{Sock, Sockets, address_of},
+};
 
 impl<M: Sockets> Sock<M> {
     /// As a full TCP socket; `None` for a minisocket or another protocol.

@@ -169,6 +169,12 @@ impl Served {
         Ok((ages, sockets.iter().all(|it| it["age_is_exact"] == true)))
     }
 
+    /// Runs of the hook of transitions, as it counts them.
+    fn runs(&self) -> Result<u64> {
+        let series = "tcpwatch_hook_runs_total{hook=\"set_state\"}";
+        Ok(self.value(series)?.context("no runs")? as u64)
+    }
+
     fn handover(&self, outcome: &str) -> Result<Option<f64>> {
         self.value(&format!("tcpwatch_handover_total{{outcome=\"{outcome}\"}}"))
     }
@@ -197,7 +203,7 @@ fn a_killed_agent_misses_no_transition_and_no_age() -> Result<()> {
     let (ages, exact) = first.ages()?;
     let looked = Instant::now();
     assert!(exact);
-    let before = first.connected()?;
+    let (before, runs) = (first.connected()?, first.runs()?);
 
     let (made, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let second = thread::scope(|scope| {
@@ -224,6 +230,9 @@ fn a_killed_agent_misses_no_transition_and_no_age() -> Result<()> {
     let counted = second.connected()? - before;
     println!("{made} connections made, {counted} counted");
     assert_eq!(counted, made);
+    // Each connection has eight transitions and more, those of the listener's side with them.
+    let runs = second.runs()? - runs;
+    assert!(runs >= 8 * made, "{runs} runs for {made} connections");
 
     poll("an inventory", || Ok((second.ages()?.0.len() == LEAKED).then_some(())))?;
     let (ages_now, exact) = second.ages()?;
@@ -232,9 +241,6 @@ fn a_killed_agent_misses_no_transition_and_no_age() -> Result<()> {
     for (then, now) in ages.iter().zip(&ages_now) {
         assert!((now - then - passed).abs() < 1.0, "{then} s, and {now} s after {passed} s");
     }
-    // The counts of the process before are no storm of this one.
-    let body = second.get("/api/v1/findings")?;
-    assert!(!body.contains("reset-storm"), "{body}");
     Ok(())
 }
 
@@ -311,7 +317,28 @@ fn descriptors_that_are_not_ours_are_closed_and_an_agent_starts_all_the_same() -
         manager.store.push((name.to_owned(), foreign.into()));
     }
     let agent = manager.start(&ns, "")?;
-    assert_eq!(agent.handover("handed_over")?, Some(1.0));
+    assert_eq!(agent.handover("fresh")?, Some(1.0), "none of them was a hook");
+    assert_eq!(agent.value("tcpwatch_blind_seconds_total")?, None);
     assert!(programs_of(&manager)?.len() == 1, "its own is stored instead");
     Ok(())
+}
+
+#[test]
+fn a_kernel_side_whose_hook_is_not_attached_is_not_adopted() -> Result<()> {
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    let ns = Namespace::new("detached")?;
+    let mut manager = Manager::new()?;
+    drop(manager.start(&ns, "")?);
+    let find = |name: &str| manager.store.iter().position(|(stored, _)| stored == name);
+    let link = find("link set_state").context("no link")?;
+    let program = find("program set_state").context("no program")?;
+    // All fits but this one, which is no link.
+    manager.store[link].1 = manager.store[program].1.try_clone()?;
+    let agent = manager.start(&ns, "")?;
+    assert_eq!(agent.handover("fresh")?, Some(1.0), "nothing was attached");
+    let refused = ns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 7_503)))?;
+    assert!(refused.is_err(), "no process listens there");
+    poll("its own hook", || Ok((agent.runs()? > 0).then_some(())))
 }

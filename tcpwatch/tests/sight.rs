@@ -126,8 +126,9 @@ fn check_is_unknown_where_the_host_s_network_namespace_is_not_seen() -> Result<(
     assert_eq!(not_seen(&report, "network_namespace")?.len(), 1, "{report:#}");
 
     let both = [&NETNS[..], &PIDNS].concat();
+    let config = folder.write("i.toml", "[inventory]\none_pass = false\n")?;
     let check = "mount -t tmpfs none /run/netns; exec $TCPWATCH check";
-    let output = in_namespaces(&both, check)?;
+    let output = in_namespaces(&both, &format!("{check} --config {}", config.display()))?;
     assert_eq!(output.status.code(), UNKNOWN, "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     for hidden in
@@ -239,8 +240,12 @@ fn namespaces_that_cannot_be_entered_are_counted_by_name_and_error() -> Result<(
         return Ok(());
     }
     fs::create_dir_all("/run/netns")?;
+    let folder = Folder::new()?;
+    // The one pass enters none.
+    let config = folder.write("c.toml", "[inventory]\none_pass = false\n")?;
     let check = |drop: &str, command: &str| -> Result<Value> {
-        let script = format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command}");
+        let iterator = format!("--config {}", config.display());
+        let script = format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH {command} {iterator}");
         json(&in_namespaces(&PIDNS, &script)?)
     };
     let all = check("", "check --json")?;
@@ -260,6 +265,34 @@ fn namespaces_that_cannot_be_entered_are_counted_by_name_and_error() -> Result<(
 }
 
 #[test]
+fn counters_of_a_namespace_without_a_process_are_said_not_to_be_seen() -> Result<()> {
+    if !ready()? {
+        return Ok(());
+    }
+    fs::create_dir_all("/run/netns")?;
+    let doctor = json(&tcpwatch().args(["doctor", "--json"]).output()?)?;
+    if doctor["walk"]["walk"] != "one_pass" {
+        scenes::note_skip("needs the one pass, which kernels before 6.1 do not have");
+        return Ok(());
+    }
+    let check = |drop: &str| -> Result<Value> {
+        json(&in_namespaces(
+            &PIDNS,
+            &format!("{TWO_NAMESPACES} exec setpriv {drop} $TCPWATCH check --json"),
+        )?)
+    };
+    assert_eq!(not_seen(&check("")?, "namespaces")?, Vec::<&Value>::new());
+    let report = check("--bounding-set=-sys_admin")?;
+    let unread = not_seen(&report, "namespaces")?;
+    assert_eq!(unread.len(), 1, "{report:#}");
+    assert_eq!((&unread[0]["count"], &unread[0]["errno"]), (&2.into(), &"EPERM".into()));
+    let text = unread[0].to_string();
+    assert!(text.contains("counters of 2 network namespaces"), "{text}");
+    assert!(text.contains("CAP_SYS_ADMIN"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn namespaces_of_processes_that_may_not_be_read_are_counted_once_each() -> Result<()> {
     if !ready()? {
         return Ok(());
@@ -272,12 +305,16 @@ fn namespaces_of_processes_that_may_not_be_read_are_counted_once_each() -> Resul
         $other_user & $other_user & $other_user &
         while [ $(grep -l '^sleep$' /proc/[0-9]*/comm | wc -l) != 5 ]; do sleep 0.1; done
         exec setpriv --bounding-set=-sys_ptrace $TCPWATCH check --json";
-    let report = json(&in_namespaces(&PIDNS, script)?)?;
-    let hidden = not_seen(&report, "namespaces")?;
-    assert_eq!(hidden.len(), 1, "{report:#}");
-    assert_eq!((&hidden[0]["count"], &hidden[0]["errno"]), (&1.into(), &"EACCES".into()));
-    let why = hidden[0]["why"].as_str().context("no words")?;
-    assert!(why.contains("CAP_SYS_PTRACE"), "{why}");
+    let folder = Folder::new()?;
+    let iterator = folder.write("c.toml", "[inventory]\none_pass = false\n")?;
+    for by in [String::new(), format!(" --config {}", iterator.display())] {
+        let report = json(&in_namespaces(&PIDNS, &format!("{script}{by}"))?)?;
+        let hidden = not_seen(&report, "namespaces")?;
+        assert_eq!(hidden.len(), 1, "{report:#}");
+        assert_eq!((&hidden[0]["count"], &hidden[0]["errno"]), (&1.into(), &"EACCES".into()));
+        let why = hidden[0]["why"].as_str().context("no words")?;
+        assert!(why.contains("CAP_SYS_PTRACE"), "{why}");
+    }
     Ok(())
 }
 

@@ -147,6 +147,7 @@ fn sockets_behind_a_finding_are_as_many_as_its_evidence_says() -> Result<()> {
     let document = listed(&agent, &format!("finding={id}"))?;
     let [only] = rows(&document)? else { anyhow::bail!("not one: {document:#}") };
     assert_eq!(only["local"], only["peer"]);
+    assert_eq!(document["total"], finding["evidence"]["sockets"]);
     drop(itself);
 
     // An id that ends is not found any more.

@@ -33,6 +33,7 @@ pub(crate) fn test() -> Result<()> {
 
     steps.step("formatting", formatting)?;
     steps.step("lints", lints)?;
+    steps.step("documentation", documentation)?;
     steps.step("licences and sources of dependencies", dependencies)?;
     steps.step("the BPF object is the one that the sources make", ebpf::check)?;
     steps.step("tools for the kernel tests", || {
@@ -61,7 +62,6 @@ pub(crate) fn test() -> Result<()> {
         let why = format!("not root; run: {}", as_root("test"));
         steps.skip("a healthy host raises nothing", &why)?;
     }
-    steps.step("documentation", documentation)?;
     steps.step("alert rules", alert_rules)?;
     steps.step("systemd unit", systemd_unit)?;
     steps.step("journal catalog", journal_catalog)?;

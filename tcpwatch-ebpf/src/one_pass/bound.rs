@@ -17,8 +17,9 @@ use super::{
 use crate::{
     judge::{Target, visit_bound},
     maps,
+    memory::{Copied, Object, Probed, field, has, offset},
     ports::{bit, has_bit, in_range, word},
-    sock::{Copied, Object, Probed, Sock, field, has, offset, state},
+    sock::{Sock, state},
 };
 
 /// Sockets and addresses of a port that are looked at: each takes some 100 ns, and a slice does not end

@@ -12,7 +12,7 @@ use tcpwatch_common::{LIST_AGAIN, NamespaceRecord, PORT_WORDS, Pass, Walk, progr
 use super::{STOP, if_time, word_at};
 use crate::{
     maps,
-    sock::{Object, Probed, field, has, offset},
+    memory::{Object, Probed, field, has, offset},
 };
 
 /// Parents that are followed from the agent up to the first task.

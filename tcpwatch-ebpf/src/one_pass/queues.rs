@@ -5,9 +5,11 @@ use tcpwatch_common::{Pass, QueueOf};
 
 use super::GO_ON;
 use crate::{
+    accept_queue::{Request, RequestFields, state_at},
     judge::QUEUE_LOOK,
     maps::{self, QUEUES},
-    sock::{Copied, Request, RequestFields, Sock, state, state_at},
+    memory::Copied,
+    sock::{Sock, state},
 };
 
 /// Begins with the queue of this listener, if any connection waits there.

@@ -136,6 +136,7 @@ impl Agent {
         counters.lost.push(("decode", self.ring.get_ref().malformed() + malformed));
         counters.lost.push(("inventory", self.failures.total));
         counters.lost.push(("owners", self.failures.look_ups));
+        counters.lost.push(("chains", self.failures.chains));
         counters.lost.push(("descriptions", self.undescribed));
         counters.lost.push(("log", log::lost_lines()));
         Some(counters)

@@ -170,6 +170,8 @@ struct Failures {
     in_a_row: u64,
     /// Owner look-ups that failed, which leave an inventory without names.
     look_ups: u64,
+    /// Chains of sockets whose end no inventory has seen.
+    chains: u64,
 }
 
 impl Agent {
@@ -240,6 +242,7 @@ impl Agent {
         self.cpu_time = answer.cpu_time;
         self.metrics.observe_inventory_cpu(answer.cpu_time);
         self.failures.look_ups = answer.failed_look_ups;
+        self.failures.chains = answer.chains_given_up;
         match answer.outcome {
             Ok((inventory, tables)) => {
                 if self.failures.in_a_row > 0 {

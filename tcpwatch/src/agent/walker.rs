@@ -1,6 +1,6 @@
 //! The thread that takes inventories.
 //!
-//! A walk blocks and changes its thread's network namespace, so it has a thread of its own. It
+//! A walk blocks and may change its thread's network namespace, so it has a thread of its own. It
 //! gets one order at a time and answers each; listings of sockets go straight to the client that
 //! requested them. It ends when the sender of orders is dropped.
 
@@ -42,6 +42,7 @@ pub(super) struct Answer {
     pub(super) cpu_time: Duration,
     /// Owner look-ups that have failed so far.
     pub(super) failed_look_ups: u64,
+    pub(super) chains_given_up: u64,
     /// The inventory, and how full its tables were.
     pub(super) outcome: Result<(Inventory, Vec<TableUse>), InventoryError>,
 }
@@ -160,6 +161,7 @@ fn take(walker: &mut Walker, policy: OwnerPolicy, focus: &Focus) -> Answer {
         began,
         cpu_time: thread_cpu_time().saturating_sub(before),
         failed_look_ups: walker.failed_look_ups(),
+        chains_given_up: walker.chains_given_up(),
         outcome,
     }
 }

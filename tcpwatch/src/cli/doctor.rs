@@ -98,7 +98,11 @@ struct ConfigurationRow {
 const CAPABILITIES: [(CapabilitySet, &str, &str); 4] = [
     (CapabilitySet::BPF, "CAP_BPF", "everything: no eBPF program can be loaded"),
     (CapabilitySet::PERFMON, "CAP_PERFMON", "everything: no eBPF program can be attached"),
-    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "network namespaces other than the agent's own"),
+    (
+        CapabilitySet::SYS_ADMIN,
+        "CAP_SYS_ADMIN",
+        "counters of namespaces without a process; before Linux 6.1 all of other namespaces",
+    ),
     (
         CapabilitySet::SYS_PTRACE,
         "CAP_SYS_PTRACE",

@@ -276,6 +276,8 @@ async fn watch(
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
         on_request: OnRequest { stream: true, ..OnRequest::default() },
+        // Nothing is walked, and the iterator is verified sooner.
+        one_pass: false,
         ..LoadOptions::default()
     };
     let programs = Programs::load(&load)?;

@@ -170,6 +170,7 @@ fn of_agent(
 fn look(config: &Config, request: &SocketRequest) -> Result<String, SocketsError> {
     let load = LoadOptions {
         ring_buffer_bytes: config.limits.ring_buffer_bytes,
+        one_pass: config.inventory.one_pass,
         on_request: OnRequest { listing: true, ..OnRequest::default() },
         ..LoadOptions::default()
     };

@@ -124,13 +124,14 @@ section! {
 
         /// Whether an inventory sees the sockets of all network namespaces in one pass, without
         /// entering a namespace and without a lock: true or false. It takes Linux 6.1; elsewhere,
-        /// and where it is refused, `tcpwatch doctor` says why not. false because the kernel takes
-        /// twice the time to verify it at the start.
-        pub one_pass: bool = false;
+        /// and where it is refused, `tcpwatch doctor` says why not, and tcpwatch enters one namespace
+        /// after the other, which takes CAP_SYS_ADMIN. true because many namespaces cost it hardly
+        /// more than one, and no process can hold it up.
+        pub one_pass: bool = true;
 
         /// The network namespaces that are watched: "all" or "host", which is the one in which
         /// tcpwatch runs. "all" because a container's leak fills the host's memory like any other.
-        /// "host" gives CAP_SYS_ADMIN and CAP_SYS_PTRACE up: going back to "all" takes a restart.
+        /// "host" gives CAP_SYS_PTRACE and CAP_SYS_ADMIN up: going back to "all" takes a restart.
         #[serde(with = "Word")]
         pub namespaces: Scope = Scope::All;
     }

@@ -7,6 +7,8 @@ use super::{ResetCause, ResetObservation, TcpState};
 /// Totals over all CPUs.
 #[derive(Clone, Debug, Default)]
 pub struct KernelCounters {
+    /// Runs of each hook that is loaded.
+    pub runs: Vec<(&'static str, u64)>,
     /// Transitions that occurred, by (from, to).
     pub transitions: Vec<((TcpState, TcpState), u64)>,
     /// Time spent in CLOSE_WAIT by sockets that left it.

@@ -212,7 +212,7 @@ pub struct SocketListing {
     pub cpu_time: Duration,
     /// Network namespaces that were walked.
     pub namespaces: usize,
-    /// Selected ones that could not be entered or walked.
+    /// Selected ones that could not be entered or walked, or for which the walk had no place.
     pub left_out: usize,
     /// Sockets that are selected.
     pub total: u64,

@@ -135,16 +135,6 @@ impl Attribution {
         }
     }
 
-    /// Takes the counts that are there for known: they are from before this process.
-    pub(super) fn pass_over(&mut self) {
-        for table in self.origins.iter_mut().flatten() {
-            table.for_each(|origin, entry| {
-                self.last.insert(origin, (entry.count, self.reading));
-            });
-        }
-        self.read_services();
-    }
-
     /// How full the tables were when they were read last.
     pub(super) fn table_use(&self) -> Vec<TableUse> {
         let origins = self.origins.iter().flatten().map(OriginTable::table_use);
@@ -244,6 +234,11 @@ impl Attribution {
             seen: decode_reset(origin.seen, origin.received == 1, &self.reset_reasons),
         };
         Group { service, tgid: origin.tgid }
+    }
+
+    /// Takes the connections that are counted now for known: they are from before this process.
+    pub(super) fn pass_over_services(&mut self) {
+        self.read_services();
     }
 
     fn read_services(&mut self) {

@@ -4,7 +4,7 @@
 //! makes them with a descriptor, also with one that another process has loaded.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -35,6 +35,13 @@ pub(super) fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let attributes = Attributes { name: 0, program: number(program)?, reserved: 0 };
     // SAFETY: the attributes are those of the command.
     unsafe { open(BPF_RAW_TRACEPOINT_OPEN, &attributes) }
+}
+
+/// Whether the descriptor is that of an attached program. The kernel says it in the descriptor's
+/// fdinfo (`bpf_link_show_fdinfo`, since 5.8).
+pub(super) fn is_link(descriptor: BorrowedFd<'_>) -> bool {
+    let info = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    fs::read_to_string(info).is_ok_and(|info| info.contains("link_type:"))
 }
 
 /// Opens a walk of an iterator's program, in the network namespace of the calling thread.

@@ -23,6 +23,8 @@ pub(super) struct CounterMaps {
     /// `None` without the hook.
     pub(super) resets_sent: Option<PerCpuHashMap<MapData, ResetKey, u64>>,
     pub(super) sees_resets_received: bool,
+    /// Hooks that count, with their places in [`Counters::runs`].
+    pub(super) hooks: Vec<(&'static str, usize)>,
 }
 
 /// Reads the counters; one system call and one for each kind of reset.
@@ -59,7 +61,9 @@ impl CounterReader {
             None => None,
         };
         let kinds = resets_sent.as_ref().map_or(0, Vec::len) as u64;
+        let runs = self.maps.hooks.iter().map(|(hook, place)| (*hook, sum.runs[*place])).collect();
         Some(KernelCounters {
+            runs,
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
             resets_sent,
@@ -149,6 +153,7 @@ fn add(sum: &mut Counters, cpu: &Counters) {
     for (sums, row) in sum.transitions.iter_mut().zip(&cpu.transitions) {
         add_all(sums, row);
     }
+    add_all(&mut sum.runs, &cpu.runs);
     add_all(&mut sum.close_wait_buckets, &cpu.close_wait_buckets);
     add_all(&mut sum.resets_received, &cpu.resets_received);
     sum.close_wait_sum_ns += cpu.close_wait_sum_ns;

@@ -28,6 +28,9 @@ pub enum InventoryError {
     /// Reading it.
     #[error("cannot read the walk: {0}")]
     Read(#[source] io::Error),
+    /// No program walks.
+    #[error("no walk over the sockets is loaded; `tcpwatch doctor` says why")]
+    NoWalk,
     /// This kernel refuses the program.
     #[error("sockets cannot be listed on this kernel; `tcpwatch doctor` says why")]
     NoListing,

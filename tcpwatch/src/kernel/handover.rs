@@ -124,16 +124,16 @@ impl Predecessor {
             if name == CARD {
                 predecessor.card = Card::read(&File::from(descriptor));
             } else {
-                // Any other is closed.
-                let _ = predecessor.side.take(&name, descriptor);
+                predecessor.side.take(&name, descriptor);
             }
         }
         predecessor
     }
 
-    /// Whether there is any.
-    pub(super) fn is_there(&self) -> bool {
-        !self.side.programs.is_empty()
+    /// Whether the kernel has run its hooks until now, and runs them until
+    /// [`forget`] whatever becomes of this value.
+    pub(super) fn is_attached(&self) -> bool {
+        self.side.is_attached()
     }
 
     /// Names of what the service manager holds.

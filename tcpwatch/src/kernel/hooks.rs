@@ -28,8 +28,12 @@ pub(super) enum Need {
     Indispensable,
     /// On every kernel that has it.
     Always,
-    /// On every kernel that has it, where sockets are listed.
+    /// Indispensable where the iterator walks.
+    ToWalk,
+    /// Where the iterator walks and sockets are listed.
     ToList,
+    /// Where the one pass walks and sockets are listed.
+    ToListAtOnce,
     /// On every kernel that has it, where events are read: loaded at the start and attached by their
     /// reader.
     WhileArmed,
@@ -39,7 +43,7 @@ pub(super) enum Need {
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self {
             name: programs::SET_STATE,
             target: "tp_btf/inet_sock_set_state",
@@ -56,13 +60,19 @@ impl Hook {
             name: programs::INVENTORY,
             target: "iter/tcp",
             lost_without: "every gauge of sockets, ports and queues",
-            need: Need::Indispensable,
+            need: Need::ToWalk,
         },
         Self {
             name: programs::LISTING,
             target: "iter/tcp",
             lost_without: "the sockets behind a finding (`tcpwatch sockets`)",
             need: Need::ToList,
+        },
+        Self {
+            name: programs::LISTING_PASS,
+            target: "raw_tp, run by the agent",
+            lost_without: "the sockets behind a finding (`tcpwatch sockets`)",
+            need: Need::ToListAtOnce,
         },
         Self {
             name: programs::OWNERS,
@@ -111,13 +121,13 @@ impl Hook {
     /// Whether tcpwatch does not run without it.
     #[must_use]
     pub fn is_indispensable(&self) -> bool {
-        self.need == Need::Indispensable
+        matches!(self.need, Need::Indispensable | Need::ToWalk)
     }
 
     /// Whether it runs when something happens, and not when the agent walks.
     #[must_use]
     pub fn is_event_driven(&self) -> bool {
-        !self.target.starts_with("iter/")
+        !self.target.starts_with("iter/") && self.need != Need::ToListAtOnce
     }
 
     /// Whether it is attached by a trampoline, which not every kernel has.
@@ -126,13 +136,20 @@ impl Hook {
         self.target.starts_with("fentry/") || self.target.starts_with("fexit/")
     }
 
-    /// Whether it is needed on this kernel, for what is requested.
-    pub(super) fn is_needed(&self, offsets: &Offsets, on_request: OnRequest) -> bool {
+    /// Whether it is needed on this kernel, for what is requested, where the iterator walks or not.
+    pub(super) fn is_needed(
+        &self,
+        offsets: &Offsets,
+        on_request: OnRequest,
+        iterates: bool,
+    ) -> bool {
         /// Arguments of `tcp_send_reset` since 6.10.
         const WITH_REASON: u32 = 3;
         match self.need {
             Need::Indispensable | Need::Always => true,
-            Need::ToList => on_request.listing,
+            Need::ToWalk => iterates,
+            Need::ToList => iterates && on_request.listing,
+            Need::ToListAtOnce => !iterates && on_request.listing,
             Need::WhileArmed => on_request.stream,
             Need::BeforeResetReasons => offsets.send_reset_arguments != WITH_REASON,
         }
@@ -154,7 +171,7 @@ impl Hook {
         let program = ebpf
             .program_mut(self.name)
             .ok_or_else(|| Refusal::other(format!("the object has no program {}", self.name)))?;
-        let (_, function) = self.target.split_once('/').expect("a target is kind/name");
+        let (_, function) = self.target.split_once('/').unwrap_or_default();
         load(program, function, btf).map_err(|error| {
             if let ProgramError::LoadError { verifier_log, .. } = &error {
                 tracing::debug!(hook = self.name, %verifier_log, "the verifier's log");
@@ -172,6 +189,7 @@ fn load(program: &mut Program, function: &str, btf: &Btf) -> Result<(), ProgramE
         Program::FEntry(program) => program.load(function, btf),
         Program::FExit(program) => program.load(function, btf),
         Program::Iter(program) => program.load(function, btf),
+        Program::RawTracePoint(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

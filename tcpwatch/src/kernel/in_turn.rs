@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use super::{
     error::InventoryError,
     limits,
     namespaces::{FoundNamespace, inode_of_link},
+    reach::{LeftOut, Step},
     records::Copied,
     settings,
 };
@@ -45,6 +46,7 @@ impl Walker {
         &mut self,
         copied: &mut [Copied],
         found: &[Option<&FoundNamespace>],
+        left_out: &mut LeftOut,
     ) -> Result<(), InventoryError> {
         let began = Instant::now();
         let now = super::now();
@@ -67,8 +69,12 @@ impl Walker {
                 break;
             }
             let Some(found) = found[at] else { continue };
-            if let Some(counters) = self.counters_of(found, at == 0) {
-                self.in_turn.insert(id, (counters, now));
+            match self.counters_of(found, at == 0) {
+                Ok(Some(counters)) => {
+                    self.in_turn.insert(id, (counters, now));
+                }
+                Ok(None) => {}
+                Err(error) => left_out.add(Step::Counters, Some(&error), &found.name),
             }
         }
         self.come_home()?;
@@ -85,24 +91,27 @@ impl Walker {
         Ok(())
     }
 
-    /// Through a process of the namespace, else by entering it.
-    fn counters_of(&mut self, found: &FoundNamespace, is_home: bool) -> Option<Counters> {
+    /// Through a process of the namespace, else by entering it; `None` where it has gone.
+    fn counters_of(
+        &mut self,
+        found: &FoundNamespace,
+        is_home: bool,
+    ) -> io::Result<Option<Counters>> {
         if is_home {
-            self.come_home().ok()?;
-            return Some(read("thread-self"));
+            let is_home = self.come_home().is_ok();
+            return Ok(is_home.then(|| read("thread-self")));
         }
         if let Some(pid) = found.process {
             let counters = read(&pid.to_string());
             // Another process may have its number by now.
             let link = fs::read_link(Path::new("/proc").join(pid.to_string()).join("ns/net"));
             if link.is_ok_and(|link| inode_of_link(&link, "net") == Some(found.inode)) {
-                return Some(counters);
+                return Ok(Some(counters));
             }
         }
-        // Without the privilege it is a namespace without counters.
-        let entered = found.enter().is_ok_and(|entered| entered);
+        let entered = found.enter()?;
         self.away |= entered;
-        entered.then(|| read("thread-self"))
+        Ok(entered.then(|| read("thread-self")))
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     memory::{Memory, OwnerPolicy},
     namespaces::{FoundNamespace, NetnsIds},
     notes::NoteTables,
-    one_pass::{OnePass, PassCost},
+    one_pass::OnePass,
     owners::OwnerBook,
     reach::{Reach, Whose},
     records::Copied,
@@ -37,12 +37,14 @@ use crate::facts::{Focus, Inventory, Namespace, NotSeen, TableUse, Unseen};
 
 /// The programs of a walker and the maps through which they talk.
 pub(super) struct WalkerParts {
-    pub(super) program: OwnedFd,
+    /// `None` where the one pass walks.
+    pub(super) program: Option<OwnedFd>,
     pub(super) walk: Array<MapData, Walk>,
     /// `None` where the iterator is used.
     pub(super) one_pass: Option<OnePass>,
-    /// `None` where sockets cannot be listed.
-    pub(super) listing: Option<(Array<MapData, Listing>, OwnedFd)>,
+    pub(super) listing: Array<MapData, Listing>,
+    /// The iterator that lists sockets; `None` where the one pass lists them, or none does.
+    pub(super) lister: Option<OwnedFd>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     pub(super) answers: Answers,
@@ -56,12 +58,13 @@ pub(super) struct WalkerParts {
 /// Takes inventories.
 pub struct Walker {
     /// The iterator.
-    pub(super) program: OwnedFd,
+    pub(super) program: Option<OwnedFd>,
     pub(super) walk: Array<MapData, Walk>,
     pub(super) one_pass: Option<OnePass>,
     /// Counters that the one pass needs beside what it sees.
     pub(super) in_turn: InTurn,
-    pub(super) listing: Option<(Array<MapData, Listing>, OwnedFd)>,
+    pub(super) listing: Array<MapData, Listing>,
+    pub(super) lister: Option<OwnedFd>,
     pub(super) destinations: BpfHashMap<MapData, Destination, WireUse>,
     pub(super) requests: BpfHashMap<MapData, u32, RequestUse>,
     answers: Answers,
@@ -86,6 +89,7 @@ pub struct Walker {
     /// Ends an inventory under way.
     pub(super) stop: Arc<AtomicBool>,
     failed_look_ups: u64,
+    pub(super) chains_given_up: u64,
     memory: Memory,
     pub(super) destinations_seen: u64,
     /// Ports with unanswered requests, of the namespace that had most.
@@ -106,6 +110,7 @@ impl Walker {
             walk,
             one_pass,
             listing,
+            lister,
             destinations,
             requests,
             answers,
@@ -121,6 +126,7 @@ impl Walker {
             one_pass,
             in_turn: InTurn::new(),
             listing,
+            lister,
             destinations,
             requests,
             answers,
@@ -141,6 +147,7 @@ impl Walker {
             away: false,
             stop: Arc::default(),
             failed_look_ups: 0,
+            chains_given_up: 0,
             memory: Memory::default(),
             destinations_seen: 0,
             requests_seen: 0,
@@ -171,7 +178,7 @@ impl Walker {
 
     /// Walks every namespace and names the owners of the sockets that matter. The requests of
     /// `focus` apply from now on, until the next focus replaces them. Blocks for some
-    /// milliseconds for each 10,000 sockets. The calling thread's network namespace changes while
+    /// milliseconds for each 10,000 sockets. The calling thread's network namespace may change while
     /// it runs; at the end it is the agent's own again.
     pub fn inventory(
         &mut self,
@@ -238,10 +245,10 @@ impl Walker {
         Arc::clone(&self.stop)
     }
 
-    /// Cost of the walk of the last inventory; `None` from the iterator.
+    /// Chains of the kernel's tables whose end was not seen, in all inventories.
     #[must_use]
-    pub fn pass_cost(&self) -> Option<PassCost> {
-        self.one_pass.as_ref().map(OnePass::cost)
+    pub fn chains_given_up(&self) -> u64 {
+        self.chains_given_up
     }
 
     /// Owner look-ups that failed.

@@ -16,7 +16,7 @@ use aya::{
     programs::{Program, ProgramError},
     sys::SyscallError,
 };
-use tcpwatch_common::{Answering, Closer, CloserUse, Focus, OpeningStack, maps};
+use tcpwatch_common::{Answering, Closer, CloserUse, Focus, OpeningStack, maps, programs};
 
 use super::{Hook, LoadError, bpf, error::one_line};
 
@@ -155,17 +155,21 @@ impl KernelSide {
         })
     }
 
-    /// Takes a descriptor with a name of [`named`](Self::named); gives it back with any other.
-    pub(super) fn take(&mut self, name: &str, descriptor: OwnedFd) -> Result<(), OwnedFd> {
+    /// Takes a descriptor with a name of [`named`](Self::named); closes it with any other.
+    pub(super) fn take(&mut self, name: &str, descriptor: OwnedFd) {
         let groups =
             [(MAP, &mut self.maps), (PROGRAM, &mut self.programs), (LINK, &mut self.links)];
         for (kind, group) in groups {
             if let Some(name) = name.strip_prefix(kind) {
                 group.insert(name.to_owned(), descriptor);
-                return Ok(());
+                return;
             }
         }
-        Err(descriptor)
+    }
+
+    /// Whether the kernel runs the hook that no agent is without.
+    pub(super) fn is_attached(&self) -> bool {
+        self.links.get(programs::SET_STATE).is_some_and(|link| bpf::is_link(link.as_fd()))
     }
 }
 

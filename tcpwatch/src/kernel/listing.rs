@@ -2,11 +2,12 @@
 //!
 //! The kernel side selects by state, ports, addresses and conditions, counts what matches and
 //! copies up a bounded number. Here the processes are looked up, the oldest sockets come first, and
-//! those beyond the limit are cut. Only the namespace that the selection names is entered.
+//! those beyond the limit are cut. The one pass, where it is there, lists all namespaces at once; else
+//! it enters the selected namespaces.
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
@@ -14,16 +15,17 @@ use std::{
 };
 
 use tcpwatch_common::{
-    Address, Listing, SocketRecord, Walk, listener_flags, listing_only as only, maps,
-    socket_flags as flags,
+    Address, Found, Listing, NamespaceRecord, NamespaceWalk, PORT_WORDS, SocketRecord, Walk,
+    listener_flags, listing_only as only, maps, socket_flags as flags,
 };
 
 use super::{
-    Walker, bpf,
+    Scope, Walker, bpf,
     clock::{now, thread_cpu_time},
     endpoint,
     error::InventoryError,
     namespaces::{self, FoundNamespace},
+    one_pass::{self, OnePass, Purpose},
     settings,
     walk::read_records,
 };
@@ -57,6 +59,39 @@ struct Tour {
     matched: u64,
 }
 
+/// All that the kernel side shows of a namespace.
+#[derive(Default)]
+struct Shown {
+    records: Vec<SocketRecord>,
+    /// Addresses of their sockets.
+    seen: HashSet<u64>,
+    /// Local ports on which a socket listens.
+    listening: HashSet<u16>,
+}
+
+impl Shown {
+    fn take(&mut self, record: &SocketRecord) {
+        // A socket that moves while the table is walked may come twice.
+        if self.seen.insert(record.sk) {
+            self.records.push(*record);
+        }
+    }
+}
+
+impl Tour {
+    /// Takes over the sockets of a namespace that are selected.
+    fn copy(&mut self, shown: &Shown, netns: &Arc<str>) {
+        let listeners = Listeners::of(&shown.records);
+        let is_selected = |it: &&SocketRecord| it.listener & listener_flags::NOT_SELECTED == 0;
+        for record in shown.records.iter().filter(is_selected) {
+            if let Some(socket) = describe(record, netns, &shown.listening) {
+                let queue = if socket.unaccepted { listeners.inode_of(record) } else { 0 };
+                self.copied.push(Copied { socket, inode: record.inode, queue });
+            }
+        }
+    }
+}
+
 impl Walker {
     /// The network namespaces of this host, by inode number, with their names. Enters none.
     #[must_use]
@@ -66,9 +101,9 @@ impl Walker {
         [name(&self.home)].into_iter().chain(others.iter().map(name)).collect()
     }
 
-    /// Lists the sockets of `selection`, at most `limit` of them. Blocks as an inventory does. The
-    /// calling thread's network namespace changes while it runs; at the end it is the agent's own
-    /// again.
+    /// Lists the sockets of `selection`, at most `limit` of them. Blocks as an inventory does. With the
+    /// iterator the calling thread's network namespace changes while it runs; at the end it is the
+    /// agent's own again.
     ///
     /// # Errors
     ///
@@ -83,9 +118,18 @@ impl Walker {
         }
         let before = thread_cpu_time();
         let mut tour = Tour::default();
-        let toured = self.list_everywhere(selection, &mut tour);
-        self.come_home()?;
-        toured?;
+        match self.one_pass.take() {
+            Some(mut pass) => {
+                let listed = self.list_at_once(&mut pass, selection, &mut tour);
+                self.one_pass = Some(pass);
+                listed?;
+            }
+            None => {
+                let toured = self.list_everywhere(selection, &mut tour);
+                self.come_home()?;
+                toured?;
+            }
+        }
         let taken = now();
         let Tour { mut copied, namespaces, left_out, matched } = tour;
         // A socket whose age is not known is as old as it is idle, behind the others.
@@ -116,6 +160,76 @@ impl Walker {
             examined,
             sockets: copied.into_iter().map(|it| it.socket).collect(),
         })
+    }
+
+    fn list_at_once(
+        &mut self,
+        pass: &mut OnePass,
+        selection: &SocketSelection,
+        tour: &mut Tour,
+    ) -> Result<(), InventoryError> {
+        if !pass.lists() {
+            return Err(InventoryError::NoListing);
+        }
+        let names: HashMap<u32, Arc<str>> = self.namespace_names().into_iter().collect();
+        let name_of =
+            |record: &NamespaceRecord| names.get(&record.inode).cloned().unwrap_or_default();
+        let is_selected = |name: &str| {
+            selection.netns.as_deref().is_none_or(|selected| plain::same(selected, name))
+        };
+        let mut records = pass.list(&self.stop)?;
+        if self.scope == Scope::Host {
+            records.retain(|it| it.inode == self.home.inode);
+        }
+        records.retain(|it| is_selected(&name_of(it)));
+        // The agent's own comes first, as everywhere.
+        records.sort_by_key(|it| (it.inode != self.home.inode, it.cookie));
+        tour.left_out = records.len().saturating_sub(one_pass::entries() as usize);
+        records.truncate(one_pass::entries() as usize);
+        tour.namespaces = records.len();
+        if records.is_empty() {
+            return Ok(());
+        }
+        pass.look_at(
+            (0..)
+                .zip(&records)
+                .map(|(slot, record)| (record.net, NamespaceWalk { slot, ..NamespaceWalk::ZERO })),
+        )?;
+
+        let mut listing = self.begin_listing(selection, tour)?;
+        self.listing.set(0, *listing, 0)?;
+        let mut of_slots: BTreeMap<u32, Shown> = BTreeMap::new();
+        pass.walk_tables(Purpose::Listing, &records, &self.stop, |found| {
+            let shown = of_slots.entry(found.slot).or_default();
+            if found.kind == Found::PORT_LISTENS {
+                shown.listening.insert(found.socket.tuple.local_port);
+            } else {
+                shown.take(&found.socket);
+            }
+        })?;
+        *listing = self.listing.get(&0, 0)?;
+        tour.matched = listing.matched;
+        for (slot, shown) in &of_slots {
+            let record = records.get(*slot as usize);
+            tour.copy(shown, &record.map(name_of).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Sets the parameters of a walk, and makes those of the listing.
+    fn begin_listing(
+        &mut self,
+        selection: &SocketSelection,
+        tour: &Tour,
+    ) -> Result<Box<Listing>, InventoryError> {
+        self.generation = self.generation.wrapping_add(1).max(1);
+        *self.scratch = Walk::ZERO;
+        self.scratch.generation = self.generation;
+        self.scratch.now_ns = now().as_ns();
+        self.walk.set(0, *self.scratch, 0)?;
+        let mut listing = Box::new(to_wire(selection));
+        listing.left = COPIED.saturating_sub(tour.copied.len()) as u64;
+        Ok(listing)
     }
 
     fn list_everywhere(
@@ -174,35 +288,17 @@ impl Walker {
             tour.namespaces += 1;
             return Ok(());
         }
-        self.generation = self.generation.wrapping_add(1).max(1);
-        *self.scratch = Walk::ZERO;
-        self.scratch.generation = self.generation;
-        self.scratch.now_ns = now().as_ns();
-        self.walk.set(0, *self.scratch, 0)?;
-        let mut listing = Box::new(to_wire(selection));
-        listing.left = COPIED.saturating_sub(tour.copied.len()) as u64;
-        let (map, program) = self.listing.as_mut().ok_or(InventoryError::NoListing)?;
-        map.set(0, *listing, 0)?;
+        let mut listing = self.begin_listing(selection, tour)?;
+        let program = self.lister.as_ref().ok_or(InventoryError::NoListing)?;
+        self.listing.set(0, *listing, 0)?;
         let mut file = bpf::open_walk(program.as_fd()).map_err(InventoryError::Open)?;
-        let mut records = Vec::new();
-        let mut seen = HashSet::new();
-        read_records(&mut file, |record: &SocketRecord| {
-            // A socket that moves while the table is walked may come twice.
-            if seen.insert(record.sk) {
-                records.push(*record);
-            }
-        })?;
-        *listing = map.get(&0, 0)?;
+        let mut shown = Shown::default();
+        read_records(&mut file, |record: &SocketRecord| shown.take(record))?;
+        *listing = self.listing.get(&0, 0)?;
+        shown.listening = ports_of(&listing.listening).collect();
         tour.matched += listing.matched;
         tour.namespaces += 1;
-        let listeners = Listeners::of(&records);
-        let is_selected = |it: &&SocketRecord| it.listener & listener_flags::NOT_SELECTED == 0;
-        for record in records.iter().filter(is_selected) {
-            if let Some(socket) = describe(record, netns, &listing) {
-                let queue = if socket.unaccepted { listeners.inode_of(record) } else { 0 };
-                tour.copied.push(Copied { socket, inode: record.inode, queue });
-            }
-        }
+        tour.copy(&shown, netns);
         Ok(())
     }
 
@@ -305,11 +401,21 @@ fn address(address: IpAddr) -> Address {
     Address { words }
 }
 
-fn describe(record: &SocketRecord, netns: &Arc<str>, listing: &Listing) -> Option<ListedSocket> {
+/// The ports whose bits are set.
+fn ports_of(words: &[u64; PORT_WORDS]) -> impl Iterator<Item = u16> {
+    let is_set = |port: &u16| words[usize::from(port / 64)] & 1 << (port % 64) != 0;
+    (0..=u16::MAX).filter(is_set)
+}
+
+fn describe(
+    record: &SocketRecord,
+    netns: &Arc<str>,
+    listening: &HashSet<u16>,
+) -> Option<ListedSocket> {
     let state = TcpState::from_kernel(record.state)?;
     let has = |flag: u8| record.flags & flag != 0;
     let port = record.tuple.local_port;
-    let listens = listing.listening[usize::from(port / 64)] & 1 << (port % 64) != 0;
+    let listens = listening.contains(&port);
     let is_listener = state == TcpState::Listen;
     // A request has no timer counts but that of its SYN-ACK; it is no full socket.
     let is_request = state == TcpState::SynRecv && record.last_segment_ns == 0;

@@ -71,7 +71,6 @@ pub use handover::{Handover, Predecessor};
 pub use hooks::{Hook, HookStatus};
 pub use inventory::Walker;
 pub use memory::OwnerPolicy;
-pub use one_pass::PassCost;
 pub use privileges::{confine, confine_at_terminal};
 pub use process::ProcessReader;
 pub use programs::{LoadError, LoadOptions, OnRequest, Programs, WalkStatus, holds};

@@ -1,7 +1,8 @@
 //! The network namespaces of this host: finding, naming and entering them.
 //!
 //! The agent's own namespace is found, each one with a name under /run/netns, and that of each
-//! process. One that lives only in an open descriptor or in a single thread stays unseen.
+//! process. One that lives only in an open descriptor or in a single thread is not found
+//! here; the one pass sees its sockets, and it has no name.
 
 use std::{
     collections::{HashMap, HashSet},

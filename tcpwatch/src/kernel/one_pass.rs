@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, RingBuf};
 use tcpwatch_common::{
     Found, LIST_AGAIN, NamespaceRecord, NamespaceWalk, Offsets, PORT_WORDS, Pass, Walk, maps,
     phase, progress,
@@ -21,29 +21,40 @@ use super::{bpf, error::InventoryError, lru};
 /// The maps of the walk and what is kept between two.
 pub(super) struct OnePass {
     program: OwnedFd,
+    /// The program that selects sockets; `None` where it is not loaded.
+    listing: Option<OwnedFd>,
     pass: Array<MapData, Pass>,
     namespaces: Array<MapData, NamespaceWalk>,
     slots: BpfHashMap<MapData, u64, u32>,
     found: RingBuf<MapData>,
-    /// Contents of `slots`.
-    known: HashMap<u64, u32>,
+    /// Contents of `slots`, where they are known.
+    known: Option<HashMap<u64, u32>>,
     /// Where the list of namespaces and the tables are that all share.
     roots: Box<Pass>,
     /// Of the last walk.
     cost: PassCost,
 }
 
+/// The purpose of a walk. Each has a program of its own, and both programs take the same steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Every socket is counted, and those that are judged are copied up.
+    Inventory,
+    /// Those that match [`Listing`](tcpwatch_common::Listing) are copied up.
+    Listing,
+}
+
 /// Cost of a walk.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PassCost {
+pub(super) struct PassCost {
     /// Runs of the program.
-    pub slices: u64,
+    slices: u64,
     /// The longest of them, nanoseconds in the kernel. Interrupts within it count.
-    pub longest_ns: u64,
+    longest_ns: u64,
     /// Chains that moved while they were read, and were read again.
-    pub read_again: u64,
+    read_again: u64,
     /// Chains whose end was not seen.
-    pub given_up: u64,
+    pub(super) given_up: u64,
 }
 
 /// Namespaces that the walk looks at on this machine.
@@ -106,11 +117,12 @@ impl OnePass {
     ) -> Self {
         Self {
             program,
+            listing: None,
             pass,
             namespaces,
             slots,
             found,
-            known: HashMap::new(),
+            known: None,
             roots: Box::new(Pass::ZERO),
             cost: PassCost::default(),
         }
@@ -122,8 +134,10 @@ impl OnePass {
     ///
     /// When the kernel does not have them where they are looked for.
     pub(super) fn find_tables(&mut self) -> Result<(), InventoryError> {
+        // Of a process before that ended in the middle of a walk.
+        while self.found.next().is_some() {}
         self.pass.set(0, Pass::ZERO, 0)?;
-        if self.run(phase::ROOTS, 0)? != progress::DONE {
+        if self.run(Purpose::Inventory, phase::ROOTS, 0)? != progress::DONE {
             return Err(InventoryError::NoTables);
         }
         *self.roots = self.pass.get(&0, 0)?;
@@ -143,7 +157,7 @@ impl OnePass {
         let start = Pass { table: self.roots.table, ..Pass::ZERO };
         let mut records = Vec::new();
         let mut seen = HashSet::new();
-        let pass = self.walk(phase::NAMESPACES, start, stop, |bytes| {
+        let pass = self.walk(Purpose::Inventory, phase::NAMESPACES, start, stop, |bytes| {
             // The list is begun again when a namespace goes that was next.
             if let Some(record) = decode::<NamespaceRecord>(bytes)
                 && seen.insert(record.net)
@@ -166,7 +180,7 @@ impl OnePass {
         if record.reserved_at == 0 {
             return Ok(None);
         }
-        self.run(phase::RESERVED_PORTS, record.reserved_at)?;
+        self.run(Purpose::Inventory, phase::RESERVED_PORTS, record.reserved_at)?;
         Ok(Some(Box::new(walk.get(&0, 0)?.reserved_ports)))
     }
 
@@ -181,21 +195,39 @@ impl OnePass {
             self.namespaces.set(slot, namespace, 0)?;
             now.insert(net, slot);
         }
-        for gone in self.known.keys().filter(|net| !now.contains_key(net)) {
-            self.slots.remove(gone)?;
+        // After an error in the middle only the map itself knows them.
+        let read = || self.slots.iter().filter_map(Result::ok).collect();
+        let known: HashMap<u64, u32> = self.known.take().unwrap_or_else(read);
+        for gone in known.keys().filter(|net| !now.contains_key(net)) {
+            match self.slots.remove(gone) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         for (net, slot) in &now {
-            if self.known.get(net) != Some(slot) {
+            if known.get(net) != Some(slot) {
                 self.slots.insert(net, slot, 0)?;
             }
         }
-        self.known = now;
+        self.known = Some(now);
         Ok(())
     }
 
-    /// Walks every table: listeners, ports, and then the connections in the tables of `records`.
+    /// Takes the program that lists sockets.
+    pub(super) fn list_by(&mut self, program: Option<OwnedFd>) {
+        self.listing = program;
+    }
+
+    /// Whether sockets can be listed.
+    pub(super) fn lists(&self) -> bool {
+        self.listing.is_some()
+    }
+
+    /// Walks every table: listeners, ports if an inventory is taken, and then the connections in the
+    /// tables of `records`.
     pub(super) fn walk_tables(
         &mut self,
+        purpose: Purpose,
         records: &[NamespaceRecord],
         stop: &AtomicBool,
         mut each: impl FnMut(&Found),
@@ -209,11 +241,13 @@ impl OnePass {
         let roots = &self.roots;
         let listeners = table(roots.listener_table, roots.listener_mask);
         let ports = table(roots.bound_table, roots.bound_mask);
-        self.walk(phase::LISTENERS, listeners, stop, &mut take)?;
-        self.walk(phase::BOUND, ports, stop, &mut take)?;
+        self.walk(purpose, phase::LISTENERS, listeners, stop, &mut take)?;
+        if purpose == Purpose::Inventory {
+            self.walk(purpose, phase::BOUND, ports, stop, &mut take)?;
+        }
         let tables: BTreeSet<_> = records.iter().map(|it| (it.table, it.mask)).collect();
         for (address, mask) in tables {
-            self.walk(phase::ESTABLISHED, table(address, mask), stop, &mut take)?;
+            self.walk(purpose, phase::ESTABLISHED, table(address, mask), stop, &mut take)?;
         }
         tracing::debug!(cost = ?self.cost, "tables walked");
         Ok(())
@@ -232,6 +266,7 @@ impl OnePass {
     /// Runs slices of a phase until its end, and hands on what each copies up.
     fn walk(
         &mut self,
+        purpose: Purpose,
         phase: u64,
         start: Pass,
         stop: &AtomicBool,
@@ -239,7 +274,7 @@ impl OnePass {
     ) -> Result<Pass, InventoryError> {
         self.pass.set(0, start, 0)?;
         loop {
-            let progress = self.run(phase, 0)?;
+            let progress = self.run(purpose, phase, 0)?;
             self.cost.slices += 1;
             while let Some(record) = self.found.next() {
                 each(&record);
@@ -261,8 +296,12 @@ impl OnePass {
     }
 
     /// Runs one slice in the calling thread, on its CPU.
-    fn run(&self, phase: u64, of: u64) -> Result<u32, InventoryError> {
-        bpf::run(self.program.as_fd(), [phase, of]).map_err(InventoryError::Run)
+    fn run(&self, purpose: Purpose, phase: u64, of: u64) -> Result<u32, InventoryError> {
+        let program = match purpose {
+            Purpose::Inventory => &self.program,
+            Purpose::Listing => self.listing.as_ref().ok_or(InventoryError::NoListing)?,
+        };
+        bpf::run(program.as_fd(), [phase, of]).map_err(InventoryError::Run)
     }
 }
 

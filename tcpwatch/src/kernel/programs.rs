@@ -1,12 +1,14 @@
 //! Loads the kernel side and attaches its hooks.
 //!
 //! The object is compiled ahead and embedded; what differs between kernels is set in its
-//! `.rodata` before the load. Only `set_state` and `inventory` are indispensable: each other of the
+//! `.rodata` before the load. Only `set_state` and a walk are indispensable: each other of the
 //! [`hooks`](super::hooks) that this kernel refuses takes away its metrics, says so once, and the
 //! others go on.
 
 mod adoption;
 mod options;
+
+use std::os::fd::OwnedFd;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -124,22 +126,20 @@ impl Programs {
         let mut side = KernelSide::default();
         side.keep_maps(&ebpf)?;
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
-        let mut statuses = Vec::new();
-        for hook in
-            Hook::ALL.into_iter().filter(|hook| hook.is_needed(&types.offsets, options.on_request))
-        {
-            let outcome = hook.load(&mut ebpf, &btf, &mut side);
-            statuses.push(HookStatus { hook, outcome });
-        }
-        drop(btf);
-        return_free_memory();
-        let reach = Reach::detect();
         let one_pass = match (options.one_pass, may_pass) {
             (false, _) => Err(Refusal::other("inventory.one_pass is false")),
             (_, false) => Err(Refusal::other("this kernel lacks a field on the way (before 6.1)")),
             _ => load_one_pass(&mut ebpf, &mut side),
         };
         let (one_pass, walk) = walk_of(one_pass);
+        let mut statuses = Vec::new();
+        for hook in needed_hooks(&types, options.on_request, &walk) {
+            let outcome = hook.load(&mut ebpf, &btf, &mut side);
+            statuses.push(HookStatus { hook, outcome });
+        }
+        drop(btf);
+        return_free_memory();
+        let reach = Reach::detect();
         let symbols_by = options.symbols_by;
         Ok(Self { side, types, log, symbols_by, statuses, one_pass, walk, reach, handover })
     }
@@ -186,6 +186,10 @@ impl Programs {
         self.side.has_program(name)
     }
 
+    fn program_if_loaded(&self, name: &str) -> Result<Option<OwnedFd>, LoadError> {
+        self.has(name).then(|| self.side.program(name)).transpose()
+    }
+
     /// The reader of the stream of events, which is not armed; once.
     ///
     /// # Errors
@@ -226,18 +230,23 @@ impl Programs {
             counters,
             resets_sent: sees_resets_sent.then_some(resets),
             sees_resets_received,
+            hooks: programs::COUNTED
+                .into_iter()
+                .zip(0..)
+                .filter(|(hook, _)| self.has(hook))
+                .collect(),
         };
         let finds_owners = self.has(programs::OWNERS);
-        let lists = self.has(programs::LISTING);
+        let lister = self.program_if_loaded(programs::LISTING_PASS)?;
+        if let Some(one_pass) = &mut self.one_pass {
+            one_pass.list_by(lister);
+        }
         let parts = WalkerParts {
-            program: self.side.program(programs::INVENTORY)?,
+            program: self.program_if_loaded(programs::INVENTORY)?,
             walk: self.side.map(maps::WALK)?,
             one_pass: self.one_pass.take(),
-            listing: if lists {
-                Some((self.side.map(maps::LISTING)?, self.side.program(programs::LISTING)?))
-            } else {
-                None
-            },
+            listing: self.side.map(maps::LISTING)?,
+            lister: self.program_if_loaded(programs::LISTING)?,
             destinations: self.side.map(maps::DESTINATIONS)?,
             requests: self.side.map(maps::REQUESTS)?,
             answers: Answers::new(self.side.map(maps::ANSWERS)?),
@@ -270,7 +279,7 @@ impl Programs {
             ids,
         );
         if self.handover == Handover::Adopted {
-            attribution.pass_over();
+            attribution.pass_over_services();
         }
         let close_look = CloseLook::new(
             (self.side.map(maps::FOCUS)?, self.side.map(maps::CLOSERS_IN)?),
@@ -328,6 +337,16 @@ impl Programs {
     }
 }
 
+/// The hooks that this kernel needs beside this walk.
+fn needed_hooks(
+    types: &KernelTypes,
+    on_request: OnRequest,
+    walk: &WalkStatus,
+) -> impl Iterator<Item = Hook> {
+    let iterates = matches!(walk, WalkStatus::Iterator(_));
+    Hook::ALL.into_iter().filter(move |it| it.is_needed(&types.offsets, on_request, iterates))
+}
+
 fn walk_of(one_pass: Result<OnePass, Refusal>) -> (Option<OnePass>, WalkStatus) {
     match one_pass {
         Ok(one_pass) => (Some(one_pass), WalkStatus::OnePass),
@@ -352,7 +371,8 @@ fn load_one_pass(ebpf: &mut Ebpf, side: &mut KernelSide) -> Result<OnePass, Refu
     })?;
     let kept = side.keep_program(programs::ONE_PASS, program, false);
     kept.map_err(|error| Refusal::of(&error))?;
-    one_pass_of(side)
+    // A walk that finds no table is of no use to a successor either.
+    one_pass_of(side).inspect_err(|_| drop(side.programs.remove(programs::ONE_PASS)))
 }
 
 /// The one pass that is loaded, with its tables found.

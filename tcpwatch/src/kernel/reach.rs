@@ -188,6 +188,10 @@ pub(super) enum Step {
     Enter,
     /// Its sockets cannot be walked.
     Walk,
+    /// As [`Find`](Self::Find), for the one pass, which sees its sockets.
+    Name,
+    /// It cannot be entered for its counters, and no process in it shows them.
+    Counters,
 }
 
 impl LeftOut {
@@ -208,6 +212,19 @@ impl LeftOut {
                 }
                 Step::Enter => ("cannot be entered", CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
                 Step::Walk => ("the walk over the sockets failed", CapabilitySet::empty(), ""),
+                Step::Name => {
+                    let failed = "ns/net of the processes inside cannot be read";
+                    (failed, CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE")
+                }
+                Step::Counters => {
+                    let failed = "no process is inside, and they cannot be entered";
+                    (failed, CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")
+                }
+            };
+            let lost = match step {
+                Step::Find | Step::Enter | Step::Walk => "",
+                Step::Name => "names and counters of ",
+                Step::Counters => "counters of ",
             };
             let is_refused = matches!(errno, Some(libc::EPERM | libc::EACCES));
             let remedy = if is_refused && !holds(allows) {
@@ -217,7 +234,7 @@ impl LeftOut {
             };
             NotSeen::new(
                 Unseen::Namespaces,
-                format!("{count} {noun}{}", listed(names)),
+                format!("{lost}{count} {noun}{}", listed(names)),
                 format!("{failed}{error}{remedy}"),
             )
             .counted(count)

@@ -1,6 +1,6 @@
 //! The way through all namespaces, by either walk; the other parts of the walker do not know which.
 //!
-//! The one pass, where it is configured and loads, sees every namespace at once. Else the calling thread
+//! The one pass, where it loads, sees every namespace at once. Else the calling thread
 //! enters each namespace that is found, and the iterator shows the sockets there. Both count and copy
 //! up the same, for the kernel side judges by the same code.
 
@@ -20,7 +20,7 @@ use super::{
     error::InventoryError,
     limits,
     namespaces::{self, FoundNamespace},
-    one_pass::{self, OnePass},
+    one_pass::{self, OnePass, Purpose},
     process::container_of,
     reach::{LeftOut, Step},
     records::{CloseWaitLimits, Copied},
@@ -59,7 +59,17 @@ impl Walker {
         pass: &mut OnePass,
     ) -> Result<(Vec<Copied>, Vec<NotSeen>), InventoryError> {
         let home = Arc::clone(&self.home);
-        let (found, _) = namespaces::list(&home, self.scope);
+        let (found, mut hidden) = namespaces::list(&home, self.scope);
+        if !hidden.is_empty() {
+            let known = found.iter().filter_map(FoundNamespace::identity);
+            for identity in known.chain(namespaces::identity("thread-self")) {
+                hidden.remove(&identity);
+            }
+        }
+        let mut left_out = LeftOut::default();
+        for (pid, error) in hidden.values() {
+            left_out.add(Step::Name, Some(error), &container_of(*pid).unwrap_or_default());
+        }
         let found: HashMap<u32, &FoundNamespace> =
             found.iter().chain([&*home]).map(|it| (it.inode, it)).collect();
         let mut records = pass.list(&self.stop)?;
@@ -97,7 +107,7 @@ impl Walker {
         let mut busy: HashMap<u32, Vec<Destination>> = HashMap::new();
         let mut left = self.close_wait_limit;
         let (all, ports) = (self.close_wait_limit, &self.focus.ports);
-        pass.walk_tables(&records, &self.stop, |found| {
+        pass.walk_tables(Purpose::Inventory, &records, &self.stop, |found| {
             let Some(copied) = copied.get_mut(found.slot as usize) else { return };
             if found.kind == Found::BUSY {
                 let busy = busy.entry(found.slot).or_default();
@@ -110,6 +120,7 @@ impl Walker {
             copied.take(&found.socket, CloseWaitLimits::of(all, left + before), ports);
             left -= copied.close_wait.len() - before;
         })?;
+        self.chains_given_up += pass.cost().given_up;
         for (slot, copied) in copied.iter_mut().enumerate() {
             let slot = slot as u16;
             let busy = busy.remove(&slot.into()).unwrap_or_default();
@@ -121,8 +132,9 @@ impl Walker {
             inodes.push(record.inode);
             of_namespaces.push(named(record));
         }
-        self.read_counters(&mut copied, &of_namespaces)?;
+        self.read_counters(&mut copied, &of_namespaces, &mut left_out)?;
         let mut not_seen = self.reach.not_seen(&inodes);
+        not_seen.extend(left_out.not_seen());
         if beyond > 0 {
             let why = format!("the table of namespaces is full ({limit})");
             let lost = format!("{beyond} network namespaces");
@@ -264,7 +276,8 @@ impl Walker {
     /// Runs the walk to its end and hands on what it copies up.
     fn run(&mut self, each: impl FnMut(&SocketRecord)) -> Result<(), InventoryError> {
         // Opening it binds it to the calling thread's namespace, so each walk opens its own.
-        let mut file = bpf::open_walk(self.program.as_fd()).map_err(InventoryError::Open)?;
+        let program = self.program.as_ref().ok_or(InventoryError::NoWalk)?;
+        let mut file = bpf::open_walk(program.as_fd()).map_err(InventoryError::Open)?;
         read_records(&mut file, each)
     }
 }

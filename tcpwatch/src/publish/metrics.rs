@@ -122,6 +122,8 @@ families! {
     scope_info: Gauge = "tcpwatch_scope_info" [pidns, netns, walk];
     /// Whether a hook is attached, 1 or 0; series that need a missing hook are absent.
     hook_attached: Gauge = "tcpwatch_hook_attached" [hook];
+    /// Runs of a hook, as it counts them itself, also for sockets that it passes over.
+    hook_runs: Counter = "tcpwatch_hook_runs_total" [hook];
     /// Starts of this process by what became of the hooks of the one before: they go on, with all
     /// counts and ages (adopted); new ones were attached before they ended (handed_over); there were
     /// none (fresh).
@@ -294,6 +296,7 @@ impl Metrics {
     /// Takes over the counters of the kernel side.
     pub fn observe_counters(&mut self, counters: &KernelCounters) {
         let families = &mut self.families;
+        families.hook_runs.grow(counters.runs.iter().map(|&(hook, total)| ([hook], total)));
         let every_transition = TcpState::TRANSITIONS.map(|transition| (transition, 0));
         let transitions = every_transition.into_iter().chain(counters.transitions.iter().copied());
         families

@@ -156,8 +156,11 @@ fn first_screen_has_findings_and_plots(browser: &mut Browser) -> Result<()> {
     ensure!(shown >= KINDS.len() + 8, "{shown} rows and plots on the first screen: {bottoms:?}");
     let lines = browser.evaluate("document.querySelectorAll('figure .line').length")?;
     ensure!(lines.as_u64() >= Some(6), "{lines} plots have lines");
-    let lines = browser.evaluate("document.querySelectorAll('.spark .line').length")?;
-    ensure!(lines.as_u64() >= Some(4), "{lines} rows have lines");
+    let rows = "document.querySelectorAll('.overview tbody tr";
+    let lines = browser.evaluate(&format!("{rows}:has(.spark .line)').length"))?;
+    let rows = browser.evaluate(&format!("{rows}').length"))?;
+    ensure!(rows.as_u64() >= Some(KINDS.len() as u64), "{rows} rows");
+    ensure!(lines == rows, "{lines} of {rows} rows have a line");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -13,21 +13,27 @@ use super::{median, next_inventory};
 use crate::{agent::Agent, interrupt::Interrupt};
 
 /// Sockets of the inventory.
-const SOCKETS: usize = 100_000;
-/// Pairs of `ss` and inventory; TIME_WAIT lasts 60 s, so not for long.
+const SOCKETS: [usize; 3] = [100_000, 300_000, 600_000];
+/// Pairs of `ss` and inventory at most; TIME_WAIT lasts 60 s, so not for longer than [`LENGTH`].
 const LOOKS: usize = 15;
+const LENGTH: Duration = Duration::from_secs(25);
 
 pub(super) fn inventory(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+    SOCKETS.into_iter().try_for_each(|sockets| inventory_of(sockets, binary, interrupt))
+}
+
+fn inventory_of(sockets: usize, binary: &Path, interrupt: &Interrupt) -> Result<()> {
     const QUICK: &str = "[inventory]\ninterval = \"200ms\"\n";
     let ns = Namespace::new("bench")?;
     let everywhere = Agent::start(binary, QUICK, interrupt)?;
     let empty = everywhere.memory_kib("VmRSS")?;
     let one = format!("{QUICK}namespaces = \"host\"\n");
     let within = Agent::start_within(Some(&ns), binary, &one, interrupt)?;
-    println!("making {SOCKETS} sockets in TIME_WAIT …");
-    TimeWaits::make_many(&ns, SOCKETS, 9_000)?;
+    println!("making {sockets} sockets in TIME_WAIT …");
+    TimeWaits::make_many(&ns, sockets, 9_000)?;
     let mut rows = Vec::new();
-    for _ in 0..LOOKS {
+    let began = Instant::now();
+    while rows.len() < LOOKS && began.elapsed() < LENGTH {
         interrupt.check()?;
         rows.push([
             ss(&ns)?,

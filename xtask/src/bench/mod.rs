@@ -8,6 +8,7 @@
 mod connect;
 mod events;
 mod inventory;
+mod namespaces;
 mod scrape;
 
 use std::{
@@ -23,8 +24,10 @@ use crate::{agent::Agent, command::as_root, interrupt::Interrupt, repository};
 /// The operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
-    /// An inventory of 100,000 sockets against `ss -tan`, and the agent's memory
+    /// An inventory of 100,000 to 600,000 sockets against `ss -tan`, and the agent's memory
     Inventory,
+    /// An inventory of 1,000 network namespaces against one with the same sockets
+    Namespaces,
     /// Connections a second over loopback with and without the agent
     Connect,
     /// /metrics with 300,000 sockets, ten readers of events and an open page
@@ -43,6 +46,7 @@ pub(crate) fn bench(subject: Subject) -> Result<()> {
     let interrupt = Interrupt::install().context("handling signals")?;
     match subject {
         Subject::Inventory => inventory::inventory(&binary, &interrupt),
+        Subject::Namespaces => namespaces::namespaces(&binary, &interrupt),
         Subject::Connect => connect::connect(&binary, &interrupt),
         Subject::Scrape => scrape::scrape(&binary, &interrupt),
         Subject::Events => events::events(&binary, &interrupt),

@@ -14,11 +14,12 @@ use crate::{
 };
 
 /// Files for the guest, by their names there.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("guest.sh", include_str!("guest.sh")),
     ("prelude.sh", include_str!("prelude.sh")),
     ("leak.pl", include_str!("leak.pl")),
     ("admin.toml", include_str!("admin.toml")),
+    ("before-6.1.conf", include_str!("../../../deploy/systemd/before-6.1.conf")),
     ("host-only.conf", include_str!("../../../deploy/systemd/host-only.conf")),
 ];
 

@@ -30,7 +30,7 @@ metric_is() {
 
 # The programs of tcpwatch: systemd loads programs of other kinds.
 programs() {
-    bpftool prog show | grep -cw tracing || true
+    bpftool prog show | grep -cwE "tracing|raw_tracepoint" || true
 }
 
 # The unit is active, and with another process than this.

@@ -98,6 +98,7 @@ impl Tree {
             ("SECURITY.md", "SECURITY.md"),
             ("docs/INSTALL.md", "INSTALL.md"),
             ("deploy/debian/copyright", "copyright"),
+            ("deploy/systemd/before-6.1.conf", "examples/before-6.1.conf"),
             ("deploy/systemd/host-only.conf", "examples/host-only.conf"),
             ("deploy/prometheus/prometheus.example.yml", "examples/prometheus.example.yml"),
         ] {

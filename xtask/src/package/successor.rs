@@ -1,8 +1,9 @@
 //! The packages of this machine in two versions, for `cargo xtask e2e`: this one, and one to which
-//! it is upgraded, with another default configuration.
+//! it is upgraded, with another default configuration and another kernel side.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use super::{
     release::Release,
     target::{TARGETS, Target},
 };
-use crate::tools::Missing;
+use crate::{repository, tools::Missing};
 
 /// A version of the packages.
 #[derive(Debug)]
@@ -26,11 +27,15 @@ pub(crate) struct Packages {
     pub(crate) rpm: PathBuf,
 }
 
+/// The BPF object that a binary contains.
+const OBJECT: &str = "tcpwatch/bpf/tcpwatch.bpf.o";
+
 /// A line at the end of the next version's default configuration: without a difference there, a
 /// package manager has no reason to decide between the administrator's file and the package's.
 const NEXT_CONFIG: &str = "\n# A line of the next version.\n";
 
-/// Makes the packages of this version and of the next below `folder`, both of the same binary.
+/// Makes the packages of this version and of the next below `folder`. The next one's binary differs
+/// in its BPF object.
 pub(crate) fn this_and_next(folder: &Path) -> Result<[Packages; 2]> {
     let target = TARGETS.iter().find(|target| target.is_native());
     let target = target.context(Missing("no package is for this machine".to_owned()))?;
@@ -38,8 +43,10 @@ pub(crate) fn this_and_next(folder: &Path) -> Result<[Packages; 2]> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let this = describe(target, &release, target.build(&release)?, folder)?;
     let config = fs::read_to_string(&this.config).context("the default configuration")?;
-    let next = Built { config: folder.join("next.toml"), ..this.clone() };
-    fs::write(&next.config, config + NEXT_CONFIG).context("writing the next configuration")?;
+    let (config_path, binary) = (folder.join("next.toml"), folder.join("next-tcpwatch"));
+    fs::write(&config_path, config + NEXT_CONFIG).context("writing the next configuration")?;
+    write_with_another_object(&this.binary, &binary)?;
+    let next = Built { config: config_path, binary, ..this.clone() };
     let next_release = Release { version: next_version(&release.version), ..release.clone() };
     Ok([make(target, &release, &this, folder)?, make(target, &next_release, &next, folder)?])
 }
@@ -48,6 +55,19 @@ fn make(target: &Target, release: &Release, built: &Built, folder: &Path) -> Res
     let work = folder.join(&release.version);
     let maker = Maker { target, release, built, work, output: folder.to_owned() };
     Ok(Packages { version: release.version.clone(), deb: maker.deb()?, rpm: maker.rpm()? })
+}
+
+/// Copies the binary, with a BPF object that differs from this version's and does the same: a byte
+/// of its ELF header counts for nothing (`EI_PAD`).
+fn write_with_another_object(from: &Path, to: &Path) -> Result<()> {
+    const PADDING: usize = 15;
+    let object = fs::read(repository::root().join(OBJECT)).context(OBJECT)?;
+    let mut binary = fs::read(from).with_context(|| from.display().to_string())?;
+    let place = binary.windows(object.len()).position(|part| part == object);
+    let place = place.context("the binary does not contain its BPF object")?;
+    binary[place + PADDING] ^= 1;
+    fs::write(to, binary).with_context(|| to.display().to_string())?;
+    fs::set_permissions(to, Permissions::from_mode(0o755)).context("making it executable")
 }
 
 /// The last number is one more; a version without a number there gets one.

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["docs", "record", "tests"])]
     all: bool,
     /// Run only these tests (`agent`, or `kernel` for the unit tests that ask a kernel), with commas
-    /// between; `one_pass` runs only so
+    /// between
     #[arg(long, value_delimiter = ',', value_name = "TESTS", conflicts_with_all = ["docs", "record"])]
     tests: Vec<String>,
     /// Run no tests: record these incidents there, with commas between, into

@@ -40,14 +40,11 @@ const NOT_FOR_GUESTS: [&str; 23] = [
     "top",
 ];
 
-/// Tests that run only by their name, as `--tests one_pass`. The one pass is off unless it is
-/// configured, and an emulated machine takes a minute to verify it, for each test.
-const BY_NAME_ONLY: [&str; 1] = ["one_pass"];
-
 /// Tests of a whole agent. A kernel has its part in them through facts, which the others test; they run
 /// with `--all`, because an emulated machine starts an agent in 10 s of processor time, and they start
-/// a hundred. Not `bind_conflict`: some kernels of hosts refuse its hook.
-const OF_AGENTS: [&str; 16] = [
+/// a hundred. Not `bind_conflict`: some kernels of hosts refuse its hook. `one_pass` loads both walks in
+/// each test.
+const OF_AGENTS: [&str; 17] = [
     "agent",
     "cgroups",
     "cli",
@@ -57,6 +54,7 @@ const OF_AGENTS: [&str; 16] = [
     "listeners",
     "log",
     "lost_requests",
+    "one_pass",
     "overrides",
     "ports",
     "reset_storm",
@@ -93,8 +91,7 @@ impl Suite {
 
     /// Leaves out the tests that run only by their name, and without `all` those of agents.
     pub(super) fn unnamed(&mut self, all: bool) {
-        let is_left_out =
-            |name: &str| BY_NAME_ONLY.contains(&name) || !all && OF_AGENTS.contains(&name);
+        let is_left_out = |name: &str| !all && OF_AGENTS.contains(&name);
         self.tests.retain(|test| !is_left_out(&test.name));
     }
 

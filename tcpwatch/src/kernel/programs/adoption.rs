@@ -13,8 +13,8 @@ use super::{
         lru,
         reach::Reach,
     },
-    LoadError, LoadOptions, OBJECT, Programs, WalkStatus, check_capabilities, one_pass_of,
-    raise_limits, walk_of,
+    LoadError, LoadOptions, OBJECT, Programs, WalkStatus, check_capabilities, needed_hooks,
+    one_pass_of, raise_limits, walk_of,
 };
 
 impl Programs {
@@ -32,7 +32,7 @@ impl Programs {
         let types = KernelTypes::read()?;
         // With its log on a kernel side writes into a ring that only the process that loaded it reads.
         let key = if options.kernel_log { None } else { Some(key_of(options, &types)?) };
-        let (names, is_there) = (from.names(), from.is_there());
+        let (names, was_attached) = (from.names(), from.is_attached());
         if let Some((side, card)) = key.as_deref().and_then(|key| from.fitting(key)) {
             match Self::adopt(options, &types, side, &card) {
                 Ok(programs) => return Ok(programs),
@@ -41,7 +41,7 @@ impl Programs {
                 }
             }
         }
-        let handover = if is_there { Handover::HandedOver } else { Handover::Fresh };
+        let handover = if was_attached { Handover::HandedOver } else { Handover::Fresh };
         let programs = Self::load_anew(options, types, handover)?;
         programs.require_indispensable()?;
         handover::forget(&names);
@@ -82,8 +82,9 @@ impl Programs {
             let outcome = if side.has(&hook) { Ok(()) } else { Err(refusal_of(hook.name)) };
             HookStatus { hook, outcome }
         };
-        let needed = |hook: &Hook| hook.is_needed(&types.offsets, options.on_request);
-        let statuses = Hook::ALL.into_iter().filter(needed).map(status_of).collect();
+        if !side.is_attached() {
+            return Err(LoadError::Object("its hooks are not attached".to_owned()));
+        }
         side.begin_again()?;
         let one_pass = if side.has_program(programs::ONE_PASS) {
             one_pass_of(&side)
@@ -91,6 +92,8 @@ impl Programs {
             Err(refusal_of(programs::ONE_PASS))
         };
         let (one_pass, walk) = walk_of(one_pass);
+        let needed = needed_hooks(types, options.on_request, &walk);
+        let statuses = needed.map(status_of).collect();
         let adopted = Self {
             side,
             types: types.clone(),

@@ -54,7 +54,7 @@ pub struct LoadOptions {
 }
 
 /// Programs that run only when someone requests what they show. Without them a start takes the
-/// verifier a third less.
+/// verifier less.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OnRequest {
     /// [`Walker::list_sockets`](crate::kernel::Walker::list_sockets).
@@ -74,7 +74,7 @@ impl Default for LoadOptions {
             ring_buffer_bytes: maps::EVENTS_BYTES,
             kernel_log: false,
             symbols_by: None,
-            one_pass: false,
+            one_pass: true,
             on_request: OnRequest::default(),
         }
     }

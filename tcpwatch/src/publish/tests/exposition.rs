@@ -24,6 +24,7 @@ fn counters() -> KernelCounters {
     // Its port has no listener.
     let observation = ResetObservation { segment: true, syn: true, ..ResetObservation::default() };
     KernelCounters {
+        runs: vec![("set_state", 4_000), ("send_reset", 11)],
         unseen_causes: &[],
         transitions: vec![
             ((TcpState::Established, TcpState::CloseWait), 900),

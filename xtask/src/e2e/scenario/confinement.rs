@@ -5,7 +5,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::step::{Output, Step};
 
-/// CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_PTRACE, as bits.
+/// CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, as bits.
+const THREE: &str = "000000c000080000";
+
+/// The same and CAP_SYS_ADMIN.
 const FOUR: &str = "000000c000280000";
 
 /// CAP_BPF and CAP_PERFMON.
@@ -13,14 +16,14 @@ const TWO: &str = "000000c000000000";
 
 pub(super) const STEPS: &[Step] = &[
     Step {
-        name: "every thread has four capabilities, no new privileges, and both filters",
+        name: "every thread has three capabilities, no new privileges, and both filters",
         script: "
             for thread in /proc/$(main_pid)/task/*; do
                 echo \"thread=$thread\"
                 grep -E '^(Uid|Cap|NoNewPrivs|Seccomp)' \"$thread/status\"
             done
         ",
-        judge: |output| confined(output, FOUR),
+        judge: |output| confined(output, THREE),
     },
     Step {
         name: "the process sees a root that it cannot write, and no homes",
@@ -50,9 +53,46 @@ pub(super) const STEPS: &[Step] = &[
         },
     },
     Step {
-        name: "systemd-analyze rates the exposure 2.2, as the unit's comment says",
+        name: "systemd-analyze rates the exposure 1.9, as the unit's comment says",
         script: "systemd-analyze security --no-pager tcpwatch",
-        judge: |output| exposure_is(output, 2.2),
+        judge: |output| exposure_is(output, 1.9),
+    },
+    Step {
+        name: "the example before-6.1.conf lets tcpwatch enter namespaces",
+        script: "
+            folder=/etc/systemd/system/tcpwatch.service.d
+            mkdir -p $folder
+            ip netns add other
+            ip netns exec other sleep 600 &
+            inside=$!
+            systemctl restart tcpwatch
+            get /metrics | grep '^tcpwatch_scope_info'
+            get /api/v1/findings | grep -oE '\"what\": ?\"namespaces\"' || true
+            cp before-6.1.conf $folder/
+            systemctl daemon-reload
+            systemctl restart tcpwatch
+            echo with the drop-in:
+            for thread in /proc/$(main_pid)/task/*; do
+                echo \"thread=$thread\"
+                grep -E '^(Uid|Cap|NoNewPrivs|Seccomp)' \"$thread/status\"
+            done
+            get /api/v1/findings | grep -oE '\"what\": ?\"namespaces\"' || true
+            systemd-analyze security --no-pager tcpwatch
+            kill $inside
+            ip netns delete other
+            rm -r $folder
+            systemctl daemon-reload
+            systemctl restart tcpwatch
+        ",
+        judge: |output| {
+            output.succeeds()?;
+            let (without, with) = output.text.split_once("with the drop-in:").context("half")?;
+            let iterates = without.contains("walk=\"iterator\"");
+            ensure!(without.contains("\"what\"") == iterates, "the namespaces that are not seen");
+            ensure!(!with.contains("\"what\""), "a namespace is not seen with the drop-in");
+            confined(output, FOUR)?;
+            exposure_is(output, 2.2)
+        },
     },
     Step {
         name: "the example host-only.conf leaves two capabilities and an exposure of 1.6",

@@ -1,5 +1,5 @@
-//! The next .deb, whose default configuration differs, over this one, whose configuration the
-//! administrator has changed; and the way back.
+//! The next .deb, whose default configuration and kernel side differ, over this one, whose
+//! configuration the administrator has changed; the way back; and this one over itself.
 
 use anyhow::{Result, ensure};
 
@@ -20,7 +20,7 @@ pub(super) const STEPS: &[Step] = &[
             echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
             echo \"enabled=$(systemctl is-enabled tcpwatch)\"
         ",
-        judge: installed_as_expected,
+        judge: |output| installed_as_expected(output, "handed_over"),
     },
     Step {
         name: "this version goes over the next one again",
@@ -35,7 +35,22 @@ pub(super) const STEPS: &[Step] = &[
             echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
             echo \"enabled=$(systemctl is-enabled tcpwatch)\"
         ",
-        judge: installed_as_expected,
+        judge: |output| installed_as_expected(output, "handed_over"),
+    },
+    Step {
+        name: "the same version again goes on with the hooks as they are",
+        script: "
+            before=$(main_pid)
+            dpkg --force-confold --install this.deb
+            until_true restarted_from \"$before\"
+            get /-/ready
+            get /metrics | grep -E '^tcpwatch_(handover|blind)'
+            cmp admin.toml $config
+            echo \"expected=$(cat this.version)-1\"
+            echo \"installed=$(dpkg-query -W -f '${Version}' tcpwatch)\"
+            echo \"enabled=$(systemctl is-enabled tcpwatch)\"
+        ",
+        judge: |output| installed_as_expected(output, "adopted"),
     },
     Step {
         name: "a service that the administrator has disabled and stopped stays so in an upgrade",
@@ -53,11 +68,10 @@ pub(super) const STEPS: &[Step] = &[
     },
 ];
 
-fn installed_as_expected(output: &Output) -> Result<()> {
+fn installed_as_expected(output: &Output, handover: &str) -> Result<()> {
     output.succeeds()?;
     output.contains(" 200 OK")?;
-    // Both versions have the same kernel side.
-    output.contains("tcpwatch_handover_total{outcome=\"adopted\"} 1")?;
+    output.contains(&format!("tcpwatch_handover_total{{outcome=\"{handover}\"}} 1"))?;
     output.contains("tcpwatch_blind_seconds_total 0")?;
     output.is("enabled", "enabled")?;
     let (expected, installed) = (output.value("expected")?, output.value("installed")?);

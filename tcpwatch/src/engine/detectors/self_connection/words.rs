@@ -35,6 +35,7 @@ pub(crate) fn verdict(
     let inside = (low..=high).contains(&endpoint.port);
     let mut evidence = EvidenceMap::default();
     evidence
+        .count("sockets", 1)
         .text("state", socket.state.label())
         .object("port_range", reserved_ports::evidence_of_range(&namespace.ports))
         .flag("port_is_in_range", inside);

@@ -1,0 +1,164 @@
+//! How kernel memory is read, at the offsets of the running kernel.
+//!
+//! A structure is an address and a [`Memory`]: [`Typed`] is one load instruction through a pointer that
+//! the verifier knows the type of; a load through a stale pointer yields 0 (the kernel's exception
+//! table), never a fault. [`Copied`] and [`Probed`] go through `bpf_probe_read_kernel`.
+
+use core::{ffi::c_void, ptr::read_volatile};
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use tcpwatch_common::Offsets;
+
+/// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
+/// within the first 120, and slab objects are aligned to 64.
+pub(crate) const HEAD_BYTES: usize = 128;
+
+/// Set by the agent before the load, frozen since.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Offsets = Offsets::ABSENT;
+
+/// The value of a frozen offset.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static of this program; volatile, so that the compiler does not fold the
+        // placeholder value into the code.
+        unsafe { core::ptr::read_volatile(&raw const $crate::memory::OFFSETS.$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Whether the running kernel has the field.
+macro_rules! has {
+    ($field:ident) => {
+        $crate::memory::offset!($field) != tcpwatch_common::ABSENT
+    };
+}
+pub(crate) use has;
+
+/// How the fields of a structure are read.
+pub(crate) trait Memory: Copy {
+    /// How those of other structures are read, to which it points.
+    type Beyond: Memory<Beyond = Self::Beyond>;
+
+    /// Loads the field of type `T` at this offset.
+    ///
+    /// # Safety
+    /// `base` must be an address that this memory can read from, and `offset` that of a field of `T`'s
+    /// size in the structure there.
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T;
+
+    /// For the structures to which it points.
+    fn beyond(self) -> Self::Beyond;
+}
+
+/// Through a pointer whose type the verifier knows.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed;
+
+impl Memory for Typed {
+    type Beyond = Self;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
+        unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Self {
+        self
+    }
+}
+
+/// Through `bpf_probe_read_kernel`, with a copy of the structure's beginning, which was read at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Copied {
+    /// The first [`HEAD_BYTES`] of the structure.
+    pub(crate) head: *const u8,
+    /// Where a field is read to that lies behind them: two words of a map, so that no field takes
+    /// space on the program's own stack.
+    pub(crate) word: *mut u64,
+}
+
+impl Memory for Copied {
+    type Beyond = Probed;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        // The offset is a constant for the verifier: it sees one of the two branches.
+        if offset as usize + size_of::<T>() <= HEAD_BYTES {
+            // SAFETY: within the copy, as just tested.
+            return unsafe { read_volatile(self.head.add(offset as usize).cast::<T>()) };
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.beyond().load(base, offset) }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Probed {
+        Probed { word: self.word }
+    }
+}
+
+/// Through `bpf_probe_read_kernel`, a field at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Probed {
+    /// See [`Copied::word`].
+    pub(crate) word: *mut u64,
+}
+
+impl Memory for Probed {
+    type Beyond = Self;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
+        const { assert!(size_of::<T>() <= 16) };
+        let field = (base as u64 + u64::from(offset)) as *const c_void;
+        // SAFETY: `word` is writable for 16 bytes, which the helper clears where it cannot read.
+        unsafe {
+            generated::bpf_probe_read_kernel(self.word.cast(), size_of::<T>() as u32, field);
+            read_volatile(self.word.cast::<T>())
+        }
+    }
+
+    #[inline(always)]
+    fn beyond(self) -> Self {
+        self
+    }
+}
+
+/// Loads a field of a type that a macro names.
+macro_rules! field {
+    ($self:expr, $field:ident: $ty:ty) => {{
+        let offset = $crate::memory::offset!($field);
+        // SAFETY: the offset is that of this field, and the address is of the type that has it.
+        unsafe { $crate::memory::Memory::load::<$ty>($self.1, $self.0, offset) }
+    }};
+}
+pub(crate) use field;
+
+/// Whether the first two arguments of a BTF tracepoint are not NULL, read from their bits.
+///
+/// From 6.5 on the verifier takes each argument for valid and removes the branch of a comparison
+/// with NULL, so the pointer itself must not be compared first. This ended when arguments that may
+/// be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp arguments with
+/// PTR_MAYBE_NULL"). `arguments` is the program's context.
+#[inline(always)]
+pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
+    // SAFETY: the context is an array of 64-bit arguments, and the helper checks the address.
+    let bits = unsafe { bpf_probe_read_kernel(arguments.cast::<[u64; 2]>()) };
+    let [first, second] = bits.unwrap_or([0; 2]);
+    (first != 0, second != 0)
+}
+
+/// A structure that is only passed through on the way to a field.
+#[derive(Clone, Copy)]
+pub(crate) struct Object<M = Typed>(pub(crate) *const c_void, pub(crate) M);
+
+impl Object {
+    /// By a pointer that the verifier knows.
+    #[inline(always)]
+    pub(crate) fn typed(pointer: *const c_void) -> Self {
+        Self(pointer, Typed)
+    }
+}
