@@ -124,6 +124,8 @@ impl Manager {
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 ensure!(value("FDSTORE=").is_some(), "a descriptor without a request: {text}");
+                // systemd polls it otherwise, gets EPOLLERR from a map, and closes it.
+                ensure!(value("FDPOLL=") == Some("0"), "a map would be closed: {text}");
                 self.store.extend(descriptors.map(|it| (name.clone(), it)));
             }
         }

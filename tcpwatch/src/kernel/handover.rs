@@ -168,10 +168,11 @@ pub(super) fn forget(names: &BTreeSet<String>) {
 pub(super) fn store(side: &KernelSide, card: &Card) -> io::Result<()> {
     let file = card.write()?;
     let keep = |name: &str, descriptor: BorrowedFd<'_>| {
-        sd_notify::notify_with_fds(
-            &[NotifyState::FdStore, NotifyState::FdName(name)],
-            &[descriptor],
-        )
+        // Without polling (systemd 246): of a map it yields EPOLLERR (`bpf_map_poll`), and systemd
+        // would close it at once.
+        let state =
+            [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        sd_notify::notify_with_fds(&state, &[descriptor])
     };
     // The card last: without it the others do not fit.
     side.named().try_for_each(|(name, descriptor)| keep(&name, descriptor))?;

@@ -30,18 +30,24 @@ pub(super) fn write<'a>(reports: impl Iterator<Item = &'a Report>) -> Result<()>
 
 fn text(reports: &[&Report]) -> String {
     let mut text = HEAD.to_owned();
-    let hooks = reports.first().map_or(&[][..], |report| &report.doctor.hooks);
+    // Each kernel has some that others have no need of.
+    let mut hooks: Vec<&Hook> = Vec::new();
+    for hook in reports.iter().flat_map(|report| &report.doctor.hooks) {
+        if hooks.iter().all(|known| known.hook != hook.hook) {
+            hooks.push(hook);
+        }
+    }
     let names: Vec<String> = hooks.iter().map(|hook| format!("`{}`", hook.hook)).collect();
-    let _ = writeln!(text, "| kernel | {} |", names.join(" | "));
-    let _ = writeln!(text, "|---|{}", ":-:|".repeat(hooks.len()));
+    let _ = writeln!(text, "| kernel | walk | {} |", names.join(" | "));
+    let _ = writeln!(text, "|---|---|{}", ":-:|".repeat(hooks.len()));
     for report in reports {
-        // Before 6.10, and so in the oldest, there are hooks that later kernels have no need of.
+        let walk = report.doctor.walk.walk.replace('_', " ");
         let mark = |hook: &Hook| {
             let row = report.doctor.hooks.iter().find(|row| row.hook == hook.hook);
             row.map_or("not needed", |row| if row.attached { "yes" } else { "–" })
         };
-        let marks: Vec<&str> = hooks.iter().map(mark).collect();
-        let _ = writeln!(text, "| {} | {} |", report.release, marks.join(" | "));
+        let marks: Vec<&str> = hooks.iter().copied().map(mark).collect();
+        let _ = writeln!(text, "| {} | {walk} | {} |", report.release, marks.join(" | "));
     }
     text.push_str("\n| hook | attaches to | lost without it |\n|---|---|---|\n");
     for hook in hooks {
@@ -65,7 +71,7 @@ fn text(reports: &[&Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::report::{Doctor, Report},
+        super::report::{Doctor, Report, Walk},
         Hook, text,
     };
 
@@ -80,14 +86,15 @@ mod tests {
         };
         let report = |release: &str, hooks: Vec<Hook>| Report {
             release: release.into(),
-            doctor: Doctor { hooks },
+            doctor: Doctor { hooks, walk: Walk { walk: "one_pass".into() } },
             tests: Vec::new(),
             recordings: Vec::new(),
         };
         let old = report("5.10.0", vec![hook("owners", Some("it\n cannot")), hook("early", None)]);
         let new = report("6.1.0", vec![hook("owners", None)]);
         let both = text(&[&old, &new]);
-        assert!(both.contains("| 5.10.0 | – | yes |\n| 6.1.0 | yes | not needed |\n"), "{both}");
+        let rows = "| 5.10.0 | one pass | – | yes |\n| 6.1.0 | one pass | yes | not needed |\n";
+        assert!(both.contains(rows), "{both}");
         assert!(both.ends_with("Absent hooks\n\n- 5.10.0, `owners`: it cannot\n"), "{both}");
         assert!(text(&[&new]).contains("None: "));
     }

@@ -18,6 +18,14 @@ pub(super) struct Report {
 #[derive(Deserialize)]
 pub(super) struct Doctor {
     pub(super) hooks: Vec<Hook>,
+    pub(super) walk: Walk,
+}
+
+/// Its row of the walk.
+#[derive(Deserialize)]
+pub(super) struct Walk {
+    /// `one_pass` or `iterator`.
+    pub(super) walk: String,
 }
 
 /// A row of it.
