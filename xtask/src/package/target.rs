@@ -89,15 +89,18 @@ impl Target {
         Ok(())
     }
 
-    /// A compiler for the glibc of that machine: libraries that are linked have C code without libc.
+    /// A compiler for the glibc of that machine, with its headers: libraries that are linked have C code
+    /// that calls no libc and includes some of them.
     fn c_compiler(&self) -> Result<String> {
         if self.is_native() {
             return Ok("cc".to_owned());
         }
         let name = format!("{}-linux-gnu-gcc", self.machine);
-        if find(&name).is_none() {
-            let package = format!("gcc-{}-linux-gnu", self.machine.replace('_', "-"));
-            tools::install_packages(&[&package])?;
+        let headers = format!("/usr/{}-linux-gnu/include/stdint.h", self.machine);
+        if find(&name).is_none() || !Path::new(&headers).exists() {
+            let compiler = format!("gcc-{}-linux-gnu", self.machine.replace('_', "-"));
+            let library = format!("libc6-dev-{}-cross", self.architecture);
+            tools::install_packages(&[&compiler, &library])?;
         }
         Ok(name)
     }
