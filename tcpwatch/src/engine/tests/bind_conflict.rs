@@ -295,6 +295,23 @@ fn connections_that_an_old_process_accepted_are_named_with_it() {
 }
 
 #[test]
+fn a_socket_that_is_only_bound_is_named_with_its_process() {
+    let bound = |pid, name| {
+        let owner = owner(&process(pid, name));
+        held_by([holder(TcpState::Close, "0.0.0.0:80", "0.0.0.0:0", owner)])
+    };
+    let found = finding("0.0.0.0:80", bound(12, "module-b"));
+    assert_says(&found.title, &["module-b (pid 12) has bound 0.0.0.0:80, and does not listen"]);
+    assert_says(&found.explanation, &["until it is closed"]);
+    assert_says(&remedies_of(&found), &["ss -HtnpB '( sport = :80 )'", "module-b (pid 12)"]);
+    assert_eq!(text_of(&found, "holder.kind"), "bound_only");
+    // The very process that asks.
+    let found = finding("0.0.0.0:80", bound(31, "nginx"));
+    assert_says(&found.title, &["it has bound that port itself, with another socket"]);
+    assert_says(&found.remedies[0], &["the same port twice", "IPV6_V6ONLY"]);
+}
+
+#[test]
 fn where_nothing_is_seen_it_says_how_to_look() {
     let found = finding("0.0.0.0:80", host());
     assert_eq!(

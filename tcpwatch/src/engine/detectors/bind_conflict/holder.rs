@@ -35,6 +35,8 @@ pub(crate) enum HeldBy {
     SelfConnection,
     /// A connection of which it is the source port.
     Outgoing,
+    /// A socket that is bound and neither listens nor is connected. Only the one pass sees it.
+    BoundOnly,
     /// Connections of a listener that is gone.
     Accepted,
     /// TIME_WAIT of a connection of which it was the source port.
@@ -91,6 +93,7 @@ fn held_by(holder: &PortHolder, ports: &PortUse, asker: Option<&Process>) -> Hel
     let is_self_connected = holder.local == holder.peer;
     let is_outgoing = is_self_connected || is_outgoing(holder, ports, asker);
     match (holder.state, is_outgoing) {
+        (TcpState::Close, _) => HeldBy::BoundOnly,
         (TcpState::TimeWait, true) => HeldBy::OutgoingTimeWait,
         (TcpState::TimeWait, false) => HeldBy::AcceptedTimeWait,
         (_, true) if is_self_connected => HeldBy::SelfConnection,

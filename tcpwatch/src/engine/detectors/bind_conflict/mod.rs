@@ -12,7 +12,7 @@
 //! started since, listens there; or when it has come to listen on another port instead, as sshd
 //! does for X11, until it fails again. A program that binds the same port for both families, and
 //! learns that it has one of them already, raises nothing.
-//! Misses: a holder that is bound but neither listens nor is connected, which is in no table; one
+//! Misses: by the iterator, a holder that is bound but neither listens nor is connected; one
 //! that was gone before the inventory. On kernels without the hook, everything.
 
 mod holder;

@@ -74,6 +74,12 @@ impl BindRefusal<'_> {
                     HeldBy::Outgoing => {
                         format!("{owner} is connected from that port to {}", holding.peer)
                     }
+                    HeldBy::BoundOnly if self.is_by(holding) => {
+                        "it has bound that port itself, with another socket".to_owned()
+                    }
+                    HeldBy::BoundOnly => {
+                        format!("{owner} has bound {}, and does not listen", holding.local)
+                    }
                     HeldBy::Accepted => match &holding.owner {
                         Some(_) => format!("{connections} there still open, held by {owner}"),
                         None => format!("{connections} there still open, held by no process"),
@@ -145,6 +151,7 @@ impl BindRefusal<'_> {
         };
         match holding.by {
             HeldBy::Listener => self.is_listened_on(holding, &place),
+            HeldBy::BoundOnly => self.is_only_bound(holding, &place),
             HeldBy::SelfConnection => (
                 format!(
                     "{given}, and the socket, which connected to this very port, was connected to \
@@ -215,6 +222,44 @@ impl BindRefusal<'_> {
         }
     }
 
+    /// Whether the process that fails holds the port itself.
+    fn is_by(&self, holding: &Holding) -> bool {
+        let pid_of = |process: Option<&Process>| process.map(|process| process.pid);
+        let own = pid_of(self.process);
+        own.is_some() && own == pid_of(holding.owner.as_deref())
+    }
+
+    fn is_only_bound(&self, holding: &Holding, place: &Subject) -> (String, Vec<String>) {
+        let port = self.local.port;
+        let listed = format!("ss -HtnpB '( sport = :{port} )'");
+        let look = format!(
+            "Look at it: {} (-B shows sockets that are only bound, from iproute2 and Linux 6.8 on)",
+            text::in_its_namespace(place, &listed)
+        );
+        let close = "In the code: close a socket whose listen() or connect() is not called after \
+                     all, or failed."
+            .to_owned();
+        let kept = "A socket that is bound keeps its port until it is closed, also where it neither \
+                    listens nor is connected.";
+        if self.is_by(holding) {
+            return (
+                format!("{kept} Here the process has bound the port before, at {}.", holding.local),
+                vec![
+                    "Look into its configuration: the same port twice, or an IPv6 wildcard beside an \
+                     IPv4 one without IPV6_V6ONLY."
+                        .to_owned(),
+                    look,
+                    close,
+                ],
+            );
+        }
+        let free = match &holding.owner {
+            Some(owner) => format!("To free the port now: {}", text::stop(owner, place)),
+            None => "To free the port, end the process that holds the socket.".to_owned(),
+        };
+        (kept.to_owned(), vec![look, free, close])
+    }
+
     fn is_listened_on(&self, holding: &Holding, place: &Subject) -> (String, Vec<String>) {
         let requested = self.local;
         let listed = format!("ss -Htlnp '( sport = :{} )'", requested.port);
@@ -277,7 +322,7 @@ impl BindRefusal<'_> {
         let here = |command: String| text::in_its_namespace(&place, &command);
         (
             "The holder is gone since, or is a socket that is bound but neither listens nor is \
-             connected, which is in no table; perhaps one of the process itself, which bound the \
+             connected, which few tools show; perhaps one of the process itself, which bound the \
              port twice."
                 .to_owned(),
             vec![
@@ -346,6 +391,7 @@ const fn label(by: HeldBy) -> &'static str {
         HeldBy::Listener => "listener",
         HeldBy::SelfConnection => "self_connection",
         HeldBy::Outgoing => "outgoing_connection",
+        HeldBy::BoundOnly => "bound_only",
         HeldBy::Accepted => "accepted_connection",
         HeldBy::OutgoingTimeWait => "outgoing_time_wait",
         HeldBy::AcceptedTimeWait => "accepted_time_wait",
