@@ -58,6 +58,8 @@ pub(super) struct KernelTypes {
     pub(super) offsets: Offsets,
     /// `enum sk_rst_reason` by number; empty before 6.10.
     pub(super) reset_reasons: Vec<ResetReason>,
+    /// Whether there is `bpf_loop` (5.17 and later), without which the one pass does not load.
+    pub(super) has_loop: bool,
 }
 
 impl KernelTypes {
@@ -96,7 +98,8 @@ impl KernelTypes {
         // Elsewhere a return address looks like other words, and is not on the stack.
         let is_x86 = cfg!(target_arch = "x86_64");
         offsets.has_task_pt_regs = u32::from(is_x86 && has_helper(&btf, "task_pt_regs"));
-        Ok(Self { offsets, reset_reasons: reset_reasons(&btf) })
+        let has_loop = has_helper(&btf, "loop");
+        Ok(Self { offsets, reset_reasons: reset_reasons(&btf), has_loop })
     }
 }
 

@@ -94,7 +94,8 @@ impl Programs {
     ) -> Result<Self, LoadError> {
         let log_level = if options.kernel_log { aya_log::Level::Debug as u8 } else { LOG_OFF };
         let log_bytes = if options.kernel_log { LOG_BYTES } else { page_bytes() };
-        let may_pass = options.one_pass && one_pass::has_fields(&types.offsets);
+        let has_way = types.has_loop && one_pass::has_fields(&types.offsets);
+        let may_pass = options.one_pass && has_way;
         // The tables that only the one pass uses take no memory without it.
         let (slots, found_bytes) =
             if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
@@ -128,7 +129,9 @@ impl Programs {
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let one_pass = match (options.one_pass, may_pass) {
             (false, _) => Err(Refusal::other("inventory.one_pass is false")),
-            (_, false) => Err(Refusal::other("this kernel lacks a field on the way (before 6.1)")),
+            (_, false) => {
+                Err(Refusal::other("this kernel lacks bpf_loop or a field on the way (before 6.1)"))
+            }
             _ => load_one_pass(&mut ebpf, &mut side),
         };
         let (one_pass, walk) = walk_of(one_pass);
