@@ -303,7 +303,7 @@ fn a_socket_that_is_only_bound_is_named_with_its_process() {
     let found = finding("0.0.0.0:80", bound(12, "module-b"));
     assert_says(&found.title, &["module-b (pid 12) has bound 0.0.0.0:80, and does not listen"]);
     assert_says(&found.explanation, &["until it is closed"]);
-    assert_says(&remedies_of(&found), &["ss -HtnpB '( sport = :80 )'", "module-b (pid 12)"]);
+    assert_says(&remedies_of(&found), &["ss -HtnpB '( sport = :80 )'", "`kill 12`"]);
     assert_eq!(text_of(&found, "holder.kind"), "bound_only");
     // The very process that asks.
     let found = finding("0.0.0.0:80", bound(31, "nginx"));
