@@ -147,7 +147,8 @@ mod tests {
     use super::Report;
 
     const HEAD: &str = "@@ begin uname\n6.1.0\n@@ end uname 0 0\n@@ begin modules\n\
-        @@ end modules 0 1\n@@ begin doctor\n{\"hooks\": [{\"hook\": \"a\", \"target\": \"b\", \
+        @@ end modules 0 1\n@@ begin doctor\n{\"walk\": {\"walk\": \"iterator\"}, \
+        \"hooks\": [{\"hook\": \"a\", \"target\": \"b\", \
         \"attached\": false, \"why_not\": \"c\", \"lost_without\": \"d\"}]}\n@@ end doctor 0 1\n";
 
     #[test]
