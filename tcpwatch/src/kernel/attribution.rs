@@ -236,12 +236,8 @@ impl Attribution {
         Group { service, tgid: origin.tgid }
     }
 
-    /// Takes the connections that are counted now for known: they are from before this process.
-    pub(super) fn pass_over_services(&mut self) {
-        self.read_services();
-    }
-
-    fn read_services(&mut self) {
+    /// Reads the connections that are counted: the next reading says what was added since.
+    pub(super) fn read_services(&mut self) {
         let now = self.services.read();
         let [last, _] = std::mem::take(&mut self.service_uses);
         self.service_uses = [now, last];

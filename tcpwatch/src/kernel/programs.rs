@@ -282,7 +282,8 @@ impl Programs {
             ids,
         );
         if self.handover == Handover::Adopted {
-            attribution.pass_over_services();
+            // They are from before this process.
+            attribution.read_services();
         }
         let close_look = CloseLook::new(
             (self.side.map(maps::FOCUS)?, self.side.map(maps::CLOSERS_IN)?),
