@@ -9,6 +9,7 @@
 #![no_std]
 
 mod address;
+pub mod bench;
 mod counters;
 mod event;
 mod focus;

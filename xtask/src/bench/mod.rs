@@ -7,6 +7,8 @@
 
 mod connect;
 mod events;
+mod gauge;
+mod hooks;
 mod inventory;
 mod namespaces;
 mod scrape;
@@ -28,6 +30,8 @@ pub(crate) enum Subject {
     Inventory,
     /// An inventory of 1,000 network namespaces against one with the same sockets
     Namespaces,
+    /// Nanoseconds of a run of each hook over an empty program, along each path
+    Hooks,
     /// Connections a second over loopback with and without the agent
     Connect,
     /// /metrics with 300,000 sockets, ten readers of events and an open page
@@ -47,6 +51,7 @@ pub(crate) fn bench(subject: Subject) -> Result<()> {
     match subject {
         Subject::Inventory => inventory::inventory(&binary, &interrupt),
         Subject::Namespaces => namespaces::namespaces(&binary, &interrupt),
+        Subject::Hooks => hooks::hooks(&binary, &interrupt),
         Subject::Connect => connect::connect(&binary, &interrupt),
         Subject::Scrape => scrape::scrape(&binary, &interrupt),
         Subject::Events => events::events(&binary, &interrupt),

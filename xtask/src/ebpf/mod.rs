@@ -1,8 +1,9 @@
 //! `cargo xtask ebpf`: builds the kernel part into `tcpwatch/bpf/`, where
-//! normal builds find it and need no toolchain for it.
+//! normal builds find it and need no toolchain for it, and the programs of a
+//! benchmark into `xtask/bpf/`.
 //!
-//! Beside the object lies a record: a hash over the sources, the toolchain,
-//! a hash of the object. `--check` compares the sources with the record,
+//! Beside the kernel part lies a record: a hash over the sources, the toolchain,
+//! a hash of each object. `--check` compares the sources with the record,
 //! rebuilds, and compares the bytes if the recorded toolchain is at hand.
 //! Paths are remapped, debug sections dropped (`.BTF` and `.BTF.ext` stay) and
 //! symbols freed of the hash of their crate, so the bytes do not depend on where the tree lies.
@@ -11,6 +12,7 @@ mod record;
 mod toolchain;
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
 };
@@ -29,28 +31,38 @@ use crate::{
 /// The target that aya's programs are built for on little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Where the object lies, and its record.
-const OBJECT: &str = "tcpwatch/bpf/tcpwatch.bpf.o";
+/// The record of the objects.
 const RECORD: &str = "tcpwatch/bpf/tcpwatch.bpf.json";
 
-/// Builds, and puts the object and its record into the tree.
+/// What is made of one program of the crate.
+struct Object {
+    /// The program's name in Cargo.toml.
+    program: &'static str,
+    /// Where the object lies.
+    path: &'static str,
+}
+
+const OBJECTS: [Object; 2] = [
+    Object { program: "tcpwatch-ebpf", path: "tcpwatch/bpf/tcpwatch.bpf.o" },
+    Object { program: "bench", path: "xtask/bpf/bench.bpf.o" },
+];
+
+/// Builds, and puts the objects and their record into the tree.
 pub(crate) fn build() -> Result<()> {
     let root = repository::root();
     let sources_sha256 = sources_sha256(&root)?;
     let toolchain = Toolchain::at_hand(None)?;
-    let object = compile(&root, &toolchain)?;
-    let folder = root.join(OBJECT);
-    let folder = folder.parent().context("the object lies in a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    fs::write(root.join(OBJECT), &object).with_context(|| format!("writing {OBJECT}"))?;
-    let record =
-        Record { sources_sha256, object_sha256: sha256(&object), toolchain: toolchain.versions };
-    record.write(&root.join(RECORD))?;
-    println!("{OBJECT}: {} bytes, by {}", object.len(), record.toolchain);
-    Ok(())
+    let mut objects_sha256 = BTreeMap::new();
+    for (Object { path, .. }, object) in OBJECTS.iter().zip(compile(&root, &toolchain)?) {
+        fs::write(root.join(path), &object).with_context(|| format!("writing {path}"))?;
+        println!("{path}: {} bytes, by {}", object.len(), toolchain.versions);
+        objects_sha256.insert((*path).to_owned(), sha256(&object));
+    }
+    let record = Record { sources_sha256, objects_sha256, toolchain: toolchain.versions };
+    record.write(&root.join(RECORD))
 }
 
-/// Fails if the object in the tree is not the one that the sources make.
+/// Fails if an object in the tree is not the one that the sources make.
 pub(crate) fn check() -> Result<()> {
     let root = repository::root();
     let record = Record::read(&root.join(RECORD))?;
@@ -58,28 +70,29 @@ pub(crate) fn check() -> Result<()> {
         record.sources_sha256 == sources_sha256(&root)?,
         "the sources of the kernel part changed: run `cargo xtask ebpf`"
     );
-    let kept = fs::read(root.join(OBJECT)).with_context(|| format!("reading {OBJECT}"))?;
-    ensure!(
-        record.object_sha256 == sha256(&kept),
-        "{OBJECT} is not the one that was recorded: run `cargo xtask ebpf`"
-    );
     let toolchain = Toolchain::at_hand(Some(&record.toolchain))?;
-    let built = compile(&root, &toolchain)?;
-    if toolchain.versions == record.toolchain {
+    for (Object { path, .. }, built) in OBJECTS.iter().zip(compile(&root, &toolchain)?) {
+        let kept = fs::read(root.join(path)).with_context(|| format!("reading {path}"))?;
         ensure!(
-            built == kept,
-            "{OBJECT} is not what its sources make with its toolchain: run `cargo xtask ebpf`"
+            record.objects_sha256.get(*path) == Some(&sha256(&kept)),
+            "{path} is not the one that was recorded: run `cargo xtask ebpf`"
         );
-        println!("{OBJECT}: rebuilt, the same {} bytes", kept.len());
-    } else {
-        println!("{OBJECT}: sources as recorded and they build; the bytes cannot be compared:");
-        println!("  recorded: {}\n  at hand:  {}", record.toolchain, toolchain.versions);
+        if toolchain.versions == record.toolchain {
+            ensure!(
+                built == kept,
+                "{path} is not what its sources make with its toolchain: run `cargo xtask ebpf`"
+            );
+            println!("{path}: rebuilt, the same {} bytes", kept.len());
+        } else {
+            println!("{path}: sources as recorded and they build; the bytes cannot be compared:");
+            println!("  recorded: {}\n  at hand:  {}", record.toolchain, toolchain.versions);
+        }
     }
     Ok(())
 }
 
-/// Compiles into target/ebpf and answers with the stripped object.
-fn compile(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
+/// Compiles into target/ebpf and answers with the stripped objects, in their order.
+fn compile(root: &Path, toolchain: &Toolchain) -> Result<Vec<Vec<u8>>> {
     let crate_folder = root.join("tcpwatch-ebpf");
     let target = repository::target()?.join("ebpf");
     // Fetched first: the folders of the registry are among the paths to remap.
@@ -90,8 +103,13 @@ fn compile(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
         .current_dir(&crate_folder)
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root, &target, toolchain)?.join("\u{1f}")))?;
-    let linked = target.join(TARGET).join("release/tcpwatch-ebpf");
-    let stripped = target.join("tcpwatch.bpf.o");
+    OBJECTS.iter().map(|object| stripped(object, &target, toolchain)).collect()
+}
+
+/// The object of a program that is linked, without what depends on this machine.
+fn stripped(object: &Object, target: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let linked = target.join(TARGET).join("release").join(object.program);
+    let stripped = target.join(format!("{}.bpf.o", object.program));
     let symbols = output(toolchain.llvm("nm").arg("--just-symbol-name").arg(&linked))?;
     let renamed = symbols.lines().filter_map(|name| Some((name, without_hash(name)?)));
     let renamed = renamed.map(|(name, plain)| format!("--redefine-sym={name}={plain}"));

@@ -1,6 +1,6 @@
-//! The record beside the BPF object: its sources and its toolchain.
+//! The record beside the kernel part: its sources and its toolchain.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::toolchain::Versions;
 use crate::repository::files_below;
 
-/// All that the object is made of, relative to the top folder.
+/// All that the objects are made of, relative to the top folder.
 const SOURCES: [&str; 5] = [
     "tcpwatch-common/Cargo.toml",
     "tcpwatch-common/src",
@@ -23,7 +23,8 @@ const SOURCES: [&str; 5] = [
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     pub(super) sources_sha256: String,
-    pub(super) object_sha256: String,
+    /// By its path.
+    pub(super) objects_sha256: BTreeMap<String, String>,
     pub(super) toolchain: Versions,
 }
 

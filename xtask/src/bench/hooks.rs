@@ -1,0 +1,105 @@
+//! What a run of a hook costs, along each path through it, over an empty program at the same place.
+
+use std::{
+    io::Write,
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
+use scenes::Namespace;
+
+use super::{
+    connections_per_second,
+    gauge::{Cost, Gauge, Part, paths},
+    median,
+};
+use crate::{agent::Agent, interrupt::Interrupt};
+
+/// Rounds; each gives one figure for a path.
+const ROUNDS: usize = 12;
+/// Length of each of the three loops of a round.
+const SLICE: Duration = Duration::from_millis(700);
+/// A path that is rarer than this in a round is not listed.
+const LEAST_RUNS: u64 = 1_000;
+
+pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+    let ns = Namespace::new("bench")?;
+    // In this order, because programs run in the order in which they were attached.
+    let mut gauge = Gauge::load()?;
+    gauge.attach(Part::First)?;
+    let _agent = Agent::start(binary, "", interrupt)?;
+    for part in [Part::Second, Part::Empty, Part::Third] {
+        gauge.attach(part)?;
+    }
+    let paths = paths();
+    let costs = || paths.iter().map(|(place, _)| gauge.spent(*place)).collect::<Result<Vec<_>>>();
+    let mut rounds: Vec<Vec<Cost>> = Vec::new();
+    ns.enter(three_loops)??;
+    for _ in 0..ROUNDS {
+        interrupt.check()?;
+        let before = costs()?;
+        ns.enter(three_loops)??;
+        let after = costs()?;
+        rounds.push(after.iter().zip(before).map(|(after, before)| after.since(before)).collect());
+    }
+    println!(
+        "nanoseconds of a run over an empty program: median of {ROUNDS} rounds, and their range"
+    );
+    for (index, (_, name)) in paths.iter().enumerate() {
+        let of_path: Vec<Cost> = rounds.iter().map(|round| round[index]).collect();
+        if of_path.iter().any(|cost| cost.runs() < LEAST_RUNS) {
+            continue;
+        }
+        let ns: Vec<f64> = of_path.iter().map(|cost| cost.ns_over_empty()).collect();
+        let least = ns.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ns.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let runs: u64 = of_path.iter().map(|cost| cost.runs()).sum();
+        let median = median(ns.into_iter());
+        println!("{name:28} {median:6.1} ns  ({least:.1} to {most:.1}; {runs} runs)");
+    }
+    Ok(())
+}
+
+fn three_loops() -> Result<()> {
+    listening()?;
+    connections_per_second(SLICE, f64::MAX)?;
+    resets_per_second(SLICE)?;
+    Ok(())
+}
+
+/// A socket that begins to listen and ends: two transitions of which nothing is noted.
+fn listening() -> Result<()> {
+    let socket: OwnedFd = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let began = Instant::now();
+    while began.elapsed() < SLICE {
+        for _ in 0..100 {
+            listen(&socket, 1)?;
+            shutdown(&socket, rustix::net::Shutdown::Read)?;
+        }
+    }
+    Ok(())
+}
+
+/// The client closes, the server closes with a byte unread, and so resets a client in FIN_WAIT2.
+pub(super) fn resets_per_second(length: Duration) -> Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let port = listener.local_addr()?.port();
+    let began = Instant::now();
+    let mut connections = 0_u32;
+    while began.elapsed() < length {
+        for host in 1..=200 {
+            let mut client = TcpStream::connect((Ipv4Addr::new(127, 0, 1, host), port))?;
+            let (server, _) = listener.accept()?;
+            client.write_all(b"x").context("the byte that stays unread")?;
+            client.shutdown(Shutdown::Write)?;
+            drop(server);
+            drop(client);
+            connections += 1;
+        }
+    }
+    Ok(f64::from(connections) / began.elapsed().as_secs_f64())
+}
