@@ -1,4 +1,4 @@
-//! What the programs of `cargo xtask bench hooks` measure.
+//! Measurements of the programs of `cargo xtask bench hooks`.
 
 use crate::STATES;
 

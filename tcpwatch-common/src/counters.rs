@@ -1,6 +1,6 @@
 //! Counts that the hooks keep on every CPU, without an event for each.
 
-use crate::programs;
+use crate::{ResetKey, programs};
 
 /// Size of a table indexed by a TCP state of the kernel (`include/net/tcp_states.h`: 1 to 13),
 /// rounded up so that an index can be masked.
@@ -45,7 +45,22 @@ pub struct Counters {
     pub resets_lost: u64,
     /// Where `set_state` turns a pointer into a number.
     pub scratch: u64,
+    /// Pieces of rare work that this CPU may still do, see [`work_shed`](Self::work_shed).
+    pub work_left: u64,
+    /// When that was granted, nanoseconds of CLOCK_MONOTONIC.
+    pub work_since_ns: u64,
+    /// Events of which only the plain count was kept, without process or service, because the work
+    /// of the second was done.
+    pub work_shed: u64,
+    /// Resets sent, by their kinds in [`reset_keys`](Self::reset_keys). A kind keeps its place.
+    pub reset_counts: [u64; RESET_PLACES],
+    /// The kinds of resets that this CPU counts here; the others are in
+    /// [`RESETS`](crate::maps::RESETS). A place is free while its count is 0.
+    pub reset_keys: [ResetKey; RESET_PLACES],
 }
+
+/// Places for kinds of resets on each CPU, a power of two.
+pub const RESET_PLACES: usize = 64;
 
 impl Counters {
     /// All zero.
@@ -60,11 +75,16 @@ impl Counters {
         close_wait_notes_refused: 0,
         resets_lost: 0,
         scratch: 0,
+        work_left: 0,
+        work_since_ns: 0,
+        work_shed: 0,
+        reset_counts: [0; RESET_PLACES],
+        reset_keys: [ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 }; RESET_PLACES],
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (8 + 256 + 10 + 1 + 16 + 5) * 8);
+const _: () = assert!(size_of::<Counters>() == (8 + 256 + 10 + 1 + 16 + 5 + 3 + 64 + 32) * 8);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C) of u64 only: no padding, every bit pattern is valid.
+// SAFETY: repr(C) of u64 and an even number of 4 bytes: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Counters {}

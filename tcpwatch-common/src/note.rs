@@ -16,10 +16,10 @@ pub const CONNECT_WAYS: usize = 4;
 /// Slots of the table of connects, a power of two: 4,096 * 4 notes are 512 KiB.
 pub const CONNECT_SETS: u32 = 4_096;
 
-/// Notes of sockets in CLOSE_WAIT that share a slot of the table, a power of two.
-pub const CLOSE_WAIT_WAYS: usize = 8;
+/// Notes of sockets in CLOSE_WAIT that share a half of a slot: those of one cache line.
+pub const CLOSE_WAIT_WAYS: usize = 4;
 
-/// Slots of the table of CLOSE_WAIT, a power of two: 4,096 * 8 notes are 512 KiB.
+/// Slots of the table of CLOSE_WAIT, a power of two: 4,096 * 2 * 4 notes are 512 KiB.
 pub const CLOSE_WAIT_SETS: u32 = 4_096;
 
 /// A note about a socket in SYN_SENT. 24 bytes, aligned to 4.
@@ -50,10 +50,19 @@ pub struct ConnectSet {
     pub notes: [ConnectNote; CONNECT_WAYS],
 }
 
-/// The sockets in CLOSE_WAIT of one slot. 128 bytes.
+/// The sockets in CLOSE_WAIT of one slot. 128 bytes: two cache lines, of which a socket takes the
+/// second only where its first is full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CloseWaitSet {
+    /// A bit of the socket's hash says which is its first.
+    pub halves: [CloseWaitHalf; 2],
+}
+
+/// A cache line of notes. 64 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CloseWaitHalf {
     /// Kernel address of each socket; 0 where the place is free.
     pub sks: [u64; CLOSE_WAIT_WAYS],
     /// When CLOSE_WAIT was entered, nanoseconds of CLOCK_MONOTONIC, with the lowest bit replaced:

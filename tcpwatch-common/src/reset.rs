@@ -1,6 +1,6 @@
 //! Observations of a reset and of its process; the agent concludes the cause.
 
-use crate::Address;
+use crate::{Address, TallyKey, Words};
 
 /// Bits of [`ResetKey::flags`].
 pub mod reset_flags {
@@ -55,8 +55,7 @@ pub struct ResetKey {
     pub flags: u8,
 }
 
-/// Whose resets are counted together. 24 bytes, aligned to 8.
-#[repr(C)]
+/// Whose resets are counted together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResetOrigin {
     /// Cookie of the network namespace; 0 where the kernel has none.
@@ -78,7 +77,7 @@ pub struct ResetOrigin {
 
 /// Resets of one origin. 64 bytes, aligned to 8.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ResetOriginUse {
     /// How many.
     pub count: u64,
@@ -96,10 +95,9 @@ pub struct ResetOriginUse {
     pub reserved: [u16; 3],
 }
 
-const _: () = assert!(size_of::<ResetOrigin>() == 24 && size_of::<ResetOriginUse>() == 64);
+const _: () = assert!(size_of::<ResetOriginUse>() == 64);
 
-/// One process and service, whose connections are counted. 24 bytes, aligned to 8.
-#[repr(C)]
+/// One process and service, whose connections are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Cookie of the network namespace; 0 where the kernel has none.
@@ -112,8 +110,6 @@ pub struct Service {
     pub port: u16,
     /// 1 where this host is the client.
     pub is_client: u16,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// Upper bounds of all buckets of [`ServiceUse::idle`] but the last, in milliseconds. The first holds
@@ -135,7 +131,7 @@ pub struct IdleCloses {
 
 /// Connections of one [`Service`]. 128 bytes, aligned to 8.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ServiceUse {
     /// Calls of connect().
     pub opened: u64,
@@ -147,18 +143,81 @@ pub struct ServiceUse {
     pub idle: [IdleCloses; IDLE_BUCKETS_MS.len() + 1],
 }
 
-const _: () = assert!(size_of::<Service>() == 24 && size_of::<ServiceUse>() == 128);
+const _: () = assert!(size_of::<ServiceUse>() == 128);
+
+impl TallyKey for ResetOrigin {
+    #[inline(always)]
+    fn words(self) -> Words {
+        let ResetKey { reason, state, sizes, flags } = self.seen;
+        let seen = u64::from(reason)
+            | u64::from(state) << 8
+            | u64::from(sizes) << 16
+            | u64::from(flags) << 24;
+        let ends = u64::from(self.port) << 32
+            | u64::from(self.is_client) << 48
+            | u64::from(self.received) << 56;
+        [self.netns_cookie, u64::from(self.netns) | u64::from(self.tgid) << 32, seen | ends]
+    }
+
+    fn from_words([netns_cookie, second, third]: Words) -> Self {
+        let [reason, state, sizes, flags, port_low, port_high, is_client, received] =
+            third.to_le_bytes();
+        Self {
+            netns_cookie,
+            netns: second as u32,
+            tgid: (second >> 32) as u32,
+            seen: ResetKey { reason, state, sizes, flags },
+            port: u16::from_le_bytes([port_low, port_high]),
+            is_client,
+            received,
+        }
+    }
+}
+
+impl TallyKey for Service {
+    #[inline(always)]
+    fn words(self) -> Words {
+        let ends = u64::from(self.port) | u64::from(self.is_client) << 16;
+        [self.netns_cookie, u64::from(self.netns) | u64::from(self.tgid) << 32, ends]
+    }
+
+    fn from_words([netns_cookie, second, third]: Words) -> Self {
+        let (netns, tgid) = (second as u32, (second >> 32) as u32);
+        let (port, is_client) = (third as u16, (third >> 16) as u16);
+        Self { netns_cookie, netns, tgid, port, is_client }
+    }
+}
 
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: four bytes, every bit pattern is valid.
     unsafe impl aya::Pod for super::ResetKey {}
-    // SAFETY: repr(C), the fields fill all of the 24 bytes, and every bit pattern is valid.
-    unsafe impl aya::Pod for super::ResetOrigin {}
-    // SAFETY: likewise, 64 bytes.
+    // SAFETY: repr(C) of 64 bytes without padding, every bit pattern is valid.
     unsafe impl aya::Pod for super::ResetOriginUse {}
-    // SAFETY: likewise, 24 bytes.
-    unsafe impl aya::Pod for super::Service {}
     // SAFETY: likewise, 128 bytes.
     unsafe impl aya::Pod for super::ServiceUse {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ResetKey, ResetOrigin, Service};
+    use crate::TallyKey;
+
+    #[test]
+    fn a_key_is_the_same_after_the_way_through_its_words() {
+        let seen = ResetKey { reason: 1, state: 2, sizes: 3, flags: 0xff };
+        let origin = ResetOrigin {
+            netns_cookie: u64::MAX - 1,
+            netns: 0xf000_0001,
+            tgid: 0x0102_0304,
+            seen,
+            port: 0xfedc,
+            is_client: 1,
+            received: 1,
+        };
+        assert_eq!(ResetOrigin::from_words(origin.words()), origin);
+        let (netns_cookie, netns, tgid) = (7, 0xf000_0002, 0x8000_0001);
+        let service = Service { netns_cookie, netns, tgid, port: 0xfedc, is_client: 1 };
+        assert_eq!(Service::from_words(service.words()), service);
+    }
 }

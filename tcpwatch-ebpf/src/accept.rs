@@ -10,14 +10,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::fexit, programs::FExitContext};
+use tcpwatch_common::Counters;
 
-use crate::{
-    focus, log,
-    maps::{count_run, counters},
-    memory::offset,
-    sock::Sock,
-    stream,
-};
+use crate::{focus, log, maps::count_run, memory::offset, sock::Sock, stream};
 
 /// Parameters since 6.10, and before; the return value follows them.
 const PARAMETERS: u32 = 2;
@@ -25,14 +20,14 @@ const PARAMETERS_BEFORE: u32 = 4;
 
 #[fexit(function = "inet_csk_accept")]
 fn accept(ctx: FExitContext) -> i32 {
-    count_run!(ACCEPT);
+    let Some(counters) = count_run!(ACCEPT) else { return 0 };
     // One after the other: a choice between them would be one load at an offset that is no constant,
     // which the verifier refuses.
     if offset!(accept_parameters) == PARAMETERS {
-        record(&ctx, ctx.arg(PARAMETERS as usize));
+        record(&ctx, ctx.arg(PARAMETERS as usize), counters);
     }
     if offset!(accept_parameters) == PARAMETERS_BEFORE {
-        record(&ctx, ctx.arg(PARAMETERS_BEFORE as usize));
+        record(&ctx, ctx.arg(PARAMETERS_BEFORE as usize), counters);
     }
     let parameters = offset!(accept_parameters);
     if parameters != PARAMETERS && parameters != PARAMETERS_BEFORE {
@@ -42,8 +37,8 @@ fn accept(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn record(ctx: &FExitContext, accepted: *const c_void) {
-    if let (Some(sk), Some(counters)) = (Sock::new(accepted), counters()) {
+fn record(ctx: &FExitContext, accepted: *const c_void, counters: &mut Counters) {
+    if let Some(sk) = Sock::new(accepted) {
         let address = sk.address(&mut counters.scratch);
         focus::record_stack(ctx.as_ptr(), address, false);
         if stream::is_armed() {

@@ -1,4 +1,4 @@
-//! What a hook costs, for `cargo xtask bench hooks`. No part of tcpwatch.
+//! The cost of a hook, for `cargo xtask bench hooks`. No part of tcpwatch.
 //!
 //! Programs of a tracepoint run in the order in which they were attached. These take the time between
 //! them: [`first`](first_transition), the hook of tcpwatch, `second`, an empty program, `third`. The
@@ -39,7 +39,7 @@ macro_rules! programs {
             0
         }
 
-        /// What a program costs that does nothing.
+        /// For the cost of a program that does nothing.
         #[btf_tracepoint(function = $tracepoint)]
         fn $empty(_: BtfTracePointContext) -> i32 {
             0

@@ -11,10 +11,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::fexit, programs::FExitContext};
-use tcpwatch_common::{Event, EventKind};
+use tcpwatch_common::{Counters, Event, EventKind};
 
 use crate::{
-    maps::{Share, count_run, counters, emit},
+    maps::{Share, count_run, emit},
     origins::Culprit,
     scope,
     sock::{IPPROTO_TCP, Sock},
@@ -26,12 +26,12 @@ const RETURNED: usize = 2;
 
 #[fexit(function = "inet_csk_get_port")]
 fn bind(ctx: FExitContext) -> i32 {
-    count_run!(BIND);
+    let Some(counters) = count_run!(BIND) else { return 0 };
     let returned: i32 = ctx.arg(RETURNED);
     if returned != 0
         && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
     {
-        report(sk, ctx.arg::<u16>(1));
+        report(sk, ctx.arg::<u16>(1), counters);
     }
     if stream::is_armed()
         && let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
@@ -42,13 +42,12 @@ fn bind(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn report(sk: Sock, port: u16) {
-    let Some(counters) = counters() else { return };
+fn report(sk: Sock, port: u16, counters: &mut Counters) {
     let namespace = sk.namespace();
     if sk.protocol() != IPPROTO_TCP || !scope::covers(namespace) {
         return;
     }
-    let culprit = Culprit::current();
+    let caller = Culprit::caller();
     let event = Event {
         // SAFETY: no arguments, no effects.
         time_ns: unsafe { bpf_ktime_get_ns() },
@@ -59,11 +58,11 @@ fn report(sk: Sock, port: u16) {
         reserved: [0; 2],
         tuple: sk.tuple(port),
         error: 0,
-        tgid: culprit.tgid,
-        comm: culprit.comm,
+        tgid: caller.tgid,
+        comm: caller.comm(),
         since_syn_ms: 0,
         own_port_range: 0,
         reserved2: 0,
     };
-    emit(event, Share::Uncommon, counters);
+    emit(&event, Share::Uncommon, counters);
 }

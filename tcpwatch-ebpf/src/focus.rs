@@ -13,7 +13,8 @@ use aya_ebpf::{
     maps::HashMap,
 };
 use tcpwatch_common::{
-    Address, Answering, Closer, CloserUse, FRAMES, OpeningStack, STACK_PROCESSES, STACK_WORDS,
+    Address, Answering, Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES,
+    STACK_WORDS,
 };
 
 use crate::{
@@ -33,10 +34,15 @@ static NO_STACK: OpeningStack = OpeningStack::ZERO;
 /// calling process is one of those requested. `ctx` is the program's context.
 #[inline(always)]
 pub(crate) fn record_stack(ctx: *mut c_void, sk: u64, is_client: bool) {
-    let Some(focus) = focus() else { return };
-    if focus.stacks_of[0] == 0 {
-        return;
+    if let Some(focus) = focus()
+        && focus.stacks_of[0] != 0
+    {
+        record_requested_stack(ctx, sk, is_client, focus);
     }
+}
+
+#[inline(never)]
+fn record_requested_stack(ctx: *mut c_void, sk: u64, is_client: bool, focus: &Focus) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mut in_focus = false;
     let mut index = 0;
@@ -89,9 +95,13 @@ fn read_words(stack: &mut OpeningStack) {
 /// only in close() or shutdown(), in the caller's context (`tcp_close_state`, net/ipv4/tcp.c).
 #[inline(always)]
 pub(crate) fn count_closer(sk: Sock) {
-    if focus().is_none_or(|focus| focus.closers == 0) {
-        return;
+    if focus().is_some_and(|focus| focus.closers != 0) {
+        count_requested_closer(sk);
     }
+}
+
+#[inline(never)]
+fn count_requested_closer(sk: Sock) {
     let namespace = sk.namespace();
     let (cookie, inode) = (namespace.cookie(), namespace.inode());
     let id = if cookie == 0 { u64::from(inode) } else { cookie };
@@ -100,7 +110,8 @@ pub(crate) fn count_closer(sk: Sock) {
     }
     let Some(tcp) = sk.tcp() else { return };
     let (port, is_client) = origins::service_of(sk, tcp);
-    let Culprit { tgid, comm } = Culprit::current();
+    let caller = Culprit::caller();
+    let (tgid, comm) = (caller.tgid, caller.comm());
     let nowhere = Address { words: [0; 4] };
     let mut closer = Closer {
         netns_cookie: cookie,
@@ -125,9 +136,13 @@ pub(crate) fn count_closer(sk: Sock) {
 /// Counts a connection to a requested destination.
 #[inline(always)]
 pub(crate) fn count_answer(sk: Sock) {
-    if focus().is_none_or(|focus| focus.answers == 0) {
-        return;
+    if focus().is_some_and(|focus| focus.answers != 0) {
+        count_requested_answer(sk);
     }
+}
+
+#[inline(never)]
+fn count_requested_answer(sk: Sock) {
     let namespace = sk.namespace();
     let cookie = namespace.cookie();
     let destination = Answering {

@@ -37,8 +37,6 @@ messages! {
     close_wait_note_refused() = "CLOSE_WAIT notes full, begin of one not noted";
     /// A kind of reset that cannot be counted.
     resets_full() = "table of resets full, reset not counted";
-    /// An origin of resets that cannot be counted.
-    origins_full(port: u16) = "table of reset origins full, reset of port {} not counted";
     /// A stack, or an active closer, that cannot be kept.
     focus_full() = "table of stacks or closers full, entry lost";
     /// A reset without socket and without segment.

@@ -43,7 +43,9 @@ mod services;
 mod set_state;
 mod sock;
 mod stream;
+mod tally;
 mod tcp_sock;
+mod valve;
 
 /// The verifier proves that no panic is reachable.
 #[cfg(not(test))]

@@ -1,19 +1,24 @@
 //! Every map of the kernel side. Sizes are fixed, so that memory is too.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
-    NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOrigin, ResetOriginUse,
-    STREAM_DRAFTS, STREAM_SETS, Service, ServiceUse, StreamCounts, StreamDraft, StreamFilter,
-    StreamKind, StreamRecord, StreamSecond, Walk, maps as names, programs,
+    NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOriginUse,
+    STREAM_DRAFTS, STREAM_SETS, ServiceUse, StreamCounts, StreamDraft, StreamFilter, StreamKind,
+    StreamRecord, StreamSecond, TallySet, Walk, maps as names, programs,
 };
 
 use crate::log;
+
+/// Nothing maps these arrays. But the first entry of one that could be mapped begins at a page, and so
+/// each at a cache line (`array_map_alloc`, kernel/bpf/arraymap.c, since 5.5); of others it lies where the
+/// kernel's own fields end.
+const ALIGNED: u32 = BPF_F_MMAPABLE;
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -23,14 +28,14 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(names::EVENTS_BYTES, 0);
 pub(crate) static RESETS: PerCpuHashMap<ResetKey, u64> =
     PerCpuHashMap::with_max_entries(names::RESETS_LIMIT, 0);
 #[map]
-pub(crate) static RESET_ORIGINS: LruHashMap<ResetOrigin, ResetOriginUse> =
-    LruHashMap::with_max_entries(names::RESET_ORIGINS_LIMIT, 0);
+pub(crate) static RESET_ORIGINS: Array<TallySet<ResetOriginUse>> =
+    Array::with_max_entries(names::RESET_ORIGINS_SETS, ALIGNED);
 #[map]
-pub(crate) static STRAY_RESETS: LruHashMap<ResetOrigin, ResetOriginUse> =
-    LruHashMap::with_max_entries(names::STRAY_RESETS_LIMIT, 0);
+pub(crate) static STRAY_RESETS: Array<TallySet<ResetOriginUse>> =
+    Array::with_max_entries(names::STRAY_RESETS_SETS, ALIGNED);
 #[map]
-pub(crate) static SERVICES: LruHashMap<Service, ServiceUse> =
-    LruHashMap::with_max_entries(names::SERVICES_LIMIT, 0);
+pub(crate) static SERVICES: Array<TallySet<ServiceUse>> =
+    Array::with_max_entries(names::SERVICES_SETS, ALIGNED);
 #[map]
 static FOCUS: Array<Focus> = Array::with_max_entries(1, 0);
 #[map]
@@ -49,10 +54,10 @@ pub(crate) static CLOSERS_IN: HashMap<u64, u8> =
 pub(crate) static ANSWERS: HashMap<Answering, u64> =
     HashMap::with_max_entries(names::ANSWERS_LIMIT, 0);
 #[map]
-pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CONNECT_SETS, 0);
+pub(crate) static CONNECT_NOTES: Array<ConnectSet> = Array::with_max_entries(CONNECT_SETS, ALIGNED);
 #[map]
 pub(crate) static CLOSE_WAIT_NOTES: Array<CloseWaitSet> =
-    Array::with_max_entries(CLOSE_WAIT_SETS, 0);
+    Array::with_max_entries(CLOSE_WAIT_SETS, ALIGNED);
 /// Processes of sockets that the stream has seen.
 #[map]
 pub(crate) static STREAM_NOTES: Array<ConnectSet> = Array::with_max_entries(STREAM_SETS, 0);
@@ -107,12 +112,17 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
     Some(unsafe { &mut *counters })
 }
 
-/// Counts a run of the program. Its place is found when the program is compiled.
+/// Counts a run of the program, and gives this CPU's counters. Its place is found when the program is
+/// compiled.
 macro_rules! count_run {
     ($program:ident) => {
-        if let Some(counters) = $crate::maps::counters() {
-            const PLACE: usize = $crate::maps::place(tcpwatch_common::programs::$program);
-            counters.runs[PLACE] += 1;
+        match $crate::maps::counters() {
+            Some(counters) => {
+                const PLACE: usize = $crate::maps::place(tcpwatch_common::programs::$program);
+                counters.runs[PLACE] += 1;
+                Some(counters)
+            }
+            None => None,
         }
     };
 }
@@ -267,7 +277,7 @@ pub(crate) enum Share {
 /// Sends an event up, or counts it as lost. The agent looks at its leisure; it is woken only when
 /// the ring is half full, because a wake-up for each event is what makes tracers slow.
 #[inline(always)]
-pub(crate) fn emit(event: Event, share: Share, counters: &mut Counters) {
+pub(crate) fn emit(event: &Event, share: Share, counters: &mut Counters) {
     let used = EVENTS.query(AVAILABLE_DATA) * 8;
     let size = EVENTS.query(RING_SIZE);
     let is_half_full = used > size * 4;

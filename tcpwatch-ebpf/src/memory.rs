@@ -4,9 +4,12 @@
 //! the verifier knows the type of; a load through a stale pointer yields 0 (the kernel's exception
 //! table), never a fault. [`Copied`] and [`Probed`] go through `bpf_probe_read_kernel`.
 
-use core::{ffi::c_void, ptr::read_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{read_volatile, write_volatile},
+};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::helpers::generated;
 use tcpwatch_common::Offsets;
 
 /// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
@@ -137,18 +140,19 @@ macro_rules! field {
 }
 pub(crate) use field;
 
-/// Whether the first two arguments of a BTF tracepoint are not NULL, read from their bits.
+/// The address that a pointer holds. The verifier allows no arithmetic on a pointer, but forgets that it
+/// is one on the way through a map: `scratch` lies in one, a word for each CPU.
 ///
-/// From 6.5 on the verifier takes each argument for valid and removes the branch of a comparison
-/// with NULL, so the pointer itself must not be compared first. This ended when arguments that may
-/// be NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp arguments with
-/// PTR_MAYBE_NULL"). `arguments` is the program's context.
+/// Also for a pointer that may be NULL. From 6.5 on the verifier takes each argument of a BTF tracepoint
+/// for valid and removes the branch of a comparison with NULL. This ended when arguments that may be
+/// NULL were marked (6.13 and stable kernels: "bpf: Augment raw_tp arguments with PTR_MAYBE_NULL").
 #[inline(always)]
-pub(crate) fn are_given(arguments: *const c_void) -> (bool, bool) {
-    // SAFETY: the context is an array of 64-bit arguments, and the helper checks the address.
-    let bits = unsafe { bpf_probe_read_kernel(arguments.cast::<[u64; 2]>()) };
-    let [first, second] = bits.unwrap_or([0; 2]);
-    (first != 0, second != 0)
+pub(crate) fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
+    // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.
+    unsafe {
+        write_volatile(scratch, pointer as u64);
+        read_volatile(scratch)
+    }
 }
 
 /// A structure that is only passed through on the way to a field.

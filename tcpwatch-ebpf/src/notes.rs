@@ -6,8 +6,8 @@
 
 use aya_ebpf::maps::Array;
 use tcpwatch_common::{
-    CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitSet, ConnectNote,
-    ConnectSet, STREAM_SETS,
+    CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitHalf, CloseWaitSet,
+    ConnectNote, ConnectSet, STREAM_SETS,
 };
 
 use crate::maps::{CLOSE_WAIT_NOTES, CONNECT_NOTES, STREAM_NOTES};
@@ -23,7 +23,7 @@ pub(crate) enum Put {
     Refused,
 }
 
-/// The lowest bit of [`CloseWaitSet::since_ns`]: the time is exact.
+/// The lowest bit of [`CloseWaitHalf::since_ns`]: the time is exact.
 pub(crate) const EXACT: u64 = 1;
 
 /// A multiplicative hash of a socket's address, without its low six bits (slab objects are
@@ -93,36 +93,53 @@ impl ProcessNotes {
 /// Notes since when a socket is in CLOSE_WAIT, in a free place only.
 #[inline(always)]
 pub(crate) fn put_close_wait(sk: u64, since_ns: u64, is_exact: bool) -> Put {
-    let Some(set) = close_wait_of(sk) else { return Put::Refused };
-    let Some(place) = place_for(&set.sks, sk) else { return Put::Refused };
+    let Some((set, first)) = close_wait_of(sk) else { return Put::Refused };
+    let mut half = &mut set.halves[first];
+    let mut place = place_for(&half.sks, sk);
+    if place.is_none() {
+        half = &mut set.halves[first ^ 1];
+        place = place_for(&half.sks, sk);
+    }
+    let Some(place) = place else { return Put::Refused };
     let place = place & (CLOSE_WAIT_WAYS - 1);
-    set.sks[place] = sk;
-    set.since_ns[place] = since_ns & !EXACT | u64::from(is_exact);
+    half.sks[place] = sk;
+    half.since_ns[place] = since_ns & !EXACT | u64::from(is_exact);
     Put::Placed
 }
 
 /// Since when the socket is in CLOSE_WAIT, with [`EXACT`] where that is exact, if it is noted.
 #[inline(always)]
 pub(crate) fn close_wait(sk: u64) -> Option<u64> {
-    let set = close_wait_of(sk)?;
-    let way = way_of(&set.sks, sk)?;
-    Some(set.since_ns[way & (CLOSE_WAIT_WAYS - 1)])
+    let (half, way) = found(sk)?;
+    Some(half.since_ns[way])
 }
 
 /// The same, and forgets it.
 #[inline(always)]
 pub(crate) fn take_close_wait(sk: u64) -> Option<u64> {
-    let set = close_wait_of(sk)?;
-    let way = way_of(&set.sks, sk)? & (CLOSE_WAIT_WAYS - 1);
-    set.sks[way] = 0;
-    Some(set.since_ns[way])
+    let (half, way) = found(sk)?;
+    half.sks[way] = 0;
+    Some(half.since_ns[way])
 }
 
 #[inline(always)]
-fn close_wait_of(sk: u64) -> Option<&'static mut CloseWaitSet> {
-    let set = CLOSE_WAIT_NOTES.get_ptr_mut(hash(sk) & (CLOSE_WAIT_SETS - 1))?;
+fn found(sk: u64) -> Option<(&'static mut CloseWaitHalf, usize)> {
+    let (set, first) = close_wait_of(sk)?;
+    if let Some(way) = way_of(&set.halves[first].sks, sk) {
+        return Some((&mut set.halves[first], way & (CLOSE_WAIT_WAYS - 1)));
+    }
+    let second = &mut set.halves[first ^ 1];
+    let way = way_of(&second.sks, sk)?;
+    Some((second, way & (CLOSE_WAIT_WAYS - 1)))
+}
+
+/// The socket's slot, and which half is its first.
+#[inline(always)]
+fn close_wait_of(sk: u64) -> Option<(&'static mut CloseWaitSet, usize)> {
+    let hash = hash(sk);
+    let set = CLOSE_WAIT_NOTES.get_ptr_mut(hash & (CLOSE_WAIT_SETS - 1))?;
     // SAFETY: as above.
-    Some(unsafe { &mut *set })
+    Some((unsafe { &mut *set }, (hash >> 31) as usize & 1))
 }
 
 /// The socket's own place, else a free one.

@@ -1,37 +1,55 @@
 //! Whose resets they are: tables of the busiest origins, for the agent to see a storm by.
 //!
-//! The exact totals are in `RESETS` and in the counters. Here an origin that is rare is dropped for
+//! The exact totals are in the counters and in `RESETS`. Here an origin that is rare is dropped for
 //! another one, uncounted; a storm's is not rare. Resets that no socket sends have a table of their
 //! own: who scans ports fills that one, and no other storm is hidden.
 //!
 //! Missed: a server whose backlog is 0. Its connections look like a client's, so each is a service of
 //! its own.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, maps::LruHashMap};
-use tcpwatch_common::{Address, ResetKey, ResetOrigin, ResetOriginUse};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use tcpwatch_common::{
+    Address, ConnectNote, ResetKey, ResetOrigin, ResetOriginUse, TallyKey, Words, maps as names,
+};
 
 use crate::{
-    log,
     maps::{RESET_ORIGINS, STRAY_RESETS},
     sock::{Namespace, Sock, current_leader_comm, state},
+    tally::Tally,
     tcp_sock::TcpSock,
 };
 
-/// The process that caused a reset.
+/// The process that caused a reset. All of its fields have values: the compiler spills what is
+/// undefined, and the verifier refuses it.
 #[derive(Clone, Copy)]
 pub(crate) struct Culprit {
+    /// 0 for none.
     pub(crate) tgid: u32,
-    pub(crate) comm: [u8; 16],
+    is_caller: bool,
+    comm: [u8; 16],
 }
 
 impl Culprit {
     /// Where the hook runs in softirq, or in a process that it interrupted.
-    pub(crate) const UNKNOWN: Self = Self { tgid: 0, comm: [0; 16] };
+    pub(crate) const UNKNOWN: Self = Self { tgid: 0, is_caller: false, comm: [0; 16] };
 
     /// Where the hook runs in the system call that did it.
     #[inline(always)]
-    pub(crate) fn current() -> Self {
-        Self { tgid: (bpf_get_current_pid_tgid() >> 32) as u32, comm: current_leader_comm() }
+    pub(crate) fn caller() -> Self {
+        let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        Self { tgid, is_caller: true, comm: [0; 16] }
+    }
+
+    /// By a note about the socket.
+    #[inline(always)]
+    pub(crate) fn noted(ConnectNote { tgid, comm, .. }: ConnectNote) -> Self {
+        Self { tgid, is_caller: false, comm }
+    }
+
+    /// Zeros for none. The caller's name is read when it is needed.
+    #[inline(always)]
+    pub(crate) fn comm(&self) -> [u8; 16] {
+        if self.is_caller { current_leader_comm() } else { self.comm }
     }
 }
 
@@ -93,9 +111,9 @@ pub(crate) fn service_of(sk: Sock, tcp: TcpSock) -> (u16, u8) {
 #[inline(always)]
 pub(crate) fn count(
     namespace: Namespace,
-    ends: Ends,
+    ends: &Ends,
     (seen, received): (ResetKey, u8),
-    culprit: Culprit,
+    culprit: &Culprit,
 ) {
     let origin = ResetOrigin {
         netns_cookie: namespace.cookie(),
@@ -106,12 +124,12 @@ pub(crate) fn count(
         is_client: ends.is_client,
         received,
     };
-    add(&RESET_ORIGINS, &origin, ends, culprit.comm);
+    add_to_origins(&origin.words(), ends, culprit);
 }
 
 /// Counts a reset that no socket sends.
 #[inline(always)]
-pub(crate) fn count_stray(namespace: Namespace, ends: Ends, seen: ResetKey) {
+pub(crate) fn count_stray(namespace: Namespace, ends: &Ends, seen: ResetKey) {
     let origin = ResetOrigin {
         netns_cookie: namespace.cookie(),
         netns: namespace.inode(),
@@ -121,49 +139,33 @@ pub(crate) fn count_stray(namespace: Namespace, ends: Ends, seen: ResetKey) {
         is_client: ends.is_client,
         received: 0,
     };
-    add(&STRAY_RESETS, &origin, ends, [0; 16]);
+    let table = Tally { table: &STRAY_RESETS, sets: names::STRAY_RESETS_SETS };
+    add(&table, origin.words(), ends, &Culprit::UNKNOWN);
 }
 
+/// A function of its own, so that a hook has one copy.
+#[inline(never)]
+fn add_to_origins(origin: &Words, ends: &Ends, culprit: &Culprit) {
+    let table = Tally { table: &RESET_ORIGINS, sets: names::RESET_ORIGINS_SETS };
+    add(&table, *origin, ends, culprit);
+}
+
+/// Of two CPUs that add at once one is lost, which a rate bears; the address is an example for a person.
 #[inline(always)]
-fn add(
-    table: &LruHashMap<ResetOrigin, ResetOriginUse>,
-    origin: &ResetOrigin,
-    ends: Ends,
-    comm: [u8; 16],
-) {
-    let [a, b, c, d] = ends.peer.words;
-    let peers = bit_of(a ^ b ^ c ^ d);
-    let other_ports = bit_of(u32::from(ends.other_port));
-    match table.get_ptr_mut(origin) {
-        Some(entry) => {
-            // SAFETY: an entry of the map. Of two CPUs that add at once one is lost, which a rate
-            // bears; the address is an example for a person. The name may have become another one:
-            // by execve(), or because the number is another process's now.
-            unsafe {
-                (*entry).count += 1;
-                (*entry).peer = ends.peer;
-                (*entry).comm = comm;
-                (*entry).peers |= peers;
-                (*entry).other_ports |= other_ports;
-                (*entry).other_port = ends.other_port;
-            }
-        }
-        // An LRU map makes place; that it cannot is not to be expected, and costs one count.
-        None => {
-            let first = ResetOriginUse {
-                count: 1,
-                peer: ends.peer,
-                comm,
-                peers,
-                other_ports,
-                other_port: ends.other_port,
-                reserved: [0; 3],
-            };
-            if table.insert(origin, first, 0).is_err() {
-                log::origins_full(origin.port);
-            }
-        }
+fn add(table: &Tally<ResetOriginUse>, origin: Words, ends: &Ends, culprit: &Culprit) {
+    /// Resets after which the name is read again: it may be another one by execve(), or because the
+    /// number is another process's now.
+    const NAME_AGAIN: u64 = 16;
+    let Some((used, _)) = table.entry(origin) else { return };
+    if used.count % NAME_AGAIN == 0 && culprit.tgid != 0 {
+        used.comm = culprit.comm();
     }
+    used.count += 1;
+    used.peer = ends.peer;
+    let [a, b, c, d] = ends.peer.words;
+    used.peers |= bit_of(a ^ b ^ c ^ d);
+    used.other_ports |= bit_of(u32::from(ends.other_port));
+    used.other_port = ends.other_port;
 }
 
 /// One of 64 bits, by the upper bits of a product with 2^32 divided by the golden ratio (Knuth).

@@ -13,7 +13,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
-use tcpwatch_common::ResetKey;
+use tcpwatch_common::{Counters, ResetKey};
 
 use crate::{
     maps::count_run,
@@ -24,20 +24,22 @@ use crate::{
 
 #[fentry(function = "tcp_v4_send_reset")]
 fn passive_reset_v4(ctx: FEntryContext) -> i32 {
-    count_run!(PASSIVE_RESET_V4);
-    observe(ctx.arg(0), ctx.arg(1));
+    if let Some(counters) = count_run!(PASSIVE_RESET_V4) {
+        observe(ctx.arg(0), ctx.arg(1), counters);
+    }
     0
 }
 
 #[fentry(function = "tcp_v6_send_reset")]
 fn passive_reset_v6(ctx: FEntryContext) -> i32 {
-    count_run!(PASSIVE_RESET_V6);
-    observe(ctx.arg(0), ctx.arg(1));
+    if let Some(counters) = count_run!(PASSIVE_RESET_V6) {
+        observe(ctx.arg(0), ctx.arg(1), counters);
+    }
     0
 }
 
 #[inline(always)]
-fn observe(sk: *const c_void, skb: *const c_void) {
+fn observe(sk: *const c_void, skb: *const c_void, counters: &mut Counters) {
     let sk = Sock::new(sk);
     // The tracepoint shows a full socket.
     if sk.is_some_and(|sk| sk.state() != state::TIME_WAIT && sk.state() != state::NEW_SYN_RECV) {
@@ -47,5 +49,5 @@ fn observe(sk: *const c_void, skb: *const c_void) {
     if segment.tcp_header().is_rst() {
         return;
     }
-    send_reset::observe(sk, Some(segment), ResetKey::default());
+    send_reset::observe(sk, Some(segment), ResetKey::default(), counters);
 }

@@ -13,12 +13,12 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpwatch_common::{Counters, ResetKey, STATES};
 
 use crate::{
-    maps::{count_run, counters},
+    maps::count_run,
     notes,
     origins::{self, Culprit, Ends},
     scope, send_reset,
     sock::{Sock, state},
-    stream,
+    stream, valve,
 };
 
 /// [`ResetOrigin::received`](tcpwatch_common::ResetOrigin::received).
@@ -26,8 +26,8 @@ const RECEIVED: u8 = 1;
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
-    count_run!(RECEIVE_RESET);
-    if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
+    let counted = count_run!(RECEIVE_RESET);
+    if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counted) {
         let sk_state = sk.state();
         /// Set for an orphan, and after shutdown() for both directions.
         const RCV_SHUTDOWN: u8 = 1;
@@ -35,7 +35,11 @@ fn receive_reset(ctx: BtfTracePointContext) -> i32 {
         let may_be_data = sk_state == state::FIN_WAIT1 || sk_state == state::FIN_WAIT2;
         if (!may_be_data || sk.shutdown() & RCV_SHUTDOWN == 0) && scope::covers(sk.namespace()) {
             counters.resets_received[sk_state as usize & (STATES - 1)] += 1;
-            attribute(sk, sk_state, counters);
+            if valve::admits(counters) {
+                attribute(sk, sk_state, counters);
+            } else {
+                stream::drop_reset();
+            }
         }
     }
     0
@@ -49,13 +53,13 @@ fn attribute(sk: Sock, sk_state: u32, counters: &mut Counters) {
     if sk_state == state::SYN_SENT
         && let Some(note) = notes::CONNECTS.find(sk.address(&mut counters.scratch))
     {
-        culprit = Culprit { tgid: note.tgid, comm: note.comm };
+        culprit = Culprit::noted(note);
     }
     let mut seen = ResetKey { state: sk_state as u8, ..ResetKey::default() };
     let left = (tcp.receive_queue(), tcp.unacknowledged());
     send_reset::describe_sizes(sk, tcp, left, &mut seen);
-    origins::count(sk.namespace(), Ends::of(sk, tcp), (seen, RECEIVED), culprit);
+    origins::count(sk.namespace(), &Ends::of(sk, tcp), (seen, RECEIVED), &culprit);
     if stream::is_armed() {
-        stream::reset_of(sk, sk.tuple(tcp.source_port()), (seen, RECEIVED), culprit);
+        stream::reset_of(sk, &sk.tuple(tcp.source_port()), &(seen, RECEIVED), &culprit);
     }
 }

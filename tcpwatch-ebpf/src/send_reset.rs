@@ -9,19 +9,23 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use tcpwatch_common::{ResetKey, reset_flags as flags, reset_sizes as sizes};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use tcpwatch_common::{
+    Counters, RESET_PLACES, ResetKey, reset_flags as flags, reset_sizes as sizes,
+};
 
 use crate::{
+    branchless::is_above,
     log,
-    maps::{RESETS, count_run, counters},
-    memory::{are_given, offset},
+    maps::{RESETS, count_run},
+    memory::{address_of, offset},
     origins::{self, Culprit, Ends},
     scope,
     segment::Segment,
     sock::{SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, state},
     stream,
     tcp_sock::TcpSock,
+    valve,
 };
 
 /// Arguments of the tracepoint on kernels that give a reason.
@@ -31,7 +35,7 @@ const SENT: u8 = 0;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn send_reset(ctx: BtfTracePointContext) -> i32 {
-    count_run!(SEND_RESET);
+    let Some(counters) = count_run!(SEND_RESET) else { return 0 };
     let mut key = ResetKey::default();
     // Where the constant is 2 the verifier never looks at the third argument, which older kernels
     // would refuse.
@@ -42,25 +46,26 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
     let (socket, segment): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
     // Each case for itself, so that no pointer is touched that is not there. Kernels that know that
     // an argument may be NULL want it compared as well; here that comparison never fails.
-    match are_given(ctx.as_ptr()) {
+    let mut is_given = |argument| address_of(argument, &mut counters.scratch) != 0;
+    match (is_given(socket), is_given(segment)) {
         (true, true) => {
             if let (Some(sk), Some(segment)) = (Sock::new(socket), Segment::new(segment)) {
-                observe(Some(sk), Some(segment), key);
+                observe(Some(sk), Some(segment), key, counters);
             }
         }
         (true, false) => {
             if let Some(sk) = Sock::new(socket) {
-                observe(Some(sk), None, key);
+                observe(Some(sk), None, key, counters);
             }
         }
         (false, true) => {
             if let Some(segment) = Segment::new(segment) {
-                observe(None, Some(segment), key);
+                observe(None, Some(segment), key, counters);
             }
         }
         (false, false) => {
             log::unknown_reset();
-            observe(None, None, key);
+            observe(None, None, key, counters);
         }
     }
     0
@@ -69,7 +74,12 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
 /// Counts a reset by what is seen of it, and for whom it is. `key` has the reason, where the kernel
 /// gives one.
 #[inline(always)]
-pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: ResetKey) {
+pub(crate) fn observe(
+    sk: Option<Sock>,
+    segment: Option<Segment>,
+    mut key: ResetKey,
+    counters: &mut Counters,
+) {
     let is_covered = match (sk, &segment) {
         (Some(sk), _) => scope::covers(sk.namespace()),
         (None, Some(segment)) => match segment.namespace() {
@@ -94,7 +104,11 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
         (local, remote) = (header.destination(), header.source());
         payload = segment.payload(&header);
     }
-    count(&key);
+    count(key, counters);
+    if !valve::admits(counters) {
+        stream::drop_reset();
+        return;
+    }
 
     if let Some(sk) = sk {
         if let Some(tcp) = sk.tcp() {
@@ -109,21 +123,21 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
                 None => describe_sizes(sk, tcp, (tcp.receive_queue(), tcp.unsent()), &mut key),
             }
             let culprit = culprit(sk, &segment);
-            origins::count(sk.namespace(), ends, (key, SENT), culprit);
+            origins::count(sk.namespace(), &ends, (key, SENT), &culprit);
             if stream::is_armed() {
                 let tuple = match &segment {
                     Some(segment) if sk.state() == state::LISTEN => segment.tuple(local, remote),
                     _ => sk.tuple(tcp.source_port()),
                 };
-                stream::reset_of(sk, tuple, (key, SENT), culprit);
+                stream::reset_of(sk, &tuple, &(key, SENT), &culprit);
             }
         } else if let Some(ends) = Ends::of_time_wait(sk) {
             key.flags |= flags::HAS_SIZES;
             key.sizes = class(payload.into()) << sizes::UNREAD;
-            origins::count(sk.namespace(), ends, (key, SENT), Culprit::UNKNOWN);
+            origins::count(sk.namespace(), &ends, (key, SENT), &Culprit::UNKNOWN);
             if stream::is_armed() {
                 let tuple = sk.tuple(sk.local_port());
-                stream::reset(sk.namespace(), tuple, (key, SENT), Culprit::UNKNOWN);
+                stream::reset(sk.namespace(), &tuple, &(key, SENT));
             }
         }
     } else if let Some(segment) = segment
@@ -134,10 +148,10 @@ pub(crate) fn observe(sk: Option<Sock>, segment: Option<Segment>, mut key: Reset
         key.sizes = class(payload.into()) << sizes::UNREAD;
         let is_syn = key.flags & flags::SEGMENT_SYN != 0;
         let ends = Ends::of_stray(local, remote, is_syn, segment.source());
-        origins::count_stray(namespace, ends, key);
+        origins::count_stray(namespace, &ends, key);
         if stream::is_armed() {
             let tuple = segment.tuple(local, remote);
-            stream::reset(namespace, tuple, (key, SENT), Culprit::UNKNOWN);
+            stream::reset(namespace, &tuple, &(key, SENT));
         }
     }
 }
@@ -168,15 +182,8 @@ pub(crate) fn describe_sizes(
 #[inline(always)]
 fn class(bytes: u64) -> u8 {
     let [none, few, some] = sizes::BOUNDS;
-    if bytes <= none.into() {
-        0
-    } else if bytes <= few.into() {
-        1
-    } else if bytes <= some.into() {
-        2
-    } else {
-        3
-    }
+    let above = |bound: u32| is_above(bytes, bound.into());
+    (above(none) + above(few) + above(some)) as u8
 }
 
 /// close() and disconnect leave the socket in CLOSE before they reset, in the caller's context
@@ -184,7 +191,7 @@ fn class(bytes: u64) -> u8 {
 #[inline(always)]
 fn culprit(sk: Sock, segment: &Option<Segment>) -> Culprit {
     if segment.is_none() && sk.state() == state::CLOSE {
-        Culprit::current()
+        Culprit::caller()
     } else {
         Culprit::UNKNOWN
     }
@@ -215,14 +222,30 @@ fn describe_socket(sk: Sock, key: &mut ResetKey) {
     }
 }
 
+/// Each CPU has places for as many kinds as a host knows; those that find none are counted in a map.
 #[inline(always)]
-fn count(key: &ResetKey) {
+fn count(key: ResetKey, counters: &mut Counters) {
+    let ResetKey { reason, state, sizes: _, flags } = key;
+    let word = u32::from_ne_bytes([reason, state, 0, flags]);
+    // Knuth's multiplicative hash.
+    let place = (word.wrapping_mul(0x9e37_79b9) >> 26) as usize & (RESET_PLACES - 1);
+    if counters.reset_counts[place] == 0 {
+        counters.reset_keys[place] = key;
+    }
+    let there = counters.reset_keys[place];
+    if there == key {
+        counters.reset_counts[place] += 1;
+    } else {
+        count_in_map(&key, counters);
+    }
+}
+
+#[inline(never)]
+fn count_in_map(key: &ResetKey, counters: &mut Counters) {
     if let Some(count) = RESETS.get_ptr_mut(key) {
         // SAFETY: this CPU's value of an entry that is never deleted.
         unsafe { *count += 1 };
-    } else if RESETS.insert(key, 1, 0).is_err()
-        && let Some(counters) = counters()
-    {
+    } else if RESETS.insert(key, 1, 0).is_err() {
         counters.resets_lost += 1;
         log::resets_full();
     }

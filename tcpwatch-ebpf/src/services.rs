@@ -10,39 +10,40 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use tcpwatch_common::{IDLE_BUCKETS_MS, IdleCloses, Service, ServiceUse};
+use tcpwatch_common::{IDLE_BUCKETS_MS, Service, ServiceUse, TallyKey, maps as names};
 
 use crate::{
-    log,
     maps::SERVICES,
     origins,
     sock::{Sock, current_leader_comm},
+    tally::Tally,
     tcp_sock::TcpSock,
 };
 
-/// Counts a connect().
+/// Counts a connect() of this process.
 #[inline(always)]
-pub(crate) fn count_opened(sk: Sock) {
-    count(sk, (sk.peer_port(), 1), true, None);
+pub(crate) fn count_opened(sk: Sock, tgid: u32) {
+    if let Some(used) = entry(sk, sk.peer_port(), 1, tgid) {
+        add(&raw mut used.opened);
+    }
 }
 
 /// Counts an orderly close. `is_first` if the peer has not closed before.
 #[inline(always)]
 pub(crate) fn count_closed(sk: Sock, is_first: bool) {
-    if let Some(tcp) = sk.tcp() {
-        let service = origins::service_of(sk, tcp);
-        let idle = is_first && service.1 == 0;
-        count(sk, service, false, if idle { Some(tcp) } else { None });
+    let Some(tcp) = sk.tcp() else { return };
+    let (port, is_client) = origins::service_of(sk, tcp);
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(used) = entry(sk, port, is_client, tgid) else { return };
+    add(&raw mut used.closed);
+    if is_first && is_client == 0 {
+        add_idle(used, tcp);
     }
 }
 
-/// Adds the time since the last segment of `tcp` to its bucket.
-///
-/// # Safety
-///
-/// `entry` is an entry of the map.
+/// Adds the time since the last segment to its bucket.
 #[inline(always)]
-unsafe fn add_idle(entry: *mut ServiceUse, tcp: TcpSock) {
+fn add_idle(used: &mut ServiceUse, tcp: TcpSock) {
     // SAFETY: no arguments, no effects.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let idle_ms = (now_ns.saturating_sub(tcp.last_segment_ns()) / 1_000_000) as u32;
@@ -50,52 +51,35 @@ unsafe fn add_idle(entry: *mut ServiceUse, tcp: TcpSock) {
     while bucket < IDLE_BUCKETS_MS.len() && idle_ms > IDLE_BUCKETS_MS[bucket] {
         bucket += 1;
     }
-    // SAFETY: the caller's entry, and a bucket that there is: the loop ends at the last one.
-    unsafe {
-        let idle = &raw mut (*entry).idle[bucket];
-        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*idle).count, 1);
-        // The last of two CPUs is as good as the other.
-        (*idle).last_ms = idle_ms;
-    }
+    let idle = &mut used.idle[bucket];
+    // SAFETY: a count of the table, which is aligned.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut idle.count, 1) };
+    // The last of two CPUs is as good as the other.
+    idle.last_ms = idle_ms;
 }
 
+/// A share of resets would be too large if connections that two CPUs count at once were lost.
 #[inline(always)]
-fn count(sk: Sock, (port, is_client): (u16, u8), is_opened: bool, idle: Option<TcpSock>) {
+fn add(sum: *mut u64) {
+    // SAFETY: a count of the table, which is aligned and only changed like this.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(sum, 1) };
+}
+
+/// A function of its own: connect() and close() share its code in the cache.
+#[inline(never)]
+fn entry(sk: Sock, port: u16, is_client: u8, tgid: u32) -> Option<&'static mut ServiceUse> {
+    const TABLE: Tally<ServiceUse> = Tally { table: &SERVICES, sets: names::SERVICES_SETS };
     let namespace = sk.namespace();
     let service = Service {
         netns_cookie: namespace.cookie(),
         netns: namespace.inode(),
-        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        tgid,
         port,
         is_client: u16::from(is_client),
-        reserved: 0,
     };
-    let Some(entry) = entry_of(&service) else {
-        log::origins_full(port);
-        return;
-    };
-    // SAFETY: an entry of the map, whose counts are aligned and only changed like this. A share of
-    // resets would be too large if connections that two CPUs count at once were lost.
-    unsafe {
-        let sum = if is_opened { &raw mut (*entry).opened } else { &raw mut (*entry).closed };
-        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(sum, 1);
-        if let Some(tcp) = idle {
-            add_idle(entry, tcp);
-        }
+    let (used, is_new) = TABLE.entry(service.words())?;
+    if is_new {
+        used.comm = current_leader_comm();
     }
-}
-
-/// The entry of a service, which begins here if there is none. Two CPUs may begin the same: one
-/// insertion fails then, and both find the entry of the other.
-#[inline(always)]
-fn entry_of(service: &Service) -> Option<*mut ServiceUse> {
-    /// `BPF_NOEXIST`: an entry that is there stays.
-    const NO_EXIST: u64 = 1;
-    if let Some(entry) = SERVICES.get_ptr_mut(service) {
-        return Some(entry);
-    }
-    let idle = [IdleCloses { count: 0, last_ms: 0 }; IDLE_BUCKETS_MS.len() + 1];
-    let first = ServiceUse { opened: 0, closed: 0, comm: current_leader_comm(), idle };
-    let _ = SERVICES.insert(service, first, NO_EXIST);
-    SERVICES.get_ptr_mut(service)
+    Some(used)
 }

@@ -22,19 +22,20 @@ use tcpwatch_common::{
 
 use crate::{
     focus, log,
-    maps::{Share, count_run, counters, emit},
+    maps::{Share, count_run, emit},
     notes::{self, Put},
     scope, services,
     sock::{IPPROTO_TCP, Sock, current_leader_comm, state},
     tcp_sock::TcpSock,
+    valve,
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state(ctx: BtfTracePointContext) -> i32 {
-    count_run!(SET_STATE);
+    let counted = count_run!(SET_STATE);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
-    if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counters()) {
+    if let (Some(sk), Some(counters)) = (Sock::new(ctx.arg::<*const c_void>(0)), counted) {
         observe(&ctx, sk, old as u32, new as u32, counters);
     }
     0
@@ -54,18 +55,21 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
     }
     match new {
         state::SYN_SENT => {
-            connect_begun(sk, address, counters);
-            services::count_opened(sk);
+            if valve::admits(counters) {
+                connect_begun(sk, address, counters);
+            }
             focus::record_stack(ctx.as_ptr(), address, true);
         }
         // One call for both, because each is a copy of the code.
         state::FIN_WAIT1 | state::LAST_ACK => {
-            services::count_closed(sk, old == state::ESTABLISHED);
+            if valve::admits(counters) {
+                services::count_closed(sk, old == state::ESTABLISHED);
+            }
             if new == state::FIN_WAIT1 {
                 focus::count_closer(sk);
             }
         }
-        state::CLOSE_WAIT => close_wait_entered(sk, address, counters),
+        state::CLOSE_WAIT if valve::admits(counters) => close_wait_entered(sk, address, counters),
         _ => {}
     }
 }
@@ -79,6 +83,7 @@ fn connect_begun(sk: Sock, address: u64, counters: &mut Counters) {
         counters.connect_notes_evicted += 1;
         log::connect_note_evicted(note.tgid);
     }
+    services::count_opened(sk, note.tgid);
 }
 
 /// The note of a connect() of the running process, which has just begun.
@@ -101,36 +106,49 @@ pub(crate) const NO_NOTE: ConnectNote =
 
 #[inline(always)]
 fn connect_ended(sk: Sock, address: u64, new: u32, counters: &mut Counters) {
-    // Fields of an absent note are 0 and not undefined: the compiler spills what is undefined, and the
-    // verifier refuses it.
-    let found = notes::CONNECTS.find(address);
-    let noted = found.is_some();
-    let note = found.unwrap_or(NO_NOTE);
     match new {
-        state::CLOSE => {
-            let Some(tcp) = sk.tcp() else { return };
-            // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before
-            // where none was. One that was found twice in a row has sent a SYN.
-            let mut local_port = tcp.source_port();
-            if found_no_port(tcp, noted, note, local_port) {
-                local_port = 0;
-            }
-            let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
-            let event = connect_failed(sk, tcp, noted, note, local_port);
-            emit(event, share, counters);
-        }
         state::ESTABLISHED => focus::count_answer(sk),
+        state::CLOSE => report_failed(sk, address, counters),
         // Simultaneous open, the only way from SYN_SENT to SYN_RECV (RFC 9293 section 3.5). With
         // one socket at both ends it is a self-connection.
-        state::SYN_RECV => {
-            let tuple = sk.tuple(sk.local_port());
-            if tuple.is_self() {
-                emit(event(sk, note, EventKind::SelfConnection, tuple), Share::Rare, counters);
-            }
-        }
+        state::SYN_RECV => report_if_self(sk, address, counters),
         _ => {}
     }
     notes::CONNECTS.forget(address);
+}
+
+/// The note of the socket, or all zero. Fields of an absent note are 0 and not undefined: the compiler
+/// spills what is undefined, and the verifier refuses it.
+#[inline(always)]
+fn note_of(address: u64) -> (ConnectNote, bool) {
+    let found = notes::CONNECTS.find(address);
+    (found.unwrap_or(NO_NOTE), found.is_some())
+}
+
+/// A function of its own, as is all that the plain path does not take: code that is seldom run is
+/// seldom in the cache, and what is often run lies together.
+#[inline(never)]
+fn report_failed(sk: Sock, address: u64, counters: &mut Counters) {
+    let Some(tcp) = sk.tcp() else { return };
+    let (note, noted) = note_of(address);
+    // `skc_num` is 0 again; `inet_sport` is the port that was found, or what it was before where
+    // none was. One that was found twice in a row has sent a SYN.
+    let mut local_port = tcp.source_port();
+    if found_no_port(tcp, noted, note, local_port) {
+        local_port = 0;
+    }
+    let share = if local_port == 0 { Share::Uncommon } else { Share::Common };
+    emit(&connect_failed(sk, tcp, noted, note, local_port), share, counters);
+}
+
+/// Reports a socket that is connected to itself.
+#[inline(never)]
+fn report_if_self(sk: Sock, address: u64, counters: &mut Counters) {
+    let tuple = sk.tuple(sk.local_port());
+    if tuple.is_self() {
+        let (note, _) = note_of(address);
+        emit(&event(sk, note, EventKind::SelfConnection, tuple), Share::Rare, counters);
+    }
 }
 
 /// Whether a connect() that has failed found no local port: the socket's is that of an earlier

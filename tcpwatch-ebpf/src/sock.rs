@@ -3,10 +3,7 @@
 //! A [`Sock`] is an address and how memory there is read, see [`memory`](crate::memory). `tcp_sock.rs` has
 //! the fields of `struct tcp_sock`, `accept_queue.rs` what waits in the queue of a listener.
 
-use core::{
-    ffi::c_void,
-    ptr::{read_volatile, with_exposed_provenance, write_volatile},
-};
+use core::{ffi::c_void, ptr::with_exposed_provenance};
 
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel,
@@ -19,7 +16,7 @@ use tcpwatch_common::{AF_INET, Address, Tuple};
 
 use crate::{
     log,
-    memory::{Copied, Memory, Object, Typed, field, has, offset},
+    memory::{Copied, Memory, Object, Typed, address_of, field, has, offset},
 };
 
 /// `IPPROTO_TCP`; `inet_sock_set_state` also fires for SCTP, DCCP and MPTCP.
@@ -97,16 +94,6 @@ impl Sockets for Copied {
     }
 }
 
-/// See [`Sock::address`].
-#[inline(always)]
-pub(crate) fn address_of(pointer: *const c_void, scratch: &mut u64) -> u64 {
-    // SAFETY: a valid reference; volatile, so that the compiler keeps the detour.
-    unsafe {
-        write_volatile(scratch, pointer as u64);
-        read_volatile(scratch)
-    }
-}
-
 /// `struct sock`, or what a pointer to one may point to: with a socket in TIME_WAIT or a request
 /// socket only what `struct sock_common` has is readable.
 #[derive(Clone, Copy)]
@@ -126,8 +113,7 @@ impl Sock {
 }
 
 impl<M: Memory> Sock<M> {
-    /// The kernel address, as an identity. The verifier allows no arithmetic on a pointer, but
-    /// forgets that it is one on the way through a map: `scratch` lies in one, a word for each CPU.
+    /// The kernel address, as an identity, see [`address_of`].
     /// A softirq that runs another hook between these two instructions leaves its own socket's
     /// address; then a note is another socket's, which is rare enough to bear.
     #[inline(always)]

@@ -47,7 +47,7 @@ pub(crate) fn is_armed() -> bool {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn stream(ctx: BtfTracePointContext) -> i32 {
-    count_run!(STREAM);
+    let _ = count_run!(STREAM);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if let Some(sk) = Sock::new(ctx.arg::<*const c_void>(0))
@@ -67,7 +67,7 @@ fn transition(sk: Sock, old: u32, new: u32) {
     let note = if new == state::SYN_SENT {
         connect_note(sk)
     } else if is_in_system_call(sk, old, new) {
-        note_of(Culprit::current())
+        note_of(&Culprit::caller())
     } else {
         let found = STREAMED.find(address);
         is_noted = found.is_some();
@@ -85,8 +85,8 @@ fn transition(sk: Sock, old: u32, new: u32) {
                 record.event.kind = 0;
             } else {
                 let port = local_port(sk, tcp, new);
-                let process = Culprit { tgid: note.tgid, comm: note.comm };
-                record.event = event(sk.namespace(), sk.tuple(port), process);
+                let process = Culprit::noted(note);
+                record.event = event(sk.namespace(), sk.tuple(port), &process);
             }
         });
     }
@@ -123,25 +123,41 @@ fn local_port(sk: Sock, tcp: TcpSock, new: u32) -> u16 {
 }
 
 /// A reset of a socket; its process is the caller's, or that of the note.
-#[inline(always)]
-pub(crate) fn reset_of(sk: Sock, tuple: Tuple, seen: (ResetKey, u8), culprit: Culprit) {
-    let mut process = culprit;
+#[inline(never)]
+pub(crate) fn reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: &Culprit) {
+    let mut process = *culprit;
     if process.tgid == 0
         && let Some(counts) = stream_counts()
         && let Some(note) = STREAMED.find(sk.address(&mut counts.scratch))
     {
-        process = Culprit { tgid: note.tgid, comm: note.comm };
+        process = Culprit::noted(note);
     }
-    reset(sk.namespace(), tuple, seen, process);
+    send_reset(sk.namespace(), *tuple, *seen, &process);
+}
+
+/// A reset of which the hook keeps the plain count only.
+#[inline(always)]
+pub(crate) fn drop_reset() {
+    if is_armed()
+        && let Some(counts) = stream_counts()
+    {
+        counts.dropped += 1;
+    }
+}
+
+/// A reset of which no socket is known any more.
+#[inline(never)]
+pub(crate) fn reset(namespace: Namespace, tuple: &Tuple, seen: &(ResetKey, u8)) {
+    send_reset(namespace, *tuple, *seen, &Culprit::UNKNOWN);
 }
 
 /// A reset, sent or received.
 #[inline(always)]
-pub(crate) fn reset(
+fn send_reset(
     namespace: Namespace,
     tuple: Tuple,
     (seen, received): (ResetKey, u8),
-    process: Culprit,
+    process: &Culprit,
 ) {
     let kind = if received == 1 { StreamKind::ResetReceived } else { StreamKind::ResetSent };
     hand_over_when_filled(kind, (seen.state.into(), 0), |record| {
@@ -159,7 +175,7 @@ pub(crate) fn bind(sk: Sock, port: u16, returned: i32) {
     }
     let port = if returned == 0 { sk.local_port() } else { port };
     hand_over_when_filled(StreamKind::Bind, (sk.state(), 0), |record| {
-        record.event = event(namespace, sk.tuple(port), Culprit::current());
+        record.event = event(namespace, sk.tuple(port), &Culprit::caller());
         record.event.error = returned;
     });
 }
@@ -167,12 +183,12 @@ pub(crate) fn bind(sk: Sock, port: u16, returned: i32) {
 /// Notes that the socket at this address belongs to the running process.
 #[inline(always)]
 pub(crate) fn note_process(address: u64) {
-    STREAMED.put(address, &note_of(Culprit::current()));
+    STREAMED.put(address, &note_of(&Culprit::caller()));
 }
 
 #[inline(always)]
-fn note_of(process: Culprit) -> ConnectNote {
-    ConnectNote { tgid: process.tgid, comm: process.comm, ..NO_NOTE }
+fn note_of(process: &Culprit) -> ConnectNote {
+    ConnectNote { tgid: process.tgid, comm: process.comm(), ..NO_NOTE }
 }
 
 /// Has the record of an event filled, and hands it over.
@@ -222,7 +238,7 @@ const NO_EVENT: Event = Event {
 };
 
 #[inline(always)]
-fn event(namespace: Namespace, tuple: Tuple, process: Culprit) -> Event {
+fn event(namespace: Namespace, tuple: Tuple, process: &Culprit) -> Event {
     Event {
         // SAFETY: no arguments, no effects.
         time_ns: unsafe { bpf_ktime_get_ns() },
@@ -230,7 +246,7 @@ fn event(namespace: Namespace, tuple: Tuple, process: Culprit) -> Event {
         netns: namespace.inode(),
         tuple,
         tgid: process.tgid,
-        comm: process.comm,
+        comm: process.comm(),
         ..NO_EVENT
     }
 }

@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use crate::{
     accept_queue::Request,
-    memory::{Memory, Object, Typed, field, has},
-    sock::{Sock, Sockets, address_of},
+    memory::{Memory, Object, Typed, address_of, field, has},
+    sock::{Sock, Sockets},
 };
 
 impl<M: Sockets> Sock<M> {

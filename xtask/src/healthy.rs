@@ -24,7 +24,7 @@ use crate::{agent::Agent, interrupt::Interrupt, repository};
 /// The defaults, but for two keys. Inventories come ten times as often, which gives a detector more
 /// chances to be wrong. The baseline of a storm of resets is the minute before, not the hour, so
 /// that it can be raised within these minutes.
-const CONFIG: &str = "[inventory]\ninterval = \"1s\"\nnamespaces = \"host\"\n\
+const CONFIG: &str = "[inventory]\ncpu_share = 0.1\ninterval = \"1s\"\nnamespaces = \"host\"\n\
     [detect.reset_storm]\nhistory = \"60s\"\n";
 
 /// Inventories before the verdict, a second or more apart. All cold starts are over by then: ages

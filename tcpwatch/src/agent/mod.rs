@@ -242,7 +242,8 @@ impl Agent {
         self.cpu_time = answer.cpu_time;
         self.metrics.observe_inventory_cpu(answer.cpu_time);
         self.failures.look_ups = answer.failed_look_ups;
-        self.failures.chains = answer.chains_given_up;
+        self.failures.chains = answer.passes.given_up;
+        self.metrics.observe_passes(&answer.passes);
         match answer.outcome {
             Ok((inventory, tables)) => {
                 if self.failures.in_a_row > 0 {

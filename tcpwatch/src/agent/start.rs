@@ -53,6 +53,7 @@ pub(super) async fn start(
         symbols_by: Some(kernel::OWN_PROGRAM),
         one_pass: config.inventory.one_pass,
         on_request: OnRequest::ALL,
+        ..LoadOptions::default()
     };
     let socket = &config.web.socket;
     let listens = (!socket.as_os_str().is_empty()).then(|| socket::open(socket));

@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    facts::{Focus, Inventory, SocketListing, SocketSelection, TableUse},
+    facts::{Focus, Inventory, PassTotals, SocketListing, SocketSelection, TableUse},
     kernel::{InventoryError, OwnerPolicy, Scope, Walker, thread_cpu_time},
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Answer {
     pub(super) cpu_time: Duration,
     /// Owner look-ups that have failed so far.
     pub(super) failed_look_ups: u64,
-    pub(super) chains_given_up: u64,
+    pub(super) passes: PassTotals,
     /// The inventory, and how full its tables were.
     pub(super) outcome: Result<(Inventory, Vec<TableUse>), InventoryError>,
 }
@@ -161,7 +161,7 @@ fn take(walker: &mut Walker, policy: OwnerPolicy, focus: &Focus) -> Answer {
         began,
         cpu_time: thread_cpu_time().saturating_sub(before),
         failed_look_ups: walker.failed_look_ups(),
-        chains_given_up: walker.chains_given_up(),
+        passes: walker.passes(),
         outcome,
     }
 }

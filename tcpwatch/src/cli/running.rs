@@ -13,6 +13,7 @@ use procfs::{
     process::{FDTarget, all_processes},
 };
 use serde::Serialize;
+use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::agent_api;
@@ -36,6 +37,9 @@ pub(super) struct RunningAgent {
     /// The process that listens there, where the kernel shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+    /// Events that its hooks have only counted, because a storm had used the budget of the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work_left_out: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,7 +73,7 @@ enum AgentState {
 
 impl fmt::Display for RunningAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, state, pid } = self;
+        let Self { place, state, pid, work_left_out } = self;
         match state {
             AgentState::Running => write!(f, "running at {place}")?,
             AgentState::SomethingElse => {
@@ -80,7 +84,14 @@ impl fmt::Display for RunningAgent {
                 write!(f, "not known: {place} is open to root and its group only")?;
             }
         }
-        pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))
+        pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))?;
+        match work_left_out {
+            None | Some(0) => Ok(()),
+            Some(1) => f.write_str("; 1 event of a storm was counted without process and service"),
+            Some(events) => {
+                write!(f, "; {events} events of a storm were counted without process and service")
+            }
+        }
     }
 }
 
@@ -98,35 +109,52 @@ fn at_address(address: SocketAddr) -> RunningAgent {
         Err(_) => AgentState::SomethingElse,
     };
     let pid = (state != AgentState::Absent).then(|| listener(address)).flatten();
-    RunningAgent { place: Place::Address(address), state, pid }
+    RunningAgent { place: Place::Address(address), state, pid, work_left_out: None }
 }
 
 fn at_socket(path: &Path) -> RunningAgent {
-    let (state, pid) = match state_of_socket(path) {
+    let (state, pid, work_left_out) = match state_of_socket(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            (AgentState::NotPermitted, None)
+            (AgentState::NotPermitted, None, None)
         }
-        Err(_) => (AgentState::SomethingElse, None),
+        Err(_) => (AgentState::SomethingElse, None, None),
     };
-    RunningAgent { place: Place::Socket(path.to_owned()), state, pid }
+    RunningAgent { place: Place::Socket(path.to_owned()), state, pid, work_left_out }
 }
 
-/// Whether an agent answers at a socket, and the process that listens there.
-fn state_of_socket(path: &Path) -> io::Result<(AgentState, Option<i32>)> {
+/// Whether an agent answers at a socket, the process that listens there, and what its hooks have left
+/// out.
+fn state_of_socket(path: &Path) -> io::Result<(AgentState, Option<i32>, Option<u64>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,
-            Err(error) if agent_api::is_absent(&error) => return Ok((AgentState::Absent, None)),
+            Err(error) if agent_api::is_absent(&error) => {
+                return Ok((AgentState::Absent, None, None));
+            }
             Err(error) => return Err(error),
         };
         let pid = stream.peer_cred()?.pid();
         let answer = timeout(PATIENCE, agent_api::body(path, "/-/healthy")).await;
         let healthy =
             matches!(answer, Ok(Ok(Some(body))) if body.starts_with(OF_AN_AGENT[0].as_bytes()));
-        Ok((if healthy { AgentState::Running } else { AgentState::SomethingElse }, pid))
+        if !healthy {
+            return Ok((AgentState::SomethingElse, pid, None));
+        }
+        let status = timeout(PATIENCE, agent_api::body(path, "/api/v1/status")).await;
+        let left_out = match status {
+            Ok(Ok(Some(body))) => work_left_out(&body),
+            _ => None,
+        };
+        Ok((AgentState::Running, pid, left_out))
     })
+}
+
+/// By the agent's status; `None` where it does not say.
+fn work_left_out(status: &[u8]) -> Option<u64> {
+    let status: Value = serde_json::from_slice(status).ok()?;
+    status.pointer("/events_lost/work")?.as_u64()
 }
 
 /// An agent that listens at every address listens at the loopback's.
@@ -190,16 +218,20 @@ mod tests {
     fn an_agent_is_found_at_its_socket() -> io::Result<()> {
         let name = format!("tcpwatch-running-{}.sock", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let state = || find_agents(&path, &[]).pop().map(|it| (it.state, it.pid));
-        assert_eq!(state(), Some((AgentState::Absent, None)));
+        let find = || find_agents(&path, &[]).pop().expect("a row");
+        let state = |it: &RunningAgent| (it.state, it.pid);
+        assert_eq!(state(&find()), (AgentState::Absent, None));
         let listener = std::os::unix::net::UnixListener::bind(&path)?;
         let pid = i32::try_from(std::process::id()).ok();
-        // Each look connects twice, the second time for an answer.
-        let answers = ["tcpwatch is healthy.\n", "something else\n"];
+        // Each look begins with a connection without a request.
+        let status = r#"{"events_lost": {"log": 1, "work": 3}}"#;
+        let answers = ["", "tcpwatch is healthy.\n", status, "", "something else\n"];
         let served = std::thread::spawn(move || -> io::Result<()> {
             for answer in answers {
-                listener.accept()?;
                 let (mut stream, _) = listener.accept()?;
+                if answer.is_empty() {
+                    continue;
+                }
                 // A request that is not read would make the end a reset.
                 let _ = stream.read(&mut [0; 1_024])?;
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}", answer.len());
@@ -207,11 +239,17 @@ mod tests {
             }
             Ok(())
         });
-        assert_eq!(state(), Some((AgentState::Running, pid)));
-        assert_eq!(state(), Some((AgentState::SomethingElse, pid)));
+        let found = find();
+        assert_eq!(state(&found), (AgentState::Running, pid));
+        let text = found.to_string();
+        assert!(
+            text.ends_with("3 events of a storm were counted without process and service"),
+            "{text}"
+        );
+        assert_eq!(state(&find()), (AgentState::SomethingElse, pid));
         served.join().expect("the thread does not panic")?;
         // A socket at which nothing listens any more is no agent.
-        let found = find_agents(&path, &[]).pop().expect("a row");
+        let found = find();
         assert_eq!(
             found.to_string(),
             format!("not running: nothing listens at {}", path.display())

@@ -117,10 +117,11 @@ section! {
         /// Part of one CPU that inventories take at most, from 0.001 to 0.1. Where one takes longer
         /// than `interval` allows, the interval grows, for this key up to 30s; beyond that it grows
         /// only to keep inventories below 0.1 of one CPU. The metric
-        /// tcpwatch_inventory_interval_seconds shows it. 0.1 because findings come sooner and
-        /// bursts are kept apart better by a short interval.
+        /// tcpwatch_inventory_interval_seconds shows it. 0.01 because then
+        /// no program notices them: at the default interval it is 0.1 s an inventory, which is
+        /// enough for 200,000 sockets.
         #[serde(with = "CpuShare")]
-        pub cpu_share: f64 = 0.1;
+        pub cpu_share: f64 = 0.01;
 
         /// Whether an inventory sees the sockets of all network namespaces in one pass, without
         /// entering a namespace and without a lock: true or false. It takes Linux 6.1; elsewhere,

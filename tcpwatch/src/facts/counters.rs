@@ -46,3 +46,16 @@ pub struct TableUse {
     /// Entries that fit.
     pub limit: u64,
 }
+
+/// Work of the one pass over all sockets, in all inventories; zeros where the iterator walks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassTotals {
+    /// Runs of its program. Within one no other process runs on that CPU.
+    pub slices: u64,
+    /// The longest of the last inventory, with what interrupts of the machine took within it.
+    pub longest_slice: Duration,
+    /// Chains of the kernel's tables that moved while they were read, and were read again.
+    pub read_again: u64,
+    /// Chains that moved again and again, so that their end was not seen.
+    pub given_up: u64,
+}

@@ -25,7 +25,7 @@ mod stream;
 mod time;
 mod written;
 
-pub use counters::{CloseWaitDurations, KernelCounters, TableUse};
+pub use counters::{CloseWaitDurations, KernelCounters, PassTotals, TableUse};
 pub use endpoint::Endpoint;
 pub use event::{ConnectFailure, Event, NoConnect};
 pub use focus::Focus;

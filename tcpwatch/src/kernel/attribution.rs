@@ -1,6 +1,6 @@
 //! Resets and active closes by process: the kernel side's tables, as facts.
 //!
-//! The tables of resets are LRU tables: an origin that was evicted and has come back counts from 0
+//! The tables of resets drop what is rare: an origin that was dropped and has come back counts from 0
 //! again. Here such counts are joined, so that a count only grows while its origin is known.
 
 use std::{
@@ -20,9 +20,9 @@ use super::{
     counters::decode_reset,
     endpoint,
     events::wire_text,
-    lru::LruTable,
     namespaces::NetnsIds,
     process::start_ticks,
+    tally::TallyTable,
 };
 use crate::facts::{
     CloserCount, IdleClosed, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount,
@@ -41,7 +41,7 @@ pub(super) struct Attribution {
     /// `None` where no hook fills it.
     origins: Option<[OriginTable; 2]>,
     closers: ClosersTable,
-    services: LruTable<ServiceKey, ServiceUse>,
+    services: TallyTable<ServiceKey, ServiceUse>,
     /// The services in the last reading and in the one before.
     service_uses: [HashMap<ServiceKey, ServiceUse>; 2],
     reset_reasons: Vec<ResetReason>,
@@ -56,7 +56,7 @@ pub(super) struct Attribution {
     totals: HashMap<Group, Total>,
 }
 
-type OriginTable = LruTable<ResetOrigin, ResetOriginUse>;
+type OriginTable = TallyTable<ResetOrigin, ResetOriginUse>;
 
 /// The key of one [`ResetCount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ impl Attribution {
     pub(super) fn new(
         origins: Option<[OriginTable; 2]>,
         closers: ClosersTable,
-        services: LruTable<ServiceKey, ServiceUse>,
+        services: TallyTable<ServiceKey, ServiceUse>,
         reset_reasons: Vec<ResetReason>,
         ids: NetnsIds,
     ) -> Self {

@@ -11,6 +11,7 @@ use std::{
 
 /// Commands (include/uapi/linux/bpf.h).
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
@@ -129,6 +130,62 @@ pub(super) fn run(program: BorrowedFd<'_>, arguments: [u64; 2]) -> io::Result<u3
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.returned) }
+}
+
+/// Reads entries of an array map from `first` on into `entries`, at most as many as it has, and says
+/// how many they are (`generic_map_lookup_batch`, kernel/bpf/syscall.c, since 5.6). `Entry` is the map's
+/// value.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn read_entries<Entry: aya::Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    entries: &mut [Entry],
+) -> io::Result<usize> {
+    /// As above.
+    #[repr(C)]
+    struct Attributes {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    // The kernel goes on behind this index.
+    let before = first.checked_sub(1);
+    let mut last = 0_u32;
+    let mut keys = vec![0_u32; entries.len()];
+    let mut attributes = Attributes {
+        in_batch: before.as_ref().map_or(0, |before| std::ptr::from_ref(before) as u64),
+        out_batch: &raw mut last as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: entries.as_mut_ptr() as u64,
+        count: entries.len() as u32,
+        map: number(map)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel writes as many keys and values as there is space for, which live; every bit
+    // pattern is a value.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    let error = io::Error::last_os_error();
+    // There was no entry behind the last one that it has read.
+    if result < 0 && error.kind() != io::ErrorKind::NotFound {
+        return Err(error);
+    }
+    Ok(attributes.count as usize)
 }
 
 fn number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     time::Duration,
 };
@@ -56,18 +57,19 @@ impl CounterReader {
         for cpu in per_cpu.iter() {
             add(&mut sum, cpu);
         }
-        let resets_sent = match &self.maps.resets_sent {
-            Some(resets) => Some(self.resets_sent(resets).ok()?),
-            None => None,
-        };
-        let kinds = resets_sent.as_ref().map_or(0, Vec::len) as u64;
+        let (mut resets_sent, mut in_map) = (None, 0);
+        if let Some(resets) = &self.maps.resets_sent {
+            let in_map_by_kind = read_resets(resets).ok()?;
+            in_map = in_map_by_kind.len() as u64;
+            resets_sent = Some(self.resets_sent(in_map_by_kind, &per_cpu));
+        }
         let runs = self.maps.hooks.iter().map(|(hook, place)| (*hook, sum.runs[*place])).collect();
         Some(KernelCounters {
             runs,
             transitions: transitions(&sum),
             close_wait: close_wait(&sum),
             resets_sent,
-            tables: vec![TableUse { table: "resets", entries: kinds, limit: RESETS_LIMIT.into() }],
+            tables: vec![TableUse { table: "resets", entries: in_map, limit: RESETS_LIMIT.into() }],
             unseen_causes: self.unseen_causes,
             resets_received: self.maps.sees_resets_received.then(|| by_state(&sum.resets_received)),
             lost: vec![
@@ -75,20 +77,26 @@ impl CounterReader {
                 ("connect_notes", sum.connect_notes_evicted),
                 ("close_wait_notes", sum.close_wait_notes_refused),
                 ("resets", sum.resets_lost),
+                ("work", sum.work_shed),
                 ("hooks", self.missed_runs()),
             ],
         })
     }
 
+    /// Totals by kind: those of the map, and those that each CPU has places for.
     fn resets_sent(
         &self,
-        resets: &PerCpuHashMap<MapData, ResetKey, u64>,
-    ) -> Result<Vec<(ResetObservation, u64)>, MapError> {
+        mut by_kind: HashMap<ResetKey, u64>,
+        per_cpu: &PerCpuValues<Counters>,
+    ) -> Vec<(ResetObservation, u64)> {
+        for counters in per_cpu.iter() {
+            let places = counters.reset_keys.iter().zip(&counters.reset_counts);
+            for (key, count) in places.filter(|(_, count)| **count > 0) {
+                *by_kind.entry(*key).or_default() += count;
+            }
+        }
         let decoded = |key| decode_reset(key, false, &self.reset_reasons);
-        let total = |entry: Result<(_, PerCpuValues<u64>), _>| {
-            entry.map(|(key, per_cpu)| (decoded(key), per_cpu.iter().sum()))
-        };
-        resets.iter().map(total).collect()
+        by_kind.into_iter().map(|(key, count)| (decoded(key), count)).collect()
     }
 
     /// Runs that the kernel left out because the same program was interrupted on that CPU
@@ -101,6 +109,15 @@ impl CounterReader {
         });
         missed.sum()
     }
+}
+
+fn read_resets(
+    resets: &PerCpuHashMap<MapData, ResetKey, u64>,
+) -> Result<HashMap<ResetKey, u64>, MapError> {
+    let total = |entry: Result<(_, PerCpuValues<u64>), _>| {
+        entry.map(|(key, per_cpu)| (key, per_cpu.iter().sum()))
+    };
+    resets.iter().map(total).collect()
 }
 
 /// A total that never falls, also where it cannot be read now.
@@ -161,6 +178,7 @@ fn add(sum: &mut Counters, cpu: &Counters) {
     sum.connect_notes_evicted += cpu.connect_notes_evicted;
     sum.close_wait_notes_refused += cpu.close_wait_notes_refused;
     sum.resets_lost += cpu.resets_lost;
+    sum.work_shed += cpu.work_shed;
 }
 
 fn add_all(sums: &mut [u64], row: &[u64]) {

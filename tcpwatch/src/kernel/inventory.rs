@@ -33,7 +33,7 @@ use super::{
     reach::{Reach, Whose},
     records::Copied,
 };
-use crate::facts::{Focus, Inventory, Namespace, NotSeen, TableUse, Unseen};
+use crate::facts::{Focus, Inventory, Namespace, NotSeen, PassTotals, TableUse, Unseen};
 
 /// The programs of a walker and the maps through which they talk.
 pub(super) struct WalkerParts {
@@ -89,7 +89,7 @@ pub struct Walker {
     /// Ends an inventory under way.
     pub(super) stop: Arc<AtomicBool>,
     failed_look_ups: u64,
-    pub(super) chains_given_up: u64,
+    pub(super) passes: PassTotals,
     memory: Memory,
     pub(super) destinations_seen: u64,
     /// Ports with unanswered requests, of the namespace that had most.
@@ -147,7 +147,7 @@ impl Walker {
             away: false,
             stop: Arc::default(),
             failed_look_ups: 0,
-            chains_given_up: 0,
+            passes: PassTotals::default(),
             memory: Memory::default(),
             destinations_seen: 0,
             requests_seen: 0,
@@ -245,10 +245,10 @@ impl Walker {
         Arc::clone(&self.stop)
     }
 
-    /// Chains of the kernel's tables whose end was not seen, in all inventories.
+    /// Slices and chains of the one pass; zeros where the iterator walks.
     #[must_use]
-    pub fn chains_given_up(&self) -> u64 {
-        self.chains_given_up
+    pub fn passes(&self) -> PassTotals {
+        self.passes
     }
 
     /// Owner look-ups that failed.

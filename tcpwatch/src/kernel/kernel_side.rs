@@ -147,6 +147,11 @@ impl KernelSide {
         typed.map_err(|error| LoadError::Object(format!("map {name}: {}", one_line(&error))))
     }
 
+    /// A descriptor of a map, for what aya does not do.
+    pub(super) fn map_descriptor(&self, name: &str) -> Result<OwnedFd, LoadError> {
+        copy_of(&self.maps, name)
+    }
+
     /// All descriptors with a name for each, of which no two are equal.
     pub(super) fn named(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let groups = [(MAP, &self.maps), (PROGRAM, &self.programs), (LINK, &self.links)];

@@ -54,6 +54,7 @@ mod settings;
 mod stream;
 mod symbol_server;
 mod symbols;
+mod tally;
 mod tour;
 mod walk;
 

@@ -44,13 +44,13 @@ impl NoteTables {
     /// Looks at the next slots.
     pub(super) fn look(&mut self) {
         self.connects.look(|set| in_use(&set.sks));
-        self.close_wait.look(|set| in_use(&set.sks));
+        self.close_wait.look(|set| set.halves.iter().map(|half| in_use(&half.sks)).sum());
     }
 
     pub(super) fn table_use(&self) -> [TableUse; 2] {
         [
             self.connects.table_use("connect_notes", CONNECT_WAYS),
-            self.close_wait.table_use("close_wait_notes", CLOSE_WAIT_WAYS),
+            self.close_wait.table_use("close_wait_notes", 2 * CLOSE_WAIT_WAYS),
         ]
     }
 }

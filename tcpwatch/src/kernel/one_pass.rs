@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, RingBuf};
@@ -17,6 +18,7 @@ use tcpwatch_common::{
 };
 
 use super::{bpf, error::InventoryError, lru};
+use crate::facts::PassTotals;
 
 /// The maps of the walk and what is kept between two.
 pub(super) struct OnePass {
@@ -46,7 +48,7 @@ pub(super) enum Purpose {
 
 /// Cost of a walk.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PassCost {
+struct PassCost {
     /// Runs of the program.
     slices: u64,
     /// The longest of them, nanoseconds in the kernel. Interrupts within it count.
@@ -54,7 +56,7 @@ pub(super) struct PassCost {
     /// Chains that moved while they were read, and were read again.
     read_again: u64,
     /// Chains whose end was not seen.
-    pub(super) given_up: u64,
+    given_up: u64,
 }
 
 /// Namespaces that the walk looks at on this machine.
@@ -258,9 +260,13 @@ impl OnePass {
         Ok(self.namespaces.get(&slot.into(), 0)?)
     }
 
-    /// Cost of the last walk.
-    pub(super) fn cost(&self) -> PassCost {
-        self.cost
+    /// Adds the cost of the last walk.
+    pub(super) fn add_cost(&self, totals: &mut PassTotals) {
+        let PassCost { slices, longest_ns, read_again, given_up } = self.cost;
+        totals.slices += slices;
+        totals.longest_slice = Duration::from_nanos(longest_ns);
+        totals.read_again += read_again;
+        totals.given_up += given_up;
     }
 
     /// Runs slices of a phase until its end, and hands on what each copies up.

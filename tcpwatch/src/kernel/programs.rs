@@ -16,7 +16,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use rustix::thread::CapabilitySet as Capability;
-use tcpwatch_common::{ABSENT, maps, programs};
+use tcpwatch_common::{ABSENT, TallyKey, maps, programs};
 
 use super::{
     CounterReader, EventRing, Hook, HookStatus, Refusal, Scope, Walker,
@@ -39,6 +39,7 @@ use super::{
     reach::{Reach, missing_hooks},
     stream::{EventStream, StreamMaps},
     symbols::Symbols,
+    tally::TallyTable,
 };
 use crate::facts::{NotSeen, ResetCause};
 
@@ -104,15 +105,13 @@ impl Programs {
             // they take 22 MB, so they go before they are parsed again for attaching.
             .btf(None)
             .override_global(maps::OFFSETS, &types.offsets, true)
+            .override_global(maps::WORK, &options.work_per_second, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(LOG_RING, log_bytes)
             .map_max_entries(maps::NAMESPACES, slots)
             .map_max_entries(maps::SLOTS, slots)
             .map_max_entries(maps::FOUND, found_bytes)
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
-            .map_max_entries(maps::RESET_ORIGINS, lru::entries(maps::RESET_ORIGINS_LIMIT))
-            .map_max_entries(maps::STRAY_RESETS, lru::entries(maps::STRAY_RESETS_LIMIT))
-            .map_max_entries(maps::SERVICES, lru::entries(maps::SERVICES_LIMIT))
             .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
@@ -266,8 +265,8 @@ impl Programs {
             ),
         };
         let origins = [
-            self.lru_table(maps::RESET_ORIGINS, "reset_origins", maps::RESET_ORIGINS_LIMIT)?,
-            self.lru_table(maps::STRAY_RESETS, "stray_resets", maps::STRAY_RESETS_LIMIT)?,
+            self.tally(maps::RESET_ORIGINS, "reset_origins", maps::RESET_ORIGINS_SETS)?,
+            self.tally(maps::STRAY_RESETS, "stray_resets", maps::STRAY_RESETS_SETS)?,
         ];
         let sees_resets = sees_resets_sent || sees_resets_received;
         let mut attribution = Attribution::new(
@@ -277,7 +276,7 @@ impl Programs {
                 self.side.map(maps::CLOSERS_ELSEWHERE)?,
                 ids,
             ),
-            self.lru_table(maps::SERVICES, "services", maps::SERVICES_LIMIT)?,
+            self.tally(maps::SERVICES, "services", maps::SERVICES_SETS)?,
             reset_reasons.clone(),
             ids,
         );
@@ -287,7 +286,7 @@ impl Programs {
         }
         let close_look = CloseLook::new(
             (self.side.map(maps::FOCUS)?, self.side.map(maps::CLOSERS_IN)?),
-            self.lru_table(maps::STACKS, "stacks", maps::STACKS_LIMIT)?,
+            LruTable::new(self.side.map(maps::STACKS)?, "stacks", maps::STACKS_LIMIT),
             self.symbols_by.and_then(|program| {
                 Symbols::start(program)
                     .inspect_err(|error| {
@@ -327,17 +326,17 @@ impl Programs {
         }
     }
 
-    fn lru_table<K, V>(
-        &mut self,
+    fn tally<K, V>(
+        &self,
         map: &str,
         label: &'static str,
-        least: u32,
-    ) -> Result<LruTable<K, V>, LoadError>
+        sets: u32,
+    ) -> Result<TallyTable<K, V>, LoadError>
     where
-        K: aya::Pod + Eq + std::hash::Hash,
-        V: aya::Pod,
+        K: TallyKey + Eq + std::hash::Hash,
+        V: aya::Pod + Default,
     {
-        Ok(LruTable::new(self.side.map(map)?, label, least))
+        Ok(TallyTable::new(self.side.map_descriptor(map)?, label, sets))
     }
 }
 

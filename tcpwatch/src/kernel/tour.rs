@@ -120,7 +120,7 @@ impl Walker {
             copied.take(&found.socket, CloseWaitLimits::of(all, left + before), ports);
             left -= copied.close_wait.len() - before;
         })?;
-        self.chains_given_up += pass.cost().given_up;
+        pass.add_cost(&mut self.passes);
         for (slot, copied) in copied.iter_mut().enumerate() {
             let slot = slot as u16;
             let busy = busy.remove(&slot.into()).unwrap_or_default();

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     engine::{FindingKind, Samples, Severity, reset_cause},
-    facts::{ConnectFailure, Inventory, KernelCounters, ResetCause, Role, TableUse, TcpState},
+    facts::{
+        ConnectFailure, Inventory, KernelCounters, PassTotals, ResetCause, Role, TableUse, TcpState,
+    },
 };
 
 macro_rules! row {
@@ -140,6 +142,12 @@ families! {
     inventory_interval: Gauge = "tcpwatch_inventory_interval_seconds" [];
     /// Processor time that tcpwatch took, by part: inventories, or the loop with all that it serves.
     cpu: Seconds = "tcpwatch_cpu_seconds_total" [part];
+    /// Slices of inventories: in each no other process runs on that CPU. Absent where the iterator walks.
+    inventory_slices: Counter = "tcpwatch_inventory_slices_total" [];
+    /// The longest slice of the last inventory, with the interrupts within it.
+    inventory_longest_slice: Gauge = "tcpwatch_inventory_longest_slice_seconds" [];
+    /// Chains of sockets that moved while an inventory read them, and were read again.
+    inventory_chains_read_again: Counter = "tcpwatch_inventory_chains_read_again_total" [];
     /// Sockets in any state that the last inventory counted.
     inventory_sockets: Gauge = "tcpwatch_inventory_sockets" [netns];
     /// Entries in a table of fixed size.
@@ -356,6 +364,17 @@ impl Metrics {
     /// Takes over the processor time of one more inventory.
     pub fn observe_inventory_cpu(&mut self, cpu_time: Duration) {
         self.families.cpu.add(["inventory"], cpu_time);
+    }
+
+    /// Takes over the slices of the one pass. Without one there are no such series.
+    pub fn observe_passes(&mut self, passes: &PassTotals) {
+        if passes.slices == 0 {
+            return;
+        }
+        let families = &mut self.families;
+        families.inventory_slices.grow([([], passes.slices)]);
+        families.inventory_longest_slice.set([], passes.longest_slice.as_secs_f64());
+        families.inventory_chains_read_again.grow([([], passes.read_again)]);
     }
 
     /// Takes over the present interval between inventories, and the processor time that the calling

@@ -42,6 +42,20 @@ pub(crate) struct Agent {
     pub(crate) folder: Folder,
 }
 
+/// By default inventories take a hundredth of a CPU. In an emulated machine they would be rarer than the
+/// tests wait for.
+fn with_more_inventories(config: &str) -> String {
+    const SECTION: &str = "[inventory]\n";
+    const MORE: &str = "[inventory]\ncpu_share = 0.1\n";
+    if config.contains("cpu_share") {
+        config.to_owned()
+    } else if config.contains(SECTION) {
+        config.replacen(SECTION, MORE, 1)
+    } else {
+        format!("{MORE}{config}")
+    }
+}
+
 impl Agent {
     /// Starts `tcpwatch run` with this configuration, and `[web]` added, and waits until it is
     /// ready.
@@ -81,6 +95,7 @@ impl Agent {
         let folder = Folder::new()?;
         // Agents of several tests run at once, and only one can have the default socket.
         let socket = if config.contains("socket = ") { "" } else { "socket = \"\"\n" };
+        let config = with_more_inventories(config);
         let text = format!("{config}{socket}listen_addresses = [\"{listen}\"]\n");
         let file = folder.write("tcpwatch.toml", &text)?;
         prepare(&file)?;

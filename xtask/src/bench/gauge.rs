@@ -29,7 +29,7 @@ impl Part {
     }
 }
 
-/// What a program name ends with, and its tracepoint.
+/// The end of a program's name, and its tracepoint.
 const TRACEPOINTS: [(&str, &str); 3] = [
     ("transition", "inet_sock_set_state"),
     ("reset_sent", "tcp_send_reset"),
@@ -59,7 +59,7 @@ impl Gauge {
         Ok(())
     }
 
-    /// What was spent along the path at this place, on all CPUs, since the load.
+    /// The sums of the path at this place, of all CPUs, since the load.
     pub(super) fn spent(&self, path: u32) -> Result<Cost> {
         let map = self.0.map("SPENT").context("no map SPENT")?;
         let map: PerCpuArray<_, Path> = map.try_into()?;
@@ -96,7 +96,7 @@ impl Sum for Cost {
 }
 
 impl Cost {
-    /// What has been added since.
+    /// The sums of the time since.
     pub(super) fn since(self, before: Self) -> Self {
         let less = |a: Spent, b: Spent| Spent {
             runs: a.runs - b.runs,
@@ -110,10 +110,14 @@ impl Cost {
         self.hook.runs
     }
 
+    /// Nanoseconds of a run of the empty program, and of reading the clock once.
+    pub(super) fn ns_of_empty(self) -> f64 {
+        self.empty.ns as f64 / self.empty.runs as f64
+    }
+
     /// Nanoseconds of a run of the hook, more than one of the empty program takes.
     pub(super) fn ns_over_empty(self) -> f64 {
-        let mean = |spent: Spent| spent.ns as f64 / spent.runs as f64;
-        mean(self.hook) - mean(self.empty)
+        self.hook.ns as f64 / self.hook.runs as f64 - self.ns_of_empty()
     }
 }
 

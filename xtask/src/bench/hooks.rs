@@ -1,4 +1,4 @@
-//! What a run of a hook costs, along each path through it, over an empty program at the same place.
+//! The cost of a run of a hook, along each path through it, over an empty program at the same place.
 
 use std::{
     io::Write,
@@ -19,35 +19,24 @@ use super::{
 };
 use crate::{agent::Agent, interrupt::Interrupt};
 
-/// Rounds; each gives one figure for a path.
+/// Rounds; each gives one figure for a path. The programs are loaded anew for each, because where they
+/// come to lie in memory makes a third of the difference between two loads.
 const ROUNDS: usize = 12;
 /// Length of each of the three loops of a round.
-const SLICE: Duration = Duration::from_millis(700);
+const SLICE: Duration = Duration::from_millis(500);
 /// A path that is rarer than this in a round is not listed.
 const LEAST_RUNS: u64 = 1_000;
 
 pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
     let ns = Namespace::new("bench")?;
-    // In this order, because programs run in the order in which they were attached.
-    let mut gauge = Gauge::load()?;
-    gauge.attach(Part::First)?;
-    let _agent = Agent::start(binary, "", interrupt)?;
-    for part in [Part::Second, Part::Empty, Part::Third] {
-        gauge.attach(part)?;
-    }
     let paths = paths();
-    let costs = || paths.iter().map(|(place, _)| gauge.spent(*place)).collect::<Result<Vec<_>>>();
     let mut rounds: Vec<Vec<Cost>> = Vec::new();
-    ns.enter(three_loops)??;
     for _ in 0..ROUNDS {
         interrupt.check()?;
-        let before = costs()?;
-        ns.enter(three_loops)??;
-        let after = costs()?;
-        rounds.push(after.iter().zip(before).map(|(after, before)| after.since(before)).collect());
+        rounds.push(round(binary, &ns, &paths, interrupt)?);
     }
     println!(
-        "nanoseconds of a run over an empty program: median of {ROUNDS} rounds, and their range"
+        "nanoseconds of a run over an empty program: median of {ROUNDS} loads, and their range"
     );
     for (index, (_, name)) in paths.iter().enumerate() {
         let of_path: Vec<Cost> = rounds.iter().map(|round| round[index]).collect();
@@ -61,7 +50,30 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
         let median = median(ns.into_iter());
         println!("{name:28} {median:6.1} ns  ({least:.1} to {most:.1}; {runs} runs)");
     }
+    let empty = rounds.iter().flatten().map(|cost| cost.ns_of_empty()).filter(|ns| ns.is_finite());
+    println!("an empty program, and reading the clock once: {:.1} ns", median(empty));
     Ok(())
+}
+
+/// The costs of each path, with programs that are loaded for it.
+fn round(
+    binary: &Path,
+    ns: &Namespace,
+    paths: &[(u32, String)],
+    interrupt: &Interrupt,
+) -> Result<Vec<Cost>> {
+    // In this order, because programs run in the order in which they were attached.
+    let mut gauge = Gauge::load()?;
+    gauge.attach(Part::First)?;
+    let _agent = Agent::start(binary, "", interrupt)?;
+    for part in [Part::Second, Part::Empty, Part::Third] {
+        gauge.attach(part)?;
+    }
+    let costs = || paths.iter().map(|(place, _)| gauge.spent(*place)).collect::<Result<Vec<_>>>();
+    let before = costs()?;
+    ns.enter(three_loops)??;
+    let after = costs()?;
+    Ok(after.iter().zip(before).map(|(after, before)| after.since(before)).collect())
 }
 
 fn three_loops() -> Result<()> {

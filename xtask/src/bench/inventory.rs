@@ -23,7 +23,7 @@ pub(super) fn inventory(binary: &Path, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn inventory_of(sockets: usize, binary: &Path, interrupt: &Interrupt) -> Result<()> {
-    const QUICK: &str = "[inventory]\ninterval = \"200ms\"\n";
+    const QUICK: &str = "[inventory]\ncpu_share = 0.1\ninterval = \"200ms\"\n";
     let ns = Namespace::new("bench")?;
     let everywhere = Agent::start(binary, QUICK, interrupt)?;
     let empty = everywhere.memory_kib("VmRSS")?;

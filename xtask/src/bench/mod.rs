@@ -14,6 +14,7 @@ mod namespaces;
 mod scrape;
 
 use std::{
+    env,
     net::{Ipv4Addr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
@@ -46,7 +47,11 @@ pub(crate) fn bench(subject: Subject) -> Result<()> {
         "a benchmark attaches to the kernel, so it needs root: {}",
         as_root("bench")
     );
-    let binary = repository::build_tcpwatch()?;
+    // The binary of the tests is built sooner, and loads the same programs.
+    let binary = match env::var_os("TCPWATCH_BINARY") {
+        Some(binary) => binary.into(),
+        None => repository::build_tcpwatch()?,
+    };
     let interrupt = Interrupt::install().context("handling signals")?;
     match subject {
         Subject::Inventory => inventory::inventory(&binary, &interrupt),

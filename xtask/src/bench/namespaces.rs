@@ -69,7 +69,8 @@ fn turn(count: usize, binary: &Path, interrupt: &Interrupt) -> Result<(f64, u64)
         sockets.push((made, Inside::start(&ns)?, ns));
     }
     let crowd = Namespace::new("crowd")?;
-    let agent = Agent::start(binary, "[inventory]\ninterval = \"200ms\"\n", interrupt)?;
+    let agent =
+        Agent::start(binary, "[inventory]\ncpu_share = 0.1\ninterval = \"200ms\"\n", interrupt)?;
     TimeWaits::make_many(&crowd, TIME_WAIT, 9_000)?;
     let mut seconds = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// TIME_WAIT lasts 60 s.
 const LENGTH: Duration = Duration::from_secs(40);
 /// Three rounds of inventories in that time.
-const CONFIG: &str = "[inventory]\ninterval = \"10s\"\n";
+const CONFIG: &str = "[inventory]\ncpu_share = 0.1\ninterval = \"10s\"\n";
 
 pub(super) fn scrape(binary: &Path, interrupt: &Interrupt) -> Result<()> {
     let ns = Namespace::new("bench")?;

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Faster than the defaults, so that a demo takes seconds.
-const CONFIG: &str = "[inventory]\ninterval = \"1s\"\n\n\
+const CONFIG: &str = "[inventory]\ncpu_share = 0.1\ninterval = \"1s\"\n\n\
     [detect.close_wait_pileup]\nmin_age = \"2s\"\n\n\
     [detect.ephemeral_port_exhaustion]\nwindow = \"5s\"\n\n\
     [detect.keepalive_race]\nwindow = \"5s\"\n\n\

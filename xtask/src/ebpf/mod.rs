@@ -34,7 +34,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// The record of the objects.
 const RECORD: &str = "tcpwatch/bpf/tcpwatch.bpf.json";
 
-/// What is made of one program of the crate.
+/// The product of one program of the crate.
 struct Object {
     /// The program's name in Cargo.toml.
     program: &'static str,
@@ -118,15 +118,24 @@ fn stripped(object: &Object, target: &Path, toolchain: &Toolchain) -> Result<Vec
     fs::read(&stripped).with_context(|| format!("reading {}", stripped.display()))
 }
 
-/// The name of a function of the kernel part without the hash of its crate, which depends on where
+/// The name of a function of the kernel part without the hashes of our crates, which depend on where
 /// the tree lies: `Cs69XGk1OMWlx_13tcpwatch_ebpf` becomes `C13tcpwatch_ebpf` (the disambiguator of
 /// Rust's v0 mangling, RFC 2603).
 fn without_hash(symbol: &str) -> Option<String> {
-    const CRATE: &str = "_13tcpwatch_ebpf";
-    let (before, after) = symbol.split_once(CRATE)?;
-    let (path, hash) = before.rsplit_once("Cs")?;
-    let is_hash = symbol.starts_with("_R") && hash.bytes().all(|it| it.is_ascii_alphanumeric());
-    is_hash.then(|| format!("{path}C{}{after}", &CRATE[1..]))
+    if !symbol.starts_with("_R") {
+        return None;
+    }
+    let mut plain = symbol.to_owned();
+    for name in ["_13tcpwatch_ebpf", "_15tcpwatch_common"] {
+        while let Some(end) = plain.find(name) {
+            let begin = plain[..end].rfind("Cs")?;
+            if !plain[begin..end].bytes().all(|it| it.is_ascii_alphanumeric()) {
+                return None;
+            }
+            plain.replace_range(begin + 1..=end, "");
+        }
+    }
+    (plain != symbol).then_some(plain)
 }
 
 fn rustflags(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
@@ -175,6 +184,10 @@ mod tests {
         let mangled = "_RNvNvNtCs69XGk1OMWlx_13tcpwatch_ebpf3log10event_lost3say";
         let plain = "_RNvNvNtC13tcpwatch_ebpf3log10event_lost3say";
         assert_eq!(without_hash(mangled).as_deref(), Some(plain));
+        let mangled =
+            "_RINvCs69XGk1OMWlx_13tcpwatch_ebpf5claimNtCsefKQrxB0Iit_15tcpwatch_common3KeyE";
+        let of_both = "_RINvC13tcpwatch_ebpf5claimNtC15tcpwatch_common3KeyE";
+        assert_eq!(without_hash(mangled).as_deref(), Some(of_both));
         for other in [plain, "set_state", "STRAY_RESETS", "Cs1_13tcpwatch_ebpf"] {
             assert_eq!(without_hash(other), None, "{other}");
         }

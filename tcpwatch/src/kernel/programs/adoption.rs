@@ -112,9 +112,11 @@ impl Programs {
 
 /// A digest of all that a kernel side was loaded with.
 fn key_of(options: &LoadOptions, types: &KernelTypes) -> Result<String, LoadError> {
-    let LoadOptions { ring_buffer_bytes, one_pass, on_request, .. } = options;
+    let LoadOptions { ring_buffer_bytes, one_pass, on_request, work_per_second, .. } = options;
     let offsets = format!("{:?}", types.offsets);
-    let sizes = format!("{ring_buffer_bytes} {one_pass} {on_request:?} {}", lru::entries(0));
+    let entries = lru::entries(0);
+    let sizes =
+        format!("{ring_buffer_bytes} {one_pass} {on_request:?} {work_per_second} {entries}");
     let key = handover::key_of(&[OBJECT, offsets.as_bytes(), sizes.as_bytes()]);
     key.map_err(|error| LoadError::Object(format!("reading the boot's number: {error}")))
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tcpwatch_common::maps;
+use tcpwatch_common::{WORK_PER_SECOND, maps};
 
 use super::super::{Refusal, btf::BtfError};
 
@@ -51,6 +51,8 @@ pub struct LoadOptions {
     pub one_pass: bool,
     /// Programs that answer requests.
     pub on_request: OnRequest,
+    /// See [`WORK_PER_SECOND`].
+    pub work_per_second: u64,
 }
 
 /// Programs that run only when someone requests what they show. Without them a start takes the
@@ -76,6 +78,7 @@ impl Default for LoadOptions {
             symbols_by: None,
             one_pass: true,
             on_request: OnRequest::default(),
+            work_per_second: WORK_PER_SECOND,
         }
     }
 }

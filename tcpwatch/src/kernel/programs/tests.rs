@@ -29,8 +29,6 @@ fn kernel_memory(possible: u64, online: u32, is_full: bool) -> u64 {
     let object = Object::parse(OBJECT).expect("the object is ours");
     let bytes_of = |(name, map): (&String, &aya_obj::Map)| {
         let entries = match name.as_str() {
-            maps::RESET_ORIGINS => lru::entries_with(maps::RESET_ORIGINS_LIMIT, online),
-            maps::STRAY_RESETS => lru::entries_with(maps::STRAY_RESETS_LIMIT, online),
             maps::STACKS => lru::entries_with(maps::STACKS_LIMIT, online),
             maps::CLOSERS => lru::entries_with(maps::CLOSERS_LIMIT, online),
             maps::NAMESPACES | maps::SLOTS => {

@@ -12,8 +12,8 @@ use super::{owner, samples, states, wall};
 use crate::{
     engine::{NamespaceTotals, Samples},
     facts::{
-        CloseWaitDurations, Inventory, KernelCounters, Namespace, ResetObservation, TableUse,
-        TcpState,
+        CloseWaitDurations, Inventory, KernelCounters, Namespace, PassTotals, ResetObservation,
+        TableUse, TcpState,
     },
     publish::{CATALOG, Metrics, catalog_markdown},
 };
@@ -70,6 +70,12 @@ fn full() -> Metrics {
     metrics.observe_inventory(Duration::from_millis(12), 1_795_000_000.5, &inventory());
     metrics.observe_inventory_cpu(Duration::from_millis(9));
     metrics.observe_inventory_cpu(Duration::from_millis(11));
+    metrics.observe_passes(&PassTotals {
+        slices: 1_400,
+        longest_slice: Duration::from_micros(140),
+        read_again: 3,
+        given_up: 0,
+    });
     metrics.observe_loop(Duration::from_secs(10), Duration::from_millis(1_500));
     metrics.observe_external_url("https://watch.example.org/web-7/");
     metrics.observe_scope("host", "own", "iterator");
