@@ -9,8 +9,8 @@ use tcpwatch_common::{
     Answering, CLOSE_WAIT_SETS, CONNECT_SETS, CloseWaitSet, Closer, CloserUse, ConnectSet,
     Counters, Destination, DestinationUse, Event, Focus, Found, Listing, NamespaceRecord,
     NamespaceWalk, OpeningStack, Pass, QueueOf, RequestUse, ResetKey, ResetOriginUse,
-    STREAM_DRAFTS, STREAM_SETS, ServiceUse, StreamCounts, StreamDraft, StreamFilter, StreamKind,
-    StreamRecord, StreamSecond, TallySet, Walk, maps as names, programs,
+    STREAM_DRAFTS, STREAM_SETS, ServiceUse, StreamCounts, StreamDraft, StreamFilter, StreamRecord,
+    StreamSecond, TallySet, Walk, maps as names, programs,
 };
 
 use crate::log;
@@ -233,10 +233,10 @@ pub(crate) fn stream_counts() -> Option<&'static mut StreamCounts> {
     Some(unsafe { &mut *counts })
 }
 
-/// This CPU's draft for an event of this kind.
+/// This CPU's draft for an event of this kind, a [`StreamKind`](tcpwatch_common::StreamKind).
 #[inline(always)]
-pub(crate) fn stream_draft(kind: StreamKind) -> Option<&'static mut StreamDraft> {
-    let index = (kind as u32).min(STREAM_DRAFTS) - 1;
+pub(crate) fn stream_draft(kind: u32) -> Option<&'static mut StreamDraft> {
+    let index = kind.min(STREAM_DRAFTS) - 1;
     let draft = STREAM_RECORDS.get_ptr_mut(index)?;
     // SAFETY: as for the counters. `busy` shows one that is being filled.
     Some(unsafe { &mut *draft })

@@ -13,6 +13,7 @@ use tcpwatch_common::{
 };
 
 use crate::{
+    branchless::is_not_zero,
     maps::{RESET_ORIGINS, STRAY_RESETS},
     sock::{Namespace, Sock, current_leader_comm, state},
     tally::Tally,
@@ -67,8 +68,9 @@ impl Ends {
     /// The ends of a full socket.
     #[inline(always)]
     pub(crate) fn of(sk: Sock, tcp: TcpSock) -> Self {
-        let (port, is_client) = service_of(sk, tcp);
-        let other_port = if is_client == 1 { tcp.source_port() } else { sk.peer_port() };
+        let (local, remote) = (tcp.source_port(), sk.peer_port());
+        let is_client = is_client(sk);
+        let (port, other_port) = if_else(is_client, (remote, local));
         Self { port, is_client, other_port, peer: sk.addresses().1 }
     }
 
@@ -100,11 +102,24 @@ impl Ends {
 /// The service that a full socket belongs to: its port, and whether this host is its client.
 #[inline(always)]
 pub(crate) fn service_of(sk: Sock, tcp: TcpSock) -> (u16, u8) {
-    if sk.state() == state::LISTEN || sk.accept_limit() != 0 {
-        (tcp.source_port(), 0)
-    } else {
-        (sk.peer_port(), 1)
-    }
+    let is_client = is_client(sk);
+    let (port, _) = if_else(is_client, (sk.peer_port(), tcp.source_port()));
+    (port, is_client)
+}
+
+/// 1 for a client's socket: it does not listen, and no listener's limit was copied to it.
+#[inline(always)]
+fn is_client(sk: Sock) -> u8 {
+    let does_not_listen = is_not_zero(u64::from(sk.state() ^ state::LISTEN));
+    (does_not_listen & (1 - is_not_zero(sk.accept_limit().into()))) as u8
+}
+
+/// The two as they are where `is_first` is 1, and the other way round where it is 0; without a branch,
+/// whose ways the verifier would follow in all that is called later.
+#[inline(always)]
+fn if_else(is_first: u8, (first, second): (u16, u16)) -> (u16, u16) {
+    let changed = (first ^ second) & u16::from(is_first).wrapping_sub(1);
+    (first ^ changed, second ^ changed)
 }
 
 /// Counts the reset of a socket.

@@ -15,7 +15,7 @@ use tcpwatch_common::{
 };
 
 use crate::{
-    branchless::is_above,
+    branchless::{is_above, is_not_zero},
     log,
     maps::{RESETS, count_run},
     memory::{address_of, offset},
@@ -173,9 +173,7 @@ pub(crate) fn describe_sizes(
     if sk.flags() & SOCK_DONE != 0 {
         key.sizes |= sizes::PEER_CLOSED;
     }
-    if received > 0 && tcp.has_heard_last() {
-        key.sizes |= sizes::ANSWERED;
-    }
+    key.sizes |= sizes::ANSWERED * (is_not_zero(received) & tcp.has_heard_last()) as u8;
 }
 
 /// Which of the four classes an amount is in.

@@ -123,8 +123,13 @@ fn local_port(sk: Sock, tcp: TcpSock, new: u32) -> u16 {
 }
 
 /// A reset of a socket; its process is the caller's, or that of the note.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: &Culprit) {
+    hand_over_draft(fill_reset_of(sk, tuple, seen, culprit));
+}
+
+#[inline(never)]
+fn fill_reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: &Culprit) -> u32 {
     let mut process = *culprit;
     if process.tgid == 0
         && let Some(counts) = stream_counts()
@@ -132,7 +137,18 @@ pub(crate) fn reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: 
     {
         process = Culprit::noted(note);
     }
-    send_reset(sk.namespace(), *tuple, *seen, &process);
+    fill_reset(sk.namespace(), tuple, *seen, &process)
+}
+
+/// A reset of which no socket is known any more.
+#[inline(always)]
+pub(crate) fn reset(namespace: Namespace, tuple: &Tuple, seen: &(ResetKey, u8)) {
+    hand_over_draft(fill_reset_without_socket(namespace, tuple, seen));
+}
+
+#[inline(never)]
+fn fill_reset_without_socket(namespace: Namespace, tuple: &Tuple, seen: &(ResetKey, u8)) -> u32 {
+    fill_reset(namespace, tuple, *seen, &Culprit::UNKNOWN)
 }
 
 /// A reset of which the hook keeps the plain count only.
@@ -145,25 +161,19 @@ pub(crate) fn drop_reset() {
     }
 }
 
-/// A reset of which no socket is known any more.
-#[inline(never)]
-pub(crate) fn reset(namespace: Namespace, tuple: &Tuple, seen: &(ResetKey, u8)) {
-    send_reset(namespace, *tuple, *seen, &Culprit::UNKNOWN);
-}
-
 /// A reset, sent or received.
 #[inline(always)]
-fn send_reset(
+fn fill_reset(
     namespace: Namespace,
-    tuple: Tuple,
+    tuple: &Tuple,
     (seen, received): (ResetKey, u8),
     process: &Culprit,
-) {
+) -> u32 {
     let kind = if received == 1 { StreamKind::ResetReceived } else { StreamKind::ResetSent };
-    hand_over_when_filled(kind, (seen.state.into(), 0), |record| {
+    fill_draft(kind, (seen.state.into(), 0), |record| {
         record.reset = seen;
-        record.event = event(namespace, tuple, process);
-    });
+        record.event = event(namespace, *tuple, process);
+    })
 }
 
 /// bind() or listen() that requested `port`, 0 for any, with the result of the kernel's function.
@@ -195,15 +205,28 @@ fn note_of(process: &Culprit) -> ConnectNote {
 #[inline(always)]
 fn hand_over_when_filled(
     kind: StreamKind,
-    (from, to): (u32, u32),
+    states: (u32, u32),
     fill: impl FnOnce(&mut StreamRecord),
 ) {
-    let (Some(draft), Some(counts)) = (stream_draft(kind), stream_counts()) else { return };
+    hand_over_draft(fill_draft(kind, states, fill));
+}
+
+/// Has the draft of this kind filled, and answers with the kind; 0 where it is in use, because this
+/// event interrupts another one.
+#[inline(always)]
+fn fill_draft(
+    kind: StreamKind,
+    (from, to): (u32, u32),
+    fill: impl FnOnce(&mut StreamRecord),
+) -> u32 {
+    let (Some(draft), Some(counts)) = (stream_draft(kind as u32), stream_counts()) else {
+        return 0;
+    };
     let busy = &raw mut draft.busy;
     // SAFETY: a word of this CPU's draft. Volatile, because an interrupt may read it meanwhile.
     if unsafe { read_volatile(busy) } != 0 {
         counts.dropped += 1;
-        return;
+        return 0;
     }
     // SAFETY: as above.
     unsafe { write_volatile(busy, 1) };
@@ -211,9 +234,21 @@ fn hand_over_when_filled(
     (record.kind, record.from, record.to) = (kind as u8, from as u8, to as u8);
     record.reset = ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 };
     fill(record);
-    send(record);
-    // SAFETY: as above.
-    unsafe { write_volatile(busy, 0) };
+    kind as u32
+}
+
+/// Hands the draft of this kind over if it passes the filter and is in the budget, and frees it. A
+/// function of its own, so that each hook has one copy; called when that which fills the draft has
+/// returned, because the verifier adds the stacks of functions that call each other.
+#[inline(never)]
+fn hand_over_draft(kind: u32) {
+    if kind == 0 {
+        return;
+    }
+    let Some(draft) = stream_draft(kind) else { return };
+    send(&draft.record);
+    // SAFETY: a word of this CPU's draft. Volatile, because an interrupt may read it meanwhile.
+    unsafe { write_volatile(&raw mut draft.busy, 0) };
 }
 
 const NO_EVENT: Event = Event {
@@ -251,9 +286,7 @@ fn event(namespace: Namespace, tuple: Tuple, process: &Culprit) -> Event {
     }
 }
 
-/// Hands the record over if it passes the filter and is in the budget. A function of its own, so that
-/// each hook has one copy, and a stack of its own.
-#[inline(never)]
+#[inline(always)]
 fn send(record: &StreamRecord) {
     let (Some(filter), Some(counts)) = (stream_filter(), stream_counts()) else { return };
     if !passes(filter, record) {

@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use crate::{
     accept_queue::Request,
+    branchless::is_above,
     memory::{Memory, Object, Typed, address_of, field, has},
     sock::{Sock, Sockets},
 };
@@ -85,11 +86,11 @@ impl<M: Memory> TcpSock<M> {
         field!(self.0, bytes_acked: u64)
     }
 
-    /// Whether data came since this side has sent some last, by the tick of the kernel's clock.
+    /// 1 where data came since this side has sent some last, by the tick of the kernel's clock, else 0.
     #[inline(always)]
-    pub(crate) fn has_heard_last(self) -> bool {
+    pub(crate) fn has_heard_last(self) -> u64 {
         let since = field!(self.0, lrcvtime: u32).wrapping_sub(field!(self.0, lsndtime: u32));
-        since < 1 << 31
+        1 - is_above(since.into(), u64::from(u32::MAX >> 1))
     }
 
     /// When the first SYN was sent, milliseconds of CLOCK_MONOTONIC; meaningful in SYN_SENT.

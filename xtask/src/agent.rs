@@ -187,6 +187,21 @@ impl Agent {
         value.with_context(|| format!("no {line}"))?.parse().context("not a number")
     }
 
+    /// Kernel memory of its maps in KiB, as the kernel counts it (`memlock` of fdinfo).
+    pub(crate) fn maps_kib(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.child().id()))? {
+            // A descriptor may be closed meanwhile.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+            if value("map_id:").is_some() {
+                bytes +=
+                    value("memlock:").and_then(|it| it.trim().parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+        Ok(bytes / 1024)
+    }
+
     /// All that it has logged.
     pub(crate) fn said(&self) -> String {
         let log = fs::read(self.folder.join("log")).unwrap_or_default();

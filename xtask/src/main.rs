@@ -55,10 +55,10 @@ enum Task {
         /// The situation
         story: demo::Story,
     },
-    /// Measure what tcpwatch costs, in pairs with the same thing without it
+    /// Measure what tcpwatch costs, in turn with the same thing without it and with others of its kind
     Bench {
-        /// The operation to measure
-        subject: bench::Subject,
+        /// The operation to measure; none means all, and writes docs/BENCHMARKS.md
+        subject: Option<bench::Subject>,
     },
     /// The kernel tests on Debian's kernels, 5.10 to the newest, each in an emulated machine
     Vm(vm::Arguments),

@@ -13,6 +13,7 @@ use scenes::Namespace;
 
 use super::{
     connections_per_second,
+    document::Section,
     gauge::{Gauge, Part},
     hooks::resets_per_second,
     median,
@@ -25,6 +26,9 @@ const BLOCKS: usize = 10;
 const BLOCKS_OF_PEER: usize = 3;
 /// Length of a slice: some 30,000 connections; short, because speed drifts.
 const SLICE: Duration = Duration::from_secs(1);
+
+/// A process that has just started does more than later.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// One thread connects, accepts and closes both ends, as fast as it can.
 #[derive(Clone, Copy)]
@@ -40,8 +44,8 @@ impl Loop {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Orderly => "orderly close",
-            Self::Reset => "ends in a reset",
+            Self::Orderly => "orderly",
+            Self::Reset => "reset",
         }
     }
 
@@ -53,45 +57,59 @@ impl Loop {
     }
 }
 
-pub(super) fn connect(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn connect(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let ns = Namespace::new("bench")?;
     for it in Loop::ALL {
         it.per_second(&ns)?;
     }
-    println!("tcpwatch, against empty programs at the places of its hooks:");
     let empty = || {
         let mut gauge = Gauge::load()?;
         gauge.attach(Part::Empty)?;
         Ok(gauge)
     };
-    compare(BLOCKS, &ns, interrupt, empty, || Agent::start(binary, "", interrupt))?;
-    println!("against nothing:");
-    println!(" empty programs");
-    compare(BLOCKS_OF_PEER, &ns, interrupt, || Ok(()), empty)?;
-    println!(" tcpwatch");
     let agent = || Agent::start(binary, "", interrupt);
-    compare(BLOCKS_OF_PEER, &ns, interrupt, || Ok(()), agent)?;
+    let nothing = || Ok(());
+    let mut rows = compare(
+        (BLOCKS, "tcpwatch, against empty programs at the places of its hooks"),
+        (&ns, interrupt),
+        empty,
+        agent,
+    )?;
+    rows.extend(compare((BLOCKS_OF_PEER, "empty programs"), (&ns, interrupt), nothing, empty)?);
+    rows.extend(compare((BLOCKS_OF_PEER, "tcpwatch"), (&ns, interrupt), nothing, agent)?);
+    let mut not_measured = Vec::new();
     for peer in PEERS {
-        println!(" {}", peer.join(" "));
+        let name = format!("`{}`", peer.join(" "));
         let run = || Peer::start(peer);
-        // Before the kernel of a benchmark some do not attach.
-        if let Err(error) = run() {
-            println!("  not measured: {error:#}");
-            continue;
+        match run() {
+            Ok(_) => {
+                rows.extend(compare((BLOCKS_OF_PEER, &name), (&ns, interrupt), nothing, run)?);
+            }
+            Err(error) => not_measured.push(format!("{name}: {error:#}.")),
         }
-        compare(BLOCKS_OF_PEER, &ns, interrupt, || Ok(()), run)?;
     }
-    Ok(())
+    let mut section = Section::new(
+        "Connections",
+        "One thread connects, accepts and closes both ends over loopback, as fast as it can; with an\n\
+         orderly close the client closes first, with a reset the server closes with a byte unread. Slices\n\
+         of a second in the order A B B A. Medians; the lower bound has a confidence of 95 %.",
+    );
+    let heads = ["", "close", "without, a second", "with, a second", "ratio", "at least", "pairs"];
+    section.table(heads, &rows);
+    if !not_measured.is_empty() {
+        section.say(&format!("Not measured here:\n\n- {}", not_measured.join("\n- ")));
+    }
+    Ok(section)
 }
 
-/// Runs each loop in blocks with `base` and with `candidate` held, and prints the rates and ratios.
+/// Runs each loop in blocks with `base` and with `candidate` held: a row for each loop.
 fn compare<B, C>(
-    blocks: usize,
-    ns: &Namespace,
-    interrupt: &Interrupt,
+    (blocks, name): (usize, &str),
+    (ns, interrupt): (&Namespace, &Interrupt),
     base: impl Fn() -> Result<B>,
     candidate: impl Fn() -> Result<C>,
-) -> Result<()> {
+) -> Result<Vec<[String; 7]>> {
+    println!("{name} …");
     let mut pairs = Loop::ALL.map(|_| Vec::new());
     for _ in 0..blocks {
         interrupt.check()?;
@@ -99,6 +117,7 @@ fn compare<B, C>(
             || -> Result<Vec<f64>> { Loop::ALL.into_iter().map(|it| it.per_second(ns)).collect() };
         let first = base().and_then(|held| rates().inspect(|_| drop(held)))?;
         let held = candidate()?;
+        thread::sleep(SETTLE);
         let (second, third) = (rates()?, rates()?);
         drop(held);
         let fourth = base().and_then(|held| rates().inspect(|_| drop(held)))?;
@@ -107,30 +126,39 @@ fn compare<B, C>(
             pairs.push((fourth[index], third[index]));
         }
     }
-    for (it, pairs) in Loop::ALL.into_iter().zip(&pairs) {
-        let rate = |of: fn(&(f64, f64)) -> f64| median(pairs.iter().map(of));
+    let row = |(it, pairs): (Loop, &Vec<(f64, f64)>)| {
+        let rate = |of: fn(&(f64, f64)) -> f64| format!("{:.0}", median(pairs.iter().map(of)));
         let ratios: Vec<f64> = pairs.iter().map(|(base, with)| with / base).collect();
-        let (mean, bound) = mean_and_lower_bound(&ratios);
-        println!(
-            "  {:16} {:7.0}/s, {:7.0}/s with it: ratio {mean:.3}, at least {bound:.3} ({} pairs)",
-            it.name(),
+        let (ratio, bound) = median_and_lower_bound(&ratios);
+        [
+            name.to_owned(),
+            it.name().to_owned(),
             rate(|pair| pair.0),
             rate(|pair| pair.1),
-            pairs.len()
-        );
-    }
-    Ok(())
+            format!("{ratio:.3}"),
+            format!("{bound:.3}"),
+            pairs.len().to_string(),
+        ]
+    };
+    Ok(Loop::ALL.into_iter().zip(&pairs).map(row).collect())
 }
 
-/// The mean, and what it is above with a confidence of 95 %.
-fn mean_and_lower_bound(values: &[f64]) -> (f64, f64) {
-    // Student's t, one-sided, for 5 and for 19 degrees of freedom; in between the first is careful.
-    let t = if values.len() >= 20 { 1.729 } else { 2.015 };
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let deviation = (squares / (count - 1.0)).sqrt();
-    (mean, mean - t * deviation / count.sqrt())
+/// The median, and a value below it with a confidence of 95 %: as many values lie below that one as below
+/// the median of a sample only once in twenty, whatever their distribution is (the sign test).
+fn median_and_lower_bound(values: &[f64]) -> (f64, f64) {
+    let count = values.len();
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    // Terms of the binomial distribution of `count` throws of a coin.
+    let mut term = 0.5_f64.powi(count as i32);
+    let mut at_most = term;
+    let mut rank = 0;
+    while at_most <= 0.05 {
+        rank += 1;
+        term *= (count - rank + 1) as f64 / rank as f64;
+        at_most += term;
+    }
+    (median(values.iter().copied()), sorted[rank.saturating_sub(1)])
 }
 
 /// Tools for the same events, as their packages in Debian 12 have them.
@@ -181,5 +209,17 @@ impl Drop for Peer {
         // It may have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median_and_lower_bound;
+
+    #[test]
+    fn lower_bound_is_the_sixth_of_twenty_and_the_least_of_six() {
+        let values = |count: u32| (1..=count).rev().map(f64::from).collect::<Vec<_>>();
+        assert_eq!(median_and_lower_bound(&values(20)).1, 6.0);
+        assert_eq!(median_and_lower_bound(&values(6)).1, 1.0);
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, ensure};
 use scenes::Namespace;
 
-use super::{connections_per_second, median};
+use super::{connections_per_second, document::Section, median};
 use crate::{
     agent::{Agent, Reader},
     interrupt::Interrupt,
@@ -15,7 +15,7 @@ use crate::{
 const PAIRS: usize = 20;
 const SLICE: Duration = Duration::from_secs(1);
 
-pub(super) fn events(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn events(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let ns = Namespace::new("bench")?;
     let agent = Agent::start(binary, "", interrupt)?;
     let slice = || -> Result<(f64, f64)> {
@@ -47,16 +47,25 @@ pub(super) fn events(binary: &Path, interrupt: &Interrupt) -> Result<()> {
         );
         rows.push((unread, read, taken, idle));
     }
-    println!(
-        "unread {:.0}/s, read {:.0}/s, median of the ratios {:.4}; the agent takes {:.1} % of a CPU, \
-         {:.1} % unread",
-        median(rows.iter().map(|row| row.0)),
-        median(rows.iter().map(|row| row.1)),
-        median(rows.iter().map(|row| row.1 / row.0)),
-        median(rows.iter().map(|row| row.2)) * 100.0,
-        median(rows.iter().map(|row| row.3)) * 100.0
+    agent.stop()?;
+    let mut section = Section::new(
+        "The stream of events",
+        "As fast as one thread connects and closes, in slices of a second: without a reader, with one,\n\
+         without.",
     );
-    agent.stop()
+    let of = |column: fn(&(f64, f64, f64, f64)) -> f64| median(rows.iter().map(column));
+    let rate = |rate: f64| format!("{rate:.0}");
+    let share = |share: f64| format!("{:.0} %", share * 100.0);
+    section.table(
+        ["", "connections per second", "processor time of the agent"],
+        &[
+            ["unread".to_owned(), rate(of(|row| row.0)), share(of(|row| row.3))],
+            ["read".to_owned(), rate(of(|row| row.1)), share(of(|row| row.2))],
+        ],
+    );
+    let ratio = of(|row| row.1 / row.0);
+    section.say(&format!("Median of {PAIRS} ratios: {ratio:.3}."));
+    Ok(section)
 }
 
 /// CPU time of the agent so far.

@@ -14,6 +14,7 @@ use scenes::Namespace;
 
 use super::{
     connections_per_second,
+    document::Section,
     gauge::{Cost, Gauge, Part, paths},
     median,
 };
@@ -27,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(500);
 /// A path that is rarer than this in a round is not listed.
 const LEAST_RUNS: u64 = 1_000;
 
-pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let ns = Namespace::new("bench")?;
     let paths = paths();
     let mut rounds: Vec<Vec<Cost>> = Vec::new();
@@ -35,9 +36,7 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
         interrupt.check()?;
         rounds.push(round(binary, &ns, &paths, interrupt)?);
     }
-    println!(
-        "nanoseconds of a run over an empty program: median of {ROUNDS} loads, and their range"
-    );
+    let mut rows = Vec::new();
     for (index, (_, name)) in paths.iter().enumerate() {
         let of_path: Vec<Cost> = rounds.iter().map(|round| round[index]).collect();
         if of_path.iter().any(|cost| cost.runs() < LEAST_RUNS) {
@@ -48,11 +47,27 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<()> {
         let most = ns.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let runs: u64 = of_path.iter().map(|cost| cost.runs()).sum();
         let median = median(ns.into_iter());
-        println!("{name:28} {median:6.1} ns  ({least:.1} to {most:.1}; {runs} runs)");
+        let range = format!("{least:.0} to {most:.0}");
+        rows.push([name.clone(), format!("{median:.0} ns"), range, runs.to_string()]);
     }
+    let mut section = Section::new(
+        "Hooks",
+        &format!(
+            "The time of a run over that of an empty program at the same place, along each path. Other programs\n\
+             before, between and behind the two take the time of both for each event, so that they see the same\n\
+             events. Medians of {ROUNDS} loads, and their range: where the programs come to lie in memory makes a\n\
+             third of the difference between two loads."
+        ),
+    );
+    section.table(["path", "over an empty program", "range", "runs"], &rows);
     let empty = rounds.iter().flatten().map(|cost| cost.ns_of_empty()).filter(|ns| ns.is_finite());
-    println!("an empty program, and reading the clock once: {:.1} ns", median(empty));
-    Ok(())
+    section.say(&format!(
+        "An empty program with its call, and reading the clock once, take {:.0} ns. The end of CLOSE_WAIT\n\
+         reads the clock, and so does a server's close before its client's: a duration cannot be had\n\
+         without.",
+        median(empty)
+    ));
+    Ok(section)
 }
 
 /// The costs of each path, with programs that are loaded for it.

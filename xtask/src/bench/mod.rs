@@ -3,9 +3,11 @@
 //! difference is.
 //!
 //! Figures are medians of pairs. Nothing is asserted: a benchmark says, a
-//! reader judges. One file for each subject.
+//! reader judges. One file for each subject; `document` writes them down, `gauge`
+//! has the programs that take the time of hooks.
 
 mod connect;
+mod document;
 mod events;
 mod gauge;
 mod hooks;
@@ -16,32 +18,36 @@ mod scrape;
 use std::{
     env,
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::document::Section;
 use crate::{agent::Agent, command::as_root, interrupt::Interrupt, repository};
 
 /// The operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
-    /// An inventory of 100,000 to 600,000 sockets against `ss -tan`, and the agent's memory
+    /// Nanoseconds of a run of each hook over an empty program, along each path
+    Hooks,
+    /// Connections a second over loopback with the agent, with empty programs, with other tools
+    Connect,
+    /// An inventory of 10,000 to 1,000,000 sockets against other tools, and the agent's memory
     Inventory,
     /// An inventory of 1,000 network namespaces against one with the same sockets
     Namespaces,
-    /// Nanoseconds of a run of each hook over an empty program, along each path
-    Hooks,
-    /// Connections a second over loopback with and without the agent
-    Connect,
     /// /metrics with 300,000 sockets, ten readers of events and an open page
     Scrape,
     /// Connections a second with the stream of events read and not, and what the agent takes
     Events,
 }
 
-pub(crate) fn bench(subject: Subject) -> Result<()> {
+/// One subject, or all, which writes the document.
+pub(crate) fn bench(subject: Option<Subject>) -> Result<()> {
     ensure!(
         scenes::is_root(),
         "a benchmark attaches to the kernel, so it needs root: {}",
@@ -53,13 +59,34 @@ pub(crate) fn bench(subject: Subject) -> Result<()> {
         None => repository::build_tcpwatch()?,
     };
     let interrupt = Interrupt::install().context("handling signals")?;
+    // Some of the sections have thousands of connections.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .context("raising the limit of descriptors")?;
+    let measure = |subject: Subject| -> Result<Section> {
+        let section = subject.measure(&binary, &interrupt)?;
+        println!("\n{}", section.text());
+        Ok(section)
+    };
     match subject {
-        Subject::Inventory => inventory::inventory(&binary, &interrupt),
-        Subject::Namespaces => namespaces::namespaces(&binary, &interrupt),
-        Subject::Hooks => hooks::hooks(&binary, &interrupt),
-        Subject::Connect => connect::connect(&binary, &interrupt),
-        Subject::Scrape => scrape::scrape(&binary, &interrupt),
-        Subject::Events => events::events(&binary, &interrupt),
+        Some(subject) => measure(subject).map(drop),
+        None => {
+            let sections = Subject::value_variants().iter().map(|subject| measure(*subject));
+            document::write(&sections.collect::<Result<Vec<_>>>()?)
+        }
+    }
+}
+
+impl Subject {
+    fn measure(self, binary: &Path, interrupt: &Interrupt) -> Result<Section> {
+        match self {
+            Self::Hooks => hooks::hooks(binary, interrupt),
+            Self::Connect => connect::connect(binary, interrupt),
+            Self::Inventory => inventory::inventory(binary, interrupt),
+            Self::Namespaces => namespaces::namespaces(binary, interrupt),
+            Self::Scrape => scrape::scrape(binary, interrupt),
+            Self::Events => events::events(binary, interrupt),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use scenes::{Namespace, TimeWaits};
 
-use super::{connections_per_second, next_inventory, quantile};
+use super::{connections_per_second, document::Section, next_inventory, quantile};
 use crate::{
     agent::{Agent, Reader},
     interrupt::Interrupt,
@@ -28,11 +28,10 @@ const LENGTH: Duration = Duration::from_secs(40);
 /// Three rounds of inventories in that time.
 const CONFIG: &str = "[inventory]\ncpu_share = 0.1\ninterval = \"10s\"\n";
 
-pub(super) fn scrape(binary: &Path, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn scrape(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let ns = Namespace::new("bench")?;
     let agent = Agent::start(binary, CONFIG, interrupt)?;
     let idle = times(&agent, interrupt, Duration::from_secs(10))?;
-    show("idle host", &idle);
     println!("making {SOCKETS} sockets in TIME_WAIT …");
     TimeWaits::make_many(&ns, SOCKETS, 9_000)?;
     let seconds = next_inventory(&agent, interrupt)?;
@@ -65,12 +64,24 @@ pub(super) fn scrape(binary: &Path, interrupt: &Interrupt) -> Result<()> {
         println!("{rate:.0} connections a second meanwhile; the page was loaded {loads} times");
         loaded
     })?;
-    show("all of it at once", &loaded);
     let events: Vec<usize> = readers.iter().map(|reader| reader.count("data:")).collect();
     let least = events.iter().min().context("there are readers")?;
-    println!("each of {READERS} readers got {least} events or more");
-    println!("RSS {} KiB, peak {} KiB", agent.memory_kib("VmRSS")?, agent.memory_kib("VmHWM")?);
-    agent.stop()
+    let mut section =
+        Section::new("Scrapes", "`/metrics`, one connection for each scrape, four a second.");
+    let load = format!(
+        "{SOCKETS} sockets, {READERS} readers of events, an open page and {CHURN} connections a second"
+    );
+    section.table(
+        ["", "p50", "p99", "longest", "scrapes"],
+        &[row("idle host", &idle), row(&load, &loaded)],
+    );
+    section.say(&format!(
+        "Each of the readers got {least} events or more. The agent has {} KiB then, its peak was {} KiB.",
+        agent.memory_kib("VmRSS")?,
+        agent.memory_kib("VmHWM")?
+    ));
+    agent.stop()?;
+    Ok(section)
 }
 
 /// Seconds of scrapes, each with a connection of its own.
@@ -87,10 +98,8 @@ fn times(agent: &Agent, interrupt: &Interrupt, length: Duration) -> Result<Vec<f
     Ok(times)
 }
 
-fn show(what: &str, times: &[f64]) {
-    let [median, high, most] = [0.5, 0.99, 1.0].map(|share| quantile(times, share) * 1e3);
-    println!(
-        "/metrics, {what}: p50 {median:.2} ms, p99 {high:.2} ms, longest {most:.2} ms of {}",
-        times.len()
-    );
+fn row(load: &str, times: &[f64]) -> [String; 5] {
+    let [median, high, most] =
+        [0.5, 0.99, 1.0].map(|share| format!("{:.1} ms", quantile(times, share) * 1e3));
+    [load.to_owned(), median, high, most, times.len().to_string()]
 }
