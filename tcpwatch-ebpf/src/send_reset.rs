@@ -92,15 +92,13 @@ pub(crate) fn observe(
         return;
     }
     if let Some(sk) = sk {
-        describe_socket(sk, &mut key);
+        describe_socket(sk, &mut key, &mut counters.scratch);
     }
     let (mut local, mut remote, mut payload) = (0, 0, 0);
     if let Some(segment) = &segment {
         key.flags |= flags::SEGMENT;
         let header = segment.tcp_header();
-        if header.is_syn() {
-            key.flags |= flags::SEGMENT_SYN;
-        }
+        key.flags |= flags::SEGMENT_SYN * u8::from(header.is_syn());
         (local, remote) = (header.destination(), header.source());
         payload = segment.payload(&header);
     }
@@ -195,29 +193,26 @@ fn culprit(sk: Sock, segment: &Option<Segment>) -> Culprit {
     }
 }
 
+/// Without a branch for each flag: the verifier would follow all of their combinations.
 #[inline(always)]
-fn describe_socket(sk: Sock, key: &mut ResetKey) {
+fn describe_socket(sk: Sock, key: &mut ResetKey, scratch: &mut u64) {
     let sk_state = sk.state();
     key.state = sk_state as u8;
     // Only `sock_common` is there.
     if sk_state == state::TIME_WAIT || sk_state == state::NEW_SYN_RECV {
         return;
     }
-    let sk_flags = sk.flags();
-    if sk_flags & SOCK_LINGER != 0 && sk.linger_time() == 0 {
-        key.flags |= flags::LINGER_ZERO;
-    }
-    if sk_flags & SOCK_DEAD != 0 {
-        key.flags |= flags::DEAD;
-    }
-    if sk.has_socket() {
-        key.flags |= flags::HAS_SOCKET;
-    }
     /// `RCV_SHUTDOWN | SEND_SHUTDOWN`.
     const SHUTDOWN_MASK: u8 = 3;
-    if sk.shutdown() & SHUTDOWN_MASK == SHUTDOWN_MASK {
-        key.flags |= flags::SHUT_DOWN;
-    }
+    let sk_flags = sk.flags();
+    let is_set = |flag: u64| is_not_zero(sk_flags & flag);
+    let lingers_not = 1 - is_not_zero(sk.linger_time().into());
+    let is_shut_down = 1 - is_not_zero(u64::from(!sk.shutdown() & SHUTDOWN_MASK));
+    let seen = u64::from(flags::LINGER_ZERO) * (is_set(SOCK_LINGER) & lingers_not)
+        | u64::from(flags::DEAD) * is_set(SOCK_DEAD)
+        | u64::from(flags::HAS_SOCKET) * is_not_zero(sk.socket(scratch))
+        | u64::from(flags::SHUT_DOWN) * is_shut_down;
+    key.flags |= seen as u8;
 }
 
 /// Each CPU has places for as many kinds as a host knows; those that find none are counted in a map.

@@ -241,6 +241,12 @@ impl<M: Memory> Sock<M> {
         if first == 0 { None } else { Some(first != head) }
     }
 
+    /// Address of its `struct socket`, 0 without one; see [`address_of`].
+    #[inline(always)]
+    pub(crate) fn socket(self, scratch: &mut u64) -> u64 {
+        address_of(field!(self, sk_socket: *const c_void), scratch)
+    }
+
     #[inline(always)]
     pub(crate) fn has_socket(self) -> bool {
         !field!(self, sk_socket: *const c_void).is_null()

@@ -125,7 +125,7 @@ fn local_port(sk: Sock, tcp: TcpSock, new: u32) -> u16 {
 /// A reset of a socket; its process is the caller's, or that of the note.
 #[inline(always)]
 pub(crate) fn reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: &Culprit) {
-    hand_over_draft(fill_reset_of(sk, tuple, seen, culprit));
+    let _ = hand_over_draft(fill_reset_of(sk, tuple, seen, culprit));
 }
 
 #[inline(never)]
@@ -143,7 +143,7 @@ fn fill_reset_of(sk: Sock, tuple: &Tuple, seen: &(ResetKey, u8), culprit: &Culpr
 /// A reset of which no socket is known any more.
 #[inline(always)]
 pub(crate) fn reset(namespace: Namespace, tuple: &Tuple, seen: &(ResetKey, u8)) {
-    hand_over_draft(fill_reset_without_socket(namespace, tuple, seen));
+    let _ = hand_over_draft(fill_reset_without_socket(namespace, tuple, seen));
 }
 
 #[inline(never)]
@@ -208,7 +208,7 @@ fn hand_over_when_filled(
     states: (u32, u32),
     fill: impl FnOnce(&mut StreamRecord),
 ) {
-    hand_over_draft(fill_draft(kind, states, fill));
+    let _ = hand_over_draft(fill_draft(kind, states, fill));
 }
 
 /// Has the draft of this kind filled, and answers with the kind; 0 where it is in use, because this
@@ -238,17 +238,20 @@ fn fill_draft(
 }
 
 /// Hands the draft of this kind over if it passes the filter and is in the budget, and frees it. A
-/// function of its own, so that each hook has one copy; called when that which fills the draft has
-/// returned, because the verifier adds the stacks of functions that call each other.
+/// global function, which the verifier goes through once for each hook and not once for each way that
+/// leads to it; called when that which fills the draft has returned, because the verifier adds the
+/// stacks of functions that call each other.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn hand_over_draft(kind: u32) {
+extern "C" fn hand_over_draft(kind: u32) -> u32 {
     if kind == 0 {
-        return;
+        return 0;
     }
-    let Some(draft) = stream_draft(kind) else { return };
+    let Some(draft) = stream_draft(kind) else { return 0 };
     send(&draft.record);
     // SAFETY: a word of this CPU's draft. Volatile, because an interrupt may read it meanwhile.
     unsafe { write_volatile(&raw mut draft.busy, 0) };
+    kind
 }
 
 const NO_EVENT: Event = Event {

@@ -51,7 +51,7 @@ export TCPWATCH_REQUIRE_ALL=1 TCPWATCH_REQUIRE_HOOKS=1 TCPWATCH_SLOW=4
 while read -r name filter; do
     section "$name"
     cd /tests
-    # $filter is one word or none. One test at a time: what the hooks count is
+    # $filter is libtest's words or none. One test at a time: what the hooks count is
     # then its own, and "at least" cannot come true by another's doing. The
     # limit is more than four times the time that they take.
     timeout -s KILL 900 "/tests/$name" --test-threads 1 $filter
