@@ -42,7 +42,7 @@ pub(super) fn inventory(binary: &Path, interrupt: &Interrupt) -> Result<Section>
         "Inventory",
         &format!(
             "Sockets in a namespace of their own: {} in ESTABLISHED, {CLOSE_WAIT} in CLOSE_WAIT and as many in\n\
-             FIN_WAIT2, {SYN_RECV} in SYN_RECV, the others in TIME_WAIT. The others list that namespace alone; the\n\
+             FIN_WAIT2, {SYN_RECV} in SYN_RECV, the others in TIME_WAIT. The tools list that namespace only; the\n\
              inventory is of the whole host. `ss` writes to /dev/null; nine tenths of its time pass in its own\n\
              process. Medians of up to {LOOKS} turns within {} s; beside each the ratio to `ss -tan`.",
             2 * PAIRS,
