@@ -158,8 +158,8 @@ fn compare<B, C>(
     Ok(Loop::ALL.into_iter().zip(&pairs).map(row).collect())
 }
 
-/// The median, and a value below it with a confidence of 95 %: as many values lie below that one as below
-/// the median of a sample only once in twenty, whatever their distribution is (the sign test).
+/// The median, and a lower bound of it with a confidence of 95 %, whatever the distribution is: the value
+/// whose rank the sign test gives. Fewer than five values have no such bound; the least stands for it.
 fn median_and_lower_bound(values: &[f64]) -> (f64, f64) {
     let count = values.len();
     let mut sorted = values.to_vec();

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use scenes::Namespace;
+use tcpwatch_common::bench::Spent;
 
 use super::{
     connections_per_second,
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::{agent::Agent, interrupt::Interrupt};
 
-/// Rounds; each gives one figure for a path. The programs are loaded anew for each, because where they
-/// come to lie in memory makes a third of the difference between two loads.
+/// Rounds; each gives one figure for a path. The programs are loaded anew for each: two loads of the same
+/// object differed by up to 40 %, for a reason that was not measured.
 const ROUNDS: usize = 12;
 /// Length of each of the three loops of a round.
 const SLICE: Duration = Duration::from_millis(500);
@@ -55,8 +56,9 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
         &format!(
             "The time of a run over that of an empty program at the same place, along each path. Other programs\n\
              before, between and behind the two take the time of both for each event, so that they see the same\n\
-             events. Medians of {ROUNDS} loads, and their range: where the programs come to lie in memory makes a\n\
-             third of the difference between two loads."
+             events. Medians of {ROUNDS} loads, and their range: two loads of the same programs differ. Runs of more\n\
+             than {} us, into which an interrupt fell, are left out.",
+            Spent::LONGEST_NS / 1_000
         ),
     );
     section.table(["path", "over an empty program", "range", "runs"], &rows);
