@@ -3,7 +3,7 @@
 //! A detector keeps history, never configuration: thresholds arrive with each event and each round,
 //! so a reload is one assignment in [`Engine`](super::Engine).
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt::Debug};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Debug, time::Duration};
 
 use crate::{
     config::{Detect, Ignore},
@@ -20,10 +20,24 @@ use crate::{
 pub(crate) struct Round<'a> {
     pub(crate) inventory: &'a Inventory,
     pub(crate) now: Timestamp,
+    /// When the inventory before this one began, if there was one.
+    pub(crate) before: Option<Timestamp>,
     /// The thresholds that are in force.
     pub(crate) detect: &'a Detect,
     pub(crate) closers: &'a Closers,
     pub(crate) half_open: &'a HalfOpen,
+}
+
+impl Round<'_> {
+    /// The window over which events are judged, the last of which was at `last`. Inventories of a busy
+    /// or slow host may be further apart than the `configured` one. Then it reaches back to the
+    /// beginning of the one before, or an event between the two would be forgotten before it is judged.
+    pub(crate) fn window(&self, configured: Duration, last: Timestamp) -> Duration {
+        match self.before {
+            Some(before) if last > before => configured.max(self.now.since(before)),
+            _ => configured,
+        }
+    }
 }
 
 /// Judges one kind of finding.

@@ -54,6 +54,8 @@ pub struct Engine {
     half_open: HalfOpen,
     board: Board,
     sampler: Sampler,
+    /// When the last inventory began.
+    before: Option<Timestamp>,
     size: (u64, usize),
 }
 
@@ -69,6 +71,7 @@ impl Engine {
             half_open: HalfOpen::default(),
             board: Board::default(),
             sampler: Sampler::new(owners),
+            before: None,
             size: (0, 0),
         }
     }
@@ -95,6 +98,7 @@ impl Engine {
         let round = Round {
             inventory,
             now,
+            before: self.before.replace(inventory.started),
             detect: &self.detect,
             closers: &self.closers,
             half_open: &self.half_open,

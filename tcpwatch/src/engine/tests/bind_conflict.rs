@@ -96,6 +96,23 @@ fn a_refusal_while_the_tables_were_walked_waits_for_the_next_inventory() {
 }
 
 #[test]
+fn inventories_further_apart_than_the_window_lose_no_refusal() {
+    let mut watch = Watch::new();
+    watch.see([host()]);
+    watch.now = START + seconds(1);
+    for _ in 0..3 {
+        watch.engine.handle_event(&refused(watch.now, "0.0.0.0:80", &process(31, "nginx")));
+    }
+    watch.pass(seconds(200));
+    watch.see([listening("0.0.0.0:80", owner(&process(9, "caddy")))]);
+    assert_eq!(watch.severities(), [Severity::Warning]);
+    assert_says(&watch.only().title, &["caddy (pid 9) listens on 0.0.0.0:80", "refused 3 times"]);
+    watch.pass(INTERVAL);
+    watch.see([host()]);
+    assert_eq!(watch.reported(), ["raised warning", "cleared warning"]);
+}
+
+#[test]
 fn the_focus_has_the_ports_of_the_latest_refusals() {
     let mut watch = Watch::new();
     assert!(watch.engine.focus().is_empty());

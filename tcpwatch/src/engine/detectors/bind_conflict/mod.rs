@@ -118,7 +118,7 @@ impl Detector for BindConflict {
         let config = &round.detect.bind_conflict;
         self.conflicts.retain(|key, conflict| {
             let window = config.of(conflict.process.as_deref(), key.port).window;
-            now.since(conflict.last) <= window
+            now.since(conflict.last) <= round.window(window, conflict.last)
         });
         for namespace in &inventory.namespaces {
             self.conflicts.retain(|key, conflict| {
@@ -136,7 +136,8 @@ impl Detector for BindConflict {
                     conflict.holding = Some(holding);
                 }
                 let config = config.of(process, key.port);
-                let failures = conflict.failed.observe(0, config.window, now);
+                let window = round.window(config.window, conflict.last);
+                let failures = conflict.failed.observe(0, window, now);
                 let Key { netns, process, port } = key;
                 let id = format!("bind-conflict/{netns}/{process}/{port}");
                 let threshold = config.warning as f64;

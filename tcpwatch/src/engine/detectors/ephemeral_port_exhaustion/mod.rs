@@ -91,7 +91,7 @@ impl Detector for EphemeralPortExhaustion {
         self.levels.begin();
         let is_recent = |destination: &Destination, failures: &Failures| {
             let config = config.of(failures.worst_process(), destination.peer.port);
-            now.since(failures.last) <= config.window
+            now.since(failures.last) <= round.window(config.window, failures.last)
         };
         self.failures.retain(|destination, failures| is_recent(destination, failures));
         self.apart.retain(|(destination, _), failures| is_recent(destination, failures));

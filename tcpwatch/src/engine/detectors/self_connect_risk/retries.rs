@@ -80,7 +80,7 @@ impl Retries {
         let risk = &round.detect.self_connect_risk;
         self.ports.retain(|(_, peer), retried| {
             let config = risk.of(retried.process.as_deref(), peer.port);
-            round.now.since(retried.last) <= config.window
+            round.now.since(retried.last) <= round.window(config.window, retried.last)
         });
     }
 
@@ -111,7 +111,8 @@ impl Retries {
             }
             let process = retried.process.as_deref();
             let config = round.detect.self_connect_risk.of(process, peer.port);
-            let refused = retried.refused.observe(0, config.window, round.now);
+            let window = round.window(config.window, retried.last);
+            let refused = retried.refused.observe(0, window, round.now);
             if !config.enabled {
                 continue;
             }

@@ -61,8 +61,8 @@ impl Failures {
         }
     }
 
-    pub(super) fn forget_before(&mut self, time: Timestamp) {
-        self.0.retain(|_, last| *last >= time);
+    pub(super) fn forget(&mut self, is_over: impl Fn(Timestamp) -> bool) {
+        self.0.retain(|_, last| !is_over(*last));
     }
 
     /// The worst in a namespace.

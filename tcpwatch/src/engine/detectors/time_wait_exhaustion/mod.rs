@@ -67,7 +67,7 @@ impl Detector for TimeWaitExhaustion {
         let Round { inventory, now, closers, .. } = *round;
         let config = &round.detect.time_wait_exhaustion;
         self.levels.begin();
-        self.failures.forget_before(now - config.window);
+        self.failures.forget(|last| now.since(last) > round.window(config.window, last));
         // Namespaces that have gone are forgotten.
         let mut before = std::mem::take(&mut self.overflows);
         let mut trends = std::mem::take(&mut self.trends);
