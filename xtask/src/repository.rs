@@ -3,12 +3,13 @@
 use std::{
     env, iter,
     path::{Path, PathBuf},
+    process::{Child, Stdio},
 };
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::command::{cargo, output, run};
+use crate::command::{cargo, command, output, run};
 
 /// The top folder.
 pub(crate) fn root() -> PathBuf {
@@ -31,12 +32,21 @@ pub(crate) fn target() -> Result<PathBuf> {
     Ok(metadata.target_directory)
 }
 
+const RELEASE: [&str; 4] = ["build", "--release", "--package", "tcpwatch"];
+
 /// Builds tcpwatch in release and says where the binary is.
 pub(crate) fn build_tcpwatch() -> Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--release", "--package", "tcpwatch"]).current_dir(root());
-    run(&mut build)?;
+    run(cargo().args(RELEASE).current_dir(root()))?;
     Ok(target()?.join("release/tcpwatch"))
+}
+
+/// Begins the same beside other work, with the time of the CPUs that is left. It is silent:
+/// [`build_tcpwatch`] waits for its end, and says what is wrong.
+pub(crate) fn begin_to_build_tcpwatch() -> Result<Child> {
+    let mut build = command("nice");
+    build.args(["-n", "19"]).arg(cargo().get_program()).args(RELEASE).current_dir(root());
+    build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    build.spawn().context("cannot run nice")
 }
 
 /// Likewise without optimisation, by the command of the tests: after them there is nothing to do.

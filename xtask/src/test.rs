@@ -108,7 +108,16 @@ impl Steps {
             // A process that a build starts, for example a compiler's cache, may stay.
             run(&mut cargo_test(&["--no-run"]))?;
             fs::write(&notes, "").context("a file for the names of skipped tests")?;
-            orphans::none_of(|| run(cargo_test(&[]).env(scenes::SKIPPED, &notes)))
+            // Most tests wait for an interval or a window to pass. The steps that follow need the
+            // release build.
+            let mut release = repository::begin_to_build_tcpwatch()?;
+            let outcome = orphans::none_of(|| run(cargo_test(&[]).env(scenes::SKIPPED, &notes)));
+            if outcome.is_err() {
+                // Fails only if it has ended already.
+                let _ = release.kill();
+            }
+            release.wait().context("waiting for the release build")?;
+            outcome
         })?;
         let notes = fs::read_to_string(&notes).context("the names of skipped tests")?;
         self.skipped.extend(summary_of_skipped(&notes));
@@ -184,7 +193,7 @@ fn dependencies() -> Result<()> {
     let deny = match find("cargo-deny") {
         Some(deny) => deny,
         None if own.is_file() => own,
-        None => tools::cargo_install("cargo-deny", CARGO_DENY, &[], &[])?,
+        None => tools::cargo_install("cargo-deny", CARGO_DENY, &["--debug"], &[])?,
     };
     let check = ["check", "bans", "licenses", "sources"];
     for workspace in [root(), root().join("tcpwatch-ebpf")] {

@@ -6,9 +6,13 @@
 
 use std::{collections::BTreeMap, fs, io};
 
+use aya::{Btf, Endianness};
 use tcpwatch_common::{ABSENT, FIELDS, Offsets};
 
-use super::btf_file::{BtfFile, FormatError};
+use super::{
+    Hook,
+    btf_file::{BtfFile, FormatError, Targets},
+};
 use crate::facts::ResetReason;
 
 /// Where the kernel shows its BTF (CONFIG_DEBUG_INFO_BTF, 5.4 and later).
@@ -26,9 +30,10 @@ const HELPERS: &str = "bpf_func_id";
 const RESET_REASONS: &str = "sk_rst_reason";
 
 /// Every name that is looked up.
-fn names() -> Vec<&'static str> {
-    let containers = FIELDS.iter().map(|field| field.container);
-    containers.chain([SEND_RESET, ACCEPT, SOCK, HELPERS, RESET_REASONS]).collect()
+fn names() -> Vec<String> {
+    let fixed = [SEND_RESET, ACCEPT, SOCK, HELPERS, RESET_REASONS];
+    let fields = FIELDS.iter().map(|field| field.container).chain(fixed).map(str::to_owned);
+    fields.chain(Hook::ALL.iter().filter_map(|hook| type_of_target(hook.target))).collect()
 }
 
 /// Why the types could not be had.
@@ -60,16 +65,33 @@ pub(super) struct KernelTypes {
     pub(super) reset_reasons: Vec<ResetReason>,
     /// Whether there is `bpf_loop` (5.17 and later), without which the one pass does not load.
     pub(super) has_loop: bool,
+    /// To which the hooks are attached.
+    targets: Targets,
+}
+
+/// The running kernel's BTF, as far as the names go.
+fn read() -> Result<BtfFile, BtfError> {
+    let bytes = fs::read(VMLINUX).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => BtfError::Missing,
+        _ => BtfError::Unreadable(error),
+    })?;
+    Ok(BtfFile::parse(bytes, &names())?)
+}
+
+/// The name of the type, as the kernel makes it of a target.
+fn type_of_target(target: &str) -> Option<String> {
+    let (kind, name) = target.split_once('/')?;
+    Some(match kind {
+        "tp_btf" => format!("btf_trace_{name}"),
+        "iter" => format!("bpf_iter_{name}"),
+        _ => name.to_owned(),
+    })
 }
 
 impl KernelTypes {
     /// Reads the running kernel's BTF and drops it again.
     pub(super) fn read() -> Result<Self, BtfError> {
-        let bytes = fs::read(VMLINUX).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => BtfError::Missing,
-            _ => BtfError::Unreadable(error),
-        })?;
-        let btf = BtfFile::parse(bytes, &names())?;
+        let btf = read()?;
         let mut structures = BTreeMap::new();
         let mut values = Vec::with_capacity(FIELDS.len());
         for field in FIELDS {
@@ -99,7 +121,16 @@ impl KernelTypes {
         let is_x86 = cfg!(target_arch = "x86_64");
         offsets.has_task_pt_regs = u32::from(is_x86 && has_helper(&btf, "task_pt_regs"));
         let has_loop = has_helper(&btf, "loop");
-        Ok(Self { offsets, reset_reasons: reset_reasons(&btf), has_loop })
+        let hooks = Hook::ALL.iter().filter(|hook| hook.is_for(&offsets));
+        let targets: Vec<String> = hooks.filter_map(|hook| type_of_target(hook.target)).collect();
+        let targets = btf.targets(&targets);
+        Ok(Self { offsets, reset_reasons: reset_reasons(&btf), has_loop, targets })
+    }
+
+    /// The targets of the hooks for aya, which looks each up by its name. Of all the kernel's types it
+    /// would make objects of 30 MB.
+    pub(super) fn to_attach(&self) -> Result<Btf, aya::BtfError> {
+        Btf::parse(&self.targets.to_file(), Endianness::default())
     }
 }
 

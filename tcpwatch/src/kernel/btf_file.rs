@@ -47,6 +47,8 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
+/// The file's first bytes: `BTF_MAGIC` of a little-endian machine, the only version, no flags.
+const START: [u8; 4] = [0x9f, 0xeb, 1, 0];
 /// `struct btf_type`.
 const RECORD: usize = 12;
 /// Nested anonymous members and chained typedefs that are followed; the kernel has a handful.
@@ -57,8 +59,8 @@ pub(super) struct BtfFile {
     bytes: Vec<u8>,
     /// Position of each type's record; type ids start at 1.
     types: Vec<u32>,
-    /// Records of the names that are looked up, in the order of the file.
-    named: Vec<Record>,
+    /// Numbers and records of the names that are looked up, in the order of the file.
+    named: Vec<(usize, Record)>,
     strings: usize,
 }
 
@@ -75,6 +77,46 @@ struct Record {
 /// A structure of the file.
 #[derive(Clone, Copy)]
 pub(super) struct Structure(Record);
+
+/// Types to which programs can be attached.
+#[derive(Clone, Debug)]
+pub(super) struct Targets(Vec<Target>);
+
+#[derive(Clone, Debug)]
+struct Target {
+    id: usize,
+    name: String,
+    info: u32,
+    /// The type behind it.
+    behind: u32,
+}
+
+impl Targets {
+    /// A BTF file with these types under their numbers. Every other type is a forward declaration
+    /// without a name, and those behind are not there: attaching a program takes the number of its
+    /// target, and nothing else.
+    pub(super) fn to_file(&self) -> Vec<u8> {
+        const HEADER: u32 = 24;
+        const OTHER: [u32; 3] = [0, kind::FWD << 24, 0];
+        let count = self.0.iter().map(|target| target.id).max().unwrap_or(0);
+        let mut records = vec![OTHER; count];
+        let mut strings = vec![0];
+        for Target { id, name, info, behind } in &self.0 {
+            // They are a few names of a file whose positions are of 32 bits.
+            records[id - 1] = [strings.len() as u32, *info, *behind];
+            strings.extend_from_slice(name.as_bytes());
+            strings.push(0);
+        }
+        let length = (count * RECORD) as u32;
+        let header = [u32::from_ne_bytes(START), HEADER, 0, length, length, strings.len() as u32];
+        let mut bytes = Vec::with_capacity(HEADER as usize + count * RECORD + strings.len());
+        for word in header.iter().chain(records.as_flattened()) {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&strings);
+        bytes
+    }
+}
 
 impl Record {
     const fn kind(self) -> u32 {
@@ -114,11 +156,9 @@ impl Record {
 
 impl BtfFile {
     /// Of named types only those with one of these names can be found.
-    pub(super) fn parse(bytes: Vec<u8>, names: &[&str]) -> Result<Self, FormatError> {
-        /// `BTF_MAGIC` and the only version.
-        const MAGIC: [u8; 3] = [0x9f, 0xeb, 1];
+    pub(super) fn parse<N: AsRef<str>>(bytes: Vec<u8>, names: &[N]) -> Result<Self, FormatError> {
         let word = |position| word_at(&bytes, position).ok_or(FormatError::Header);
-        if cfg!(target_endian = "big") || !bytes.starts_with(&MAGIC) {
+        if cfg!(target_endian = "big") || !bytes.starts_with(&START[..3]) {
             return Err(FormatError::Header);
         }
         let header = word(4)? as usize;
@@ -131,7 +171,7 @@ impl BtfFile {
         }
         let section = &bytes[strings..strings_end];
         // Structures come once for each of their fields.
-        let names: BTreeSet<&str> = names.iter().copied().collect();
+        let names: BTreeSet<&str> = names.iter().map(N::as_ref).collect();
         let names: BTreeSet<u32> =
             names.into_iter().filter_map(|name| offset_of_string(section, name)).collect();
         let mut file = Self { bytes, types: Vec::new(), named: Vec::new(), strings };
@@ -142,7 +182,7 @@ impl BtfFile {
             let trailer = record.trailer().ok_or(FormatError::UnknownKind(id, record.kind()))?;
             file.types.push(u32::try_from(position).map_err(|_| FormatError::Header)?);
             if names.contains(&record.name) {
-                file.named.push(record);
+                file.named.push((id, record));
             }
             position += RECORD + trailer;
             if position > types_end {
@@ -203,9 +243,24 @@ impl BtfFile {
         (0..record.length()).filter_map(enumerator).collect()
     }
 
+    /// The functions and typedefs of these names, which are among those that are looked up.
+    pub(super) fn targets(&self, names: &[String]) -> Targets {
+        let targets = self.named.iter().filter_map(|(id, record)| {
+            let name = self.string(record.name)?;
+            let is_target = matches!(record.kind(), kind::FUNC | kind::TYPEDEF);
+            (is_target && names.iter().any(|it| it == name)).then(|| Target {
+                id: *id,
+                name: name.to_owned(),
+                info: record.info,
+                behind: record.size_or_type,
+            })
+        });
+        Targets(targets.collect())
+    }
+
     fn find(&self, name: &str, kinds: &[u32]) -> Option<Record> {
         let is_it = |it: &&Record| kinds.contains(&it.kind()) && self.is_called(**it, name);
-        self.named.iter().find(is_it).copied()
+        self.named.iter().map(|(_, record)| record).find(is_it).copied()
     }
 
     fn is_called(&self, record: Record, name: &str) -> bool {
@@ -344,6 +399,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_targets_has_them_under_their_numbers_and_nothing_else() {
+        let names = ["call", "alias", "color"].map(str::to_owned);
+        let whole = BtfFile::parse(sample(), &names).expect("the sample is BTF");
+        let file = whole.targets(&["call".to_owned(), "color".to_owned()]).to_file();
+        let file = BtfFile::parse(file, &names).expect("it is BTF");
+        let [(id, call)] = file.named[..] else { panic!("{} are named", file.named.len()) };
+        assert_eq!((id, call.kind(), call.size_or_type), (9, kind::TYPEDEF, 8));
+        assert_eq!(file.types.len(), 9);
+        let nothing = BtfFile::parse(whole.targets(&[]).to_file(), &names);
+        assert_eq!(nothing.map(|file| file.types.len()), Ok(0));
+    }
+
+    #[test]
     fn damaged_files_are_errors_and_never_a_panic() {
         let good = sample();
         for length in 0..good.len() {
@@ -364,5 +432,6 @@ mod tests {
         let _ = offset_of(file, "outer", "c.y");
         let _ = file.parameters_of("call");
         let _ = file.enumerators("color");
+        let _ = file.targets(&["call".to_owned()]).to_file();
     }
 }

@@ -143,16 +143,21 @@ impl Hook {
         on_request: OnRequest,
         iterates: bool,
     ) -> bool {
-        /// Arguments of `tcp_send_reset` since 6.10.
-        const WITH_REASON: u32 = 3;
         match self.need {
             Need::Indispensable | Need::Always => true,
             Need::ToWalk => iterates,
             Need::ToList => iterates && on_request.listing,
             Need::ToListAtOnce => !iterates && on_request.listing,
             Need::WhileArmed => on_request.stream,
-            Need::BeforeResetReasons => offsets.send_reset_arguments != WITH_REASON,
+            Need::BeforeResetReasons => self.is_for(offsets),
         }
+    }
+
+    /// Whether a kernel of these types has a use for it, whatever is requested.
+    pub(super) fn is_for(&self, offsets: &Offsets) -> bool {
+        /// Arguments of `tcp_send_reset` since 6.10.
+        const WITH_REASON: u32 = 3;
+        self.need != Need::BeforeResetReasons || offsets.send_reset_arguments != WITH_REASON
     }
 
     /// Whether it is attached all the time: a walk is opened when it begins, and the stream is attached

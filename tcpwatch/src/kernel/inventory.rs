@@ -23,6 +23,7 @@ use super::{
     close_look::CloseLook,
     descriptors,
     error::InventoryError,
+    heap,
     in_turn::InTurn,
     limits,
     memory::{Memory, OwnerPolicy},
@@ -54,6 +55,10 @@ pub(super) struct WalkerParts {
     pub(super) counted_netns: Array<MapData, u32>,
     pub(super) notes: NoteTables,
 }
+
+/// Memory goes back to the kernel each so many inventories, some ten minutes at the default interval: a
+/// storm of names leaves megabytes behind, between what stays.
+const RETURNED_EACH: u64 = 64;
 
 /// Takes inventories.
 pub struct Walker {
@@ -91,6 +96,8 @@ pub struct Walker {
     failed_look_ups: u64,
     pub(super) passes: PassTotals,
     memory: Memory,
+    /// Inventories so far.
+    inventories: u64,
     pub(super) destinations_seen: u64,
     /// Ports with unanswered requests, of the namespace that had most.
     pub(super) requests_seen: u64,
@@ -149,6 +156,7 @@ impl Walker {
             failed_look_ups: 0,
             passes: PassTotals::default(),
             memory: Memory::default(),
+            inventories: 0,
             destinations_seen: 0,
             requests_seen: 0,
         };
@@ -185,6 +193,10 @@ impl Walker {
         policy: OwnerPolicy,
         focus: &Focus,
     ) -> Result<Inventory, InventoryError> {
+        self.inventories += 1;
+        if self.inventories.is_multiple_of(RETURNED_EACH) {
+            heap::return_free();
+        }
         let started = now();
         self.answers.request(&focus.answers);
         self.close_look.request(focus);

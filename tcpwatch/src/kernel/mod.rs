@@ -28,6 +28,7 @@ mod endpoint;
 mod error;
 mod events;
 mod handover;
+mod heap;
 mod hooks;
 mod in_turn;
 mod inventory;

@@ -11,7 +11,7 @@ mod options;
 use std::os::fd::OwnedFd;
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{Program, ProgramError},
 };
@@ -28,6 +28,7 @@ use super::{
     counters::CounterMaps,
     error::one_line,
     handover::Handover,
+    heap,
     inventory::WalkerParts,
     kernel_log::KernelLog,
     kernel_side::{KernelSide, Link},
@@ -37,6 +38,7 @@ use super::{
     one_pass::{self, OnePass},
     owners::OwnerBook,
     reach::{Reach, missing_hooks},
+    seccomp,
     stream::{EventStream, StreamMaps},
     symbols::Symbols,
     tally::TallyTable,
@@ -79,6 +81,7 @@ impl Programs {
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         check_capabilities()?;
         raise_limits();
+        heap::keep_large_apart();
         Self::load_anew(options, KernelTypes::read()?, Handover::Fresh)
     }
 
@@ -100,9 +103,10 @@ impl Programs {
         // The tables that only the one pass uses take no memory without it.
         let (slots, found_bytes) =
             if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
-        let mut ebpf = EbpfLoader::new()
-            // A new loader has parsed the kernel's types for relocations, of which there are none;
-            // they take 22 MB, so they go before they are parsed again for attaching.
+        // A new loader reads the kernel's types for relocations, of which this object has none, and
+        // makes objects of 22 MB of them. It does without where it cannot read them.
+        let mut loader = seccomp::without_files(EbpfLoader::new);
+        let mut ebpf = loader
             .btf(None)
             .override_global(maps::OFFSETS, &types.offsets, true)
             .override_global(maps::WORK, &options.work_per_second, true)
@@ -116,6 +120,10 @@ impl Programs {
             .load(OBJECT)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
+        // Parsing the object has left 4 MB, and the targets take 10 MB while they are made.
+        heap::return_free();
+        let btf = types.to_attach().map_err(|error| LoadError::Object(one_line(&error)))?;
+
         let mut log = None;
         if options.kernel_log {
             match KernelLog::start(&mut ebpf) {
@@ -125,7 +133,6 @@ impl Programs {
         }
         let mut side = KernelSide::default();
         side.keep_maps(&ebpf)?;
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(one_line(&error)))?;
         let one_pass = match (options.one_pass, may_pass) {
             (false, _) => Err(Refusal::other("inventory.one_pass is false")),
             (_, false) => {
@@ -140,7 +147,7 @@ impl Programs {
             statuses.push(HookStatus { hook, outcome });
         }
         drop(btf);
-        return_free_memory();
+        heap::return_free();
         let reach = Reach::detect();
         let symbols_by = options.symbols_by;
         Ok(Self { side, types, log, symbols_by, statuses, one_pass, walk, reach, handover })
@@ -433,15 +440,6 @@ fn raise_limits() {
 /// The least size of a ring buffer.
 fn page_bytes() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(LOG_BYTES)
-}
-
-/// Type information takes some tens of megabytes while it is parsed; glibc would keep them.
-fn return_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! Left out for what they can do: execve, fork, ptrace, mount, keys, modules, kexec, writing to a
 //! file that is not open, loading of programs, executable memory.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, thread};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Cmp,
@@ -192,6 +192,29 @@ pub(super) fn confine_symbol_reader() -> io::Result<()> {
     apply(rules)
 }
 
+/// Does `work` in a thread that can open no file: open(2) fails with EACCES there. Where the kernel
+/// has no seccomp, `work` can open files.
+pub(super) fn without_files<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let confine = || -> io::Result<()> {
+        let mut calls = any(&[&[libc::SYS_openat]]);
+        #[cfg(target_arch = "x86_64")]
+        calls.insert(libc::SYS_open, Vec::new());
+        let refused = SeccompAction::Errno(libc::EACCES as u32);
+        seccompiler::apply_filter(&filter(calls, SeccompAction::Allow, refused)?)
+            .map_err(io::Error::other)
+    };
+    let confined = || {
+        if let Err(error) = confine() {
+            tracing::debug!(%error, "a thread can open files");
+        }
+        work()
+    };
+    thread::scope(|scope| match scope.spawn(confined).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
 /// Flags of clone(2) that make a namespace.
 const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
@@ -283,9 +306,13 @@ fn apply(rules: Rules) -> io::Result<()> {
 }
 
 fn compile(rules: Rules) -> io::Result<BpfProgram> {
-    let refused = SeccompAction::Errno(libc::ENOSYS as u32);
+    filter(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)
+}
+
+/// What becomes of the calls that have no rule, and of those that have one.
+fn filter(rules: Rules, others: SeccompAction, listed: SeccompAction) -> io::Result<BpfProgram> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, arch);
+    let filter = SeccompFilter::new(rules, others, listed, arch);
     filter.map_err(io::Error::other)?.try_into().map_err(io::Error::other)
 }
 
@@ -324,6 +351,13 @@ mod tests {
             // SAFETY: pointers among the arguments are NULL or to static bytes that are only read.
             unsafe { libc::syscall(number, a, b, c, d, e, f) }
         }
+    }
+
+    #[test]
+    fn a_thread_without_files_opens_none_and_others_do() {
+        let open = || std::fs::read("/proc/self/stat").map_err(|error| error.kind());
+        assert_eq!(without_files(open), Err(io::ErrorKind::PermissionDenied));
+        assert!(open().is_ok());
     }
 
     fn agent() -> io::Result<Rules> {

@@ -100,7 +100,7 @@ impl Agent {
         let file = folder.write("tcpwatch.toml", &text)?;
         prepare(&file)?;
         let daemon = Daemon::start(
-            tcpwatch().arg("run").arg("--config").arg(file),
+            as_the_unit().arg("run").arg("--config").arg(file),
             &folder.path.join("tcpwatch.log"),
         )?;
         let mut agent = Self { address, daemon, folder };
@@ -281,6 +281,23 @@ pub(crate) fn binary() -> PathBuf {
 /// Its command.
 pub(crate) fn tcpwatch() -> Command {
     Command::new(binary())
+}
+
+/// The same, and where `TCPWATCH_CAPABILITIES` lists capabilities (`bpf,perfmon`), as a user of its own
+/// that has these, as the unit starts it. Without the variable as the user of the test.
+fn as_the_unit() -> Command {
+    /// Nobody's; a user of the unit is dynamic too.
+    const USER: u32 = 61_184;
+    let Ok(listed) = env::var("TCPWATCH_CAPABILITIES") else { return tcpwatch() };
+    let these = listed.split(',').map(|name| format!(",+{name}")).collect::<String>();
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}"));
+    for set in ["bounding-set", "inh-caps", "ambient-caps"] {
+        command.arg(format!("--{set}=-all{these}"));
+    }
+    // A change of the user clears what Daemon has set.
+    command.args(["--clear-groups", "--no-new-privs", "--pdeathsig=KILL"]).arg(binary());
+    command
 }
 
 pub(crate) struct Answer {

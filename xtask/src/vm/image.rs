@@ -47,8 +47,7 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
             .with_context(|| Missing(format!("the command {program} is not there")))?;
         archive.program(&file, &Path::new("/usr/bin").join(program))?;
     }
-    // The path that was built into the tests.
-    archive.stripped(&suite.tcpwatch, &suite.tcpwatch, scratch)?;
+    archive.stripped(&suite.agent, &suite.tcpwatch, scratch)?;
     archive.link(Path::new("/tcpwatch"), &suite.tcpwatch.to_string_lossy());
     let mut list = String::new();
     for test in &suite.tests {

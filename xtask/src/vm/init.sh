@@ -27,6 +27,8 @@ close() {
 
 # As high as a login of a real machine may raise it: some tests need 20,000 descriptors.
 ulimit -H -n 524288
+# The unit's LimitMEMLOCK=.
+ulimit -l unlimited
 
 section uname
 uname -r
@@ -48,6 +50,12 @@ close doctor $?
 # Everything that could be skipped must run, these kernels have every hook, and emulation takes its
 # time.
 export TCPWATCH_REQUIRE_ALL=1 TCPWATCH_REQUIRE_HOOKS=1 TCPWATCH_SLOW=4
+# The capabilities of the unit, which agents run with as a user of their own; before 6.1 with those of
+# its drop-in.
+export TCPWATCH_CAPABILITIES=bpf,perfmon,sys_ptrace
+case $(uname -r) in
+5.*) TCPWATCH_CAPABILITIES=$TCPWATCH_CAPABILITIES,sys_admin ;;
+esac
 while read -r name filter; do
     section "$name"
     cd /tests

@@ -9,6 +9,7 @@ use super::{
         Hook, HookStatus, Refusal,
         btf::KernelTypes,
         handover::{self, Card, Handover, Predecessor},
+        heap,
         kernel_side::KernelSide,
         lru,
         reach::Reach,
@@ -29,6 +30,7 @@ impl Programs {
     pub fn take_over(options: &LoadOptions, from: Predecessor) -> Result<Self, LoadError> {
         check_capabilities()?;
         raise_limits();
+        heap::keep_large_apart();
         let types = KernelTypes::read()?;
         // With its log on a kernel side writes into a ring that only the process that loaded it reads.
         let key = if options.kernel_log { None } else { Some(key_of(options, &types)?) };
