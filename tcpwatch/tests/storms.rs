@@ -23,7 +23,7 @@ use rustix::{
 };
 use support::{Agent, http_get};
 
-/// The agent's own memory may be so much larger than at rest while a storm lasts. With all of the numbers
+/// The agent's own memory may be so much larger than before while a storm lasts. With all of the numbers
 /// it is 21 MiB larger on a 2-CPU machine: the rows of 16,384 services and processes with resets.
 const GROWTH_KIB: u64 = 32 * 1024;
 /// And so much once the storm is forgotten: the tables of the kernel side hold its last 10,240 names still,
@@ -52,8 +52,8 @@ fn storms_of_names_leave_the_agent_as_it_was() -> Result<()> {
     raise_descriptor_limit()?;
     let agent = Agent::start("[inventory]\ninterval = \"200ms\"\n")?;
     agent.watch_for(Duration::from_secs(3))?;
-    let rest = own_memory_kib(&agent)?;
-    println!("at rest: {rest} KiB, {} lines", series(&agent)?);
+    let before = own_memory_kib(&agent)?;
+    println!("before: {before} KiB, {} lines", series(&agent)?);
 
     let namespaces = part(2_000);
     for turn in 0..4 {
@@ -64,7 +64,7 @@ fn storms_of_names_leave_the_agent_as_it_was() -> Result<()> {
         let document: serde_json::Value = serde_json::from_str(&document)?;
         let seen = document["network_namespaces"].as_u64().context("no number of namespaces")?;
         ensure!(seen >= u64::from(namespaces / 4), "{seen} namespaces in turn {turn}");
-        judge(&agent, rest, "namespaces")?;
+        judge(&agent, before, "namespaces")?;
         drop(inside);
     }
 
@@ -72,23 +72,23 @@ fn storms_of_names_leave_the_agent_as_it_was() -> Result<()> {
     processes_with_a_peer_each(part(100_000))?;
     println!("processes within {:.0?}", started.elapsed());
     agent.wait_for_inventory()?;
-    judge(&agent, rest, "processes and peers")?;
+    judge(&agent, before, "processes and peers")?;
 
     let listeners = many_listeners(part(18_000))?;
     agent.wait_for_inventory()?;
     let listening = agent.sum("tcpwatch_sockets", &["state=\"listen\""])?;
     ensure!(listening >= listeners.len() as f64, "{listening} listeners");
-    judge(&agent, rest, "listeners")?;
+    judge(&agent, before, "listeners")?;
     drop(listeners);
 
     if is_full() {
         let started = Instant::now();
-        while own_memory_kib(&agent)? > rest + KEPT_KIB && started.elapsed() < FORGOTTEN {
+        while own_memory_kib(&agent)? > before + KEPT_KIB && started.elapsed() < FORGOTTEN {
             thread::sleep(Duration::from_secs(1));
         }
         let kept = own_memory_kib(&agent)?;
         println!("after {:.0?}: {kept} KiB, {} lines", started.elapsed(), series(&agent)?);
-        ensure!(kept <= rest + KEPT_KIB, "{rest} KiB at rest, {kept} KiB after {FORGOTTEN:?}");
+        ensure!(kept <= before + KEPT_KIB, "{before} KiB before, {kept} KiB after {FORGOTTEN:?}");
     }
     Ok(())
 }
@@ -106,7 +106,7 @@ fn the_start_does_not_hold_the_kernels_types_whole() -> Result<()> {
     Ok(())
 }
 
-fn judge(agent: &Agent, rest: u64, storm: &str) -> Result<()> {
+fn judge(agent: &Agent, before: u64, storm: &str) -> Result<()> {
     let mut scrapes = Vec::new();
     for _ in 0..5 {
         let started = Instant::now();
@@ -116,7 +116,7 @@ fn judge(agent: &Agent, rest: u64, storm: &str) -> Result<()> {
     scrapes.sort_unstable();
     let (memory, series, scrape) = (own_memory_kib(agent)?, series(agent)?, scrapes[2]);
     println!("{storm}: {memory} KiB, {series} lines, {scrape:.0?} a scrape");
-    ensure!(memory <= rest + GROWTH_KIB, "{storm}: {rest} KiB at rest, {memory} KiB now");
+    ensure!(memory <= before + GROWTH_KIB, "{storm}: {before} KiB before, {memory} KiB now");
     ensure!(series <= SERIES, "{storm}: {series} lines");
     ensure!(scrape <= SCRAPE, "{storm}: {scrape:?} a scrape");
     Ok(())

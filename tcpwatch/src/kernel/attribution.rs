@@ -29,7 +29,7 @@ use crate::facts::{
     ResetObservation, ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
 };
 
-/// Inventories after which a count that has not moved is forgotten: ten minutes at the default
+/// Inventories after which a count that has not moved is forgotten: twenty minutes at the default
 /// interval, as long as `reset-storm` remembers. If it moves again it counts on from 0.
 const QUIET_AFTER: u64 = 120;
 

@@ -1,7 +1,7 @@
 //! Memory that is free goes back to the kernel. musl does so by itself; glibc keeps it for later.
 
-/// What is large is to be a mapping of its own from now on, which goes back when it is freed and grows
-/// without a copy. glibc would keep the next such memory in its heap once one was freed.
+/// Large memory is a mapping of its own from now on, which goes back when it is freed and grows without a
+/// copy. glibc would keep the next such memory in its heap once one was freed.
 pub(super) fn keep_large_apart() {
     #[cfg(target_env = "gnu")]
     {

@@ -309,7 +309,7 @@ fn compile(rules: Rules) -> io::Result<BpfProgram> {
     filter(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)
 }
 
-/// What becomes of the calls that have no rule, and of those that have one.
+/// With the outcome of the calls that have no rule, and of those that have one.
 fn filter(rules: Rules, others: SeccompAction, listed: SeccompAction) -> io::Result<BpfProgram> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
     let filter = SeccompFilter::new(rules, others, listed, arch);

@@ -286,7 +286,7 @@ pub(crate) fn tcpwatch() -> Command {
 /// The same, and where `TCPWATCH_CAPABILITIES` lists capabilities (`bpf,perfmon`), as a user of its own
 /// that has these, as the unit starts it. Without the variable as the user of the test.
 fn as_the_unit() -> Command {
-    /// Nobody's; a user of the unit is dynamic too.
+    /// No account has it; a user of the unit is dynamic too.
     const USER: u32 = 61_184;
     let Ok(listed) = env::var("TCPWATCH_CAPABILITIES") else { return tcpwatch() };
     let these = listed.split(',').map(|name| format!(",+{name}")).collect::<String>();
