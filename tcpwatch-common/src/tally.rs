@@ -90,12 +90,13 @@ mod tests {
         for (keys, most_dropped) in [(2_048_u64, 20), (820, 0)] {
             for step in [1, 2, 8, 256] {
                 let mut filled = std::vec![0_usize; 512];
-                let mut hashes = HashSet::new();
+                let mut places = HashSet::new();
                 for number in 0..keys {
                     let tgid = 1_000 + number * step;
                     let hash = hash([5, tgid << 32 | 0xf000_0000, 443 | 1 << 16]);
-                    assert!(mark(hash) != 0 && hashes.insert(hash));
-                    filled[set_of(hash, 512) as usize] += 1;
+                    let set = set_of(hash, 512);
+                    assert!(mark(hash) != 0 && places.insert((set, mark(hash))));
+                    filled[set as usize] += 1;
                 }
                 let dropped: usize = filled.iter().map(|it| it.saturating_sub(TALLY_WAYS)).sum();
                 assert!(dropped <= most_dropped, "{keys} keys, step {step}: {dropped} dropped");

@@ -2,11 +2,13 @@
 
 use std::{
     env, iter,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
 };
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use crate::command::{cargo, command, output, run};
@@ -46,7 +48,14 @@ pub(crate) fn begin_to_build_tcpwatch() -> Result<Child> {
     let mut build = command("nice");
     build.args(["-n", "19"]).arg(cargo().get_program()).args(RELEASE).current_dir(root());
     build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    build.spawn().context("cannot run nice")
+    // Of its own, so that its compilers can be ended with it.
+    build.process_group(0).spawn().context("cannot run nice")
+}
+
+/// Ends a process and all that it has started in its group.
+pub(crate) fn end_group(leader: &Child) {
+    // Fails only if all have ended already.
+    let _ = kill_process_group(Pid::from_child(leader), Signal::KILL);
 }
 
 /// Likewise without optimisation, by the command of the tests: after them there is nothing to do.

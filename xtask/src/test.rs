@@ -113,8 +113,7 @@ impl Steps {
             let mut release = repository::begin_to_build_tcpwatch()?;
             let outcome = orphans::none_of(|| run(cargo_test(&[]).env(scenes::SKIPPED, &notes)));
             if outcome.is_err() {
-                // Fails only if it has ended already.
-                let _ = release.kill();
+                repository::end_group(&release);
             }
             release.wait().context("waiting for the release build")?;
             outcome

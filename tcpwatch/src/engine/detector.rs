@@ -31,11 +31,13 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     /// The window over which events are judged, the last of which was at `last`. Inventories of a busy
     /// or slow host may be further apart than the `configured` one. Then it reaches back to the
-    /// beginning of the one before, or an event between the two would be forgotten before it is judged.
+    /// beginning of the one before, or to the first event where there was none: an event between the two
+    /// would be forgotten before it is judged.
     pub(crate) fn window(&self, configured: Duration, last: Timestamp) -> Duration {
         match self.before {
+            None => Duration::MAX,
             Some(before) if last > before => configured.max(self.now.since(before)),
-            _ => configured,
+            Some(_) => configured,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::facts::{
 };
 
 /// Inventories after which a count that has not moved is forgotten: twenty minutes at the default
-/// interval, as long as `reset-storm` remembers. If it moves again it counts on from 0.
+/// interval. If it moves again it counts on from 0.
 const QUIET_AFTER: u64 = 120;
 
 /// A process has nearly all connections of a service from nine in ten on: then a reset whose own

@@ -13,8 +13,8 @@ use tcpwatch_common::{TALLY_WAYS, TallyKey, TallySet, Words, hash, mark};
 use super::bpf;
 use crate::facts::TableUse;
 
-/// Sets that are read at once: some ten thousand bytes.
-const AT_A_TIME: usize = 64;
+/// Sets that are read at once: some 40,000 bytes at most.
+const AT_A_TIME: usize = 32;
 
 pub(super) struct TallyTable<Key, Use> {
     map: OwnedFd,

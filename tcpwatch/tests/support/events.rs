@@ -34,6 +34,7 @@ impl Stage {
             return Ok(None);
         }
         let folder = Folder::new()?;
+        super::give_to_the_unit(&folder.path)?;
         let socket = folder.path.join("tcpwatch.sock");
         let config = format!("{QUICK}[limits]\n{limits}\n");
         let web = format!("socket = \"{}\"\n", socket.display());

@@ -93,6 +93,7 @@ impl Agent {
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
         let folder = Folder::new()?;
+        give_to_the_unit(&folder.path)?;
         // Agents of several tests run at once, and only one can have the default socket.
         let socket = if config.contains("socket = ") { "" } else { "socket = \"\"\n" };
         let config = with_more_inventories(config);
@@ -283,19 +284,34 @@ pub(crate) fn tcpwatch() -> Command {
     Command::new(binary())
 }
 
-/// The same, and where `TCPWATCH_CAPABILITIES` lists capabilities (`bpf,perfmon`), as a user of its own
-/// that has these, as the unit starts it. Without the variable as the user of the test.
+/// The user of agents where `TCPWATCH_CAPABILITIES` lists capabilities. No account has it; the user of
+/// the unit is dynamic too.
+const USER: u32 = 61_184;
+
+/// The capabilities that agents have, where they are not root's.
+fn capabilities() -> Option<String> {
+    env::var("TCPWATCH_CAPABILITIES").ok().filter(|listed| !listed.is_empty())
+}
+
+/// Lets agents make files in this folder, as the unit lets them in its own.
+pub(crate) fn give_to_the_unit(folder: &Path) -> Result<()> {
+    if capabilities().is_some() {
+        std::os::unix::fs::chown(folder, Some(USER), Some(USER))?;
+    }
+    Ok(())
+}
+
+/// The command of an agent. Where `TCPWATCH_CAPABILITIES` lists some (`bpf,perfmon`), as a user of its own
+/// that has these, as the unit starts it; otherwise as the user of the test.
 fn as_the_unit() -> Command {
-    /// No account has it; a user of the unit is dynamic too.
-    const USER: u32 = 61_184;
-    let Ok(listed) = env::var("TCPWATCH_CAPABILITIES") else { return tcpwatch() };
+    let Some(listed) = capabilities() else { return tcpwatch() };
     let these = listed.split(',').map(|name| format!(",+{name}")).collect::<String>();
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}"));
     for set in ["bounding-set", "inh-caps", "ambient-caps"] {
         command.arg(format!("--{set}=-all{these}"));
     }
-    // A change of the user clears what Daemon has set.
+    // A change of the user clears the signal that Daemon has set.
     command.args(["--clear-groups", "--no-new-privs", "--pdeathsig=KILL"]).arg(binary());
     command
 }

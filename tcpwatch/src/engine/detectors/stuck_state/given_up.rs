@@ -11,8 +11,8 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc, time::Dur
 use super::owner::GroupKey;
 use crate::{
     config::{self, Overridable},
-    engine::over_time::window::Window,
-    facts::{ConnectFailure, Endpoint, Event, Focus, Inventory, NetnsId, Process, Timestamp},
+    engine::{detector::Round, over_time::window::Window},
+    facts::{ConnectFailure, Endpoint, Event, Focus, NetnsId, Process, Timestamp},
 };
 
 /// A connect() that the kernel times out later is in SYN_SENT for so long that the walk sees it. A
@@ -211,12 +211,8 @@ impl GivenUps {
     }
 
     /// Takes what an inventory says of the destinations, and sums up what came since the last one.
-    pub(crate) fn observe(
-        &mut self,
-        inventory: &Inventory,
-        config: &Overridable<config::StuckState>,
-        now: Timestamp,
-    ) {
+    pub(crate) fn observe(&mut self, round: &Round<'_>, config: &Overridable<config::StuckState>) {
+        let Round { inventory, now, .. } = *round;
         let counts: BTreeMap<_, _> =
             inventory.answers.iter().map(|it| ((it.netns, it.peer), it.count)).collect();
         for (destination, answers) in &mut self.answers {
@@ -225,11 +221,11 @@ impl GivenUps {
         for (key, group) in &mut self.groups {
             let port = key.port.unwrap_or_default();
             let window = config.at(key.place).window;
-            group.processes.retain(|it| now.since(it.last) <= window);
+            group.processes.retain(|it| now.since(it.last) <= round.window(window, it.last));
             for (address, host) in &mut group.hosts {
                 let destination = (key.netns, Endpoint { address: *address, port });
                 let lately = self.answers.get(&destination).and_then(|answers| answers.lately);
-                host.sum_up(lately, window, now);
+                host.sum_up(lately, window, round);
             }
             group.hosts.retain(|_, host| host.total() > 0);
         }
@@ -301,7 +297,8 @@ impl OfHost {
     }
 
     /// Makes a part of what came since the last inventory, where it is known how many were answered.
-    fn sum_up(&mut self, answered: Option<u64>, window: Duration, now: Timestamp) {
+    fn sum_up(&mut self, answered: Option<u64>, window: Duration, round: &Round<'_>) {
+        let now = round.now;
         let new = &self.timed[self.old..];
         let given_up = (new.len() as u64).saturating_add(self.untimed);
         if let Some(answered) = answered {
@@ -319,7 +316,7 @@ impl OfHost {
                 self.parts = Window::default();
             }
         }
-        self.parts.forget(|part| now.since(part.ended) > window);
+        self.parts.forget(|part| now.since(part.ended) > round.window(window, part.ended));
         self.timed.drain(..self.old);
         self.old = self.timed.len();
         self.untimed = 0;

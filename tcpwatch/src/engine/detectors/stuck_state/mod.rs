@@ -121,7 +121,7 @@ impl Detector for StuckState {
         let config = &round.detect.stuck_state;
         self.levels.begin();
         self.half_closed.observe(inventory, now);
-        self.given_ups.observe(inventory, config, now);
+        self.given_ups.observe(round, config);
         let before = std::mem::take(&mut self.shown);
         let given_up = before.iter().filter(|it| it.is_given_up);
         self.were_given_up = given_up.map(|it| it.verdict.id.clone()).collect();
