@@ -48,7 +48,7 @@ pub use stream::{
     STREAM_DRAFTS, STREAM_SETS, STREAM_VALUES, StreamCounts, StreamDraft, StreamFilter, StreamKind,
     StreamRecord, StreamSecond,
 };
-pub use tally::{TALLY_WAYS, TallyKey, TallySet, Words, hash, mark, set_of};
+pub use tally::{TALLY_WAYS, TallyKey, TallySet, Words, mark, set_of};
 
 /// Names of the kernel programs: function, file and hook row of `doctor` share them.
 pub mod programs {
@@ -210,11 +210,11 @@ pub mod maps {
     /// Entries of each such table at most. A host of 512 CPUs stays below 16 MiB with it.
     pub const LRU_ENTRIES_MOST: u32 = 8_192;
     /// Sets of [`RESET_ORIGINS`]: 4,096 processes and services that send or receive resets.
-    pub const RESET_ORIGINS_SETS: u32 = 512;
+    pub const RESET_ORIGINS_SETS: u32 = 1_024;
     /// Sets of [`STRAY_RESETS`]: 2,048 requested ports without a listener.
-    pub const STRAY_RESETS_SETS: u32 = 256;
+    pub const STRAY_RESETS_SETS: u32 = 512;
     /// Sets of [`SERVICES`]: 4,096 processes and services that open or close connections.
-    pub const SERVICES_SETS: u32 = 512;
+    pub const SERVICES_SETS: u32 = 1_024;
     /// Entries of [`STACKS`] at least, 350 KiB: sockets of the processes that are looked at. The sample is as
     /// good with fewer than leak.
     pub const STACKS_LIMIT: u32 = 1_024;

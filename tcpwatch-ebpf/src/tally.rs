@@ -1,7 +1,7 @@
 //! Tables of counts by key: see `tally.rs` of `tcpwatch-common` for the layout and its bounds.
 
 use aya_ebpf::{helpers::generated::bpf_jiffies64, maps::Array};
-use tcpwatch_common::{TALLY_WAYS, TallySet, Words, hash, mark, set_of};
+use tcpwatch_common::{TALLY_WAYS, TallySet, Words, mark, set_of};
 
 /// A table with so many sets, a power of two.
 pub(crate) struct Tally<Use: 'static> {
@@ -13,9 +13,8 @@ impl<Use> Tally<Use> {
     /// The entry of a key, and whether it begins here, all zero.
     #[inline(always)]
     pub(crate) fn entry(&self, words: Words) -> Option<(&'static mut Use, bool)> {
-        let hash = hash(words);
-        let mark = mark(hash);
-        let set = self.table.get_ptr_mut(set_of(hash, self.sets))?;
+        let mark = mark(words);
+        let set = self.table.get_ptr_mut(set_of(mark, self.sets))?;
         // SAFETY: the map lives as long as the program; its entries are words, which several CPUs
         // may change at once: see `tally.rs` of `tcpwatch-common` for what that can do.
         let set = unsafe { &mut *set };
@@ -39,7 +38,7 @@ impl<Use> Tally<Use> {
 /// Begins an entry in a free place of the set, or in that which was counted longest ago. The mark comes
 /// last, so that the agent meets no entry half made.
 #[inline(never)]
-fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u32, tick: u32) -> u32 {
+fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u64, tick: u32) -> u32 {
     let mut victim = 0;
     let mut longest = 0;
     let mut way = 0;
@@ -52,8 +51,7 @@ fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u32, tick: u32) -> u32
         way += 1;
     }
     let victim = victim & (TALLY_WAYS - 1);
-    // SAFETY: the place is one of the set; volatile, so that the order of these stores stays.
-    unsafe { (&raw mut set.marks[victim]).write_volatile(0) };
+    set.marks[victim] = 0;
     set.used[victim] = tick;
     set.keys[victim] = *key;
     let words = (&raw mut set.uses[victim]).cast::<u64>();
@@ -63,7 +61,6 @@ fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u32, tick: u32) -> u32
         unsafe { words.add(word).write_volatile(0) };
         word += 1;
     }
-    // SAFETY: as above.
-    unsafe { (&raw mut set.marks[victim]).write_volatile(mark) };
+    set.marks[victim] = mark;
     victim as u32
 }

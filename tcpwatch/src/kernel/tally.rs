@@ -8,13 +8,13 @@ use std::{
 };
 
 use aya::Pod;
-use tcpwatch_common::{TALLY_WAYS, TallyKey, TallySet, Words, hash, mark};
+use tcpwatch_common::{TALLY_WAYS, TallyKey, TallySet, Words, mark};
 
 use super::bpf;
 use crate::facts::TableUse;
 
-/// Sets that are read at once: some 40,000 bytes at most.
-const AT_A_TIME: usize = 32;
+/// Sets that are read at once: some ten thousand bytes.
+const AT_A_TIME: usize = 64;
 
 pub(super) struct TallyTable<Key, Use> {
     map: OwnedFd,
@@ -74,16 +74,17 @@ fn free_set<Use: Pod + Default>() -> TallySet<Use> {
     TallySet {
         marks: [0; TALLY_WAYS],
         used: [0; TALLY_WAYS],
+        reserved: [0; 2],
         uses: [Use::default(); TALLY_WAYS],
         keys: [[0; 3]; TALLY_WAYS],
+        reserved2: [0; 4],
     }
 }
 
 /// The entries of a set whose keys are whole.
 fn entries_of<Use: Pod>(set: &TallySet<Use>) -> impl Iterator<Item = (Words, Use)> {
     let rows = set.marks.iter().zip(&set.keys).zip(&set.uses);
-    rows.filter(|((found, key), _)| **found == mark(hash(**key)))
-        .map(|((_, key), used)| (*key, *used))
+    rows.filter(|((found, key), _)| **found == mark(**key)).map(|((_, key), used)| (*key, *used))
 }
 
 #[cfg(test)]
@@ -95,10 +96,10 @@ mod tests {
         let mut set = free_set::<u64>();
         for (way, key) in [(0, [1, 2, 3]), (2, [4, 5, 6])] {
             set.keys[way] = key;
-            set.marks[way] = mark(hash(key));
+            set.marks[way] = mark(key);
         }
         // The mark of one CPU, a key with a word of the other's.
-        set.marks[3] = mark(hash([7, 8, 9]));
+        set.marks[3] = mark([7, 8, 9]);
         set.keys[3] = [7, 8, 10];
         let keys: Vec<Words> = entries_of(&set).map(|(key, _)| key).collect();
         assert_eq!(keys, [[1, 2, 3], [4, 5, 6]]);
