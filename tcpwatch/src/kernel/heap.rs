@@ -1,4 +1,5 @@
-//! Memory that is free goes back to the kernel. musl does so by itself; glibc keeps it for later.
+//! Memory that is free goes back to the kernel: glibc keeps it for later, and other C libraries are left
+//! as they are.
 
 /// Large memory is a mapping of its own from now on, which goes back when it is freed and grows without a
 /// copy. glibc would keep the next such memory in its heap once one was freed. Its bounds for both, this

@@ -77,7 +77,7 @@ pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
 pub(super) struct Suite {
     /// Where the tests start tcpwatch from: the path that was built into them.
     pub(super) tcpwatch: PathBuf,
-    /// The release build that is there: an emulated machine starts it in a fifth of the time, and it is
+    /// The release build that is there: an emulated machine starts it in a third of the time, and it is
     /// what is shipped.
     pub(super) agent: PathBuf,
     pub(super) tests: Vec<TestBinary>,

@@ -113,6 +113,18 @@ fn inventories_further_apart_than_the_window_lose_no_refusal() {
 }
 
 #[test]
+fn a_refusal_is_judged_by_a_first_inventory_that_comes_late() {
+    let mut watch = Watch::new();
+    watch.engine.handle_event(&refused(START, "0.0.0.0:80", &process(31, "nginx")));
+    watch.pass(seconds(200));
+    watch.see([host()]);
+    assert_eq!(watch.severities(), [Severity::Info]);
+    watch.pass(INTERVAL);
+    watch.see([host()]);
+    assert_eq!(watch.reported(), ["raised info", "cleared info"]);
+}
+
+#[test]
 fn the_focus_has_the_ports_of_the_latest_refusals() {
     let mut watch = Watch::new();
     assert!(watch.engine.focus().is_empty());
