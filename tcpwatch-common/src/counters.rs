@@ -20,10 +20,15 @@ pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
     86_400_000_000_000,
 ];
 
-/// One CPU's counters; the agent adds them up. All count since the programs were loaded.
+/// One CPU's counters; the agent adds them up. All count since the programs were loaded. The words
+/// that each run of a hook touches lie together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
+    /// Where `set_state` turns a pointer into a number.
+    pub scratch: u64,
+    /// Pieces of rare work that this CPU may still do, see [`work_shed`](Self::work_shed).
+    pub work_left: u64,
     /// Runs of each program, in the order of [`programs::COUNTED`]. A program is run for sockets
     /// that it does not count too: of other protocols, or of another namespace.
     pub runs: [u64; programs::COUNTED.len()],
@@ -43,20 +48,31 @@ pub struct Counters {
     pub close_wait_notes_refused: u64,
     /// Resets lost because the table of their observations was full.
     pub resets_lost: u64,
-    /// Where `set_state` turns a pointer into a number.
-    pub scratch: u64,
-    /// Pieces of rare work that this CPU may still do, see [`work_shed`](Self::work_shed).
-    pub work_left: u64,
-    /// When that was granted, nanoseconds of CLOCK_MONOTONIC.
+    /// When [`work_left`](Self::work_left) was granted, nanoseconds of CLOCK_MONOTONIC.
     pub work_since_ns: u64,
     /// Events of which only the plain count was kept, without process or service, because the work
     /// of the second was done.
     pub work_shed: u64,
-    /// Resets sent, by their kinds in [`reset_keys`](Self::reset_keys). A kind keeps its place.
-    pub reset_counts: [u64; RESET_PLACES],
-    /// The kinds of resets that this CPU counts here; the others are in
-    /// [`RESETS`](crate::maps::RESETS). A place is free while its count is 0.
-    pub reset_keys: [ResetKey; RESET_PLACES],
+    /// Resets sent, of the kinds that this CPU counts here; the others are in
+    /// [`RESETS`](crate::maps::RESETS). A kind keeps its place.
+    pub resets_sent: [ResetsSent; RESET_PLACES],
+}
+
+/// Resets of a kind.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResetsSent {
+    /// How many; the place is free while it is 0.
+    pub count: u64,
+    /// Which.
+    pub key: ResetKey,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl ResetsSent {
+    const NONE: Self =
+        Self { count: 0, key: ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 }, reserved: 0 };
 }
 
 /// Places for kinds of resets on each CPU, a power of two.
@@ -65,6 +81,8 @@ pub const RESET_PLACES: usize = 64;
 impl Counters {
     /// All zero.
     pub const ZERO: Self = Self {
+        scratch: 0,
+        work_left: 0,
         runs: [0; programs::COUNTED.len()],
         transitions: [[0; STATES]; STATES],
         close_wait_buckets: [0; CLOSE_WAIT_BUCKETS_NS.len() + 1],
@@ -74,17 +92,14 @@ impl Counters {
         connect_notes_evicted: 0,
         close_wait_notes_refused: 0,
         resets_lost: 0,
-        scratch: 0,
-        work_left: 0,
         work_since_ns: 0,
         work_shed: 0,
-        reset_counts: [0; RESET_PLACES],
-        reset_keys: [ResetKey { reason: 0, state: 0, sizes: 0, flags: 0 }; RESET_PLACES],
+        resets_sent: [ResetsSent::NONE; RESET_PLACES],
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (8 + 256 + 10 + 1 + 16 + 5 + 3 + 64 + 32) * 8);
+const _: () = assert!(size_of::<Counters>() == (2 + 8 + 256 + 10 + 1 + 16 + 4 + 2 + 64 * 2) * 8);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C) of u64 and an even number of 4 bytes: no padding, every bit pattern is valid.
+// SAFETY: repr(C) of u64 and pairs of 4 bytes: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Counters {}

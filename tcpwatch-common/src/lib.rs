@@ -23,7 +23,7 @@ mod stream;
 mod tally;
 
 pub use address::{AF_INET, Address, Tuple};
-pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, RESET_PLACES, STATES};
+pub use counters::{CLOSE_WAIT_BUCKETS_NS, Counters, RESET_PLACES, ResetsSent, STATES};
 pub use event::{Event, EventKind, connect_flags};
 pub use focus::{
     Answering, Closer, CloserUse, FRAMES, Focus, OpeningStack, STACK_PROCESSES, STACK_WORDS,
@@ -38,7 +38,7 @@ pub use note::{
     CLOSE_WAIT_SETS, CLOSE_WAIT_WAYS, CONNECT_SETS, CONNECT_WAYS, CloseWaitHalf, CloseWaitSet,
     ConnectNote, ConnectSet,
 };
-pub use offsets::{ABSENT, FIELDS, Field, Offsets};
+pub use offsets::{ABSENT, FIELDS, Field, Offsets, of_placeholder, placeholder};
 pub use one_pass::{HEAD_WORDS, LIST_AGAIN, NamespaceRecord, Pass, phase, progress};
 pub use reset::{
     IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
@@ -116,7 +116,7 @@ pub mod maps {
     /// Ring buffer of [`Event`](crate::Event).
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU hash of [`ResetKey`](crate::ResetKey) to a count, of the kinds of resets that found
-    /// no place in [`Counters::reset_keys`](crate::Counters::reset_keys).
+    /// no place in [`Counters::resets_sent`](crate::Counters::resets_sent).
     pub const RESETS: &str = "RESETS";
     /// Array of [`TallySet`](crate::TallySet): [`ResetOriginUse`](crate::ResetOriginUse) by
     /// [`ResetOrigin`](crate::ResetOrigin).
@@ -202,7 +202,7 @@ pub mod maps {
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. The observations of a reset combine in some thirty ways on a real
     /// kernel. Each entry has a word for every possible CPU.
-    pub const RESETS_LIMIT: u32 = 256;
+    pub const RESETS_LIMIT: u32 = 224;
     /// Entries that each LRU table has for each CPU that is online. Before 6.16 a CPU keeps 128
     /// free ones to itself, so that a small table has none left for the others ("bpf: Adjust free
     /// target to avoid global starvation of LRU map").

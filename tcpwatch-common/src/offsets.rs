@@ -4,9 +4,38 @@
 //! lie in `.rodata`, frozen then, so that the verifier knows each as a constant and accepts a
 //! direct load at that offset of a typed pointer; a branch on [`ABSENT`] that is false is not even
 //! looked at, so one object serves every kernel from 5.10 on.
+//!
+//! A load through such a pointer does not look there: it has a [`placeholder`], in whose place the agent
+//! puts the offset: one instruction instead of five.
 
 /// The value of an offset whose field the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
+
+/// The least placeholder. No value of a map is as large, so no other load has such an offset.
+const PLACEHOLDERS: i16 = 0x7000;
+/// Between the placeholders of two fields.
+const STEP: i16 = 16;
+
+/// The offset in an instruction that loads the field of this number in [`FIELDS`], from a byte of it on,
+/// less than 16.
+#[must_use]
+pub const fn placeholder(field: usize, byte: usize) -> i16 {
+    assert!(field < FIELDS.len() && byte < STEP as usize);
+    PLACEHOLDERS + field as i16 * STEP + byte as i16
+}
+
+/// The number of the field and the byte of a placeholder; `None` for any other offset.
+#[must_use]
+pub const fn of_placeholder(offset: i16) -> Option<(usize, usize)> {
+    let Some(above) = offset.checked_sub(PLACEHOLDERS) else { return None };
+    let field = above / STEP;
+    if above < 0 || field as usize >= FIELDS.len() {
+        return None;
+    }
+    Some((field as usize, (above % STEP) as usize))
+}
+
+const _: () = assert!(PLACEHOLDERS as usize + FIELDS.len() * STEP as usize <= i16::MAX as usize);
 
 /// Names a field for the agent's look-up in BTF.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +83,12 @@ macro_rules! offsets {
                 has_current_task_btf: 0,
                 has_task_pt_regs: 0,
             };
+
+            /// The offsets in the order of [`FIELDS`].
+            #[must_use]
+            pub const fn offsets(&self) -> [u32; FIELDS.len()] {
+                [$(self.$name,)*]
+            }
 
             /// Takes the offsets, one value for each of [`FIELDS`] in order; `false` if there are
             /// too few.
@@ -304,3 +339,21 @@ const _: () = assert!(size_of::<Offsets>() == (FIELDS.len() + 5) * 4);
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u32 only: no padding, every bit pattern is valid.
 unsafe impl aya::Pod for Offsets {}
+
+#[cfg(test)]
+mod tests {
+    use super::{FIELDS, of_placeholder, placeholder};
+
+    #[test]
+    fn a_placeholder_names_its_field_and_byte() {
+        for field in 0..FIELDS.len() {
+            for byte in [0, 4, 8, 12] {
+                assert_eq!(of_placeholder(placeholder(field, byte)), Some((field, byte)));
+            }
+        }
+        let behind = placeholder(FIELDS.len() - 1, 15) + 1;
+        for other in [i16::MIN, -8, 0, 512, placeholder(0, 0) - 1, behind, i16::MAX] {
+            assert_eq!(of_placeholder(other), None, "{other}");
+        }
+    }
+}

@@ -40,8 +40,9 @@ pub mod reset_sizes {
     pub const ANSWERED: u8 = 1 << 7;
 }
 
-/// One way in which resets were seen; the key under which they are counted. 4 bytes.
-#[repr(C)]
+/// One way in which resets were seen; the key under which they are counted. 4 bytes, aligned as a number
+/// of them, so that the kernel side compares it at once.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResetKey {
     /// `enum sk_rst_reason`, a number of the running kernel: translate it by BTF. 0 without
@@ -53,6 +54,15 @@ pub struct ResetKey {
     pub sizes: u8,
     /// [`reset_flags`].
     pub flags: u8,
+}
+
+impl ResetKey {
+    /// All that it consists of, in one number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        u32::from_ne_bytes([self.reason, self.state, self.sizes, self.flags])
+    }
 }
 
 /// Whose resets are counted together.

@@ -1,16 +1,19 @@
 //! How kernel memory is read, at the offsets of the running kernel.
 //!
 //! A structure is an address and a [`Memory`]: [`Typed`] is one load instruction through a pointer that
-//! the verifier knows the type of; a load through a stale pointer yields 0 (the kernel's exception
+//! the verifier knows the type of, whose offset the agent has put there before the load; a load through a stale pointer yields 0 (the kernel's exception
 //! table), never a fault. [`Copied`] and [`Probed`] go through `bpf_probe_read_kernel`.
 
 use core::{
+    arch::asm,
     ffi::c_void,
+    hint::assert_unchecked,
+    mem::transmute_copy,
     ptr::{read_volatile, write_volatile},
 };
 
 use aya_ebpf::helpers::generated;
-use tcpwatch_common::Offsets;
+use tcpwatch_common::{Offsets, placeholder};
 
 /// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
 /// within the first 120, and slab objects are aligned to 64.
@@ -43,12 +46,27 @@ pub(crate) trait Memory: Copy {
     /// How those of other structures are read, to which it points.
     type Beyond: Memory<Beyond = Self::Beyond>;
 
-    /// Loads the field of type `T` at this offset.
+    /// Loads a `T` at this offset.
     ///
     /// # Safety
     /// `base` must be an address that this memory can read from, and `offset` that of a field of `T`'s
     /// size in the structure there.
     unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T;
+
+    /// Loads a `T` from a byte on of the field with this number, which is its place in [`OFFSETS`].
+    ///
+    /// # Safety
+    /// As of [`load`](Self::load).
+    #[inline(always)]
+    unsafe fn load_field<T: Copy, const FIELD: usize, const BYTE: usize>(
+        self,
+        base: *const c_void,
+    ) -> T {
+        // SAFETY: a static of this program, made of so many words; volatile as in `offset`.
+        let offset = unsafe { read_volatile((&raw const OFFSETS).cast::<u32>().add(FIELD)) };
+        // SAFETY: as the caller says.
+        unsafe { self.load(base, offset + BYTE as u32) }
+    }
 
     /// For the structures to which it points.
     fn beyond(self) -> Self::Beyond;
@@ -65,6 +83,42 @@ impl Memory for Typed {
     unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
         // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
         unsafe { read_volatile(base.byte_add(offset as usize).cast::<T>()) }
+    }
+
+    /// One instruction, with a placeholder that the agent replaces.
+    #[inline(always)]
+    unsafe fn load_field<T: Copy, const FIELD: usize, const BYTE: usize>(
+        self,
+        base: *const c_void,
+    ) -> T {
+        const { assert!(size_of::<T>() <= 8) };
+        /// Loads so many bytes, and tells the compiler that there are no others.
+        macro_rules! load {
+            ($instruction:literal, $most:expr) => {{
+                let value: u64;
+                // SAFETY: the verifier has checked the bounds; a stale pointer reads as 0.
+                unsafe {
+                    asm!(
+                        $instruction,
+                        out(reg) value,
+                        in(reg) base,
+                        const placeholder(FIELD, BYTE),
+                        options(pure, readonly, nostack, preserves_flags)
+                    );
+                    // SAFETY: a load of fewer than eight bytes clears the others.
+                    assert_unchecked(value <= $most);
+                }
+                value
+            }};
+        }
+        let value = match size_of::<T>() {
+            1 => load!("{0} = *(u8 *)({1} + {2})", 0xff),
+            2 => load!("{0} = *(u16 *)({1} + {2})", 0xffff),
+            4 => load!("{0} = *(u32 *)({1} + {2})", 0xffff_ffff),
+            _ => load!("{0} = *(u64 *)({1} + {2})", u64::MAX),
+        };
+        // SAFETY: the lower bytes of a little-endian word, for a type that any bytes are valid for.
+        unsafe { transmute_copy::<u64, T>(&value) }
     }
 
     #[inline(always)]
@@ -130,12 +184,16 @@ impl Memory for Probed {
     }
 }
 
-/// Loads a field of a type that a macro names.
+/// Loads a field, or what lies at a byte of it, as a type that a macro names.
 macro_rules! field {
-    ($self:expr, $field:ident: $ty:ty) => {{
-        let offset = $crate::memory::offset!($field);
-        // SAFETY: the offset is that of this field, and the address is of the type that has it.
-        unsafe { $crate::memory::Memory::load::<$ty>($self.1, $self.0, offset) }
+    ($self:expr, $field:ident: $ty:ty) => {
+        $crate::memory::field!($self, $field + 0: $ty)
+    };
+    ($self:expr, $field:ident + $byte:literal: $ty:ty) => {{
+        const FIELD: usize = core::mem::offset_of!(tcpwatch_common::Offsets, $field) / 4;
+        let (base, memory) = ($self.0, $self.1);
+        // SAFETY: the number is that of this field, and the address is of the type that has it.
+        unsafe { $crate::memory::Memory::load_field::<$ty, FIELD, $byte>(memory, base) }
     }};
 }
 pub(crate) use field;

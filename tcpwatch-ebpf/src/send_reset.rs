@@ -205,7 +205,7 @@ fn describe_socket(sk: Sock, key: &mut ResetKey, scratch: &mut u64) {
     /// `RCV_SHUTDOWN | SEND_SHUTDOWN`.
     const SHUTDOWN_MASK: u8 = 3;
     let sk_flags = sk.flags();
-    let is_set = |flag: u64| is_not_zero(sk_flags & flag);
+    let is_set = |flag: u64| sk_flags >> flag.trailing_zeros() & 1;
     let lingers_not = 1 - is_not_zero(sk.linger_time().into());
     let is_shut_down = 1 - is_not_zero(u64::from(!sk.shutdown() & SHUTDOWN_MASK));
     let seen = u64::from(flags::LINGER_ZERO) * (is_set(SOCK_LINGER) & lingers_not)
@@ -218,16 +218,15 @@ fn describe_socket(sk: Sock, key: &mut ResetKey, scratch: &mut u64) {
 /// Each CPU has places for as many kinds as a host knows; those that find none are counted in a map.
 #[inline(always)]
 fn count(key: ResetKey, counters: &mut Counters) {
-    let ResetKey { reason, state, sizes: _, flags } = key;
-    let word = u32::from_ne_bytes([reason, state, 0, flags]);
+    let word = key.word();
     // Knuth's multiplicative hash.
     let place = (word.wrapping_mul(0x9e37_79b9) >> 26) as usize & (RESET_PLACES - 1);
-    if counters.reset_counts[place] == 0 {
-        counters.reset_keys[place] = key;
+    let there = &mut counters.resets_sent[place];
+    if there.count == 0 {
+        there.key = key;
     }
-    let there = counters.reset_keys[place];
-    if there == key {
-        counters.reset_counts[place] += 1;
+    if there.key.word() == word {
+        there.count += 1;
     } else {
         count_in_map(&key, counters);
     }

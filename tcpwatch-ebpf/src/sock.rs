@@ -38,6 +38,20 @@ pub(crate) mod state {
     pub(crate) const NEW_SYN_RECV: u32 = 12;
 }
 
+/// A `struct in6_addr`.
+macro_rules! v6 {
+    ($self:expr, $field:ident) => {
+        Address {
+            words: [
+                field!($self, $field + 0: u32),
+                field!($self, $field + 4: u32),
+                field!($self, $field + 8: u32),
+                field!($self, $field + 12: u32),
+            ],
+        }
+    };
+}
+
 /// `SOCK_DEAD` and `SOCK_LINGER` of `enum sock_flags` (include/net/sock.h): 0 and 4 from 5.10 to
 /// 7.3.
 pub(crate) const SOCK_DEAD: u64 = 1 << 0;
@@ -151,15 +165,8 @@ impl<M: Memory> Sock<M> {
                 Address::from_v4(field!(self, skc_daddr: u32)),
             )
         } else {
-            (self.v6(offset!(skc_v6_rcv_saddr)), self.v6(offset!(skc_v6_daddr)))
+            (v6!(self, skc_v6_rcv_saddr), v6!(self, skc_v6_daddr))
         }
-    }
-
-    #[inline(always)]
-    fn v6(self, offset: u32) -> Address {
-        // SAFETY: `offset` is that of a `struct in6_addr` in `struct sock_common`: four words.
-        let word = |index: u32| unsafe { self.1.load::<u32>(self.0, offset + index * 4) };
-        Address { words: [word(0), word(1), word(2), word(3)] }
     }
 
     /// Both ends, with `local_port` from the caller: which field holds it depends on the state.
@@ -368,7 +375,7 @@ pub(crate) fn current_leader_comm() -> [u8; 16] {
         // SAFETY: no arguments; returns a typed pointer to the current task.
         let task = Object::typed(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
         let leader = Object::typed(field!(task, group_leader: *const c_void));
-        let words = field!(leader, comm: [u64; 2]);
+        let words = [field!(leader, comm: u64), field!(leader, comm + 8: u64)];
         // SAFETY: both are 16 bytes without padding.
         return unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(words) };
     }

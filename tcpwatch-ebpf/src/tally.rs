@@ -51,7 +51,8 @@ fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u64, tick: u32) -> u32
         way += 1;
     }
     let victim = victim & (TALLY_WAYS - 1);
-    set.marks[victim] = 0;
+    // SAFETY: the place is one of the set; volatile, so that the order of these stores stays.
+    unsafe { (&raw mut set.marks[victim]).write_volatile(0) };
     set.used[victim] = tick;
     set.keys[victim] = *key;
     let words = (&raw mut set.uses[victim]).cast::<u64>();
@@ -61,6 +62,7 @@ fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u64, tick: u32) -> u32
         unsafe { words.add(word).write_volatile(0) };
         word += 1;
     }
-    set.marks[victim] = mark;
+    // SAFETY: as above.
+    unsafe { (&raw mut set.marks[victim]).write_volatile(mark) };
     victim as u32
 }

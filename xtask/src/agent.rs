@@ -4,6 +4,7 @@
 //! It dies with the demo (PR_SET_PDEATHSIG), its folder goes with the value.
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -23,7 +24,7 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 use scenes::Namespace;
 use serde_json::Value;
 
-use crate::{interrupt::Interrupt, repository};
+use crate::interrupt::Interrupt;
 
 /// Attaching takes tens of milliseconds and the first inventory follows; a
 /// busy machine takes longer.
@@ -69,8 +70,9 @@ impl Agent {
     ) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = repository::target()?.join(format!("agent-{}-{number}", process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let folder = env::temp_dir().join(format!("tcpwatch-agent-{}-{number}", process::id()));
+        // Not one that another user has made.
+        fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         let agent = Self::spawn(within, binary, config, &folder);
         if agent.is_err() {
             let _ = fs::remove_dir_all(&folder);

@@ -90,9 +90,8 @@ impl CounterReader {
         per_cpu: &PerCpuValues<Counters>,
     ) -> Vec<(ResetObservation, u64)> {
         for counters in per_cpu.iter() {
-            let places = counters.reset_keys.iter().zip(&counters.reset_counts);
-            for (key, count) in places.filter(|(_, count)| **count > 0) {
-                *by_kind.entry(*key).or_default() += count;
+            for place in counters.resets_sent.iter().filter(|place| place.count > 0) {
+                *by_kind.entry(place.key).or_default() += place.count;
             }
         }
         let decoded = |key| decode_reset(key, false, &self.reset_reasons);

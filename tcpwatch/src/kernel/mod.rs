@@ -43,6 +43,7 @@ mod namespaces;
 mod notes;
 mod one_pass;
 mod owners;
+mod placeholders;
 mod privileges;
 mod process;
 mod programs;

@@ -37,6 +37,7 @@ use super::{
     notes::NoteTables,
     one_pass::{self, OnePass},
     owners::OwnerBook,
+    placeholders,
     reach::{Reach, missing_hooks},
     seccomp,
     stream::{EventStream, StreamMaps},
@@ -48,7 +49,7 @@ use crate::facts::{NotSeen, ResetCause};
 pub use options::{LoadError, LoadOptions, OnRequest, WalkStatus};
 
 /// The kernel side, built by `cargo xtask ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tcpwatch.bpf.o");
 
 /// aya-log's map, as that crate names it.
 const LOG_RING: &str = "AYA_LOGS";
@@ -103,6 +104,7 @@ impl Programs {
         // The tables that only the one pass uses take no memory without it.
         let (slots, found_bytes) =
             if may_pass { (one_pass::entries(), maps::FOUND_BYTES) } else { (1, page_bytes()) };
+        let object = placeholders::replaced(OBJECT, &types.offsets).map_err(LoadError::Object)?;
         // A new loader reads the kernel's types for relocations, of which this object has none, and
         // makes objects of 22 MB of them. It does without where it cannot read them.
         let mut loader = seccomp::without_files(EbpfLoader::new);
@@ -117,10 +119,11 @@ impl Programs {
             .map_max_entries(maps::FOUND, found_bytes)
             .map_max_entries(maps::EVENTS, options.ring_buffer_bytes)
             .map_max_entries(maps::STACKS, lru::entries(maps::STACKS_LIMIT))
-            .load(OBJECT)
+            .load(&object)
             .map_err(|error| LoadError::Object(one_line(&error)))?;
 
         // Parsing the object has left 4 MB, and the targets take 10 MB while they are made.
+        drop(object);
         heap::return_free();
         let btf = types.to_attach().map_err(|error| LoadError::Object(one_line(&error)))?;
 

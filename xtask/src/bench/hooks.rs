@@ -73,7 +73,7 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
 }
 
 /// The costs of each path, with programs that are loaded for it.
-fn round(
+pub(super) fn round(
     binary: &Path,
     ns: &Namespace,
     paths: &[(u32, String)],

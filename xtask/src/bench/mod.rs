@@ -11,6 +11,8 @@ mod document;
 mod events;
 mod gauge;
 mod hooks;
+#[cfg(test)]
+mod instructions;
 mod inventory;
 mod namespaces;
 mod scrape;

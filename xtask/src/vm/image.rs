@@ -28,6 +28,9 @@ const INIT: &str = include_str!("init.sh");
 /// Programs that tests and scenes call; busybox has all others.
 const PROGRAMS: [&str; 7] = ["busybox", "ip", "mount", "setpriv", "sh", "ss", "unshare"];
 
+/// Files that tests read, at the path that was built into them.
+const OBJECTS: [&str; 1] = ["xtask/bpf/bench.bpf.o"];
+
 /// Folders with /usr as their home, in Debian since 12; linked in the guest.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
@@ -56,9 +59,14 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
         list += &format!("{} {}\n", test.name, test.filter);
     }
     archive.file(Path::new("/tests/list"), list.as_bytes());
-    let mut environment = String::new();
+    // For xtask's, which does not know it.
+    let mut environment = format!("export TCPWATCH_BINARY={}\n", suite.tcpwatch.display());
+    for object in OBJECTS {
+        let object = repository::root().join(object);
+        archive.file(&object, &read(&object)?);
+    }
     if let Some(incidents) = &suite.incidents {
-        environment = format!("export INCIDENTS={incidents}\n");
+        environment += &format!("export INCIDENTS={incidents}\n");
         // The path that was built into the recorder, as above.
         let folder = repository::root().join(INCIDENTS);
         let config = folder.join("tcpwatch.toml");

@@ -24,7 +24,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use self::{
-    packages::{Kernel, Mirror, Series},
+    guest::{Clock, Guest},
+    packages::{Mirror, Series},
     report::Report,
 };
 use crate::{
@@ -53,6 +54,10 @@ pub(crate) struct Arguments {
     /// between
     #[arg(long, value_delimiter = ',', value_name = "TESTS", conflicts_with_all = ["docs", "record"])]
     tests: Vec<String>,
+    /// Run no tests: count the instructions of the hooks, by a clock that goes on with each of them.
+    /// Without this option it is done on 6.12 if that is among the kernels
+    #[arg(long, conflicts_with_all = ["docs", "record", "tests", "all"])]
+    instructions: bool,
     /// Run no tests: record these incidents there, with commas between, into
     /// tcpwatch/tests/incidents
     #[arg(long, hide = true, value_name = "INCIDENTS", requires = "versions")]
@@ -93,14 +98,23 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     } else {
         suite.only(&arguments.tests)?;
     }
+    let whole = arguments.tests.is_empty() && arguments.record.is_none() && !arguments.docs;
+    let counting = image::base(&suite.counting()?, &folder)?;
     let base = image::base(&suite, &folder)?;
     let interrupt = Interrupt::install().context("handling signals")?;
 
-    let mut kernels = VecDeque::new();
+    let mut guests = VecDeque::new();
     for series in selected {
-        kernels.push_back((series, mirror.fetch(series)?));
+        let kernel = mirror.fetch(series)?;
+        let counts = arguments.instructions || whole && series == COUNTED;
+        if !arguments.instructions {
+            guests.push_back(Guest::new(series, kernel.clone(), &base, Clock::OfHost));
+        }
+        if counts {
+            guests.push_back(Guest::new(series, kernel, &counting, Clock::OfInstructions));
+        }
     }
-    let reports = boot_all(kernels, &base, &folder.join("results"), &interrupt)?;
+    let reports = boot_all(guests, &folder.join("results"), &interrupt)?;
     if arguments.docs {
         document::write(reports.values())?;
     }
@@ -112,36 +126,39 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The kernel on which instructions are counted: their number differs, because some helpers are inlined
+/// by newer ones.
+const COUNTED: Series = Series::new(6, 12);
+
 /// Boots them side by side. All come to their end before one that failed is
 /// an error.
 fn boot_all(
-    kernels: VecDeque<(Series, Kernel)>,
-    base: &[u8],
+    guests: VecDeque<Guest<'_>>,
     results: &Path,
     interrupt: &Interrupt,
-) -> Result<BTreeMap<Series, Report>> {
+) -> Result<BTreeMap<String, Report>> {
     // QEMU emulates with one thread, and that one has nothing to do for half of
     // the time: most tests wait for an interval or a window to pass.
     let at_once = 2 * thread::available_parallelism().map_or(1, usize::from);
-    let queue = Mutex::new(kernels);
+    let queue = Mutex::new(guests);
     let reports = Mutex::new(BTreeMap::new());
     let broken = Mutex::new(BTreeSet::new());
     let next = || lock(&queue).pop_front();
     let work = || {
-        while let Some((series, kernel)) = next() {
-            let initrd = [base, &image::modules(&kernel)?].concat();
-            match guest::run(&kernel, &initrd, &results.join(series.to_string()), interrupt) {
+        while let Some(guest) = next() {
+            let name = guest.name().to_owned();
+            match guest.run(results, interrupt) {
                 Ok(report) => {
                     print_row(&report);
                     if report.failed() > 0 {
-                        lock(&broken).insert(series);
+                        lock(&broken).insert(name.clone());
                     }
-                    lock(&reports).insert(series, report);
+                    lock(&reports).insert(name, report);
                 }
                 Err(error) if error.is::<Interrupted>() => return Err(error),
                 Err(error) => {
-                    println!("{series}: {error:#}");
-                    lock(&broken).insert(series);
+                    println!("{name}: {error:#}");
+                    lock(&broken).insert(name);
                 }
             }
         }
@@ -152,7 +169,7 @@ fn boot_all(
         let outcomes = workers.into_iter().map(|worker| worker.join().expect("it does not panic"));
         outcomes.collect::<Result<Vec<()>>>()
     })?;
-    let broken = lock(&broken).iter().map(Series::to_string).collect::<Vec<_>>().join(", ");
+    let broken = lock(&broken).iter().cloned().collect::<Vec<_>>().join(", ");
     ensure!(broken.is_empty(), "tests failed on {broken}: see {}", results.display());
     Ok(reports.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -175,6 +192,9 @@ fn print_row(report: &Report) {
         report.tests.iter().map(|outcome| outcome.seconds).sum::<u64>(),
         hooks.len()
     );
+    for figure in report.tests.iter().flat_map(|outcome| &outcome.figures) {
+        println!("    {figure}");
+    }
     for outcome in &report.tests {
         for test in &outcome.failed {
             println!("    {}: {test}", outcome.name);

@@ -56,6 +56,10 @@ const OLDEST: Series = Series(5, 10);
 pub(super) struct Series(u32, u32);
 
 impl Series {
+    pub(super) const fn new(major: u32, minor: u32) -> Self {
+        Self(major, minor)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once('.')?;
         Some(Self(major.parse().ok()?, minor.parse().ok()?))
@@ -69,6 +73,7 @@ impl fmt::Display for Series {
 }
 
 /// A kernel that boots.
+#[derive(Clone)]
 pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// Each after those that it depends on, uncompressed.

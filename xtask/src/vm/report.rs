@@ -46,6 +46,8 @@ pub(super) struct Outcome {
     pub(super) failed: Vec<String>,
     /// Output of the failed ones.
     pub(super) said: String,
+    /// Its measurements: lines that begin with `figure: `.
+    pub(super) figures: Vec<String>,
     pub(super) seconds: u64,
 }
 
@@ -133,11 +135,13 @@ fn outcome(section: &Section<'_>) -> Outcome {
         let last = before.lines().rfind(|line| line.starts_with("test ")).unwrap_or_default();
         failed.push(format!("ended with {} at: {}", section.status, last.trim()));
     }
+    let figures = section.text.lines().filter_map(|line| line.strip_prefix("figure: "));
     Outcome {
         name: section.name.to_owned(),
         passed: passed.and_then(|count| count.parse().ok()).unwrap_or(0),
         failed,
         said: said.trim().to_owned(),
+        figures: figures.map(str::to_owned).collect(),
         seconds: section.seconds,
     }
 }

@@ -69,6 +69,9 @@ const OF_AGENTS: [&str; 17] = [
 /// half, and no kernel has a part in it.
 const KERNEL_TESTS: &str = "kernel:: --skip kernel::elf::";
 
+/// The test that counts instructions: see xtask/src/bench/instructions.rs.
+const COUNTER: &str = "bench::instructions --ignored --nocapture";
+
 /// Where the recordings are, and the configuration under which they are made.
 pub(super) const INCIDENTS: &str = "tcpwatch/tests/incidents";
 
@@ -85,6 +88,8 @@ pub(super) struct Suite {
     recorder: Option<TestBinary>,
     /// Their names, with commas between.
     pub(super) incidents: Option<String>,
+    /// Counts the instructions of the hooks.
+    counter: Option<TestBinary>,
 }
 
 impl Suite {
@@ -102,6 +107,13 @@ impl Suite {
     pub(super) fn unnamed(&mut self, all: bool) {
         let is_left_out = |name: &str| !all && OF_AGENTS.contains(&name);
         self.tests.retain(|test| !is_left_out(&test.name));
+    }
+
+    /// One that counts the instructions of the hooks, and nothing else.
+    pub(super) fn counting(&mut self) -> Result<Self> {
+        let counter = self.counter.take().context("cargo built no tests of xtask")?;
+        let (tcpwatch, agent) = (self.tcpwatch.clone(), self.agent.clone());
+        Ok(Self { tcpwatch, agent, tests: vec![counter], ..Self::default() })
     }
 
     /// Makes it record `incidents`, and nothing else.
@@ -172,6 +184,11 @@ fn parse(messages: &str) -> Result<Suite> {
             ("test", name @ "incidents", true) => {
                 let name = name.to_owned();
                 suite.recorder = Some(TestBinary { name, file, filter: "--ignored" });
+                continue;
+            }
+            ("bin", "xtask", true) => {
+                let name = "instructions".to_owned();
+                suite.counter = Some(TestBinary { name, file, filter: COUNTER });
                 continue;
             }
             ("lib", "tcpwatch", true) => ("kernel", KERNEL_TESTS),
