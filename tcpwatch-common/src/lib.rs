@@ -201,7 +201,8 @@ pub mod maps {
     /// Entries of [`WANTED`]: sockets whose owner is looked for in one pass.
     pub const WANTED_LIMIT: u32 = 8_192;
     /// Entries of [`RESETS`]. The observations of a reset combine in some thirty ways on a real
-    /// kernel. Each entry has a word for every possible CPU.
+    /// kernel. Each entry has a word for every possible CPU, so a few more than 200 are what a machine of 512
+    /// has memory for.
     pub const RESETS_LIMIT: u32 = 224;
     /// Entries that each LRU table has for each CPU that is online. Before 6.16 a CPU keeps 128
     /// free ones to itself, so that a small table has none left for the others ("bpf: Adjust free

@@ -1,18 +1,16 @@
 //! Where the running kernel keeps the fields that the programs read.
 //!
-//! The agent looks each one up in `/sys/kernel/btf/vmlinux` and sets them before the load. They
-//! lie in `.rodata`, frozen then, so that the verifier knows each as a constant and accepts a
-//! direct load at that offset of a typed pointer; a branch on [`ABSENT`] that is false is not even
-//! looked at, so one object serves every kernel from 5.10 on.
-//!
-//! A load through such a pointer does not look there: it has a [`placeholder`], in whose place the agent
-//! puts the offset: one instruction instead of five.
+//! The agent looks each one up in `/sys/kernel/btf/vmlinux` before the load. A load through a pointer whose
+//! type the verifier knows has a [`placeholder`], in whose place the agent puts the offset. For all else
+//! the offsets lie in `.rodata`, frozen, so that the verifier knows each as a constant: a branch on
+//! [`ABSENT`] that is false is not even looked at, so one object serves every kernel from 5.10 on.
 
 /// The value of an offset whose field the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-/// The least placeholder. No value of a map is as large, so no other load has such an offset.
-const PLACEHOLDERS: i16 = 0x7000;
+/// The least placeholder. Only the stack has negative offsets, down to -512, so that no other load has such
+/// a one.
+const PLACEHOLDERS: i16 = -0x7000;
 /// Between the placeholders of two fields.
 const STEP: i16 = 16;
 
@@ -27,15 +25,15 @@ pub const fn placeholder(field: usize, byte: usize) -> i16 {
 /// The number of the field and the byte of a placeholder; `None` for any other offset.
 #[must_use]
 pub const fn of_placeholder(offset: i16) -> Option<(usize, usize)> {
-    let Some(above) = offset.checked_sub(PLACEHOLDERS) else { return None };
-    let field = above / STEP;
+    let above = offset as i32 - PLACEHOLDERS as i32;
+    let (field, byte) = (above / STEP as i32, above % STEP as i32);
     if above < 0 || field as usize >= FIELDS.len() {
         return None;
     }
-    Some((field as usize, (above % STEP) as usize))
+    Some((field as usize, byte as usize))
 }
 
-const _: () = assert!(PLACEHOLDERS as usize + FIELDS.len() * STEP as usize <= i16::MAX as usize);
+const _: () = assert!((FIELDS.len() as i32) * (STEP as i32) < -512 - PLACEHOLDERS as i32);
 
 /// Names a field for the agent's look-up in BTF.
 #[derive(Clone, Copy, Debug)]
@@ -352,7 +350,7 @@ mod tests {
             }
         }
         let behind = placeholder(FIELDS.len() - 1, 15) + 1;
-        for other in [i16::MIN, -8, 0, 512, placeholder(0, 0) - 1, behind, i16::MAX] {
+        for other in [i16::MIN, placeholder(0, 0) - 1, behind, -512, -8, 0, 512, i16::MAX] {
             assert_eq!(of_placeholder(other), None, "{other}");
         }
     }

@@ -1,8 +1,9 @@
 //! How kernel memory is read, at the offsets of the running kernel.
 //!
 //! A structure is an address and a [`Memory`]: [`Typed`] is one load instruction through a pointer that
-//! the verifier knows the type of, whose offset the agent has put there before the load; a load through a stale pointer yields 0 (the kernel's exception
-//! table), never a fault. [`Copied`] and [`Probed`] go through `bpf_probe_read_kernel`.
+//! the verifier knows the type of, at an offset that the agent puts into the instruction; a load through a
+//! stale pointer yields 0 (the kernel's exception table), never a fault. [`Copied`] and [`Probed`] go
+//! through `bpf_probe_read_kernel`.
 
 use core::{
     arch::asm,
@@ -91,7 +92,8 @@ impl Memory for Typed {
         self,
         base: *const c_void,
     ) -> T {
-        const { assert!(size_of::<T>() <= 8) };
+        // A number of one member: the verifier of 6.1 lets no load reach into the next one.
+        const { assert!(size_of::<T>() <= 8 && size_of::<T>() == align_of::<T>()) };
         /// Loads so many bytes, and tells the compiler that there are no others.
         macro_rules! load {
             ($instruction:literal, $most:expr) => {{
@@ -100,9 +102,9 @@ impl Memory for Typed {
                 unsafe {
                     asm!(
                         $instruction,
-                        out(reg) value,
+                        lateout(reg) value,
                         in(reg) base,
-                        const placeholder(FIELD, BYTE),
+                        const -placeholder(FIELD, BYTE),
                         options(pure, readonly, nostack, preserves_flags)
                     );
                     // SAFETY: a load of fewer than eight bytes clears the others.
@@ -112,10 +114,10 @@ impl Memory for Typed {
             }};
         }
         let value = match size_of::<T>() {
-            1 => load!("{0} = *(u8 *)({1} + {2})", 0xff),
-            2 => load!("{0} = *(u16 *)({1} + {2})", 0xffff),
-            4 => load!("{0} = *(u32 *)({1} + {2})", 0xffff_ffff),
-            _ => load!("{0} = *(u64 *)({1} + {2})", u64::MAX),
+            1 => load!("{0} = *(u8 *)({1} - {2})", 0xff),
+            2 => load!("{0} = *(u16 *)({1} - {2})", 0xffff),
+            4 => load!("{0} = *(u32 *)({1} - {2})", 0xffff_ffff),
+            _ => load!("{0} = *(u64 *)({1} - {2})", u64::MAX),
         };
         // SAFETY: the lower bytes of a little-endian word, for a type that any bytes are valid for.
         unsafe { transmute_copy::<u64, T>(&value) }

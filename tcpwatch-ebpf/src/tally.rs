@@ -51,7 +51,8 @@ fn claim<Use>(set: &mut TallySet<Use>, key: &Words, mark: u64, tick: u32) -> u32
         way += 1;
     }
     let victim = victim & (TALLY_WAYS - 1);
-    // SAFETY: the place is one of the set; volatile, so that the order of these stores stays.
+    // SAFETY: the place is one of the set; volatile, because the compiler takes the first of two stores for
+    // superfluous.
     unsafe { (&raw mut set.marks[victim]).write_volatile(0) };
     set.used[victim] = tick;
     set.keys[victim] = *key;

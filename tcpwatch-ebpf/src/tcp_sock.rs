@@ -147,7 +147,8 @@ impl<M: Memory> TcpSock<M> {
         if !has!(local_port_range) {
             return 0;
         }
-        let [first, last] = field!(self.0, local_port_range: [u16; 2]);
+        let first = field!(self.0, local_port_range: u16);
+        let last = field!(self.0, local_port_range + 2: u16);
         u32::from(last) << 16 | u32::from(first)
     }
 

@@ -6,13 +6,13 @@ mod support;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, id},
+    process::{Command, id},
 };
 
 use anyhow::{Context, Result, ensure};
 use scenes::{CloseWaitLeak, Namespace};
 use serde_json::Value;
-use support::{Agent, Folder, poll, skip};
+use support::{Agent, Folder, ended::Ended, poll, skip};
 
 /// The unified hierarchy, mounted for the test, and the cgroups that it makes there.
 struct Cgroups {
@@ -66,16 +66,6 @@ impl Drop for Cgroups {
 fn put(pid: u32, cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), pid.to_string())
         .with_context(|| format!("putting {pid} into {}", cgroup.display()))
-}
-
-/// A child that ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A namespace under a name that is not ours to choose.
@@ -165,7 +155,7 @@ fn a_unit_is_the_hosts_only_where_the_hosts_manager_made_it() -> Result<()> {
 
     let mounted = Mounted::new(format!("cni-{number:08x}-5e6f-4a8b-9c0d-1e2f3a4b5c6d"))?;
     let pods = Namespace::existing(&mounted.0)?;
-    let inside = Ended(pods.spawn_in(Command::new("sleep").arg("600"))?);
+    let inside = Ended::asleep_in(&pods)?;
     put(inside.0.id(), &boxed)?;
     let agent = Agent::start_quick()?;
     let label = format!("netns=\"{short}\"");

@@ -6,12 +6,11 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use scenes::{CloseWaitLeak, Established, Keeper, Namespace, PortRange, TimeWaits};
-use support::{Agent, poll};
+use support::{Agent, ended::Ended, poll};
 
 /// `ss -tan`'s name of each state, and ours.
 const STATES: [(&str, &str); 11] = [
@@ -247,8 +246,7 @@ fn time_wait_near_its_limit_and_beyond_is_info_and_clears_after_the_window() -> 
     )?;
     let ns = Namespace::new("tw")?;
     ns.sysctl_set("net.ipv4.tcp_max_tw_buckets", "100")?;
-    // Without CAP_SYS_ADMIN counters are read through a process inside.
-    let mut inside = ns.spawn_in(Command::new("sleep").arg("600"))?;
+    let _inside = Ended::asleep_in(&ns)?;
     agent.wait_for_inventory()?;
     let before = ns.netstat_counter("TCPTimeWaitOverflow")?;
     let _ = TimeWaits::make(&ns, 90, 8_000)?;
@@ -283,8 +281,6 @@ fn time_wait_near_its_limit_and_beyond_is_info_and_clears_after_the_window() -> 
     poll("the finding to clear", || {
         Ok(agent.findings("time-wait-exhaustion", ns.name())?.is_empty().then_some(()))
     })?;
-    inside.kill()?;
-    inside.wait()?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use scenes::Namespace;
 use serde_json::Value;
-use support::{Agent, begin_connects, listen, poll, tcpwatch};
+use support::{Agent, begin_connects, ended::Ended, listen, poll, tcpwatch};
 
 /// Two inventories a second; what counts for a window counts for three seconds, and a listener is
 /// old after one.
@@ -213,6 +213,7 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
     const CLIENTS: usize = 50;
     let agent = Agent::start(QUICK)?;
     let ns = Namespace::new("overflow")?;
+    let _inside = Ended::asleep_in(&ns)?;
     let listener = listen(&ns, 7_104, 5)?;
     agent.wait_for_inventory()?;
     // They send their SYN again after 1, 2 and 4 seconds.
@@ -315,6 +316,7 @@ fn burst_that_is_served_in_seconds_is_info() -> Result<()> {
     let agent =
         Agent::start(&QUICK.replace("min_age = \"1s\"\nwindow = \"3s\"", "window = \"9s\""))?;
     let ns = Namespace::new("burst")?;
+    let _inside = Ended::asleep_in(&ns)?;
     let listener = listen(&ns, 7_121, 5)?;
     agent.wait_for_inventory()?;
     let accepting = listener.try_clone()?;

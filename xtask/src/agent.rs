@@ -69,10 +69,16 @@ impl Agent {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = env::temp_dir().join(format!("tcpwatch-agent-{}-{number}", process::id()));
-        // Not one that another user has made.
-        fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let folder = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let folder = env::temp_dir().join(format!("tcpwatch-agent-{}-{number}", process::id()));
+            match fs::create_dir(&folder) {
+                Ok(()) => break folder,
+                // Left by a process of the same number that was killed, or another user's.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).context(format!("making {}", folder.display())),
+            }
+        };
         let agent = Self::spawn(within, binary, config, &folder);
         if agent.is_err() {
             let _ = fs::remove_dir_all(&folder);

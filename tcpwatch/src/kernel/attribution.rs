@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -20,18 +19,19 @@ use super::{
     counters::decode_reset,
     endpoint,
     events::wire_text,
+    heap::{keep_latest, shrink_sparse},
     namespaces::NetnsIds,
     process::start_ticks,
+    reset_totals::{Group, Place, QUIET_AFTER, Service, Total, Totals},
     tally::TallyTable,
 };
 use crate::facts::{
     CloserCount, IdleClosed, Namespace, NetnsId, Owner, Process, RecordedReset, ResetCount,
-    ResetObservation, ResetReason, Role, ServiceCount, TableUse, TcpState, Timestamp,
+    ResetReason, Role, ServiceCount, TableUse, Timestamp,
 };
 
-/// Inventories after which a count that has not moved is forgotten: twenty minutes at the default
-/// interval. If it moves again it counts on from 0.
-const QUIET_AFTER: u64 = 120;
+/// Processes that are remembered; others are read again.
+const MOST_PROCESSES: usize = 16_384;
 
 /// A process has nearly all connections of a service from nine in ten on: then a reset whose own
 /// process is not known is most likely one of its connections.
@@ -53,43 +53,10 @@ pub(super) struct Attribution {
     /// a reading has missed, because the table moved under it, is kept for the next.
     last: HashMap<ResetOrigin, (u64, u64)>,
     reading: u64,
-    totals: HashMap<Group, Total>,
+    totals: Totals,
 }
 
 type OriginTable = TallyTable<ResetOrigin, ResetOriginUse>;
-
-/// The key of one [`ResetCount`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Group {
-    service: Service,
-    tgid: u32,
-}
-
-/// The same, by any process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Service {
-    netns: NetnsId,
-    role: Role,
-    port: u16,
-    seen: ResetObservation,
-}
-
-/// A port in a namespace, on the side of the connection that this host was.
-type Place = (NetnsId, Role, u16);
-
-/// A group's count, which only grows while it is remembered.
-#[derive(Clone, Copy, Debug)]
-struct Total {
-    count: u64,
-    /// The reading that found it grown.
-    grown: u64,
-    comm: [u8; 16],
-    last_peer: Option<IpAddr>,
-    other_port: u16,
-    /// See [`ResetOriginUse::peers`].
-    peers: u64,
-    other_ports: u64,
-}
 
 /// Connections of one service by the name of the process.
 type NamedUses = HashMap<[u8; 16], NamedUse>;
@@ -131,7 +98,7 @@ impl Attribution {
             known: HashMap::new(),
             last: HashMap::new(),
             reading: 0,
-            totals: HashMap::new(),
+            totals: Totals::default(),
         }
     }
 
@@ -196,7 +163,8 @@ impl Attribution {
         }
         self.origins = Some(tables);
         self.last.retain(|_, (_, read)| reading - *read <= 1);
-        self.totals.retain(|_, total| reading - total.grown <= QUIET_AFTER);
+        shrink_sparse(&mut self.last);
+        self.totals.forget(reading);
         Some(())
     }
 
@@ -208,15 +176,7 @@ impl Attribution {
             return;
         }
         let group = self.group_of(origin);
-        let total = self.totals.entry(group).or_insert(Total {
-            count: 0,
-            grown: 0,
-            comm: entry.comm,
-            last_peer: None,
-            other_port: 0,
-            peers: 0,
-            other_ports: 0,
-        });
+        let total = self.totals.of(group);
         total.count += added;
         total.grown = self.reading;
         total.comm = entry.comm;
@@ -274,7 +234,7 @@ impl Attribution {
     /// Connections since the last reading, of services that have had resets.
     pub(super) fn services(&mut self) -> Option<Vec<ServiceCount>> {
         self.origins.as_ref()?;
-        let places: HashSet<Place> = self.totals.keys().map(|it| it.service.place()).collect();
+        let places = self.totals.places();
         let [now, last] = &self.service_uses;
         let added: Vec<_> = now
             .iter()
@@ -350,18 +310,7 @@ impl Attribution {
             reading - known.used <= QUIET_AFTER
                 && (!named.contains(process) || start_ticks(process.0) == known.started)
         });
-    }
-}
-
-impl Service {
-    const fn place(&self) -> Place {
-        (self.netns, self.role, self.port)
-    }
-
-    /// Whether there was a connection that a process had. One in TIME_WAIT has no process but the
-    /// listener's.
-    fn has_connection(&self) -> bool {
-        self.seen.state.is_some_and(|state| state != TcpState::TimeWait)
+        keep_latest(&mut self.known, MOST_PROCESSES, |_, known| known.used);
     }
 }
 

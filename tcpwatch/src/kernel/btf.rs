@@ -59,7 +59,7 @@ pub enum BtfError {
 /// Facts about this kernel's types that the programs need.
 #[derive(Clone, Debug)]
 pub(super) struct KernelTypes {
-    /// For `.rodata`.
+    /// For the instructions and `.rodata`.
     pub(super) offsets: Offsets,
     /// `enum sk_rst_reason` by number; empty before 6.10.
     pub(super) reset_reasons: Vec<ResetReason>,

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::records::{Copied, Seen};
+use super::{
+    heap::shrink_sparse,
+    records::{Copied, Seen},
+};
 use crate::facts::{TcpState, Timestamp};
 
 /// When the owner of a socket in CLOSE_WAIT is looked for.
@@ -76,5 +79,6 @@ impl Memory {
             }
         }
         known.retain(|_, (_, seen)| this - *seen <= 1);
+        shrink_sparse(known);
     }
 }

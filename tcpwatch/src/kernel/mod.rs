@@ -50,6 +50,7 @@ mod programs;
 mod reach;
 mod records;
 mod refusal;
+mod reset_totals;
 mod seccomp;
 mod serving;
 mod settings;

@@ -24,6 +24,7 @@ use super::{
     bpf,
     error::{InventoryError, errno_name},
     events::wire_text,
+    heap::shrink_sparse,
     holds,
     process::{parent_of, start_ticks},
     walk::read_records,
@@ -179,6 +180,7 @@ impl OwnerBook {
         }
         let generation = self.generation;
         self.known.retain(|_, entry| entry.seen == generation);
+        shrink_sparse(&mut self.known);
         let missing: Vec<u64> = inodes
             .iter()
             .copied()

@@ -21,6 +21,7 @@ const SIZE: u8 = 0x18;
 ///
 /// If it is no object, or an instruction cannot hold an offset.
 pub(super) fn replaced(object: &[u8], offsets: &Offsets) -> Result<Vec<u8>, String> {
+    // The loader parses a copy too: an allocator aligns it to 16 bytes, and less would be an error.
     let file = object::File::parse(object).map_err(|error| error.to_string())?;
     let offsets = offsets.offsets();
     let mut bytes = object.to_vec();
@@ -99,9 +100,8 @@ mod tests {
         assert!(error.ends_with("lies beyond 32 KiB"), "{error}");
     }
 
-    /// Of the object that is shipped: it has some, and no other instruction looks like one.
     #[test]
-    fn the_object_has_placeholders_and_keeps_its_length() {
+    fn the_shipped_object_has_placeholders_and_keeps_its_length() {
         let mut offsets = Offsets::ABSENT;
         assert!(offsets.set_offsets(&[8; FIELDS.len()]));
         let with = replaced(OBJECT, &offsets).expect("the object");

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod ended;
 pub(crate) mod events;
 pub(crate) mod leak;
 pub(crate) mod prometheus;

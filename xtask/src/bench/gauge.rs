@@ -106,6 +106,11 @@ impl Cost {
         Self { hook: less(self.hook, before.hook), empty: less(self.empty, before.empty) }
     }
 
+    /// Runs of both that were left out.
+    pub(super) fn interrupted(self) -> u64 {
+        self.hook.interrupted + self.empty.interrupted
+    }
+
     pub(super) fn runs(self) -> u64 {
         self.hook.runs
     }

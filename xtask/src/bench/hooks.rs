@@ -51,13 +51,14 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
         let range = format!("{least:.0} to {most:.0}");
         rows.push([name.clone(), format!("{median:.0} ns"), range, runs.to_string()]);
     }
+    let interrupted: u64 = rounds.iter().flatten().map(|cost| cost.interrupted()).sum();
     let mut section = Section::new(
         "Hooks",
         &format!(
             "The time of a run over that of an empty program at the same place, along each path. Other programs\n\
              before, between and behind the two take the time of both for each event, so that they see the same\n\
-             events. Medians of {ROUNDS} loads, and their range: two loads of the same programs differ. Runs of more\n\
-             than {} us, into which an interrupt fell, are left out.",
+             events. Medians of {ROUNDS} loads, and their range: two loads of the same programs differ. Left out are\n\
+             {interrupted} runs of more than {} us, into which an interrupt fell.",
             Spent::LONGEST_NS / 1_000
         ),
     );
@@ -66,7 +67,10 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     section.say(&format!(
         "An empty program with its call, and reading the clock once, take {:.0} ns. The end of CLOSE_WAIT\n\
          reads the clock, and so does a server's close before its client's: a duration cannot be had\n\
-         without.",
+         without. connect() and close() count the connection by process and service, which is what resets\n\
+         are measured by. A reset is sent with hardly more instructions than it is received (`cargo xtask vm\n\
+         6.12 --instructions` counts them), but after the other end has processed it on the same CPU, so that\n\
+         most of the code and the socket must be fetched into the cache again.",
         median(empty)
     ));
     Ok(section)

@@ -44,7 +44,8 @@ fn no_path_through_a_hook_has_grown() -> Result<()> {
         let cost = costs[place];
         ensure!(cost.runs() >= LEAST_RUNS, "{name}: {} runs", cost.runs());
         let instructions = cost.ns_over_empty();
-        println!("\nfigure: {instructions:>6.0} instructions, {:>6} runs: {name}", cost.runs());
+        // The name of the test is on the line before.
+        println!("\nfigure: {instructions:>4.0} instructions, at most {bound}: {name}");
         if !(1.0..=bound).contains(&instructions) {
             above.push(format!("{name}: {instructions:.0} of {bound}"));
         }

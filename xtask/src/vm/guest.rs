@@ -26,7 +26,7 @@ const MEMORY_MIB: &str = "1024";
 pub(super) enum Clock {
     /// As it does here.
     OfHost,
-    /// A nanosecond with each instruction, and none while it waits.
+    /// A nanosecond with each instruction; a wait takes no time, and the clock jumps to its end.
     OfInstructions,
 }
 

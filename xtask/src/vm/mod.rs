@@ -99,18 +99,24 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         suite.only(&arguments.tests)?;
     }
     let whole = arguments.tests.is_empty() && arguments.record.is_none() && !arguments.docs;
-    let counting = image::base(&suite.counting()?, &folder)?;
-    let base = image::base(&suite, &folder)?;
+    let counts = |series| arguments.instructions || whole && series == COUNTED;
+    let counting = match selected.iter().any(|series| counts(*series)) {
+        true => image::base(&suite.counting()?, &folder)?,
+        false => Vec::new(),
+    };
+    let base = match arguments.instructions {
+        true => Vec::new(),
+        false => image::base(&suite, &folder)?,
+    };
     let interrupt = Interrupt::install().context("handling signals")?;
 
     let mut guests = VecDeque::new();
     for series in selected {
         let kernel = mirror.fetch(series)?;
-        let counts = arguments.instructions || whole && series == COUNTED;
         if !arguments.instructions {
             guests.push_back(Guest::new(series, kernel.clone(), &base, Clock::OfHost));
         }
-        if counts {
+        if counts(series) {
             guests.push_back(Guest::new(series, kernel, &counting, Clock::OfInstructions));
         }
     }

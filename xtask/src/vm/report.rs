@@ -135,10 +135,14 @@ fn outcome(section: &Section<'_>) -> Outcome {
         let last = before.lines().rfind(|line| line.starts_with("test ")).unwrap_or_default();
         failed.push(format!("ended with {} at: {}", section.status, last.trim()));
     }
+    let passed = passed.and_then(|count| count.parse().ok()).unwrap_or(0);
+    if passed == 0 && failed.is_empty() {
+        failed.push("no test ran".to_owned());
+    }
     let figures = section.text.lines().filter_map(|line| line.strip_prefix("figure: "));
     Outcome {
         name: section.name.to_owned(),
-        passed: passed.and_then(|count| count.parse().ok()).unwrap_or(0),
+        passed,
         failed,
         said: said.trim().to_owned(),
         figures: figures.map(str::to_owned).collect(),
@@ -160,17 +164,20 @@ mod tests {
         let text = format!(
             "{HEAD}@@ begin cli\ntest x ... ok\ntest y ... FAILED\n\nfailures:\n\n---- y stdout \
              ----\nno\n\nfailures:\n    y\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n\n\
-             @@ end cli 101 7\n@@ begin agent\ntest z ... @@ end agent 137 900\n\
+             figure: 7 instructions\n@@ end cli 101 7\n@@ begin agent\ntest z ... @@ end agent 137 900\n\
+             @@ begin none\ntest result: ok. 0 passed; 0 failed\n@@ end none 0 1\n\
              @@ begin a.jsonl\n{{}}\n{{}}\n@@ end a.jsonl 0 0\n@@ begin done\n@@ end done 0 0\n"
         );
         let report = Report::parse(&text).expect("a whole report");
         assert_eq!(report.release, "6.1.0");
         assert_eq!(report.passed(), 1);
-        assert_eq!(report.failed(), 2);
+        assert_eq!(report.failed(), 3);
         assert_eq!(report.tests[0].failed, ["y"]);
         assert_eq!(report.tests[0].said, "---- y stdout ----\nno");
         assert_eq!(report.tests[0].seconds, 7);
+        assert_eq!(report.tests[0].figures, ["7 instructions"]);
         assert_eq!(report.tests[1].failed, ["ended with 137 at: test z ..."]);
+        assert_eq!(report.tests[2].failed, ["no test ran"]);
         assert!(!report.doctor.hooks[0].attached);
         assert_eq!(report.recordings, [("a.jsonl".to_owned(), "{}\n{}\n".to_owned())]);
     }

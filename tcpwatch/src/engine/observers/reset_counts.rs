@@ -15,13 +15,13 @@ use std::{
 
 use crate::facts::{NetnsId, RecordedReset, ResetCount, Role, Timestamp};
 
-/// Rows that are followed, of 250 bytes at most: as many as the kernel's two tables have together,
-/// so that a live reading never has more. Of other facts the services that have moved longest ago
-/// are evicted, and what finds no place is left out and counted.
+/// Rows that are followed, of 250 bytes at most: more than `kernel/reset_totals.rs` remembers, so that
+/// facts of an agent never have more. Of other facts the services that have moved longest ago are evicted,
+/// and what finds no place is left out and counted.
 const FOLLOWED: usize = 16_384;
 
 /// Readings after which a row that has not grown is taken for forgotten by the kernel's reader, as
-/// `kernel/attribution.rs` does.
+/// `kernel/reset_totals.rs` does.
 const QUIET_AFTER: u64 = 120;
 
 /// Readings that a service is known longer here than there.

@@ -11,7 +11,7 @@ use super::{
         handover::{self, Card, Handover, Predecessor},
         heap,
         kernel_side::KernelSide,
-        lru,
+        lru, placeholders,
         reach::Reach,
     },
     LoadError, LoadOptions, OBJECT, Programs, WalkStatus, check_capabilities, needed_hooks,
@@ -119,6 +119,7 @@ fn key_of(options: &LoadOptions, types: &KernelTypes) -> Result<String, LoadErro
     let entries = lru::entries(0);
     let sizes =
         format!("{ring_buffer_bytes} {one_pass} {on_request:?} {work_per_second} {entries}");
-    let key = handover::key_of(&[OBJECT, offsets.as_bytes(), sizes.as_bytes()]);
+    let object = placeholders::replaced(OBJECT, &types.offsets).map_err(LoadError::Object)?;
+    let key = handover::key_of(&[&object, offsets.as_bytes(), sizes.as_bytes()]);
     key.map_err(|error| LoadError::Object(format!("reading the boot's number: {error}")))
 }
