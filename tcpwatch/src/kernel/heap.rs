@@ -22,7 +22,7 @@ pub(super) fn keep_large_apart() {
     }
 }
 
-/// Keeps at most so many entries, those with the highest `moved`, and of equal ones as many as there is room
+/// Keeps at most so many entries, those with the highest `moved`, and of equal ones as many as there is space
 /// for. Then gives back memory that the map has for many more than it has now.
 pub(super) fn keep_latest<K: Eq + Hash, V>(
     map: &mut HashMap<K, V>,
@@ -33,11 +33,11 @@ pub(super) fn keep_latest<K: Eq + Hash, V>(
         let mut all: Vec<u64> = map.iter().map(|(key, value)| moved(key, value)).collect();
         let (later, last, _) = all.select_nth_unstable_by(most, |a, b| b.cmp(a));
         let last = *last;
-        let mut room = most - later.iter().filter(|moved| **moved > last).count();
+        let mut space = most - later.iter().filter(|moved| **moved > last).count();
         map.retain(|key, value| match moved(key, value).cmp(&last) {
             Ordering::Greater => true,
-            Ordering::Equal if room > 0 => {
-                room -= 1;
+            Ordering::Equal if space > 0 => {
+                space -= 1;
                 true
             }
             _ => false,

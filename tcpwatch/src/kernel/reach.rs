@@ -93,6 +93,11 @@ impl Reach {
         Self { pidns, netns, host_netns, hides_others }
     }
 
+    /// Takes the inode number of the initial network namespace from one who knows it.
+    pub(super) fn host_netns_is(&mut self, inode: Option<u32>) {
+        self.host_netns = inode.or(self.host_netns);
+    }
+
     /// Things that are hidden, after the namespaces with these inode numbers were walked.
     pub(super) fn not_seen(&self, walked: &[u32]) -> Vec<NotSeen> {
         let mut list = Vec::new();

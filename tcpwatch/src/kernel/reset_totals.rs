@@ -146,11 +146,11 @@ impl Totals {
         }
         let mut latest_first: Vec<_> = services.into_iter().collect();
         latest_first.sort_by_key(|(_, (grown, _))| std::cmp::Reverse(*grown));
-        let mut room = MOST;
+        let mut space = MOST;
         let mut kept = HashSet::new();
         for (service, (_, rows)) in latest_first {
-            let Some(left) = room.checked_sub(rows) else { break };
-            room = left;
+            let Some(left) = space.checked_sub(rows) else { break };
+            space = left;
             kept.insert(service);
         }
         self.0.retain(|group, _| kept.contains(&group.service));
@@ -193,7 +193,7 @@ mod tests {
             let rows = totals.iter().count();
             assert!(rows <= 4_096 + 1 + MOST_IDLE, "{rows} rows in reading {reading}");
             let joined = totals.of(group(80, 0)).grown;
-            assert!(reading == 1 || joined == reading, "it is told in this reading");
+            assert!(reading == 1 || joined == reading, "it is reported in this reading");
         }
         totals.forget(2 * QUIET_AFTER + 1);
         assert_eq!((totals.iter().count(), totals.0.capacity() < 2_048), (0, true));
