@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use scenes::{CloseWaitLeak, Established, Namespace, SelfConnection, Stuck, TimeWaits};
 use serde_json::Value;
-use support::{Agent, Folder, http_get, poll, tcpwatch};
+use support::{Agent, Folder, give_to_the_unit, http_get, poll, tcpwatch};
 
 /// The document of a query, which must be answered.
 fn listed(agent: &Agent, query: &str) -> Result<Value> {
@@ -90,6 +90,7 @@ fn sockets_behind_a_finding_are_as_many_as_its_evidence_says() -> Result<()> {
         return Ok(());
     }
     let folder = Folder::new()?;
+    give_to_the_unit(&folder.path)?;
     let socket = folder.path.join("tcpwatch.sock");
     let config = "[inventory]\ninterval = \"1s\"\n[detect.close_wait_pileup]\nwarning = 10\n\
                   min_age = \"1s\"\n[detect.self_connection]\n";

@@ -127,6 +127,7 @@ impl Totals {
                 joined.count += row.count;
                 joined.grown = reading;
                 joined.last_peer = joined.last_peer.or(row.last_peer);
+                joined.other_port = row.other_port;
                 joined.peers |= row.peers;
                 joined.other_ports |= row.other_ports;
             }

@@ -69,8 +69,8 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
          reads the clock, and so does a server's close before its client's: a duration cannot be had\n\
          without. connect() and close() count the connection by process and service, which is what resets\n\
          are measured by. A reset is sent with hardly more instructions than it is received (`cargo xtask vm\n\
-         6.12 --instructions` counts them), but after the other end has processed it on the same CPU, so that\n\
-         most of the code and the socket must be fetched into the cache again.",
+         6.12 --instructions` counts them), but after the other end has processed it on the same CPU: probably\n\
+         most of the code and of the socket has left the nearest cache by then.",
         median(empty)
     ));
     Ok(section)
