@@ -158,6 +158,7 @@ impl Attribution {
         self.reading += 1;
         let mut tables = self.origins.take()?;
         let reading = self.reading;
+        self.totals.drop_idle_services();
         for table in &mut tables {
             table.for_each(|origin, entry| self.add(&origin, &entry));
         }
@@ -310,7 +311,7 @@ impl Attribution {
             reading - known.used <= QUIET_AFTER
                 && (!named.contains(process) || start_ticks(process.0) == known.started)
         });
-        keep_latest(&mut self.known, MOST_PROCESSES, |_, known| known.used);
+        keep_latest(&mut self.known, MOST_PROCESSES, |known| known.used);
     }
 }
 

@@ -27,14 +27,14 @@ pub(super) fn keep_large_apart() {
 pub(super) fn keep_latest<K: Eq + Hash, V>(
     map: &mut HashMap<K, V>,
     most: usize,
-    moved: impl Fn(&K, &V) -> u64,
+    moved: impl Fn(&V) -> u64,
 ) {
     if map.len() > most {
-        let mut all: Vec<u64> = map.iter().map(|(key, value)| moved(key, value)).collect();
+        let mut all: Vec<u64> = map.values().map(&moved).collect();
         let (later, last, _) = all.select_nth_unstable_by(most, |a, b| b.cmp(a));
         let last = *last;
         let mut space = most - later.iter().filter(|moved| **moved > last).count();
-        map.retain(|key, value| match moved(key, value).cmp(&last) {
+        map.retain(|_, value| match moved(value).cmp(&last) {
             Ordering::Greater => true,
             Ordering::Equal if space > 0 => {
                 space -= 1;
@@ -73,16 +73,16 @@ mod tests {
     #[test]
     fn the_latest_stay_and_the_memory_of_the_others_goes() {
         let mut map: HashMap<u64, u64> = (0..20_000).map(|number| (number, number)).collect();
-        keep_latest(&mut map, 100, |_, moved| *moved);
+        keep_latest(&mut map, 100, |moved| *moved);
         let mut kept: Vec<u64> = map.keys().copied().collect();
         kept.sort_unstable();
         assert_eq!(kept, (19_900..20_000).collect::<Vec<_>>());
         assert!(map.capacity() < 1_000, "{}", map.capacity());
-        keep_latest(&mut map, 100, |_, moved| *moved);
+        keep_latest(&mut map, 100, |moved| *moved);
         assert_eq!(map.len(), 100);
         let mut equal: HashMap<u64, u64> = (0..101).map(|number| (number, 7)).collect();
         equal.insert(1_000, 8);
-        keep_latest(&mut equal, 100, |_, moved| *moved);
+        keep_latest(&mut equal, 100, |moved| *moved);
         assert!(equal.len() == 100 && equal.contains_key(&1_000), "{equal:?}");
     }
 }

@@ -17,10 +17,10 @@ use crate::facts::{NetnsId, ResetObservation, Role, TcpState};
 /// interval. If it moves again it counts on from 0.
 pub(super) const QUIET_AFTER: u64 = 120;
 
-/// Rows of services that are remembered. A storm of ports and processes makes up to 6,144 in a reading.
-/// Fewer than the engine follows, so that a service is forgotten here first: were it there, all of its
-/// resets would look new.
-const MOST: usize = 12_288;
+/// Rows that are remembered when a reading begins, which adds 6,144 at most, all that the tables hold.
+/// Together they are as many as the engine follows, so that a service is forgotten here first: were it
+/// there, all of its resets would look new.
+const MOST: usize = 10_240;
 
 /// Rows of one service that have not grown since the last reading, of processes that came and went. More
 /// are joined in one without a process.
@@ -94,11 +94,10 @@ impl Totals {
         self.0.keys().map(|group| group.service.place()).collect()
     }
 
-    /// Forgets what is quiet, and what is too much, at the end of this reading.
+    /// Forgets what is quiet, and joins what is idle, at the end of this reading.
     pub(super) fn forget(&mut self, reading: u64) {
         self.0.retain(|_, total| reading - total.grown <= QUIET_AFTER);
         self.join_idle(reading);
-        self.drop_idle_services();
         shrink_sparse(&mut self.0);
     }
 
@@ -134,8 +133,9 @@ impl Totals {
         }
     }
 
-    /// Drops the services that have grown longest ago, each with all of its rows.
-    fn drop_idle_services(&mut self) {
+    /// Drops the services that have grown longest ago, each with all of its rows. Before a reading, when all
+    /// that the last one added has been reported.
+    pub(super) fn drop_idle_services(&mut self) {
         if self.0.len() <= MOST {
             return;
         }
@@ -211,6 +211,7 @@ mod tests {
             count(&mut totals, group(10 + port, 0), 1, 9);
         }
         totals.forget(9);
+        totals.drop_idle_services();
         assert_eq!((sum(&totals, 1), sum(&totals, 2)), (1_003, 0));
         assert_eq!(totals.iter().count(), MOST);
     }

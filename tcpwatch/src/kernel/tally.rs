@@ -13,7 +13,7 @@ use tcpwatch_common::{TALLY_WAYS, TallyKey, TallySet, Words, mark};
 use super::bpf;
 use crate::facts::TableUse;
 
-/// Sets that are read at once: some ten thousand bytes.
+/// Sets that are read at once: 45,056 bytes at most.
 const AT_A_TIME: usize = 64;
 
 pub(super) struct TallyTable<Key, Use> {

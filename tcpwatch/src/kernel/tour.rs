@@ -73,7 +73,8 @@ impl Walker {
         let found: HashMap<u32, &FoundNamespace> =
             found.iter().chain([&*home]).map(|it| (it.inode, it)).collect();
         let mut records = pass.list(&self.stop)?;
-        // The kernel's list begins with the initial namespace.
+        // The kernel's list begins with the initial namespace: each is added at its end, and that one is
+        // never removed (`setup_net`, net/core/net_namespace.c, 6.1 to 7.3).
         self.reach.host_netns_is(records.first().map(|it| it.inode));
         if self.scope == Scope::Host {
             records.retain(|it| it.inode == home.inode);

@@ -28,8 +28,8 @@ const INIT: &str = include_str!("init.sh");
 /// Programs that tests and scenes call; busybox has all others.
 const PROGRAMS: [&str; 7] = ["busybox", "ip", "mount", "setpriv", "sh", "ss", "unshare"];
 
-/// Files that tests read, at the path that was built into them.
-const OBJECTS: [&str; 1] = ["xtask/bpf/bench.bpf.o"];
+/// The programs of the test that counts instructions.
+const BENCH: &str = "xtask/bpf/bench.bpf.o";
 
 /// Folders with /usr as their home, in Debian since 12; linked in the guest.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
@@ -59,12 +59,10 @@ pub(super) fn base(suite: &Suite, scratch: &Path) -> Result<Vec<u8>> {
         list += &format!("{} {}\n", test.name, test.filter);
     }
     archive.file(Path::new("/tests/list"), list.as_bytes());
-    // For xtask's, which does not know it.
+    // For the test that counts instructions, which does not know the path, with its programs.
     let mut environment = format!("export TCPWATCH_BINARY={}\n", suite.tcpwatch.display());
-    for object in OBJECTS {
-        let object = repository::root().join(object);
-        archive.file(&object, &read(&object)?);
-    }
+    let bench = repository::root().join(BENCH);
+    archive.file(&bench, &read(&bench)?);
     if let Some(incidents) = &suite.incidents {
         environment += &format!("export INCIDENTS={incidents}\n");
         // The path that was built into the recorder, as above.

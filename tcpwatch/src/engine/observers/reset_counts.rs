@@ -15,7 +15,7 @@ use std::{
 
 use crate::facts::{NetnsId, RecordedReset, ResetCount, Role, Timestamp};
 
-/// Rows that are followed, of 250 bytes at most: more than `kernel/reset_totals.rs` remembers, so that
+/// Rows that are followed, of 250 bytes at most: as many as `kernel/reset_totals.rs` remembers, so that
 /// facts of an agent never have more. Of other facts the services that have moved longest ago are evicted,
 /// and what finds no place is left out and counted.
 const FOLLOWED: usize = 16_384;
