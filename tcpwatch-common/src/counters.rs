@@ -7,7 +7,8 @@ use crate::{ResetKey, programs};
 pub const STATES: usize = 16;
 
 /// Upper bounds of the histogram of time spent in CLOSE_WAIT, in nanoseconds; the last bucket of
-/// [`Counters::close_wait_buckets`] has none. From the healthy millisecond to the leak of a day.
+/// [`Counters::close_wait_buckets`] has none. From the healthy millisecond to the leak of a day. Times
+/// are up to a tick of the kernel's clock too short, see [`Counters::tick`].
 pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
     1_000_000,
     10_000_000,
@@ -29,6 +30,11 @@ pub struct Counters {
     pub scratch: u64,
     /// Pieces of rare work that this CPU may still do, see [`work_shed`](Self::work_shed).
     pub work_left: u64,
+    /// The tick of the kernel's clock (jiffies) in which this CPU read the time last. Within the same
+    /// tick, 1 to 10 ms long, that time is taken for the present one.
+    pub tick: u64,
+    /// The time read then, nanoseconds of CLOCK_MONOTONIC.
+    pub tick_ns: u64,
     /// Runs of each program, in the order of [`programs::COUNTED`]. A program is run for sockets
     /// that it does not count too: of other protocols, or of another namespace.
     pub runs: [u64; programs::COUNTED.len()],
@@ -83,6 +89,8 @@ impl Counters {
     pub const ZERO: Self = Self {
         scratch: 0,
         work_left: 0,
+        tick: 0,
+        tick_ns: 0,
         runs: [0; programs::COUNTED.len()],
         transitions: [[0; STATES]; STATES],
         close_wait_buckets: [0; CLOSE_WAIT_BUCKETS_NS.len() + 1],
@@ -98,7 +106,7 @@ impl Counters {
     };
 }
 
-const _: () = assert!(size_of::<Counters>() == (2 + 8 + 256 + 10 + 1 + 16 + 4 + 2 + 64 * 2) * 8);
+const _: () = assert!(size_of::<Counters>() == (4 + 8 + 256 + 10 + 1 + 16 + 4 + 2 + 64 * 2) * 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C) of u64 and pairs of 4 bytes: no padding, every bit pattern is valid.

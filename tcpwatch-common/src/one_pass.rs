@@ -100,7 +100,7 @@ pub struct Pass {
     /// See [`bound_mask`](Self::bound_mask).
     pub listener_mask: u32,
     /// Where a field is read to.
-    pub word: [u64; 2],
+    pub word: u64,
     /// Heads of buckets.
     pub heads: [u64; HEAD_WORDS],
     /// The beginning of a socket or of the bucket of a port.
@@ -141,7 +141,7 @@ impl Pass {
         listener_table: 0,
         bound_mask: 0,
         listener_mask: 0,
-        word: [0; 2],
+        word: 0,
         heads: [0; HEAD_WORDS],
         head: [0; 16],
         namespace: NamespaceRecord::ZERO,
@@ -219,7 +219,7 @@ impl NamespaceRecord {
 }
 
 const _: () = assert!(size_of::<NamespaceRecord>() == 72);
-const _: () = assert!(size_of::<Pass>() == 168 + 16 + HEAD_WORDS * 8 + 128 + 72);
+const _: () = assert!(size_of::<Pass>() == 168 + 8 + HEAD_WORDS * 8 + 128 + 72);
 // A record of either kind fits where one of a socket does.
 const _: () = assert!(size_of::<NamespaceRecord>() <= size_of::<SocketRecord>());
 

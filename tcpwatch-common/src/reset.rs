@@ -135,7 +135,8 @@ pub const IDLE_BUCKETS_MS: [u32; 11] =
 pub struct IdleCloses {
     /// How many; wraps around.
     pub count: u32,
-    /// How long the last one had been idle, in milliseconds.
+    /// How long the last one had been idle, in milliseconds; up to a tick of the kernel's clock too
+    /// short.
     pub last_ms: u32,
 }
 

@@ -3,7 +3,8 @@
 //! A hash map of the kernel that drops what is rare (LRU) costs some 70 ns a look-up, and from the
 //! agent two system calls an entry. Here it is an inlined array look-up and a few comparisons.
 //!
-//! A key that finds its set full takes the place that was counted longest ago. Two CPUs may take
+//! Where the table is half full, one key in 27 finds its set full, and where it is a fifth full one in
+//! 500, as hashes spread. A key that finds its set full takes the place that was counted longest ago. Two CPUs may take
 //! one place at once; then the key there is neither's, or a count goes to the other. The [`mark`]
 //! of a key shows the first: such an entry is never found again, and the agent leaves it out.
 

@@ -20,6 +20,7 @@ mod accept;
 mod accept_queue;
 mod bind;
 mod branchless;
+mod clock;
 mod focus;
 mod inventory;
 mod judge;

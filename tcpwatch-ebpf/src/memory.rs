@@ -134,7 +134,7 @@ impl Memory for Typed {
 pub(crate) struct Copied {
     /// The first [`HEAD_BYTES`] of the structure.
     pub(crate) head: *const u8,
-    /// Where a field is read to that lies behind them: two words of a map, so that no field takes
+    /// Where a field is read to that lies behind them: a word of a map, so that no field takes
     /// space on the program's own stack.
     pub(crate) word: *mut u64,
 }
@@ -171,9 +171,9 @@ impl Memory for Probed {
 
     #[inline(always)]
     unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
-        const { assert!(size_of::<T>() <= 16) };
+        const { assert!(size_of::<T>() <= 8) };
         let field = (base as u64 + u64::from(offset)) as *const c_void;
-        // SAFETY: `word` is writable for 16 bytes, which the helper clears where it cannot read.
+        // SAFETY: `word` is writable for its eight bytes, which the helper clears where it cannot read.
         unsafe {
             generated::bpf_probe_read_kernel(self.word.cast(), size_of::<T>() as u32, field);
             read_volatile(self.word.cast::<T>())

@@ -122,7 +122,7 @@ extern "C" fn judge_copied(address: u64) -> u32 {
 #[inline(always)]
 pub(crate) fn copied(address: u64, pass: &mut Pass) -> Sock<Copied> {
     let head = pass.head.as_mut_ptr().cast_const().cast();
-    Sock(address as *const c_void, Copied { head, word: pass.word.as_mut_ptr() })
+    Sock(address as *const c_void, Copied { head, word: &raw mut pass.word })
 }
 
 /// Takes steps until the slice is over. It looks the pass up itself, before and after: the steps change
@@ -177,7 +177,7 @@ fn resume_in_chain(pass: &mut Pass, belongs: impl FnOnce(Sock<Probed>, &Pass) ->
     if pass.node == 0 {
         return;
     }
-    let read = Probed { word: pass.word.as_mut_ptr() };
+    let read = Probed { word: &raw mut pass.word };
     let sk = pass.node - u64::from(offset!(skc_nulls_node));
     let led_from = word_at(read, pass.node + 8);
     let is_listed = word_at(read, led_from) == pass.node;
@@ -274,7 +274,7 @@ fn copy_head(pass: &mut Pass, address: u64) -> Option<Copied> {
     if failed != 0 {
         return None;
     }
-    Some(Copied { head: head.cast_const().cast(), word: pass.word.as_mut_ptr() })
+    Some(Copied { head: head.cast_const().cast(), word: &raw mut pass.word })
 }
 
 /// The word at this address, 0 where it cannot be read.
@@ -402,7 +402,7 @@ impl Everywhere {
     #[inline(always)]
     fn at(net: u64, pass: &mut Pass) -> Option<Self> {
         let namespace = namespace_at(net, pass)?;
-        Some(Self { walk: maps::walk()?, namespace, read: Probed { word: pass.word.as_mut_ptr() } })
+        Some(Self { walk: maps::walk()?, namespace, read: Probed { word: &raw mut pass.word } })
     }
 }
 

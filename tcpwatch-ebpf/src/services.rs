@@ -9,15 +9,15 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use tcpwatch_common::{IDLE_BUCKETS_MS, Service, ServiceUse, TallyKey, maps as names};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use tcpwatch_common::{Counters, IDLE_BUCKETS_MS, Service, ServiceUse, TallyKey, maps as names};
 
 use crate::{
+    clock,
     maps::SERVICES,
     origins,
     sock::{Sock, current_leader_comm},
     tally::Tally,
-    tcp_sock::TcpSock,
 };
 
 /// Counts a connect() of this process.
@@ -30,23 +30,21 @@ pub(crate) fn count_opened(sk: Sock, tgid: u32) {
 
 /// Counts an orderly close. `is_first` if the peer has not closed before.
 #[inline(always)]
-pub(crate) fn count_closed(sk: Sock, is_first: bool) {
+pub(crate) fn count_closed(sk: Sock, is_first: bool, counters: &mut Counters) {
     let Some(tcp) = sk.tcp() else { return };
     let (port, is_client) = origins::service_of(sk, tcp);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let Some(used) = entry(sk, port, is_client, tgid) else { return };
     add(&raw mut used.closed);
     if is_first && is_client == 0 {
-        add_idle(used, tcp);
+        add_idle(used, clock::about_now_ns(counters).saturating_sub(tcp.last_segment_ns()));
     }
 }
 
 /// Adds the time since the last segment to its bucket.
 #[inline(always)]
-fn add_idle(used: &mut ServiceUse, tcp: TcpSock) {
-    // SAFETY: no arguments, no effects.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let idle_ms = (now_ns.saturating_sub(tcp.last_segment_ns()) / 1_000_000) as u32;
+fn add_idle(used: &mut ServiceUse, idle_ns: u64) {
+    let idle_ms = (idle_ns / 1_000_000) as u32;
     let mut bucket = 0;
     while bucket < IDLE_BUCKETS_MS.len() && idle_ms > IDLE_BUCKETS_MS[bucket] {
         bucket += 1;

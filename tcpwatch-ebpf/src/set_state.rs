@@ -21,7 +21,7 @@ use tcpwatch_common::{
 };
 
 use crate::{
-    focus, log,
+    clock, focus, log,
     maps::{Share, count_run, emit},
     notes::{self, Put},
     scope, services,
@@ -63,7 +63,7 @@ fn observe(ctx: &BtfTracePointContext, sk: Sock, old: u32, new: u32, counters: &
         // One call for both, because each is a copy of the code.
         state::FIN_WAIT1 | state::LAST_ACK => {
             if valve::admits(counters) {
-                services::count_closed(sk, old == state::ESTABLISHED);
+                services::count_closed(sk, old == state::ESTABLISHED, counters);
             }
             if new == state::FIN_WAIT1 {
                 focus::count_closer(sk);
@@ -243,7 +243,7 @@ fn close_wait_left(sk: u64, counters: &mut Counters) {
     if since_ns & notes::EXACT == 0 {
         return;
     }
-    let spent_ns = now_ns().saturating_sub(since_ns & !notes::EXACT);
+    let spent_ns = clock::about_now_ns(counters).saturating_sub(since_ns & !notes::EXACT);
     let mut bucket = 0;
     while bucket < CLOSE_WAIT_BUCKETS_NS.len() && spent_ns > CLOSE_WAIT_BUCKETS_NS[bucket] {
         bucket += 1;

@@ -11,6 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
     os::unix::net::UnixDatagram,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -161,6 +162,45 @@ fn burst_that_closes_within_min_age_raises_nothing() -> Result<()> {
     let left = agent.value("tcpwatch_close_wait_duration_seconds_bucket{le=\"60\"}")?;
     assert!(left >= Some(400.0), "{left:?}");
     Ok(())
+}
+
+/// The kernel side reads the clock once in a tick: those that leave in the same one share a time.
+#[test]
+fn sockets_that_leave_close_wait_together_are_timed_to_a_tick() -> Result<()> {
+    /// The longest tick, of a kernel with `CONFIG_HZ=100`.
+    const TICK: Duration = Duration::from_millis(10);
+    const SOCKETS: u32 = 500;
+    if !scenes::root_or_skip() {
+        return Ok(());
+    }
+    // Its host is a namespace of the test's, because other tests leave CLOSE_WAIT too.
+    let home = Namespace::new("tick")?;
+    home.enter(|| -> Result<()> {
+        let agent = Agent::start("[inventory]\nnamespaces = \"host\"\n")?;
+        let read = || -> Result<(f64, f64)> {
+            let metrics = agent.metrics_of_now()?;
+            let of = |part: &str| {
+                let name = format!("tcpwatch_close_wait_duration_seconds_{part}");
+                support::value_in(&metrics, &name).context("a histogram")
+            };
+            Ok((of("count")?, of("sum")?))
+        };
+        let (count_before, sum_before) = read()?;
+        let begun = Instant::now();
+        let mut leak = CloseWaitLeak::client(&home, SOCKETS as usize, 0, false)?;
+        let entered = Instant::now();
+        thread::sleep(Duration::from_millis(300));
+        let least = entered.elapsed().saturating_sub(TICK);
+        leak.close(SOCKETS as usize)?;
+        let most = begun.elapsed();
+        let (count, sum) = read()?;
+        // The agent's own HTTP may add some.
+        let others = count - count_before - f64::from(SOCKETS);
+        ensure!((0.0..=20.0).contains(&others), "{others} others");
+        let mean = Duration::from_secs_f64((sum - sum_before) / f64::from(SOCKETS));
+        ensure!(least <= mean && mean <= most, "{least:?} <= {mean:?} <= {most:?}");
+        Ok(())
+    })?
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn step_owner(pass: &mut Pass) -> i64 {
         if pass.owners == 0 || !has!(ib2_node) || !has!(ib2_owners) {
             return finish_port(pass);
         }
-        let read = Probed { word: pass.word.as_mut_ptr() };
+        let read = Probed { word: &raw mut pass.word };
         let address = pass.owners - u64::from(offset!(ib2_node));
         pass.owner = word_at(read, address + u64::from(offset!(ib2_owners)));
         pass.owners = word_at(read, pass.owners);

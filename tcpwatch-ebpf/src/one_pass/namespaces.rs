@@ -22,7 +22,7 @@ const ANCESTORS: u32 = 64;
 /// its own parent and stays in the first namespace, which is the first of the list.
 #[inline(always)]
 pub(super) fn find_roots(pass: &mut Pass) -> u32 {
-    let read = Probed { word: pass.word.as_mut_ptr() };
+    let read = Probed { word: &raw mut pass.word };
     // SAFETY: no arguments; returns the address of the current task.
     let mut task = Object(unsafe { bpf_get_current_task() } as *const c_void, read);
     let mut looked_at = 0;
@@ -53,7 +53,7 @@ pub(super) fn find_roots(pass: &mut Pass) -> u32 {
 /// Begins the list again where the namespace that was next has gone.
 #[inline(always)]
 pub(super) fn resume(pass: &mut Pass) {
-    let read = Probed { word: pass.word.as_mut_ptr() };
+    let read = Probed { word: &raw mut pass.word };
     // A namespace that has gone still leads to the next one, but that does not lead back.
     if pass.node != 0 && word_at(read, word_at(read, pass.node) + 8) != pass.node {
         pass.node = 0;
@@ -63,7 +63,7 @@ pub(super) fn resume(pass: &mut Pass) {
 
 pub(super) unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     let (Some(pass), Some(walk)) = (maps::pass(), maps::walk()) else { return STOP };
-    let read = Probed { word: pass.word.as_mut_ptr() };
+    let read = Probed { word: &raw mut pass.word };
     if pass.node == 0 {
         pass.node = word_at(read, pass.table);
     }
@@ -84,7 +84,7 @@ pub(super) unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
 /// Makes its record in [`Pass::namespace`].
 #[inline(always)]
 fn describe(pass: &mut Pass, walk: &mut Walk, address: u64) {
-    let read = Probed { word: pass.word.as_mut_ptr() };
+    let read = Probed { word: &raw mut pass.word };
     let net = Object(address as *const c_void, read);
     let tables = Object(field!(net, net_hashinfo: *const c_void), read);
     let reserved_at = field!(net, net_reserved_ports: u64);

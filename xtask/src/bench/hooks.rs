@@ -66,9 +66,10 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let empty = rounds.iter().flatten().map(|cost| cost.ns_of_empty()).filter(|ns| ns.is_finite());
     section.say(&format!(
         "An empty program with its call, and reading the clock once, take {:.0} ns. The end of CLOSE_WAIT\n\
-         reads the clock, and so does a server's close before its client's: a duration cannot be had\n\
-         without. connect() and close() count the connection by process and service, which is what resets\n\
-         are measured by. A reset is sent with hardly more instructions than it is received (`cargo xtask vm\n\
+         and a server's close before its client's read the clock once in a tick. connect() and close() count\n\
+         the connection by process and service, which is what the share of resets is measured by: that is\n\
+         what CLOSE_WAIT to LAST_ACK takes longer than CLOSE_WAIT to CLOSE. It cannot be counted elsewhere:\n\
+         of a server's transitions only those in close() and shutdown() run in its process. A reset is sent with hardly more instructions than it is received (`cargo xtask vm\n\
          6.12 --instructions` counts them), but after the other end has processed it on the same CPU: probably\n\
          most of the code and of the socket has left the nearest cache by then.",
         median(empty)
