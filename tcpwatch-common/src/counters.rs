@@ -21,7 +21,7 @@ pub const CLOSE_WAIT_BUCKETS_NS: [u64; 9] = [
     86_400_000_000_000,
 ];
 
-/// One CPU's counters; the agent adds them up. All count since the programs were loaded. The words
+/// One CPU's counters; the agent adds them up. All counts are since the programs were loaded. The words
 /// that each run of a hook touches lie together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +30,10 @@ pub struct Counters {
     pub scratch: u64,
     /// Pieces of rare work that this CPU may still do, see [`work_shed`](Self::work_shed).
     pub work_left: u64,
-    /// The tick of the kernel's clock (jiffies) in which this CPU read the time last. Within the same
-    /// tick, 1 to 10 ms long, that time is taken for the present one.
+    /// The tick of the kernel's clock (jiffies) of [`tick_ns`](Self::tick_ns).
     pub tick: u64,
-    /// The time read then, nanoseconds of CLOCK_MONOTONIC.
+    /// A time of CLOCK_MONOTONIC in nanoseconds, which is taken for the present one until the next tick:
+    /// for 1 to 10 ms.
     pub tick_ns: u64,
     /// Runs of each program, in the order of [`programs::COUNTED`]. A program is run for sockets
     /// that it does not count too: of other protocols, or of another namespace.

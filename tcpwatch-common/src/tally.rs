@@ -3,10 +3,10 @@
 //! A hash map of the kernel that drops what is rare (LRU) costs some 70 ns a look-up, and from the
 //! agent two system calls an entry. Here it is an inlined array look-up and a few comparisons.
 //!
-//! Where the table is half full, one key in 27 finds its set full, and where it is a fifth full one in
-//! 500, as hashes spread. A key that finds its set full takes the place that was counted longest ago. Two CPUs may take
-//! one place at once; then the key there is neither's, or a count goes to the other. The [`mark`]
-//! of a key shows the first: such an entry is never found again, and the agent leaves it out.
+//! Where the table is half full, a new key finds its set full one time in 7, and where it is a fifth
+//! full one time in 110. It takes the place that was counted longest ago. Two CPUs may take one place at
+//! once; then the key there is neither's, or a count goes to the other. The [`mark`] of a key shows the
+//! first: such an entry is never found again, and the agent leaves it out.
 
 /// Keys that share a set, a power of two.
 pub const TALLY_WAYS: usize = 4;

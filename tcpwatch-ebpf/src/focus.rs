@@ -108,8 +108,7 @@ fn count_requested_closer(sk: Sock) {
     if CLOSERS_IN.get_ptr(&id).is_none() {
         return;
     }
-    let Some(tcp) = sk.tcp() else { return };
-    let (port, is_client) = origins::service_of(sk, tcp);
+    let (port, is_client) = origins::service_of(sk);
     let caller = Culprit::caller();
     let (tgid, comm) = (caller.tgid, caller.comm());
     let nowhere = Address { words: [0; 4] };

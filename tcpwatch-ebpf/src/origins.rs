@@ -99,11 +99,12 @@ impl Ends {
     }
 }
 
-/// The service that a full socket belongs to: its port, and whether this host is its client.
+/// The service that a full socket belongs to, before it is in CLOSE: its port, and whether this host is
+/// its client.
 #[inline(always)]
-pub(crate) fn service_of(sk: Sock, tcp: TcpSock) -> (u16, u8) {
+pub(crate) fn service_of(sk: Sock) -> (u16, u8) {
     let is_client = is_client(sk);
-    let (port, _) = if_else(is_client, (sk.peer_port(), tcp.source_port()));
+    let (port, _) = if_else(is_client, (sk.peer_port(), sk.local_port()));
     (port, is_client)
 }
 

@@ -31,12 +31,14 @@ pub(crate) fn count_opened(sk: Sock, tgid: u32) {
 /// Counts an orderly close. `is_first` if the peer has not closed before.
 #[inline(always)]
 pub(crate) fn count_closed(sk: Sock, is_first: bool, counters: &mut Counters) {
-    let Some(tcp) = sk.tcp() else { return };
-    let (port, is_client) = origins::service_of(sk, tcp);
+    let (port, is_client) = origins::service_of(sk);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let Some(used) = entry(sk, port, is_client, tgid) else { return };
     add(&raw mut used.closed);
-    if is_first && is_client == 0 {
+    if is_first
+        && is_client == 0
+        && let Some(tcp) = sk.tcp()
+    {
         add_idle(used, clock::about_now_ns(counters).saturating_sub(tcp.last_segment_ns()));
     }
 }

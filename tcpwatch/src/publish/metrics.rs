@@ -76,7 +76,7 @@ families! {
     /// Age of the owner's oldest socket in CLOSE_WAIT; a lower bound if it was not seen to enter.
     close_wait_oldest: Gauge = "tcpwatch_close_wait_oldest_seconds" [netns, process, unit, role, port];
     /// Time that sockets had spent in CLOSE_WAIT when they left it, of those seen to enter it; up to a
-    /// tick of the kernel's clock (1 to 10 ms) too short where several leave within one.
+    /// tick of the kernel's clock (1 to 10 ms) too short on a busy CPU, and 0 if shorter than that.
     close_wait_duration: Histogram = "tcpwatch_close_wait_duration_seconds" [];
 
     /// TIME_WAIT sockets that the namespace may have: tcp_max_tw_buckets.

@@ -1,5 +1,5 @@
-//! Connections a second over loopback: with the agent against empty programs at the same places, and
-//! with other tools against nothing.
+//! Connections a second over loopback: with the agent's programs against empty ones at the same places,
+//! and with the agent and other tools against nothing.
 
 use std::{
     path::Path,
@@ -15,21 +15,26 @@ use scenes::Namespace;
 use super::{
     connections_per_second,
     document::Section,
-    gauge::{Gauge, Part},
+    gauge::{Gauge, Part, Programs},
     hooks::resets_per_second,
     median,
 };
 use crate::{agent::Agent, interrupt::Interrupt, tools};
 
-/// Blocks of four slices, base, candidate, candidate, base: two pairs each.
-const BLOCKS: usize = 10;
-/// Of each other tool, whose effect is larger.
-const BLOCKS_OF_PEER: usize = 3;
+/// Pairs with an agent or a tool, each of four slices: base, candidate, candidate, base.
+const PAIRS_OF_PROCESS: usize = 5;
 /// Length of a slice: some 30,000 connections; short, because speed drifts.
 const SLICE: Duration = Duration::from_secs(1);
-
 /// A process that has just started does more than later.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// Pairs of the hooks, whose effect is smaller than the drift of a second. Each is of a load of its own:
+/// two loads of the same programs differ.
+const PAIRS: usize = 20;
+/// Blocks of four slices that make such a pair.
+const BLOCKS_OF_PAIR: usize = 5;
+/// Length of these slices: programs are attached and detached between them, which takes milliseconds.
+const SHORT_SLICE: Duration = Duration::from_millis(100);
 
 /// One thread connects, accepts and closes both ends, as fast as it can.
 #[derive(Clone, Copy)]
@@ -51,12 +56,12 @@ impl Loop {
     }
 
     /// Connections in a second of the thread's processor time.
-    fn per_second(self, ns: &Namespace) -> Result<f64> {
+    fn per_second(self, ns: &Namespace, slice: Duration) -> Result<f64> {
         ns.enter(|| {
             let (began, before) = (Instant::now(), cpu_time());
             let rate = match self {
-                Self::Orderly => connections_per_second(SLICE, f64::MAX),
-                Self::Reset => resets_per_second(SLICE),
+                Self::Orderly => connections_per_second(slice, f64::MAX),
+                Self::Reset => resets_per_second(slice),
             };
             let (passed, taken) = (began.elapsed(), cpu_time() - before);
             rate.map(|rate| rate * passed.as_secs_f64() / taken.as_secs_f64())
@@ -72,9 +77,7 @@ fn cpu_time() -> Duration {
 
 pub(super) fn connect(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     let ns = Namespace::new("bench")?;
-    for it in Loop::ALL {
-        it.per_second(&ns)?;
-    }
+    rates(&ns, SLICE)?;
     let empty = || {
         let mut gauge = Gauge::load()?;
         gauge.attach(Part::Empty)?;
@@ -82,21 +85,19 @@ pub(super) fn connect(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     };
     let agent = || Agent::start(binary, "", interrupt);
     let nothing = || Ok(());
-    let mut rows = compare(
-        (BLOCKS, "tcpwatch, against empty programs at the places of its hooks"),
-        (&ns, interrupt),
-        empty,
-        agent,
-    )?;
-    rows.extend(compare((BLOCKS_OF_PEER, "empty programs"), (&ns, interrupt), nothing, empty)?);
-    rows.extend(compare((BLOCKS_OF_PEER, "tcpwatch"), (&ns, interrupt), nothing, agent)?);
+    let mut table = rows(
+        "tcpwatch's programs at three tracepoints, against empty programs there",
+        &programs_in_turn(&ns, interrupt, agent)?,
+    );
+    table.extend(compare("empty programs", (&ns, interrupt), nothing, empty)?);
+    table.extend(compare("tcpwatch", (&ns, interrupt), nothing, agent)?);
     let mut not_measured = Vec::new();
     for peer in PEERS {
         let name = format!("`{}`", peer.join(" "));
         let run = || Peer::start(peer);
         match run() {
             Ok(_) => {
-                rows.extend(compare((BLOCKS_OF_PEER, &name), (&ns, interrupt), nothing, run)?);
+                table.extend(compare(&name, (&ns, interrupt), nothing, run)?);
             }
             Err(error) => not_measured.push(format!("{name}: {error:#}.")),
         }
@@ -106,56 +107,112 @@ pub(super) fn connect(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
         "One thread connects, accepts and closes both ends over loopback, as fast as it can; with an\n\
          orderly close the client closes first, with a reset the server closes with a byte unread. Counted\n\
          are connections in a second of its processor time, with all that the hooks take of it: a machine\n\
-         that others share gives it now more and now less. Slices of a second in the order A B B A. Medians;\n\
-         the lower bound has a confidence of 95 %.",
+         that others share gives it now more and now less. Medians; the lower bound has a confidence of 95 %.\n\
+         A pair is four slices of a second in the order A B B A. The programs at the tracepoints are measured\n\
+         without the agent, which loads them and ends: a pair is 20 slices of a tenth of a second, of a load\n\
+         of its own. Its programs at functions (bind, accept) are not among them.",
     );
     let heads = ["", "close", "without, a second", "with, a second", "ratio", "at least", "pairs"];
-    section.table(heads, &rows);
+    section.table(heads, &table);
     if !not_measured.is_empty() {
         section.say(&format!("Not measured here:\n\n- {}", not_measured.join("\n- ")));
     }
     Ok(section)
 }
 
-/// Runs each loop in blocks with `base` and with `candidate` held: a row for each loop.
+/// Connections a second of each loop, measured one after the other.
+type Rates = [f64; Loop::ALL.len()];
+/// Of base and candidate.
+type Pair = (Rates, Rates);
+
+fn rates(ns: &Namespace, slice: Duration) -> Result<Rates> {
+    let mut rates = Rates::default();
+    for (rate, it) in rates.iter_mut().zip(Loop::ALL) {
+        *rate = it.per_second(ns, slice)?;
+    }
+    Ok(rates)
+}
+
+/// Pairs of the empty programs and the agent's, without the agent.
+fn programs_in_turn(
+    ns: &Namespace,
+    interrupt: &Interrupt,
+    agent: impl Fn() -> Result<Agent>,
+) -> Result<Vec<Pair>> {
+    println!("programs at three tracepoints …");
+    let mut pairs = Vec::new();
+    for _ in 0..PAIRS {
+        interrupt.check()?;
+        let mut empty = Programs::empty()?;
+        let running = agent()?;
+        let mut hooks = Programs::of_agent()?;
+        drop(running);
+        // The first after a pause is slower.
+        rates(ns, SHORT_SLICE)?;
+        let mut slices = (Vec::new(), Vec::new());
+        for _ in 0..BLOCKS_OF_PAIR {
+            for is_candidate in [false, true, true, false] {
+                let (programs, slices) = match is_candidate {
+                    false => (&mut empty, &mut slices.0),
+                    true => (&mut hooks, &mut slices.1),
+                };
+                let _links = programs.attach()?;
+                slices.push(rates(ns, SHORT_SLICE)?);
+            }
+        }
+        pairs.push((mean(&slices.0), mean(&slices.1)));
+    }
+    Ok(pairs)
+}
+
+/// Runs each loop in pairs with `base` and with `candidate` held: a row for each loop.
 fn compare<B, C>(
-    (blocks, name): (usize, &str),
+    name: &str,
     (ns, interrupt): (&Namespace, &Interrupt),
     base: impl Fn() -> Result<B>,
     candidate: impl Fn() -> Result<C>,
 ) -> Result<Vec<[String; 7]>> {
     println!("{name} …");
-    let mut pairs = Loop::ALL.map(|_| Vec::new());
-    for _ in 0..blocks {
+    let mut pairs = Vec::new();
+    for _ in 0..PAIRS_OF_PROCESS {
         interrupt.check()?;
-        let rates =
-            || -> Result<Vec<f64>> { Loop::ALL.into_iter().map(|it| it.per_second(ns)).collect() };
-        let first = base().and_then(|held| rates().inspect(|_| drop(held)))?;
+        let of_base = || base().and_then(|held| rates(ns, SLICE).inspect(|_| drop(held)));
+        let first = of_base()?;
         let held = candidate()?;
         thread::sleep(SETTLE);
-        let (second, third) = (rates()?, rates()?);
+        let (second, third) = (rates(ns, SLICE)?, rates(ns, SLICE)?);
         drop(held);
-        let fourth = base().and_then(|held| rates().inspect(|_| drop(held)))?;
-        for (index, pairs) in pairs.iter_mut().enumerate() {
-            pairs.push((first[index], second[index]));
-            pairs.push((fourth[index], third[index]));
-        }
+        let fourth = of_base()?;
+        pairs.push((mean(&[first, fourth]), mean(&[second, third])));
     }
-    let row = |(it, pairs): (Loop, &Vec<(f64, f64)>)| {
-        let rate = |of: fn(&(f64, f64)) -> f64| format!("{:.0}", median(pairs.iter().map(of)));
-        let ratios: Vec<f64> = pairs.iter().map(|(base, with)| with / base).collect();
+    Ok(rows(name, &pairs))
+}
+
+/// Of each loop.
+fn mean(slices: &[Rates]) -> Rates {
+    std::array::from_fn(|index| {
+        slices.iter().map(|rates| rates[index]).sum::<f64>() / slices.len() as f64
+    })
+}
+
+fn rows(name: &str, pairs: &[Pair]) -> Vec<[String; 7]> {
+    let row = |(index, it): (usize, Loop)| {
+        let of_base = || pairs.iter().map(|pair| pair.0[index]);
+        let of_candidate = || pairs.iter().map(|pair| pair.1[index]);
+        let ratios: Vec<f64> =
+            of_base().zip(of_candidate()).map(|(base, with)| with / base).collect();
         let (ratio, bound) = median_and_lower_bound(&ratios);
         [
             name.to_owned(),
             it.name().to_owned(),
-            rate(|pair| pair.0),
-            rate(|pair| pair.1),
+            format!("{:.0}", median(of_base())),
+            format!("{:.0}", median(of_candidate())),
             format!("{ratio:.3}"),
             format!("{bound:.3}"),
             pairs.len().to_string(),
         ]
     };
-    Ok(Loop::ALL.into_iter().zip(&pairs).map(row).collect())
+    Loop::ALL.into_iter().enumerate().map(row).collect()
 }
 
 /// The median, and a lower bound of it with a confidence of 95 %, whatever the distribution is: the value
@@ -232,9 +289,9 @@ mod tests {
     use super::median_and_lower_bound;
 
     #[test]
-    fn lower_bound_is_the_sixth_of_twenty_and_the_least_of_six() {
+    fn lower_bound_is_the_sixth_of_twenty_and_the_least_of_five() {
         let values = |count: u32| (1..=count).rev().map(f64::from).collect::<Vec<_>>();
         assert_eq!(median_and_lower_bound(&values(20)).1, 6.0);
-        assert_eq!(median_and_lower_bound(&values(6)).1, 1.0);
+        assert_eq!(median_and_lower_bound(&values(5)).1, 1.0);
     }
 }

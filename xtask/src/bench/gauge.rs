@@ -1,10 +1,16 @@
 //! The programs of xtask/bpf/bench.bpf.o: an empty one at the places of the hooks, and those that
-//! take the time between.
+//! take the time between; and the agent's programs at these places, without the agent.
 
-use std::iter::Sum;
+use std::{borrow::Cow, iter::Sum};
 
-use anyhow::{Context, Result};
-use aya::{Btf, Ebpf, maps::PerCpuArray, programs::BtfTracePoint};
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Btf, Ebpf,
+    maps::PerCpuArray,
+    programs::{
+        BtfTracePoint, ProgramError, ProgramInfo, loaded_programs, tp_btf::BtfTracePointLink,
+    },
+};
 use tcpwatch_common::bench::{Path, RESET_RECEIVED, RESET_SENT, Spent, transition};
 
 use crate::repository;
@@ -48,13 +54,21 @@ impl Gauge {
 
     /// Attaches a part at each tracepoint, behind what is attached there.
     pub(super) fn attach(&mut self, part: Part) -> Result<()> {
+        self.load_part(part, |program| program.attach().map(drop).context("attaching"))
+    }
+
+    fn load_part(
+        &mut self,
+        part: Part,
+        mut then: impl FnMut(&mut BtfTracePoint) -> Result<()>,
+    ) -> Result<()> {
         let btf = Btf::from_sys_fs().context("the kernel's BTF")?;
         for (end, tracepoint) in TRACEPOINTS {
             let name = format!("{}_{end}", part.name());
             let program = self.0.program_mut(&name).with_context(|| format!("no {name}"))?;
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(tracepoint, &btf).with_context(|| format!("loading {name}"))?;
-            program.attach().with_context(|| format!("attaching {name}"))?;
+            then(program).with_context(|| name)?;
         }
         Ok(())
     }
@@ -66,6 +80,52 @@ impl Gauge {
         let of_cpus = map.get(&path, 0).context("reading SPENT")?;
         Ok(of_cpus.iter().copied().map(Cost::from).sum())
     }
+}
+
+/// Programs of the three tracepoints, which are attached and detached within milliseconds.
+pub(super) struct Programs(Vec<BtfTracePoint>);
+
+impl Programs {
+    /// The empty ones.
+    pub(super) fn empty() -> Result<Self> {
+        let mut programs = Vec::new();
+        Gauge::load()?.load_part(Part::Empty, |program| {
+            programs.push(handle_to(program.info()?)?);
+            Ok(())
+        })?;
+        Ok(Self(programs))
+    }
+
+    /// Those of the agent that runs. They stay loaded when it ends.
+    pub(super) fn of_agent() -> Result<Self> {
+        const NAMES: [&str; 3] = ["set_state", "send_reset", "receive_reset"];
+        let is_ours =
+            |info: &ProgramInfo| info.name_as_str().is_some_and(|name| NAMES.contains(&name));
+        // A program may end while they are listed.
+        let ours = loaded_programs().filter_map(Result::ok).filter(is_ours);
+        let programs = ours.map(handle_to).collect::<Result<Vec<_>, _>>()?;
+        ensure!(
+            programs.len() == NAMES.len(),
+            "{} programs are called {NAMES:?}, not 3: does another tcpwatch run?",
+            programs.len()
+        );
+        Ok(Self(programs))
+    }
+
+    /// Attaches all, as long as the links are held.
+    pub(super) fn attach(&mut self) -> Result<Vec<BtfTracePointLink>> {
+        let links = self.0.iter_mut().map(|program| {
+            let link = program.attach()?;
+            program.take_link(link)
+        });
+        links.collect::<Result<_, _>>().context("attaching again")
+    }
+}
+
+/// Another handle to a program.
+fn handle_to(info: ProgramInfo) -> Result<BtfTracePoint, ProgramError> {
+    // SAFETY: the kernel itself checks where a program may be attached, and no memory here depends on it.
+    unsafe { BtfTracePoint::from_program_info(info, Cow::Borrowed("of the benchmark")) }
 }
 
 /// Sums of a path.

@@ -67,11 +67,12 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
     section.say(&format!(
         "An empty program with its call, and reading the clock once, take {:.0} ns. The end of CLOSE_WAIT\n\
          and a server's close before its client's read the clock once in a tick. connect() and close() count\n\
-         the connection by process and service, which is what the share of resets is measured by: that is\n\
-         what CLOSE_WAIT to LAST_ACK takes longer than CLOSE_WAIT to CLOSE. It cannot be counted elsewhere:\n\
-         of a server's transitions only those in close() and shutdown() run in its process. A reset is sent with hardly more instructions than it is received (`cargo xtask vm\n\
-         6.12 --instructions` counts them), but after the other end has processed it on the same CPU: probably\n\
-         most of the code and of the socket has left the nearest cache by then.",
+         the connection by process and service, because the share of resets is measured by these counts: in\n\
+         close() this count is the difference between CLOSE_WAIT to LAST_ACK and CLOSE_WAIT to CLOSE. No\n\
+         other transition of a server runs in its process. A reset is sent with hardly more instructions than\n\
+         it is received (`cargo xtask vm 6.12 --instructions` counts them), but after the other end has\n\
+         processed it on the same CPU: probably most of the code and of the socket has left the nearest cache\n\
+         by then.",
         median(empty)
     ));
     Ok(section)
