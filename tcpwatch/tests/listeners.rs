@@ -211,12 +211,16 @@ fn listener_that_does_not_accept_overflows_and_clears_once_it_does() -> Result<(
         return Ok(());
     }
     const CLIENTS: usize = 50;
-    let agent = Agent::start(QUICK)?;
+    // The window spans the pauses between the SYNs, so that all drops are of one finding on a slow
+    // machine too.
+    const CONFIG: &str = "[inventory]\ninterval = \"500ms\"\n\
+        [detect.accept_queue_overflow]\nmin_age = \"1s\"\nwindow = \"10s\"\n";
+    let agent = Agent::start(CONFIG)?;
     let ns = Namespace::new("overflow")?;
     let _inside = Ended::asleep_in(&ns)?;
     let listener = listen(&ns, 7_104, 5)?;
     agent.wait_for_inventory()?;
-    // They send their SYN again after 1, 2 and 4 seconds.
+    // They send their SYN again after 1, 2, 4 and 8 seconds.
     let clients = begin_connects(&ns, CLIENTS, 7_104)?;
     // It goes on as long as they try, so the number is compared when two looks agree.
     let overflows = || ns.netstat_counter("ListenOverflows");

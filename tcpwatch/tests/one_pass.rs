@@ -189,7 +189,10 @@ fn facts_of(seen: &SeenNamespace) -> String {
         seen.time_wait,
         seen.netstat,
     );
-    let samples = (seen.port_users.len(), seen.self_connected.len(), seen.waiting.len());
+    // The sample of a busy destination begins where the walk knows that it is busy. The pass has read all
+    // pinned ports by then, the iterator those that it has met.
+    let is_sampled = !seen.port_users.is_empty();
+    let samples = (is_sampled, seen.self_connected.len(), seen.waiting.len());
     format!("{:#?}", (seen.id, ports, settings, listeners, close_wait, holders, samples))
 }
 

@@ -15,8 +15,9 @@ use hyper::{
     header::{HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
+use super::agent_stream::AgentStream;
 use crate::{
     plain,
     publish::{FindingsRead, NO_SUCH_PATH, SocketRequest, read_findings},
@@ -209,7 +210,7 @@ async fn send(
     socket: &Path,
     path: &str,
 ) -> Result<Option<(Sender, Response<Incoming>)>, AgentError> {
-    let stream = match UnixStream::connect(socket).await {
+    let stream = match AgentStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error.into()),

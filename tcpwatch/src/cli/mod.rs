@@ -4,6 +4,7 @@
 //! monitoring-plugins convention and knows no other exit codes; see [`Exit`].
 
 mod agent_api;
+mod agent_stream;
 mod case;
 mod check;
 mod config;

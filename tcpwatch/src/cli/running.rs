@@ -14,9 +14,9 @@ use procfs::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
-use super::agent_api;
+use super::{agent_api, agent_stream::AgentStream};
 use crate::plain;
 
 /// How long an answer is waited for: the agent answers from its loop, in milliseconds.
@@ -128,14 +128,14 @@ fn at_socket(path: &Path) -> RunningAgent {
 fn state_of_socket(path: &Path) -> io::Result<(AgentState, Option<i32>, Option<u64>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let stream = match UnixStream::connect(path).await {
+        let stream = match AgentStream::connect(path).await {
             Ok(stream) => stream,
             Err(error) if agent_api::is_absent(&error) => {
                 return Ok((AgentState::Absent, None, None));
             }
             Err(error) => return Err(error),
         };
-        let pid = stream.peer_cred()?.pid();
+        let pid = stream.pid()?;
         let answer = timeout(PATIENCE, agent_api::body(path, "/-/healthy")).await;
         let healthy =
             matches!(answer, Ok(Ok(Some(body))) if body.starts_with(OF_AN_AGENT[0].as_bytes()));
