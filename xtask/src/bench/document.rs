@@ -44,7 +44,7 @@ impl Section {
 pub(super) fn write(sections: &[Section]) -> Result<()> {
     let mut text = format!(
         "# Costs of tcpwatch\n\n\
-         Measured by `cargo xtask bench`, which needs root, a quarter of an hour and a machine that does\n\
+         Measured by `cargo xtask bench`, which needs root, twenty minutes and a machine that does\n\
          nothing else, and writes this page; with a subject (`hooks`, `connect`, `inventory`, `namespaces`,\n\
          `scrape`, `events`) it measures only that. Things that are compared are measured in turn, because\n\
          a machine's speed drifts more than the difference is. The ratios travel better than the times.\n\n\
