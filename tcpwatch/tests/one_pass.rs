@@ -189,10 +189,7 @@ fn facts_of(seen: &SeenNamespace) -> String {
         seen.time_wait,
         seen.netstat,
     );
-    // The sample of a busy destination begins where the walk knows that it is busy. The pass has read all
-    // pinned ports by then, the iterator those that it has met.
-    let is_sampled = !seen.port_users.is_empty();
-    let samples = (is_sampled, seen.self_connected.len(), seen.waiting.len());
+    let samples = (seen.self_connected.len(), seen.waiting.len());
     format!("{:#?}", (seen.id, ports, settings, listeners, close_wait, holders, samples))
 }
 
@@ -236,11 +233,15 @@ fn both_walks_yield_the_same_facts_and_settings() -> Result<()> {
     // A SYN waits a second before it is described.
     thread::sleep(Duration::from_millis(1_100));
     poll("both walks to agree", || {
-        let by_iterator = facts_of(&iterator.look_at(&ns, &ports)?);
-        let by_pass = facts_of(&pass.look_at(&ns, &ports)?);
-        if by_iterator == by_pass {
+        let (by_iterator, by_pass) = (iterator.look_at(&ns, &ports)?, pass.look_at(&ns, &ports)?);
+        // The sample of users of a busy destination begins where the walk knows that it is busy. The pass has
+        // read all pinned ports by then, the iterator those that it has met: 0 to 2.
+        let (fewer, users) = (by_iterator.port_users.len(), by_pass.port_users.len());
+        let (by_iterator, by_pass) = (facts_of(&by_iterator), facts_of(&by_pass));
+        if by_iterator == by_pass && (fewer..=fewer + 2).contains(&users) {
             return Ok(Some(()));
         }
+        println!("users of ports: {fewer} by the iterator, {users} by the pass");
         for (iterator, pass) in by_iterator.lines().zip(by_pass.lines()) {
             if iterator != pass {
                 println!("iterator {iterator}   one pass {pass}");

@@ -68,11 +68,11 @@ pub(super) fn hooks(binary: &Path, interrupt: &Interrupt) -> Result<Section> {
         "An empty program with its call, and reading the clock once, take {:.0} ns. The end of CLOSE_WAIT\n\
          and a server's close before its client's read the clock once in a tick. connect() and close() count\n\
          the connection by process and service, because the share of resets is measured by these counts: in\n\
-         close() this count is the difference between CLOSE_WAIT to LAST_ACK and CLOSE_WAIT to CLOSE. No\n\
-         other transition of a server runs in its process. A reset is sent with hardly more instructions than\n\
-         it is received (`cargo xtask vm 6.12 --instructions` counts them), but after the other end has\n\
-         processed it on the same CPU: probably most of the code and of the socket has left the nearest cache\n\
-         by then.",
+         close() this count is the difference between CLOSE_WAIT to LAST_ACK and CLOSE_WAIT to CLOSE. Of the\n\
+         transitions of an accepted connection only those of close() and shutdown() run in its process. A\n\
+         reset is sent with hardly more instructions than it is received (`cargo xtask vm 6.12\n\
+         --instructions` counts them), but after the other end has processed it on the same CPU: probably\n\
+         most of the code and of the socket has left the nearest cache by then.",
         median(empty)
     ));
     Ok(section)
