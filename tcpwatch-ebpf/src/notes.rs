@@ -142,7 +142,7 @@ fn close_wait_of(sk: u64) -> Option<(&'static mut CloseWaitSet, usize)> {
     Some((unsafe { &mut *set }, (hash >> 31) as usize & 1))
 }
 
-/// The socket's own place, else a free one.
+/// The socket's own place, else the last free one.
 #[inline(always)]
 fn place_for<const WAYS: usize>(sks: &[u64; WAYS], sk: u64) -> Option<usize> {
     let mut free = None;
@@ -159,14 +159,15 @@ fn place_for<const WAYS: usize>(sks: &[u64; WAYS], sk: u64) -> Option<usize> {
     free
 }
 
+/// The socket's place. The search starts at the last one, which [`place_for`] fills first.
 #[inline(always)]
 fn way_of<const WAYS: usize>(sks: &[u64; WAYS], sk: u64) -> Option<usize> {
-    let mut way = 0;
-    while way < WAYS {
+    let mut way = WAYS;
+    while way > 0 {
+        way -= 1;
         if sks[way] == sk {
             return Some(way);
         }
-        way += 1;
     }
     None
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use scenes::{CloseWaitLeak, Namespace};
-use support::{Agent, poll};
+use support::{Agent, poll, raise_descriptor_limit};
 
 const QUICK: &str = "[inventory]\ninterval = \"1s\"\n";
 
@@ -34,7 +34,7 @@ fn failed_connects_keep_their_process_beside_a_leak_that_fills_its_table() -> Re
         scenes::note_skip("an emulated machine is too slow for 15,000 leaked sockets");
         return Ok(());
     }
-    if !raise_descriptors()? {
+    if raise_descriptor_limit()?.is_some_and(|limit| limit < DESCRIPTORS) {
         return support::skip("needs 20,000 descriptors");
     }
     let ns = Namespace::new("crowd")?;
@@ -80,19 +80,6 @@ fn failed_connects_keep_their_process_beside_a_leak_that_fills_its_table() -> Re
     })?;
     drop(leak);
     Ok(())
-}
-
-fn raise_descriptors() -> Result<bool> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|limit| limit >= DESCRIPTORS) {
-        return Ok(true);
-    }
-    if limit.maximum.is_some_and(|limit| limit < DESCRIPTORS) {
-        return Ok(false);
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), ..limit })?;
-    Ok(true)
 }
 
 #[test]

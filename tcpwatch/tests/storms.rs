@@ -16,11 +16,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-    thread::{UnshareFlags, unshare_unsafe},
-};
-use support::{Agent, free_address, http_get};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use support::{Agent, free_address, http_get, raise_descriptor_limit};
 
 /// The agent's own memory may be so much larger than before while a storm lasts. With all of the numbers
 /// it was 17 MiB larger on a 2-CPU machine.
@@ -207,9 +204,4 @@ fn many_listeners(count: u32) -> Result<Vec<TcpListener>> {
         listener.with_context(|| format!("listening on {address}:{port}"))
     };
     (0..count).map(listen).collect()
-}
-
-fn raise_descriptor_limit() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }

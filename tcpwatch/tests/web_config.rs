@@ -25,7 +25,7 @@ use secured::{Curled, Secured, get_unix};
 use support::{
     Daemon, Folder, poll,
     prometheus::{Server, find_in_path},
-    skip, tcpwatch, within,
+    raise_descriptor_limit, skip, tcpwatch, within,
 };
 
 const TLS: &str = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
@@ -265,6 +265,7 @@ fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()
     Authority::new(&folder, "ca")?.issue("server", SERVER)?;
     let mut agent = Secured::start(&folder, &with_password()?)?;
     let hello = client_hello(agent.address, &folder)?;
+    // The default is 1,024, and each client is one.
     raise_descriptor_limit()?;
     for (first, count) in [
         (&b""[..], 1_000),
@@ -289,13 +290,6 @@ fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()
     let log = agent.log()?;
     assert!(!log.contains("panicked") && !log.contains("TLS handshake not done"), "{log}");
     Ok(())
-}
-
-/// The default is 1,024, and each client is one.
-fn raise_descriptor_limit() -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// So many connections that send `first` and then nothing.

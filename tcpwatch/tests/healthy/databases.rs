@@ -77,8 +77,7 @@ fn pgbench_that_connects_anew(stage: &Stage) -> Result<()> {
     bench(&["--initialize"])?.finish()?;
     // As fast as it goes for a while, again and again: the others are to get their turn.
     while stage.wait_until_warm() {
-        bench(&["--connect", "--client=10", "--time=6"])?.finish()?;
-        stage.let_others_run();
+        stage.finish(bench(&["--connect", "--client=10", "--time=6"])?)?;
     }
     stage.keep(&mut [&mut server])?;
     stage.must_have_accepted(200)
@@ -87,8 +86,7 @@ fn pgbench_that_connects_anew(stage: &Stage) -> Result<()> {
 fn redis_under_its_benchmark(stage: &Stage) -> Result<()> {
     let mut server = redis(stage)?;
     while stage.wait_until_warm() {
-        stage.run("redis-benchmark", &["-q", "-n", "5000"])?.finish()?;
-        stage.let_others_run();
+        stage.finish(stage.run("redis-benchmark", &["-q", "-n", "5000"])?)?;
     }
     stage.keep(&mut [&mut server])?;
     // Fifty for each of its tests.

@@ -145,9 +145,18 @@ impl Stage {
         !self.clock.has_ended()
     }
 
-    /// After a load that takes all the processor it can get: the other scenes have their turn.
-    pub(crate) fn let_others_run(&self) {
-        self.sleep_until(Instant::now() + TURN);
+    /// Lets `load` run to its end and gives the other scenes their turn after it, since it takes all
+    /// the processor that it can get. Returns what it has said; None where the run has ended before:
+    /// how long a load takes depends on the machine, and the counters say whether it did enough.
+    pub(crate) fn finish(&self, mut load: Daemon) -> Result<Option<String>> {
+        while !self.clock.has_ended() {
+            if let Some(said) = load.try_finish()? {
+                self.sleep_until(Instant::now() + TURN);
+                return Ok(Some(said));
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(None)
     }
 
     /// Until the end of the run; a program that ends before is a failure.

@@ -37,8 +37,7 @@ fn wrk(stage: &Stage, header: &[&str], connections: u64) -> Result<()> {
     let url = format!("http://127.0.0.1:{PORT}/");
     let load = ["--threads", "2", "--connections", "100", "--duration", "6"];
     while stage.wait_until_warm() {
-        stage.run("wrk", &[&load[..], header, &[url.as_str()]].concat())?.finish()?;
-        stage.let_others_run();
+        stage.finish(stage.run("wrk", &[&load[..], header, &[url.as_str()]].concat())?)?;
     }
     stage.keep(&mut [&mut server])?;
     stage.must_have_accepted(connections)
