@@ -103,6 +103,8 @@ impl Steps {
             let cargo_test = |args: &[&str]| {
                 let mut test = cargo();
                 test.args(["test", "--workspace"]).args(args).current_dir(root());
+                // The errors that tests return say where they come from; panics keep their trace.
+                test.env("RUST_LIB_BACKTRACE", "0");
                 test
             };
             // A process that a build starts, for example a compiler's cache, may stay.

@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use scenes::{Namespace, State};
 
 use crate::support::{Daemon, Folder, poll};
@@ -47,17 +47,34 @@ pub(crate) struct Clock {
     /// The verdict.
     pub(crate) end: Instant,
     ended: AtomicBool,
+    failure: Mutex<Option<Error>>,
 }
 
 impl Clock {
     pub(crate) fn new(cold_start: Duration, watched: Duration) -> Self {
         let warm = Instant::now() + cold_start;
-        Self { warm, end: warm + watched, ended: AtomicBool::new(false) }
+        Self { warm, end: warm + watched, ended: AtomicBool::new(false), failure: Mutex::new(None) }
     }
 
-    /// Lets the scenes end: the verdict was given, or one of them has failed.
+    /// Lets the scenes end.
     pub(crate) fn stop(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// The same before the verdict. The first failure counts: after it the others have no time to do what
+    /// they must.
+    pub(crate) fn fail(&self, error: Error) {
+        self.failure().get_or_insert(error);
+        self.stop();
+    }
+
+    /// The first failure.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failure().take()
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Error>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn has_ended(&self) -> bool {

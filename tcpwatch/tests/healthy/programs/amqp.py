@@ -52,6 +52,9 @@ def publish_one():
 
 begin, published = time.monotonic(), 0
 while True:
-    publish_one()
+    try:
+        publish_one()
+    except (OSError, struct.error) as error:
+        print(error)
     published += 1
     time.sleep(max(0, begin + published * pause - time.monotonic()))

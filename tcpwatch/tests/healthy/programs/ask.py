@@ -1,4 +1,4 @@
-"""Asks URL so many times a second, over a connection each: ask.py URL RATE."""
+"""Asks URL so many times a second, over a connection each: ask.py URL RATE. It goes on after an error."""
 import http.client
 import ssl
 import sys
@@ -14,8 +14,11 @@ while True:
         connection = http.client.HTTPSConnection(url.hostname, url.port, context=unverified)
     else:
         connection = http.client.HTTPConnection(url.hostname, url.port)
-    connection.request("GET", url.path)
-    connection.getresponse().read()
+    try:
+        connection.request("GET", url.path)
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException) as error:
+        print(error)
     connection.close()
     requests += 1
     time.sleep(max(0, begin + requests * pause - time.monotonic()))

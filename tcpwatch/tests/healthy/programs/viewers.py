@@ -9,8 +9,11 @@ port, pause = int(sys.argv[1]), 1 / float(sys.argv[2])
 begin, films = time.monotonic(), 0
 while True:
     player = socket.create_connection(("127.0.0.1", port))
-    player.sendall(b"GET /film HTTP/1.1\r\nHost: media\r\n\r\n")
-    player.recv(65536)
+    try:
+        player.sendall(b"GET /film HTTP/1.1\r\nHost: media\r\n\r\n")
+        player.recv(65536)
+    except OSError as error:
+        print(error)
     player.close()
     films += 1
     time.sleep(max(0, begin + films * pause - time.monotonic()))
