@@ -279,26 +279,26 @@ impl OnePass {
         mut each: impl FnMut(&[u8]),
     ) -> Result<Pass, InventoryError> {
         self.pass.set(0, start, 0)?;
-        loop {
+        let ended = loop {
             let progress = self.run(purpose, phase, 0)?;
             self.cost.slices += 1;
             while let Some(record) = self.found.next() {
                 each(&record);
             }
             match progress {
-                progress::DONE => break,
+                progress::DONE => break Ok(()),
                 progress::MORE if stop.load(Ordering::Relaxed) => {
-                    return Err(InventoryError::Stopped);
+                    break Err(InventoryError::Stopped);
                 }
                 progress::MORE => {}
-                _ => return Err(InventoryError::NoTables),
+                _ => break Err(InventoryError::NoTables),
             }
-        }
+        };
         let pass = self.pass.get(&0, 0)?;
         self.cost.longest_ns = self.cost.longest_ns.max(pass.longest_ns);
         self.cost.read_again += pass.moved;
         self.cost.given_up += pass.given_up;
-        Ok(pass)
+        ended.map(|()| pass)
     }
 
     /// Runs one slice in the calling thread, on its CPU.

@@ -48,6 +48,8 @@ impl Walker {
             None => self.tour_one_by_one(),
             Some(mut pass) => {
                 let toured = self.tour_at_once(&mut pass);
+                // One that ended in an error has had its cost too.
+                pass.add_cost(&mut self.passes);
                 self.one_pass = Some(pass);
                 toured
             }
@@ -123,7 +125,6 @@ impl Walker {
             copied.take(&found.socket, CloseWaitLimits::of(all, left + before), ports);
             left -= copied.close_wait.len() - before;
         })?;
-        pass.add_cost(&mut self.passes);
         for (slot, copied) in copied.iter_mut().enumerate() {
             let slot = slot as u16;
             let busy = busy.remove(&slot.into()).unwrap_or_default();

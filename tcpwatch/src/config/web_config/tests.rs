@@ -222,6 +222,11 @@ fn impossible_values_are_refused_and_secrets_are_not_repeated() {
             "1:21: basic_auth_users.\"a:b\": a user name cannot contain a colon".to_owned(),
         ),
         (
+            "basic_auth_users: { $2y$10$abcdefghijklmnopqrstuv: alice }",
+            "1:21: basic_auth_users: expected a user name before the colon, found a bcrypt hash"
+                .to_owned(),
+        ),
+        (
             "basic_auth_users: [alice]",
             "1:19: basic_auth_users: expected a mapping, found a list".to_owned(),
         ),

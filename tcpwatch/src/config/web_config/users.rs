@@ -53,6 +53,11 @@ pub(super) fn read(node: yaml::Node) -> Result<Users, Refusal> {
     };
     let mut users = Users::new();
     for (key, node) in entries {
+        if key.name.starts_with("$2") {
+            // It is a secret, so it is not repeated.
+            let why = format!("{PATH}: expected a user name before the colon, found a bcrypt hash");
+            return Err(key.place.refuse(why));
+        }
         let path = error::join(PATH, &error::bare_or_quoted(&key.name));
         if key.name.contains(':') {
             // RFC 7617 section 2: the first colon ends the name.
