@@ -39,7 +39,7 @@ pub use note::{
     ConnectNote, ConnectSet,
 };
 pub use offsets::{ABSENT, FIELDS, Field, Offsets, of_placeholder, placeholder};
-pub use one_pass::{HEAD_WORDS, LIST_AGAIN, NamespaceRecord, Pass, phase, progress};
+pub use one_pass::{AHEAD, HEAD_WORDS, LIST_AGAIN, NamespaceRecord, Pass, phase, progress};
 pub use reset::{
     IDLE_BUCKETS_MS, IdleCloses, ResetKey, ResetOrigin, ResetOriginUse, Service, ServiceUse,
     reset_flags, reset_sizes,

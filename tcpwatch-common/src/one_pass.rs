@@ -33,11 +33,15 @@ pub mod progress {
 /// Words that are read at once of a table's heads.
 pub const HEAD_WORDS: usize = 128;
 
+/// Buckets whose sockets are loaded ahead of their turn. With 600,000 sockets a walk took 147 ms without it,
+/// 97 with 8 buckets, 83 with 16, 97 with 32 and 148 with 64.
+pub const AHEAD: usize = 16;
+
 /// Times that the list of namespaces is begun again, because the one that was next has gone.
 pub const LIST_AGAIN: u32 = 8;
 
 /// Where a pass is. The agent writes it whole before each phase; the kernel side keeps it from slice
-/// to slice. 1,408 bytes, aligned to 8.
+/// to slice. 1,608 bytes, aligned to 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
@@ -103,8 +107,16 @@ pub struct Pass {
     pub word: u64,
     /// Heads of buckets.
     pub heads: [u64; HEAD_WORDS],
+    /// Of each of some buckets the node that is loaded next ahead of its turn.
+    pub ahead: [u64; AHEAD],
+    /// The bucket behind the last of these.
+    pub ahead_to: u32,
+    /// Nodes of each that are still to be loaded, at most.
+    pub ahead_turns: u32,
+    /// Whether any bucket has another node.
+    pub ahead_left: u64,
     /// The beginning of a socket or of the bucket of a port.
-    pub head: [u64; 16],
+    pub head: [u64; 24],
     /// A namespace before it is copied up.
     pub namespace: NamespaceRecord,
 }
@@ -143,7 +155,11 @@ impl Pass {
         listener_mask: 0,
         word: 0,
         heads: [0; HEAD_WORDS],
-        head: [0; 16],
+        ahead: [0; AHEAD],
+        ahead_to: 0,
+        ahead_turns: 0,
+        ahead_left: 0,
+        head: [0; 24],
         namespace: NamespaceRecord::ZERO,
     };
 }
@@ -219,7 +235,7 @@ impl NamespaceRecord {
 }
 
 const _: () = assert!(size_of::<NamespaceRecord>() == 72);
-const _: () = assert!(size_of::<Pass>() == 168 + 8 + HEAD_WORDS * 8 + 128 + 72);
+const _: () = assert!(size_of::<Pass>() == 168 + 8 + HEAD_WORDS * 8 + AHEAD * 8 + 16 + 192 + 72);
 // A record of either kind fits where one of a socket does.
 const _: () = assert!(size_of::<NamespaceRecord>() <= size_of::<SocketRecord>());
 

@@ -143,7 +143,8 @@ fn visit_time_wait<T: Target>(
         return Ok(());
     }
     let (local, peer) = sk.addresses();
-    if !may_be_reused(tw, to.namespace(), &local, &peer) {
+    let now_ns = to.walk().now_ns;
+    if !may_be_reused(tw, substate, (to.namespace(), now_ns), &local, &peer) {
         use_port(to, substate, local, peer, sk.peer_port());
     }
     Ok(())

@@ -188,14 +188,17 @@ pub(crate) fn namespace(slot: u32) -> Option<&'static mut NamespaceWalk> {
     Some(unsafe { &mut *namespace })
 }
 
-/// Whether the records of one more step fit into the ring: it copies up a socket and the destination
+/// Sockets that are visited before the ring is looked at again.
+pub(crate) const FOUND_STEPS: u64 = 8;
+
+/// Whether the records of so many steps fit into the ring: each copies up a socket and the destination
 /// that becomes busy with it. The one pass ends its slice before a record could be lost.
 #[inline(always)]
 pub(crate) fn has_place_for_found() -> bool {
     /// `BPF_RINGBUF_HDR_SZ`.
     const HEADER: u64 = 8;
     const STEP: u64 = 2 * (size_of::<Found>() as u64 + HEADER);
-    FOUND.query(AVAILABLE_DATA) + STEP < names::FOUND_BYTES as u64
+    FOUND.query(AVAILABLE_DATA) + FOUND_STEPS * STEP < names::FOUND_BYTES as u64
 }
 
 /// Whether the records of every socket of one port fit.

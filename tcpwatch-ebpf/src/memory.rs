@@ -16,9 +16,10 @@ use core::{
 use aya_ebpf::helpers::generated;
 use tcpwatch_common::{Offsets, placeholder};
 
-/// Bytes of a structure that are copied at once: every field of `struct sock_common` that is used lies
-/// within the first 120, and slab objects are aligned to 64.
-pub(crate) const HEAD_BYTES: usize = 128;
+/// Bytes of a socket that are copied at once: the three lines of the cache that have every field of
+/// `struct sock_common` and the state of a minisocket. Copied together, they come from memory side by
+/// side.
+pub(crate) const SOCKET_BYTES: usize = 192;
 
 /// Set by the agent before the load, frozen since.
 #[unsafe(no_mangle)]
@@ -131,21 +132,21 @@ impl Memory for Typed {
 
 /// Through `bpf_probe_read_kernel`, with a copy of the structure's beginning, which was read at once.
 #[derive(Clone, Copy)]
-pub(crate) struct Copied {
-    /// The first [`HEAD_BYTES`] of the structure.
+pub(crate) struct Copied<const BYTES: usize = SOCKET_BYTES> {
+    /// The first `BYTES` of the structure.
     pub(crate) head: *const u8,
     /// Where a field is read to that lies behind them: a word of a map, so that no field takes
     /// space on the program's own stack.
     pub(crate) word: *mut u64,
 }
 
-impl Memory for Copied {
+impl<const BYTES: usize> Memory for Copied<BYTES> {
     type Beyond = Probed;
 
     #[inline(always)]
     unsafe fn load<T: Copy>(self, base: *const c_void, offset: u32) -> T {
         // The offset is a constant for the verifier: it sees one of the two branches.
-        if offset as usize + size_of::<T>() <= HEAD_BYTES {
+        if offset as usize + size_of::<T>() <= BYTES {
             // SAFETY: within the copy, as just tested.
             return unsafe { read_volatile(self.head.add(offset as usize).cast::<T>()) };
         }

@@ -16,6 +16,7 @@
 //!
 //! <https://github.com/torvalds/linux/blob/v6.12/include/net/inet_hashtables.h#L146>
 
+mod ahead;
 mod bound;
 mod namespaces;
 mod queues;
@@ -30,7 +31,7 @@ use tcpwatch_common::{
 use crate::{
     judge::{BufferFull, Target, begin, visit},
     maps,
-    memory::{Copied, HEAD_BYTES, Memory, Probed, field, offset},
+    memory::{Copied, Memory, Probed, SOCKET_BYTES, field, offset},
     ports::{bit, has_bit, word},
     sock::{Sock, state},
 };
@@ -109,7 +110,7 @@ extern "C" fn judge_copied(address: u64) -> u32 {
     let Some(pass) = maps::pass() else { return 1 };
     let sk = copied(address, pass);
     let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return 1 };
-    if !maps::has_place_for_found() {
+    if pass.met % maps::FOUND_STEPS == 0 && !maps::has_place_for_found() {
         return 0;
     }
     pass.met += 1;
@@ -136,6 +137,8 @@ pub(crate) fn slice(step: Step) -> u32 {
     pass.steps = 0;
     pass.at_end = 0;
     pass.heads_to = 0;
+    // What these lead to may have gone since the last slice.
+    pass.ahead_turns = 0;
     // SAFETY: `step` is a function of this program that takes no context.
     unsafe { generated::bpf_loop(SLICE_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
     // SAFETY: as above.
@@ -206,8 +209,15 @@ fn is_of_bucket<M: Memory>(sk: Sock<M>, pass: &Pass) -> bool {
 /// Visits the next connection.
 pub(crate) unsafe extern "C" fn step_established<U: Use>(_: u32, _: *mut c_void) -> i64 {
     let Some(pass) = maps::pass() else { return STOP };
+    if pass.ahead_turns != 0 {
+        return ahead::load(pass);
+    }
     if pass.node == 0 {
-        return enter_bucket::<1>(pass, 0);
+        let answer = enter_bucket::<1>(pass, 0);
+        if pass.node != 0 && pass.bucket >= pass.ahead_to {
+            ahead::begin(pass);
+        }
+        return answer;
     }
     let Some(sk) = read_sock(pass) else { return begin_again(pass) };
     if !is_of_bucket(sk, pass) {
@@ -260,16 +270,17 @@ pub(crate) unsafe extern "C" fn step_listeners<U: Use>(_: u32, _: *mut c_void) -
 #[inline(always)]
 fn read_sock(pass: &mut Pass) -> Option<Sock<Copied>> {
     let sk = pass.node - u64::from(offset!(skc_nulls_node));
-    copy_head(pass, sk).map(|memory| Sock(sk as *const c_void, memory))
+    copy_head::<SOCKET_BYTES>(pass, sk).map(|memory| Sock(sk as *const c_void, memory))
 }
 
 /// Copies the beginning of the structure at this address.
 #[inline(always)]
-fn copy_head(pass: &mut Pass, address: u64) -> Option<Copied> {
+fn copy_head<const BYTES: usize>(pass: &mut Pass, address: u64) -> Option<Copied<BYTES>> {
+    const { assert!(BYTES <= size_of_val(&Pass::ZERO.head)) };
     let head = pass.head.as_mut_ptr();
     // SAFETY: `head` is writable for its size; the helper checks the address.
     let failed = unsafe {
-        generated::bpf_probe_read_kernel(head.cast(), HEAD_BYTES as u32, address as *const c_void)
+        generated::bpf_probe_read_kernel(head.cast(), BYTES as u32, address as *const c_void)
     };
     if failed != 0 {
         return None;

@@ -1,7 +1,6 @@
 //! Ports of outgoing connections, as the walk counts them: taken for a destination, pinned for all, and
 //! the sample of the sockets that take scarce ones.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpwatch_common::{
     Address, DESTINATION_USERS, Destination, DestinationUse, NamespaceWalk, PORT_WORDS, Tuple,
     port_state, socket_flags as flags,
@@ -111,22 +110,24 @@ pub(crate) fn use_port<T: Target>(
 
 /// Whether connect() may take the port of this minisocket over (`tcp_twsk_unique`,
 /// net/ipv4/tcp_ipv4.c): with `tcp_tw_reuse` 1, or with 2 and a loopback address at either end,
-/// if both sides use timestamps and the delay has passed.
+/// if both sides use timestamps and the delay had passed when the walk began.
 #[inline(always)]
 pub(crate) fn may_be_reused<M: Memory>(
     tw: &TimeWaitSock<M>,
-    namespace: &NamespaceWalk,
+    substate: u32,
+    (namespace, now_ns): (&NamespaceWalk, u64),
     local: &Address,
     peer: &Address,
 ) -> bool {
     let allowed = namespace.tw_reuse == 1
         || (namespace.tw_reuse == 2 && (is_loopback(local) || is_loopback(peer)));
-    let seen_s = tw.timestamp_seen();
-    if !allowed || seen_s == 0 || tw.substate() != state::TIME_WAIT {
+    if !allowed || substate != state::TIME_WAIT {
         return false;
     }
-    // SAFETY: no arguments, no effects.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let seen_s = tw.timestamp_seen();
+    if seen_s == 0 {
+        return false;
+    }
     match tw.entered_ms() {
         Some(entered_ms) => {
             let until_ms = entered_ms.wrapping_add(namespace.tw_reuse_delay_ms);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     judge::{Target, visit_bound},
     maps,
-    memory::{Copied, Object, Probed, field, has, offset},
+    memory::{Copied, Object, Probed, SOCKET_BYTES, field, has, offset},
     ports::{bit, has_bit, in_range, word},
     sock::{Sock, state},
 };
@@ -25,6 +25,9 @@ use crate::{
 /// Sockets and addresses of a port that are looked at: each takes some 100 ns, and a slice does not end
 /// among them.
 const LOOK: u32 = 256;
+
+/// Bytes of the bucket of a port that are copied at once: it is hardly larger.
+const BUCKET_BYTES: usize = 128;
 
 /// Kinds of sockets that were met on a port.
 mod kinds {
@@ -68,7 +71,7 @@ fn step_port(pass: &mut Pass) -> i64 {
         return STOP;
     }
     let bucket = pass.node - u64::from(offset!(ib_node));
-    let Some(memory) = copy_head(pass, bucket) else { return begin_again(pass) };
+    let Some(memory) = copy_head::<BUCKET_BYTES>(pass, bucket) else { return begin_again(pass) };
     let bucket = Object(bucket as *const c_void, memory);
     let port = field!(bucket, ib_port: u16);
     pass.next_port = field!(bucket, ib_node: u64);
@@ -121,7 +124,7 @@ fn step_owner(pass: &mut Pass) -> i64 {
         return GO_ON;
     }
     let sk = pass.owner - u64::from(offset!(skc_bind_node));
-    let Some(memory) = copy_head(pass, sk) else { return finish_port(pass) };
+    let Some(memory) = copy_head::<SOCKET_BYTES>(pass, sk) else { return finish_port(pass) };
     let sk = Sock(sk as *const c_void, memory);
     let is_here =
         field!(sk, skc_net: u64) == pass.last_net && u32::from(sk.local_port()) == pass.bound_port;
