@@ -190,7 +190,7 @@ pub mod maps {
     pub const NAMESPACES_LIMIT: u32 = 1_024;
     /// Entries of these at most.
     pub const NAMESPACES_MOST: u32 = 4_096;
-    /// Size of [`FOUND`] in bytes: some 380 sockets, far more than one slice meets in 100 us.
+    /// Size of [`FOUND`] in bytes: some 380 records. A slice that copies up more ends early.
     pub const FOUND_BYTES: u32 = 64 * 1024;
     /// Entries of [`REQUESTS`]: ports of listeners with unanswered requests. A remote peer cannot
     /// make more of them than there are listeners.

@@ -33,8 +33,8 @@ pub mod progress {
 /// Words that are read at once of a table's heads.
 pub const HEAD_WORDS: usize = 128;
 
-/// Buckets whose sockets are loaded ahead of their turn. With 600,000 sockets a walk took 147 ms without it,
-/// 97 with 8 buckets, 83 with 16, 97 with 32 and 148 with 64.
+/// Buckets whose sockets are loaded ahead of their turn. Of the time that a walk of 600,000 sockets took
+/// without it, it took 0.66 with 8 buckets, 0.56 with 16, 0.66 with 32, and all with 64.
 pub const AHEAD: usize = 16;
 
 /// Times that the list of namespaces is begun again, because the one that was next has gone.
@@ -107,11 +107,11 @@ pub struct Pass {
     pub word: u64,
     /// Heads of buckets.
     pub heads: [u64; HEAD_WORDS],
-    /// Of each of some buckets the node that is loaded next ahead of its turn.
+    /// For each bucket of a group, the node to load next.
     pub ahead: [u64; AHEAD],
-    /// The bucket behind the last of these.
+    /// The bucket behind the group.
     pub ahead_to: u32,
-    /// Nodes of each that are still to be loaded, at most.
+    /// Nodes of each bucket that are still to be loaded, at most.
     pub ahead_turns: u32,
     /// Whether any bucket has another node.
     pub ahead_left: u64,

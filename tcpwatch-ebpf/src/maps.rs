@@ -188,7 +188,7 @@ pub(crate) fn namespace(slot: u32) -> Option<&'static mut NamespaceWalk> {
     Some(unsafe { &mut *namespace })
 }
 
-/// Sockets that are visited before the ring is looked at again.
+/// Sockets for which the ring must have space at a check.
 pub(crate) const FOUND_STEPS: u64 = 8;
 
 /// Whether the records of so many steps fit into the ring: each copies up a socket and the destination

@@ -16,9 +16,8 @@ use core::{
 use aya_ebpf::helpers::generated;
 use tcpwatch_common::{Offsets, placeholder};
 
-/// Bytes of a socket that are copied at once: the three lines of the cache that have every field of
-/// `struct sock_common` and the state of a minisocket. Copied together, they come from memory side by
-/// side.
+/// Bytes of a socket that are copied at once. They have every field of `struct sock_common` and the state of
+/// a minisocket, and the processor fetches them at the same time.
 pub(crate) const SOCKET_BYTES: usize = 192;
 
 /// Set by the agent before the load, frozen since.

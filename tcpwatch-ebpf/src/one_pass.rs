@@ -110,6 +110,8 @@ extern "C" fn judge_copied(address: u64) -> u32 {
     let Some(pass) = maps::pass() else { return 1 };
     let sk = copied(address, pass);
     let Some(mut everywhere) = Everywhere::at(field!(sk, skc_net: u64), pass) else { return 1 };
+    // Each check is for so many sockets. The agent empties the ring between slices, so there is space
+    // too where a slice begins between two checks.
     if pass.met % maps::FOUND_STEPS == 0 && !maps::has_place_for_found() {
         return 0;
     }
@@ -137,7 +139,7 @@ pub(crate) fn slice(step: Step) -> u32 {
     pass.steps = 0;
     pass.at_end = 0;
     pass.heads_to = 0;
-    // What these lead to may have gone since the last slice.
+    // The sockets to which these lead may have gone since the last slice.
     pass.ahead_turns = 0;
     // SAFETY: `step` is a function of this program that takes no context.
     unsafe { generated::bpf_loop(SLICE_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };

@@ -265,7 +265,7 @@ fn clients_that_do_not_finish_their_handshake_keep_no_scraper_out() -> Result<()
     Authority::new(&folder, "ca")?.issue("server", SERVER)?;
     let mut agent = Secured::start(&folder, &with_password()?)?;
     let hello = client_hello(agent.address, &folder)?;
-    // The default is 1,024, and each client is one.
+    // The default is 1,024, and each client takes one.
     raise_descriptor_limit()?;
     for (first, count) in [
         (&b""[..], 1_000),

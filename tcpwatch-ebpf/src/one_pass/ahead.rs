@@ -1,8 +1,8 @@
 //! Sockets that are loaded into the cache ahead of their turn.
 //!
-//! A socket of a large table is in no cache, and it is reached through the one before it in its chain: most
-//! of the time of a walk passes in waiting for memory. The chains of several buckets do not hang on each
-//! other, so the processor fetches them side by side.
+//! A socket of a large table is in no cache, and it is reached through the one before it in its chain: a
+//! walk spends most of its time waiting for memory. The chains of several buckets are independent, so the
+//! processor fetches their sockets at the same time.
 
 use core::ffi::c_void;
 
@@ -14,10 +14,12 @@ use super::if_time;
 /// Sockets of a bucket that are loaded at most.
 const TURNS: u32 = 8;
 
-/// Begins with this bucket and its neighbours.
+/// Begins with the group of this bucket. Where a slice ends meanwhile, the others of the group are not
+/// loaded ahead.
 #[inline(always)]
 pub(super) fn begin(pass: &mut Pass) {
-    // They are a part of the table: its size is a power of two, and a smaller one needs no such thing.
+    // The size of a table is a power of two, so a group lies within it. A table smaller than a group is
+    // not loaded ahead.
     let first = pass.bucket & !(AHEAD as u32 - 1);
     pass.ahead_to = first + AHEAD as u32;
     if pass.ahead_to > pass.mask + 1 {

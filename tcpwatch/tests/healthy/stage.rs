@@ -61,8 +61,8 @@ impl Clock {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// The same before the verdict. The first failure counts: after it the others have no time to do what
-    /// they must.
+    /// Keeps a failure and lets the scenes end. The first failure counts: it may be why the others have
+    /// failed.
     pub(crate) fn fail(&self, error: Error) {
         self.failure().get_or_insert(error);
         self.stop();

@@ -108,6 +108,11 @@ impl Agent {
         self.daemon.child.id()
     }
 
+    /// Fails if it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        self.daemon.must_run()
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.daemon.log)?)

@@ -84,8 +84,8 @@ pub(crate) fn syn_sent(ns: &Namespace) -> Result<Vec<Socket>> {
     })?
 }
 
-/// Lets this process have as many descriptors as it may; the default of 1,024 is too few for a client
-/// each. Returns the new limit; `None` for no limit.
+/// Lets this process have as many descriptors as it may; the default of 1,024 is too few where
+/// each client takes one. Returns the new limit; `None` for no limit.
 pub(crate) fn raise_descriptor_limit() -> Result<Option<u64>> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;

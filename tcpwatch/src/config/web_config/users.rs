@@ -43,6 +43,11 @@ impl PasswordHash {
     }
 }
 
+/// `$2y$` and what follows; the letter is one of four.
+fn looks_like_hash(name: &str) -> bool {
+    ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|version| name.starts_with(version))
+}
+
 pub(super) fn read(node: yaml::Node) -> Result<Users, Refusal> {
     let entries = match node.value {
         yaml::Value::Map(entries) => entries,
@@ -53,13 +58,14 @@ pub(super) fn read(node: yaml::Node) -> Result<Users, Refusal> {
     };
     let mut users = Users::new();
     for (key, node) in entries {
-        if key.name.starts_with("$2") {
-            // It is a secret, so it is not repeated.
+        // Text that is no name may be a hash or a password, and is not repeated.
+        if looks_like_hash(&key.name) {
             let why = format!("{PATH}: expected a user name before the colon, found a bcrypt hash");
             return Err(key.place.refuse(why));
         }
-        let path = error::join(PATH, &error::bare_or_quoted(&key.name));
-        if key.name.contains(':') {
+        let name = key.name.split(':').next().unwrap_or_default();
+        let path = error::join(PATH, &error::bare_or_quoted(name));
+        if name != key.name {
             // RFC 7617 section 2: the first colon ends the name.
             let why = format!("{path}: a user name cannot contain a colon");
             return Err(key.place.refuse(why));

@@ -50,11 +50,14 @@ def publish_one():
     connection.close()
 
 
-begin, published = time.monotonic(), 0
+begin, published, failed = time.monotonic(), 0, 0
 while True:
     try:
         publish_one()
     except (OSError, struct.error) as error:
         print(error)
+        failed += 1
+        if failed > 20:
+            sys.exit(1)
     published += 1
     time.sleep(max(0, begin + published * pause - time.monotonic()))
