@@ -14,11 +14,11 @@ use crate::interrupt::Interrupt;
 /// November 2026. Those of the kernel's helpers are among them.
 const BOUNDS: [(&str, f64); 13] = [
     ("SYN_RECV to ESTABLISHED", 86.0),
-    ("SYN_SENT to ESTABLISHED", 156.0),
+    ("SYN_SENT to ESTABLISHED", 141.0),
     ("CLOSE to SYN_SENT", 407.0),
     ("ESTABLISHED to CLOSE_WAIT", 193.0),
-    ("CLOSE_WAIT to CLOSE", 175.0),
-    ("CLOSE_WAIT to LAST_ACK", 362.0),
+    ("CLOSE_WAIT to CLOSE", 164.0),
+    ("CLOSE_WAIT to LAST_ACK", 352.0),
     ("ESTABLISHED to FIN_WAIT1", 294.0),
     ("FIN_WAIT1 to FIN_WAIT2", 86.0),
     ("FIN_WAIT2 to CLOSE", 86.0),
