@@ -34,7 +34,7 @@ pub(crate) const SCENES: &[Scene] = &[
     Scene { group: "https", name: "https-node", needs: &["nginx", "openssl", "node"], play: node },
 ];
 
-/// Of more than a thousand requests.
+/// Of more than a thousand requests, or of some two hundred runs of ab.
 const MAY_FAIL: u32 = 20;
 
 /// nginx with a certificate of its own making, closing after each answer.

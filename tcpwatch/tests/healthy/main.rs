@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use readings::Readings;
 use scenes::{Namespace, SelfConnection};
 use stage::{Clock, Scene, Stage, find, is_full};
@@ -116,10 +116,12 @@ fn healthy_programs_raise_nothing_above_info() -> Result<()> {
             .zip(&stages)
             .map(|(scene, stage)| {
                 scope.spawn(move || {
-                    let outcome = (scene.play)(stage);
-                    let too_soon = || bail!("it has ended before the verdict");
-                    let ended = if stage.clock.has_ended() { Ok(()) } else { too_soon() };
-                    if let Err(error) = outcome.and(ended) {
+                    let play = || {
+                        (scene.play)(stage)?;
+                        ensure!(stage.clock.has_ended(), "it has ended before the verdict");
+                        Ok(())
+                    };
+                    if let Err(error) = play() {
                         stage.clock.fail(error.context(format!("scene {}", scene.name)));
                     }
                 })
